@@ -1,0 +1,32 @@
+# Needs only Python 3.10 to 3.13 (with venv) and a C++ compiler. Everything else goes into .venv.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.demo-ready  ## train a small network on digits, then optimize it for this CPU
+	$(BIN)/tvm-mpq demo
+
+test: $(VENV)/.dev-ready  ## all tests and doctests, lint and types among them
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/.dev-ready
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest -q tests/unit/test_quality.py tests/unit/test_rooms.py
+
+# One stamp per set of packages: made again when the declared dependencies change.
+$(VENV)/.demo-ready: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) -e '.[demo]'
+	@touch $@
+
+$(VENV)/.dev-ready: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) -e '.[dev]'
+	@touch $@ $(VENV)/.demo-ready
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

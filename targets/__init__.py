@@ -1,0 +1,20 @@
+"""Targets: hardware facts with their source, detection of the CPU at hand, and making a `tvm.target.Target`."""
+
+from tvm_mpq.targets.detect import device_identity, local_row, missing_features, require_local
+from tvm_mpq.targets.make import features, from_tvm, names, resolve, to_tvm, to_tvm_attrs
+from tvm_mpq.targets.rows import ROWS, TargetRow
+
+__all__ = [
+    "ROWS",
+    "TargetRow",
+    "device_identity",
+    "features",
+    "from_tvm",
+    "local_row",
+    "missing_features",
+    "names",
+    "require_local",
+    "resolve",
+    "to_tvm",
+    "to_tvm_attrs",
+]

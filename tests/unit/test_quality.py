@@ -1,0 +1,76 @@
+"""Lint, types, file sizes, and that the installed package is the whole package."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MAX_LINES = 500
+FOLDERS = ["tvm_mpq", "passes", "targets", "tuning"]
+CODE = [*FOLDERS, "tests", "benchmarks", "examples"]
+
+
+def run(*command: str, cwd: Path, **environment: str) -> None:
+    done = subprocess.run(
+        command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-8000:]}{done.stderr[-4000:]}"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package as a user gets it, with passes/, targets/ and tuning/ in their places.
+
+    Built from a copy: a build in the tree would leave a build/ folder there, whose stale files the next one would take.
+    """
+    copy = tmp_path_factory.mktemp("source")
+    for folder in FOLDERS:
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    target = tmp_path_factory.mktemp("installed")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    run(*pip, "--target", str(target), str(copy), cwd=copy)
+    return target
+
+
+def test_ruff(tmp_path: Path) -> None:
+    run(sys.executable, "-m", "ruff", "check", "--cache-dir", str(tmp_path), *CODE, cwd=ROOT)
+
+
+def test_mypy_strict(installed: Path, tmp_path: Path) -> None:
+    config = ["--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(tmp_path)]
+    run(sys.executable, "-m", "mypy", *config, "-p", "tvm_mpq", cwd=installed)
+
+
+def test_every_file_is_installed(installed: Path) -> None:
+    expected = {
+        Path("tvm_mpq", *path.relative_to(ROOT).parts[folder == "tvm_mpq" :])
+        for folder in FOLDERS
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    found = {path.relative_to(installed) for path in (installed / "tvm_mpq").rglob("*") if path.is_file()}
+    missing = sorted(str(p) for p in expected - found)
+    assert not missing, f"list the package (or its data) in pyproject.toml: {missing}"
+
+
+def test_root_folders_import_under_their_names(installed: Path, tmp_path: Path) -> None:
+    code = "import tvm_mpq.passes, tvm_mpq.targets, tvm_mpq.tuning"
+    run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(installed))
+
+
+def test_no_file_is_too_long() -> None:
+    lengths = {
+        str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())
+        for folder in CODE
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    too_long = {name: n for name, n in lengths.items() if n > MAX_LINES}
+    assert not too_long, f"split what has more than {MAX_LINES} lines: {too_long}"

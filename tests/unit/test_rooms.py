@@ -1,0 +1,168 @@
+"""Holds the table of docs/architecture.md: which room may import which, and what no room may touch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+AT_ROOT = {"passes", "targets", "tuning"}
+SHARED = {"errors", "schema"}
+
+CLOCKS = {"time", "datetime", "timeit"}
+FILES = {"os", "io", "pathlib", "shutil", "tempfile", "sqlite3", "subprocess", "socket"}
+
+
+@dataclass(frozen=True)
+class Room:
+    rooms: set[str]  # other rooms it may import
+    libraries: set[str]  # third-party packages it may import
+    lazy: frozenset[str] = frozenset()  # rooms and packages it may import inside functions only
+    never: frozenset[str] = frozenset()  # parts of the standard library it must not touch
+
+
+TABLE = {
+    "errors": Room(set(), set()),
+    "schema": Room({"errors"}, set(), lazy=frozenset({"tvm"})),  # Plan.tvm_target()
+    "numerics": Room(SHARED, {"numpy"}, never=frozenset(CLOCKS)),
+    "select": Room(SHARED, {"numpy", "pulp", "highspy"}, never=frozenset(CLOCKS | FILES)),
+    "targets": Room(SHARED, {"tvm"}),
+    # google: protobuf's exceptions, which onnx raises for a corrupt file
+    "frontends": Room(SHARED, {"tvm", "numpy", "onnx", "google", "tflite"}, lazy=frozenset({"torch"})),
+    "kernels": Room(SHARED | {"numerics", "targets"}, {"tvm", "numpy"}, never=frozenset(CLOCKS | FILES)),
+    "tuning": Room(SHARED | {"numerics", "targets", "kernels"}, {"tvm", "tvm_ffi", "numpy", "xgboost", "psutil"}),
+    "passes": Room(
+        SHARED | {"numerics", "targets", "kernels"}, {"tvm", "tvm_ffi", "numpy"}, never=frozenset(CLOCKS | FILES)
+    ),
+    "calibrate": Room(SHARED | {"numerics", "kernels", "passes"}, {"tvm", "numpy"}, lazy=frozenset({"torch"})),
+    "report": Room(SHARED, {"rich", "numpy"}),
+    "pipeline": Room(
+        SHARED | {"numerics", "select", "targets", "frontends", "kernels", "tuning", "passes", "calibrate", "report"},
+        {"tvm", "numpy", "rich"},
+        lazy=frozenset({"torch", "sklearn"}),
+    ),
+    "cli": Room(SHARED, {"click", "rich"}, lazy=frozenset({"pipeline", "report", "targets"})),
+}
+
+
+@dataclass(frozen=True)
+class Import:
+    module: str  # dotted, absolute
+    lazy: bool  # inside a function, or for type checkers only
+    line: int
+
+
+def source_files() -> list[Path]:
+    """All but the public face tvm_mpq/__init__.py, which is in no room; what importing it costs is tested below."""
+    files = sorted(p for folder in ("tvm_mpq", *AT_ROOT) for p in (ROOT / folder).rglob("*.py"))
+    return [p for p in files if p != ROOT / "tvm_mpq" / "__init__.py"]
+
+
+def room_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).parts
+    name = parts[0] if parts[0] in AT_ROOT else parts[1]
+    return name.removesuffix(".py")
+
+
+def imports_of(source: str) -> Iterator[Import]:
+    def walk(node: ast.AST, lazy: bool) -> Iterator[Import]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                yield from (Import(a.name, lazy, child.lineno) for a in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                assert child.level == 0, f"line {child.lineno}: rooms import each other by full name, not relatively"
+                if child.module == "tvm_mpq":
+                    yield from (Import(f"tvm_mpq.{a.name}", lazy, child.lineno) for a in child.names)
+                else:
+                    yield Import(child.module or "", lazy, child.lineno)
+            else:
+                function = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+                typing_only = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
+                yield from walk(child, lazy or function or typing_only)
+
+    yield from walk(ast.parse(source), lazy=False)
+
+
+def complaints(room: str, source: str) -> list[str]:
+    """What `source`, standing in `room`, imports against the table."""
+    row = TABLE[room]
+    found = []
+    for item in imports_of(source):
+        top, *rest = item.module.split(".")
+        if top == "tvm_mpq":
+            name, allowed = (rest or ["tvm_mpq"])[0], row.rooms | {room}
+        elif top in sys.stdlib_module_names:
+            if top in row.never:
+                found.append(f"line {item.line}: {room} never touches {top}")
+            continue
+        else:
+            name, allowed = top, row.libraries
+        if name not in allowed | (row.lazy if item.lazy else set()):
+            when = " outside a function" if name in row.lazy else ""
+            found.append(f"line {item.line}: {room} may not import {item.module}{when}")
+    return found
+
+
+@pytest.mark.parametrize("path", source_files(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_follow_the_table(path: Path) -> None:
+    room = room_of(path)
+    assert room in TABLE, f"{path} is in no room of the table: add it to docs/architecture.md and here"
+    assert complaints(room, path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("room", "source"),
+    [
+        ("numerics", "import tvm"),
+        ("select", "from tvm_mpq.targets import rows"),
+        ("select", "import time"),
+        ("passes", "from pathlib import Path"),
+        ("passes", "from tvm_mpq import tuning"),
+        ("tuning", "import tvm_mpq.passes.normalize"),
+        ("kernels", "def f():\n    from tvm_mpq.passes import normalize"),
+        ("cli", "import tvm_mpq.pipeline"),
+        ("schema", "import tvm"),
+    ],
+)
+def test_a_forbidden_import_is_found(room: str, source: str) -> None:
+    assert len(complaints(room, source)) == 1
+
+
+@pytest.mark.parametrize(
+    ("room", "source"),
+    [
+        ("cli", "def f():\n    import tvm_mpq.pipeline"),
+        ("schema", "def f():\n    import tvm"),
+        ("passes", "from tvm_mpq.numerics import affine\nfrom tvm import relax"),
+        ("select", "from tvm_mpq import schema\nimport numpy as np\nimport math"),
+    ],
+)
+def test_an_allowed_import_is_not(room: str, source: str) -> None:
+    assert complaints(room, source) == []
+
+
+def test_the_table_has_no_circle() -> None:
+    done: set[str] = set()
+    while len(done) < len(TABLE):
+        ready = {name for name, row in TABLE.items() if name not in done and row.rooms <= done}
+        assert ready, f"these rooms import each other: {sorted(set(TABLE) - done)}"
+        done |= ready
+
+
+
+
+LIGHT = ["errors", "schema", "cli", "report", "select", "numerics", "targets"]
+
+
+@pytest.mark.parametrize("module", ["tvm_mpq", *(f"tvm_mpq.{m}" for m in LIGHT)])
+def test_import_does_not_load_tvm(module: str) -> None:
+    """`tvm-mpq --help` and `tvm-mpq targets` answer at once."""
+    code = f"import sys, {module}; print('tvm' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.stderr) == ("False", "")

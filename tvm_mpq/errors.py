@@ -1,0 +1,73 @@
+"""Every error this project raises on purpose.
+
+One base class, `MPQError`; each error also derives from the built-in it refines, so that callers who know nothing of
+tvm-mpq can still catch `ValueError` or `FileNotFoundError`. The text is one line: what, what is allowed, what was
+given, and how to mend it where the user can.
+"""
+
+
+class MPQError(Exception):
+    """Base of every error raised on purpose; the command line prints it as one line `error: ...` and exits with 1."""
+
+
+class InvalidValueError(MPQError, ValueError):
+    """An argument lies outside what is allowed."""
+
+
+class UnsupportedBitsError(InvalidValueError):
+    """A bit-width that no definition in `numerics` covers."""
+
+
+class UnsupportedModelError(MPQError, ValueError):
+    """The model holds something that cannot be imported or compiled (dynamic shape, unknown operator, corrupt file)."""
+
+
+class MissingFileError(MPQError, FileNotFoundError):
+    """A file that the user named is not there."""
+
+
+class FileFormatError(MPQError, ValueError):
+    """A file exists and is not what it should be (database, plan, data archive)."""
+
+
+class OutputError(MPQError, OSError):
+    """A result cannot be written where the user asked."""
+
+
+class DataError(MPQError, ValueError):
+    """Calibration or evaluation data do not fit the model, or hold NaN or infinity."""
+
+
+class UnknownTargetError(MPQError, KeyError):
+    """No target row has this name."""
+
+    def __str__(self) -> str:  # KeyError would print the repr, quotes and all
+        return str(self.args[0]) if self.args else ""
+
+
+class TargetMismatchError(MPQError, RuntimeError):
+    """The device at hand cannot run code for the target."""
+
+
+class NoKernelError(MPQError, LookupError):
+    """No kernel family covers this workload at this precision on this target."""
+
+
+class InfeasibleError(MPQError, ValueError):
+    """No plan satisfies the budget; the text says which budget binds and what the least feasible value is."""
+
+
+class MeasurementError(MPQError, RuntimeError):
+    """A kernel could not be measured, or its times are too noisy to be stored."""
+
+
+class DeviceLostError(MeasurementError, ConnectionError):
+    """The device (local worker or remote board) stopped answering."""
+
+
+class VerificationError(MPQError, ArithmeticError):
+    """A compiled kernel's integers differ from the definition in `numerics`."""
+
+
+class MissingDependencyError(MPQError, ImportError):
+    """An optional package is needed and not installed; the text names the extra that brings it."""

@@ -1,0 +1,402 @@
+"""The frozen dataclasses that cross rooms. Standard library only; no room is imported here.
+
+Precision   weight and activation bits of an operator, written `w4a8`, or `fp32` / `bf16`
+Workload    what an operator computes, without its weights: the key under which latency is known
+TensorQuant how the integers of one activation tensor map to real numbers
+Plan        the decision for a whole network: a precision per operator, a TensorQuant per tensor
+Budget      what the user allows
+LatencyRecord  one row of the latency database
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from tvm_mpq.errors import FileFormatError, InvalidValueError, MissingFileError, OutputError
+
+FLOAT_BITS = 32
+"""The storage format of a float32 tensor, where an integer tensor's format is its bits."""
+
+_FLOAT_NAMES = {32: "fp32", 16: "bf16"}
+
+
+@dataclass(frozen=True, order=True)
+class Precision:
+    """Weight and activation bits of one operator. Floats are (32, 32) and (16, 16).
+
+    >>> Precision.parse("w4a8")
+    Precision(weight_bits=4, activation_bits=8)
+    >>> str(Precision(8, 8)), str(Precision.parse("fp32"))
+    ('w8a8', 'fp32')
+    """
+
+    weight_bits: int
+    activation_bits: int
+
+    def __post_init__(self) -> None:
+        if self.is_float:
+            if self.weight_bits != self.activation_bits or self.weight_bits not in _FLOAT_NAMES:
+                raise InvalidValueError(
+                    f"a float precision is (32, 32) or (16, 16) (got ({self.weight_bits}, {self.activation_bits}))"
+                )
+        elif not (1 <= self.weight_bits <= 8 and 1 <= self.activation_bits <= 8):
+            raise InvalidValueError(
+                f"weight and activation bits must be in [1, 8] (got w{self.weight_bits}a{self.activation_bits})"
+            )
+
+    @property
+    def is_float(self) -> bool:
+        return self.weight_bits > 8 or self.activation_bits > 8
+
+    @classmethod
+    def parse(cls, text: str) -> Precision:
+        """Read `w<1..8>a<1..8>`, `fp32` or `bf16`. Raises InvalidValueError on anything else."""
+        for bits, name in _FLOAT_NAMES.items():
+            if text == name:
+                return cls(bits, bits)
+        match = re.fullmatch(r"w(\d)a(\d)", text)
+        if not match:
+            raise InvalidValueError(f"a precision is fp32, bf16 or w<bits>a<bits>, such as w4a8 (got {text!r})")
+        return cls(int(match[1]), int(match[2]))
+
+    def __str__(self) -> str:
+        return _FLOAT_NAMES[self.weight_bits] if self.is_float else f"w{self.weight_bits}a{self.activation_bits}"
+
+
+FP32 = Precision(32, 32)
+W8A8 = Precision(8, 8)
+W4A8 = Precision(4, 8)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Base of all workloads: a kind and plain fields; equal fields mean the same compiled code.
+
+    `key` is the text under which the latency database knows it, `from_json` reads `to_json` back.
+    """
+
+    kind: ClassVar[str] = ""
+
+    @property
+    def key(self) -> str:
+        """Readable and unique, e.g. `add(shape=1x8x8x16,activation=relu)`."""
+        parts = []
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            text = "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            parts.append(f"{f.name}={text}")
+        return f"{self.kind}({','.join(parts)})"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, **dataclasses.asdict(self)}
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Workload:
+        """Raises FileFormatError for an unknown kind or missing fields."""
+        kinds = {cls.kind: cls for cls in Workload.__subclasses__()}
+        rest = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k != "kind"}
+        try:
+            return kinds[data["kind"]](**rest)
+        except (KeyError, TypeError) as e:
+            raise FileFormatError(f"not a workload of kinds {sorted(kinds)} (got {data!r}: {e})") from e
+
+
+@dataclass(frozen=True)
+class Conv2dWorkload(Workload):
+    """Convolution of any stride, padding, dilation and groups, and linear layers as its 1x1 case.
+
+    Data NHWC, weights OHWI (I = in_channels / groups). y = act(conv(x, w) + bias [+ residual]).
+    A linear layer on [M, C] is batch 1, in_height 1, in_width M, kernel 1x1.
+
+    activation: `none`, `relu`, `clip:LO:HI` (relu6 is `clip:0.0:6.0`), `hard_swish`, `hard_sigmoid`, `sigmoid`,
+    `silu`, `gelu`, `gelu_tanh`, `tanh`, `leaky_relu:ALPHA`.
+    """
+
+    kind: ClassVar[str] = "conv2d"
+    batch: int
+    in_height: int
+    in_width: int
+    in_channels: int
+    out_channels: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)  # top, left, bottom, right
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    residual: bool = False
+    activation: str = "none"
+
+    @property
+    def out_height(self) -> int:
+        top, _, bottom, _ = self.padding
+        return (self.in_height + top + bottom - self.dilation[0] * (self.kernel[0] - 1) - 1) // self.stride[0] + 1
+
+    @property
+    def out_width(self) -> int:
+        _, left, _, right = self.padding
+        return (self.in_width + left + right - self.dilation[1] * (self.kernel[1] - 1) - 1) // self.stride[1] + 1
+
+    @property
+    def is_depthwise(self) -> bool:
+        """One input channel a group (also with a channel multiplier)."""
+        return self.groups > 1 and self.groups == self.in_channels
+
+    @property
+    def macs(self) -> int:
+        taps = self.kernel[0] * self.kernel[1] * self.in_channels // self.groups
+        return self.batch * self.out_height * self.out_width * self.out_channels * taps
+
+    @property
+    def weight_count(self) -> int:
+        return self.out_channels * self.kernel[0] * self.kernel[1] * self.in_channels // self.groups
+
+
+@dataclass(frozen=True)
+class Pool2dWorkload(Workload):
+    """Maximum or average pooling, NHWC. mode: `max`, `avg` (padding counted) or `avg_valid` (padding not counted)."""
+
+    kind: ClassVar[str] = "pool2d"
+    mode: str
+    batch: int
+    in_height: int
+    in_width: int
+    channels: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]  # top, left, bottom, right
+    out_height: int
+    out_width: int  # given, because of ceil_mode; windows then reach past bottom and right, and those cells do not count
+
+
+@dataclass(frozen=True)
+class AddWorkload(Workload):
+    """y = act(a + b), equal shapes, channels last."""
+
+    kind: ClassVar[str] = "add"
+    shape: tuple[int, ...]
+    activation: str = "none"
+
+
+@dataclass(frozen=True)
+class MultiplyWorkload(Workload):
+    """y = act(a * b); b is [N, 1, 1, C] (broadcast over the map, squeeze-excite) or has a's shape."""
+
+    kind: ClassVar[str] = "multiply"
+    shape: tuple[int, ...]
+    broadcast: bool
+    activation: str = "none"
+
+
+@dataclass(frozen=True)
+class ConcatWorkload(Workload):
+    """Concatenation along the last axis (channels) of maps [rows, channels[i]]; rows = product of the other axes."""
+
+    kind: ClassVar[str] = "concat"
+    rows: int
+    channels: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ActivationWorkload(Workload):
+    """y = act(x), element by element, channels last."""
+
+    kind: ClassVar[str] = "activation"
+    shape: tuple[int, ...]
+    activation: str
+
+
+@dataclass(frozen=True)
+class CopyWorkload(Workload):
+    """y[i] = x[begin + stride * (i - pad_before)] inside the source, zero elsewhere, over NHWC axes.
+
+    Slices, strided slices, zero padding and their compositions (a ResNet option-A shortcut is one).
+    """
+
+    kind: ClassVar[str] = "copy"
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+    begin: tuple[int, ...]
+    stride: tuple[int, ...]
+    count: tuple[int, ...]  # how many source elements are taken along each axis
+    pad_before: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ConvertWorkload(Workload):
+    """A boundary: the same tensor in another storage format. shape is logical, channels last.
+
+    from_bits / to_bits: 32 = float32 (unpadded channels), 1..8 = uint8 with padded channels.
+    channels_first: the float side is stored [N, C, H, W] (network inputs and outputs in NCHW).
+    """
+
+    kind: ClassVar[str] = "convert"
+    shape: tuple[int, ...]
+    from_bits: int
+    to_bits: int
+    channels_first: bool = False
+
+
+@dataclass(frozen=True)
+class FloatWorkload(Workload):
+    """Float operators without a template; fingerprint = structural hash of the PrimFunc, summary for people."""
+
+    kind: ClassVar[str] = "float"
+    fingerprint: str
+    summary: str
+
+
+@dataclass(frozen=True)
+class TensorQuant:
+    """real = (q - zero_point) * scale, q in [0, 2^bits - 1], stored one value a byte."""
+
+    bits: int
+    scale: float  # exactly representable as float32
+    zero_point: int
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the user allows. None = not limited. At least one must be given, except for a plain `max_drop` default.
+
+    latency_ratio: to uniform 8 bit, in (0, 1]; latency_ms > 0; size_mb > 0 (weights, 10^6 bytes);
+    max_drop >= 0, accuracy points (top-1 against labels, or agreement with fp32 when there are no labels).
+    """
+
+    latency_ratio: float | None = None
+    latency_ms: float | None = None
+    size_mb: float | None = None
+    max_drop: float | None = None
+    energy_mj: float | None = None
+
+    def __post_init__(self) -> None:
+        import math
+
+        for name in ("latency_ratio", "latency_ms", "size_mb", "energy_mj"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise InvalidValueError(f"budget {name} must be above 0 (got {value:g})")
+        if self.latency_ratio is not None and self.latency_ratio > 1:
+            raise InvalidValueError(
+                f"budget latency_ratio is a share of uniform 8 bit and must be in (0, 1] (got {self.latency_ratio:g}); "
+                "give latency_ms to allow more"
+            )
+        if self.max_drop is not None and not (math.isfinite(self.max_drop) and self.max_drop >= 0):
+            raise InvalidValueError(f"budget max_drop must be 0 or more accuracy points (got {self.max_drop:g})")
+
+
+@dataclass(frozen=True)
+class DeviceIdentity:
+    """Which machine a measured number speaks of. Records of another identity are never used as measured."""
+
+    cpu_model: str
+    core_type: str  # LLVM's name of the core, e.g. znver4
+    isa_features: tuple[str, ...]  # sorted
+    cores: int
+    threads: int
+
+    @property
+    def key(self) -> str:
+        features = "+".join(self.isa_features)
+        return f"{self.cpu_model}|{self.core_type}|{features}|cores={self.cores}|threads={self.threads}"
+
+
+@dataclass(frozen=True)
+class LatencyKey:
+    """What was compiled: workload, precision, the format it emits, and the kernel that does it."""
+
+    workload: str  # Workload.key
+    precision: str  # str(Precision); "-" for operators without weights at their tensor's bits
+    out_bits: int  # 32 = emits float32, 8 = emits uint8
+    family: str
+    knobs: str  # canonical JSON
+    target: str  # target row's name
+
+
+@dataclass(frozen=True)
+class LatencyRecord:
+    """One row of the latency database. A failure is a record with a reason and no time."""
+
+    key: LatencyKey
+    device: str  # DeviceIdentity.key
+    tvm_version: str
+    kernel_version: str
+    median_us: float | None
+    iqr_us: float | None
+    repeats: int
+    measured_at: str  # ISO 8601, UTC
+    provenance: str  # "measured" | "predicted"
+    stated_error: float | None = None  # relative, of a prediction
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The decision for one network on one target; `Realize(plan)` needs nothing else but the module."""
+
+    target: str
+    tvm_target_attrs: dict[str, Any]
+    operators: dict[str, str]  # operator name -> precision text, e.g. "w4a8", "fp32"
+    tensors: dict[str, list[TensorQuant]]  # tensor name -> one entry per bit-width
+    formats: dict[str, int] = field(default_factory=dict)  # tensor name -> stored bits (32 = float32); absent: by rule
+    kernels: dict[str, dict[str, Any]] = field(default_factory=dict)  # Request.key -> {"family": ..., "knobs": {...}}
+    info: dict[str, Any] = field(default_factory=dict)  # free, for reports: latencies, solver, versions
+
+    VERSION: ClassVar[int] = 1
+
+    def precision(self, operator: str) -> Precision:
+        return Precision.parse(self.operators[operator])
+
+    def quant(self, tensor: str, bits: int) -> TensorQuant:
+        """Raises InvalidValueError when the plan has no such tensor at these bits."""
+        for q in self.tensors.get(tensor, ()):
+            if q.bits == bits:
+                return q
+        raise InvalidValueError(f"plan has no {bits} bit range for tensor {tensor!r}; calibrate the model again")
+
+    def tvm_target(self) -> Any:
+        """The `tvm.target.Target` to compile with (the only place here that needs TVM)."""
+        import tvm
+
+        return tvm.target.Target(dict(self.tvm_target_attrs))
+
+    def save(self, path: str | Path) -> None:
+        """Raises OutputError when the file cannot be written."""
+        text = json.dumps({"version": self.VERSION, **dataclasses.asdict(self)}, indent=1, sort_keys=True)
+        try:
+            Path(path).write_text(text + "\n", encoding="utf-8")
+        except OSError as e:
+            raise OutputError(f"cannot write plan {str(path)!r}: {e.strerror}") from e
+
+    @classmethod
+    def load(cls, path: str | Path) -> Plan:
+        """Raises MissingFileError or FileFormatError."""
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError as e:
+            raise MissingFileError(f"no plan file at {str(path)!r}") from e
+        except (ValueError, OSError) as e:
+            raise FileFormatError(f"{str(path)!r} is not a plan file: {e}") from e
+        if not isinstance(data, dict) or data.pop("version", None) != cls.VERSION:
+            raise FileFormatError(f"{str(path)!r} is not a plan file of version {cls.VERSION}")
+        try:
+            data["tensors"] = {k: [TensorQuant(**q) for q in v] for k, v in data["tensors"].items()}
+            plan = cls(**data)
+        except (KeyError, TypeError, AttributeError) as e:
+            raise FileFormatError(f"{str(path)!r} is not a plan file: {e}") from e
+        for text in plan.operators.values():
+            Precision.parse(text)
+        return plan
+
+
+def padded_channels(channels: int) -> int:
+    """Channels as stored in an integer tensor: up to 4 -> 4 (first layers), else the next multiple of 16.
+
+    The padded cells hold anything; consumers give them zero weights. One 16 byte lane group is one output vector of a
+    512 bit int32 accumulator, so stores never need a mask.
+    """
+    return 4 if channels <= 4 else -(-channels // 16) * 16
