@@ -1,0 +1,28 @@
+"""What an operator's arithmetic needs beside its input arrays: weights, bias and the ranges of its tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tvm_mpq.schema import TensorQuant
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Operands:
+    """Float weights and the quantization of each activation tensor.
+
+    weight float32[O, KH, KW, I/groups]; bias float32[O] (zeros when the layer has none); inputs and output: None where
+    that tensor is float32. pre_activation: 8 bit range of the value before a non-linear activation that is not a clamp
+    (hard-swish, gelu, ...); None for none, relu and clip.
+    """
+
+    inputs: tuple[TensorQuant | None, ...]
+    output: TensorQuant | None
+    weight: FloatArray | None = None
+    bias: FloatArray | None = None
+    pre_activation: TensorQuant | None = None
