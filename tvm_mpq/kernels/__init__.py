@@ -1,0 +1,34 @@
+"""Kernels: TIR for each operator x precision x ISA. Importing this package fills the table in `registry`."""
+
+from __future__ import annotations
+
+from tvm_mpq.kernels import carriers, conv, float_conv  # noqa: F401  each registers its rows
+from tvm_mpq.kernels.registry import Family, Kernel, Request, candidates, default_kernel, families, fitting, named_kernel
+from tvm_mpq.schema import FLOAT_BITS, Precision, Workload
+
+OFFERED = tuple(map(Precision.parse, ("fp32", "w8a8", "w4a8")))
+"""Precisions that `optimize` searches when kernels for them fit the target."""
+
+
+def candidate_precisions(workload: Workload, features: frozenset[str], threads: int = 1) -> list[Precision]:
+    """The offered precisions that some kernel family serves for this workload."""
+    found = []
+    for precision in OFFERED:
+        out_bits = FLOAT_BITS if precision.is_float else 8
+        if fitting(Request(workload, precision, out_bits, features, threads)):
+            found.append(precision)
+    return found
+
+
+__all__ = [
+    "OFFERED",
+    "Family",
+    "Kernel",
+    "Request",
+    "candidate_precisions",
+    "candidates",
+    "default_kernel",
+    "families",
+    "fitting",
+    "named_kernel",
+]

@@ -1,0 +1,54 @@
+"""The inner step of a dense convolution on one machine: how a few input channels meet a block of weights.
+
+A `Dot` writes the body of the reduction loop; the frame around it (tiles, borders, threads, epilogue) is `dense.py`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+import numpy.typing as npt
+
+from tvm_mpq.kernels.tir import Code
+
+
+class Dot(ABC):
+    """One machine's multiply and accumulate.
+
+    lanes: int32 lanes of an accumulator, 16 or a divisor; channels: input channels of one step; shift: bits by which
+    the sums are too large and are shifted right (exactly) before the bias comes.
+    """
+
+    lanes: int = 16
+    channels: int = 4
+    shift: int = 0
+    weight_dtype: str = "int8"
+
+    @abstractmethod
+    def pack(self, weight: npt.NDArray[np.int8]) -> npt.NDArray[np.generic]:
+        """int8[O, KH, KW, cells] to the stored array; its first axis is the blocks of 16 output channels."""
+
+    @abstractmethod
+    def packed_shape(self, out_blocks: int, steps: int) -> tuple[int, ...]:
+        """Shape of what `pack` returns for `steps` steps in all."""
+
+    @property
+    @abstractmethod
+    def step_bytes(self) -> int:
+        """Weight bytes of one step of one vector of `lanes` output channels."""
+
+    def registers(self, positions: int, vectors: int) -> int:
+        """Vector registers that a tile needs."""
+        return positions * vectors + vectors + 1
+
+    def header(self, code: Code) -> None:  # noqa: B027 - most machines need no constants
+        """Bind constants once per call."""
+
+    @abstractmethod
+    def step(self, code: Code, xs: list[str], weights: list[str], accs: list[list[str]]) -> None:
+        """Accumulate one step.
+
+        xs: byte index of each position's channels in X; weights: byte index of each vector's weights in W;
+        accs[position][vector]: accumulator expressions, readable and assignable.
+        """

@@ -1,0 +1,161 @@
+"""Rows of the kernel table for integer convolutions: which machine, which operands, which shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from tvm.tirx import PrimFunc
+
+from tvm_mpq.kernels.conv.dense import build_dense
+from tvm_mpq.kernels.conv.depthwise import build_depthwise, depthwise_knobs, pack_depthwise
+from tvm_mpq.kernels.conv.dot import Dot
+from tvm_mpq.kernels.conv.geometry import ChannelWindow, blocks
+from tvm_mpq.kernels.conv.knobs import small_tiles, tiles_512
+from tvm_mpq.kernels.conv.pack import integer_constants, padded_weight, windowed_weight, with_ranges
+from tvm_mpq.kernels.conv.portable import Elementwise, Scalar
+from tvm_mpq.kernels.conv.x86_256 import Bytes, Words
+from tvm_mpq.kernels.conv.x86_512 import Vnni, VnniNibble
+from tvm_mpq.kernels.registry import Family, Knobs, Request, register
+from tvm_mpq.numerics.activation_names import is_clamp
+from tvm_mpq.numerics.operands import Operands
+from tvm_mpq.schema import Conv2dWorkload, padded_channels
+
+_VNNI = frozenset({"avx512f", "avx512bw", "avx512vnni"})
+_AVX2 = frozenset({"avx2"})
+_ANY_WEIGHT = frozenset(range(2, 9))
+_ANY_ACTIVATION = frozenset(range(2, 9))
+
+
+def _workload(request: Request) -> Conv2dWorkload:
+    assert isinstance(request.workload, Conv2dWorkload)
+    return request.workload
+
+
+def _finishable(request: Request) -> bool:
+    return request.out_bits <= 8 or is_clamp(_workload(request).activation)
+
+
+def _dense(request: Request) -> bool:
+    return _workload(request).groups == 1 and _finishable(request)
+
+
+def _grouped(request: Request) -> bool:
+    return _workload(request).groups > 1 and _finishable(request)
+
+
+def _depthwise(request: Request) -> bool:
+    w = _workload(request)
+    plain = w.is_depthwise and w.out_channels == w.in_channels
+    return plain and padded_channels(w.in_channels) >= 16 and _finishable(request)
+
+
+def _short_depthwise(request: Request) -> bool:
+    """The tile of the interleaved kernel is straight code, so its window must be small."""
+    return _depthwise(request) and max(_workload(request).kernel) <= 7
+
+
+def _nibbles(request: Request) -> bool:
+    w = _workload(request)
+    cells = padded_channels(w.in_channels)
+    return _dense(request) and cells % 8 == 0 and 16 * 255 * 7 * w.kernel[0] * w.kernel[1] * cells < 2**31
+
+
+def _bytes_depth(request: Request) -> int:
+    """Steps added in 16 bits: exact, and a divisor of the steps of one kernel tap."""
+    w, p = _workload(request), request.precision
+    limit = min(4, Bytes.limit(p.weight_bits, p.activation_bits), padded_channels(w.in_channels) // 4)
+    return next((d for d in (4, 2, 1) if d <= limit), 0)
+
+
+def _row(
+    name: str,
+    features: frozenset[str],
+    rank: int,
+    accepts: Callable[[Request], bool],
+    dot_for: Callable[[Request], Dot],
+    knob_space: Callable[[Request, Dot], list[Knobs]],
+    ranges: str = "x 0..255, w -127..127",
+    weight_bits: frozenset[int] = _ANY_WEIGHT,
+) -> Family:
+    """A family that is the dense frame around a machine's `Dot`."""
+
+    def constants(request: Request, knobs: Knobs, operands: Operands) -> list[np.ndarray]:
+        w, dot = _workload(request), dot_for(request)
+        numbers = integer_constants(request, operands)
+        window = ChannelWindow.of(w, dot.channels)
+        if w.groups == 1:
+            weight = padded_weight(numbers.weight, window.cells)
+        else:
+            starts = [window.start(b) for b in range(blocks(w.out_channels))]
+            weight = windowed_weight(numbers.weight, w.groups, starts, window.cells)
+        return with_ranges(request, numbers, dot.pack(weight))
+
+    def build(request: Request, knobs: Knobs) -> PrimFunc:
+        return build_dense(request, knobs, dot_for(request))
+
+    return register(
+        Family(
+            name=name,
+            workload_type=Conv2dWorkload,
+            isa_features=features,
+            weight_bits=weight_bits,
+            activation_bits=_ANY_ACTIVATION,
+            operand_ranges=ranges,
+            accepts=accepts,
+            knob_space=lambda request: knob_space(request, dot_for(request)),
+            build=build,
+            constants=constants,
+            rank=rank,
+        )
+    )
+
+
+def _depthwise_constants(request: Request, knobs: Knobs, operands: Operands) -> list[np.ndarray]:
+    numbers = integer_constants(request, operands)
+    return with_ranges(request, numbers, pack_depthwise(_workload(request), knobs, numbers.weight))
+
+
+_row("qu8_qs8_s32_conv2d__avx512vnni", _VNNI, 40, _dense, lambda r: Vnni(), tiles_512)
+_row(
+    "qu8_qc4s_s32_conv2d__avx512vnni",
+    _VNNI,
+    50,
+    _nibbles,
+    lambda r: VnniNibble(),
+    tiles_512,
+    "x 0..255, w -7..7",
+    frozenset({2, 3, 4}),
+)
+register(
+    Family(
+        name="qu8_qs8_s32_dwconv2d__avx512vnni",
+        workload_type=Conv2dWorkload,
+        isa_features=_VNNI,
+        weight_bits=_ANY_WEIGHT,
+        activation_bits=_ANY_ACTIVATION,
+        operand_ranges="x 0..255, w -127..127",
+        accepts=_short_depthwise,
+        knob_space=depthwise_knobs,
+        build=build_depthwise,
+        constants=_depthwise_constants,
+        rank=50,
+    )
+)
+_row("qu8_qs8_s32_gconv2d__avx512vnni", _VNNI, 40, _grouped, lambda r: Vnni(), tiles_512)
+
+_row(
+    "qu8_qs8_s16_conv2d__avx2",
+    _AVX2,
+    30,
+    lambda r: _dense(r) and _bytes_depth(r) > 0,
+    lambda r: Bytes(_bytes_depth(r)),
+    small_tiles,
+    "2 * max(x) * max|w| <= 32767: w8a7, w7a8 and fewer bits",
+)
+_row("qu8_qs8_s32_conv2d__avx2", _AVX2, 20, _dense, lambda r: Words(), small_tiles)
+_row("qu8_qs8_s32_gconv2d__avx2", _AVX2, 20, _grouped, lambda r: Words(), small_tiles)
+
+_row("qu8_qs8_s32_conv2d__generic", frozenset(), 0, _dense, lambda r: Scalar(), small_tiles)
+_row("qu8_qs8_s32_dwconv2d__generic", frozenset(), 30, _depthwise, lambda r: Elementwise(), small_tiles)
+_row("qu8_qs8_s32_gconv2d__generic", frozenset(), 0, _grouped, lambda r: Scalar(), small_tiles)

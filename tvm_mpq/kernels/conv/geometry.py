@@ -1,0 +1,120 @@
+"""What a dense convolution's loops look like: rows collapsed where possible, tiles, and the split over threads."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from tvm_mpq.schema import Conv2dWorkload, padded_channels
+
+BLOCK = 16
+"""Output channels of one block: one u8 store of 16 bytes, one 512 bit int32 accumulator."""
+
+
+def blocks(channels: int) -> int:
+    """Blocks of 16 channels that cover `channels`."""
+    return -(-channels // BLOCK)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Loop extents of a convolution without groups, after collapsing.
+
+    A 1x1 convolution of stride 1 without padding is one row of batch * height * width positions.
+    """
+
+    batch: int
+    in_height: int
+    in_width: int
+    out_height: int
+    out_width: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    in_cells: int  # padded input channels: bytes of one input position
+    out_cells: int  # elements of one output position
+
+    @classmethod
+    def of(cls, w: Conv2dWorkload, out_bits: int) -> Geometry:
+        batch, height, width, out_height, out_width = w.batch, w.in_height, w.in_width, w.out_height, w.out_width
+        if w.kernel == (1, 1) and w.stride == (1, 1) and not any(w.padding):
+            batch, height, width = 1, 1, w.batch * w.in_height * w.in_width
+            out_height, out_width = 1, width
+        out_cells = w.out_channels if out_bits == 32 else padded_channels(w.out_channels)
+        return cls(
+            batch,
+            height,
+            width,
+            out_height,
+            out_width,
+            w.kernel,
+            w.stride,
+            w.dilation,
+            w.padding,
+            padded_channels(w.in_channels),
+            out_cells,
+        )
+
+    @property
+    def bordered(self) -> bool:
+        """Whether input rows are copied into a scratch with a border of zero points."""
+        return any(self.padding)
+
+    @property
+    def row_width(self) -> int:
+        """Positions of one input row as the inner loops see it."""
+        return self.in_width + self.padding[1] + self.padding[3]
+
+    @property
+    def rows(self) -> int:
+        return self.in_height + self.padding[0] + self.padding[2]
+
+
+@dataclass(frozen=True)
+class ChannelWindow:
+    """The input channels that one block of 16 output channels needs; all of them without groups."""
+
+    groups: int
+    in_per_group: int
+    out_per_group: int
+    cells: int  # length of the window, the same for every block
+    limit: int  # last possible begin of a window
+
+    @classmethod
+    def of(cls, w: Conv2dWorkload, channels: int) -> ChannelWindow:
+        """For a `Dot` of `channels` input channels a step."""
+        stored = padded_channels(w.in_channels)
+        ins, outs = w.in_channels // w.groups, w.out_channels // w.groups
+        if w.groups == 1:
+            return cls(1, ins, outs, stored, 0)
+        longest = 0
+        for first in range(0, w.out_channels, BLOCK):
+            last = min(first + BLOCK, w.out_channels) - 1
+            longest = max(longest, (last // outs - first // outs + 1) * ins)
+        cells = min(-(-longest // channels) * channels, stored)
+        return cls(w.groups, ins, outs, cells, stored - cells)
+
+    def start(self, block: int) -> int:
+        return min(block * BLOCK // self.out_per_group * self.in_per_group, self.limit)
+
+    def start_code(self, block: str) -> str:
+        """`start` as an expression of the generated code."""
+        if self.limit == 0:
+            return "0"
+        return f"T.min({block} * {BLOCK} // {self.out_per_group} * {self.in_per_group}, {self.limit})"
+
+
+def tiles(extent: int, tile: int) -> int:
+    """Tiles that cover `extent`; the last one is moved back and overlaps its neighbour."""
+    return -(-extent // tile)
+
+
+def even_tile(extent: int, limit: int) -> int:
+    """The tile of at most `limit` whose overlap is least: ceil(extent / ceil(extent / limit))."""
+    return math.ceil(extent / tiles(extent, limit))
+
+
+def split_axis(counts: dict[str, int], threads: int) -> str:
+    """The loop to divide over threads: best balance, earlier keys first among equals."""
+    return min(counts, key=lambda axis: tiles(counts[axis], threads) * threads / counts[axis])

@@ -1,0 +1,76 @@
+"""Constants of the integer convolutions as arrays: packed weights, folded bias, multipliers, ranges."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tvm_mpq.kernels.conv.geometry import BLOCK, blocks
+from tvm_mpq.kernels.registry import Request
+from tvm_mpq.numerics.constants import ConvConstants, conv_constants
+from tvm_mpq.numerics.operands import Operands
+from tvm_mpq.schema import Conv2dWorkload
+
+Int8 = npt.NDArray[np.int8]
+
+
+def integer_constants(request: Request, operands: Operands) -> ConvConstants:
+    """The numbers of the request's convolution, before packing."""
+    assert isinstance(request.workload, Conv2dWorkload)
+    return conv_constants(request.workload, request.precision.weight_bits, request.out_bits, operands)
+
+
+def padded_weight(weight: Int8, cells: int) -> Int8:
+    """int8[O, KH, KW, I] -> int8[O, KH, KW, cells], zeros behind."""
+    return np.pad(weight, [(0, 0)] * 3 + [(0, cells - weight.shape[3])])
+
+
+def windowed_weight(weight: Int8, groups: int, starts: list[int], cells: int) -> Int8:
+    """Grouped weights as dense ones over a window of input channels for each block of 16 output channels.
+
+    int8[O, KH, KW, I / groups] -> int8[O, KH, KW, cells]; the window of block b begins at input channel starts[b].
+    """
+    o, kh, kw, per_group = weight.shape
+    out = np.zeros((o, kh, kw, cells), np.int8)
+    for c in range(o):
+        first = c // (o // groups) * per_group - starts[c // BLOCK]
+        out[c, :, :, first : first + per_group] = weight[c]
+    return out
+
+
+def blocked_weight(weight: Int8, step: int) -> Int8:
+    """int8[O, KH, KW, cells] -> int8[ceil(O/16), KH * KW * cells / step, 16, step]; missing output channels are 0."""
+    o, kh, kw, cells = weight.shape
+    full = np.zeros((blocks(o) * BLOCK, kh, kw, cells), np.int8)
+    full[:o] = weight
+    split = full.reshape(blocks(o), BLOCK, kh * kw * cells // step, step)
+    return np.ascontiguousarray(split.transpose(0, 2, 1, 3))
+
+
+def nibble_weight(weight: Int8) -> npt.NDArray[np.uint8]:
+    """4 bit weights int8[O, KH, KW, cells] -> uint8[ceil(O/16), KH * KW * cells / 8, 16, 4].
+
+    Steps of 4 input channels in the order of `blocked_weight` are paired: the low nibbles hold the first step, the high
+    ones the second, both in two's complement; an odd last step is paired with zeros.
+    """
+    bits = blocked_weight(weight, 4).view(np.uint8) & 0x0F
+    return np.ascontiguousarray(bits[:, 0::2] | (bits[:, 1::2] << 4))
+
+
+def with_ranges(request: Request, c: ConvConstants, weight: npt.NDArray[Any]) -> list[np.ndarray]:
+    """[weight, bias int32[Ob], multiplier float32[Ob], q int32[8], f float32[4], (table)], Ob = multiple of 16.
+
+    bias holds -input zero point * sum of the channel's weights (modulo 2^32, as the kernels' sums are).
+    """
+    out = blocks(len(c.weight)) * BLOCK
+    folded = c.bias.astype(np.int64) - c.input_zero_point * c.weight.astype(np.int64).sum(axis=(1, 2, 3))
+    bias = np.zeros(out, np.int32)
+    bias[: len(folded)] = folded.astype(np.int32)
+    multiplier = np.zeros(out, np.float32)
+    multiplier[: len(c.multiplier)] = c.multiplier
+    end = c.finish
+    q = np.array([c.input_zero_point, end.zero_point, end.lo, end.hi, c.residual_zero_point, 0, 0, 0], np.int32)
+    f = np.array([c.residual_multiplier, end.float_lo, end.float_hi, 0], np.float32)
+    return [weight, bias, multiplier, q, f, *([] if end.table is None else [end.table])]

@@ -1,0 +1,142 @@
+"""The one table of kernel families: what each computes, what it needs of the machine, and how to build it.
+
+Candidates, tests, tuning, documentation and `tvm-mpq inspect` all walk `families()`. Choosing a kernel is a look-up over
+rows, never an if-ladder. A family's PrimFunc takes, in this order: activations (data, then residual or second operand),
+constants as `Family.constants` gives them, and the output last.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from tvm.s_tir import SBlock, SBlockRealize
+from tvm.tirx import PrimFunc
+
+from tvm_mpq.errors import NoKernelError
+from tvm_mpq.numerics.operands import Operands
+from tvm_mpq.schema import Precision, Workload
+
+Knobs = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One kernel to build: everything the generated code depends on, and nothing else."""
+
+    workload: Workload
+    precision: Precision  # weight and activation bits; operators without weights: weight_bits = activation_bits
+    out_bits: int  # 32 = emits float32, <= 8 = emits uint8
+    features: frozenset[str]  # LLVM feature names of the target
+    threads: int = 1
+
+    @property
+    def key(self) -> str:
+        """Readable and unique on one target: what a plan and the database know the kernel choice by."""
+        return f"{self.workload.key}@{self.precision}->{self.out_bits}"
+
+
+@dataclass(frozen=True)
+class Family:
+    """One row of the table. All callables are pure."""
+
+    name: str  # maths__machine, e.g. qu8_qs8_s32_conv2d__avx512vnni
+    workload_type: type[Workload]
+    isa_features: frozenset[str]
+    weight_bits: frozenset[int]  # 32 = float32
+    activation_bits: frozenset[int]
+    operand_ranges: str  # for people: the ranges within which the integers are exact
+    accepts: Callable[[Request], bool]  # shapes and activations beyond what the columns above say
+    knob_space: Callable[[Request], list[Knobs]]  # never empty; the first is the shipped default
+    build: Callable[[Request, Knobs], PrimFunc]
+    constants: Callable[[Request, Knobs, Operands], list[np.ndarray]]
+    rank: int = 0  # of two untuned families that both fit, the higher is the default
+
+    def fits(self, request: Request) -> bool:
+        return (
+            isinstance(request.workload, self.workload_type)
+            and self.isa_features <= request.features
+            and request.precision.weight_bits in self.weight_bits
+            and request.precision.activation_bits in self.activation_bits
+            and self.accepts(request)
+        )
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A family with its knobs fixed, for one request."""
+
+    request: Request
+    family: Family
+    knobs: Knobs = field(default_factory=dict)
+
+    def build(self) -> PrimFunc:
+        """The kernel's PrimFunc, its body in a root block as Relax's passes expect of any PrimFunc."""
+        func = self.family.build(self.request, self.knobs)
+        if isinstance(func.body, SBlockRealize):
+            return func
+        return func.with_body(SBlockRealize([], True, SBlock([], [], [], "root", func.body)))
+
+    def constants(self, operands: Operands) -> list[np.ndarray]:
+        return self.family.constants(self.request, self.knobs, operands)
+
+    @property
+    def knobs_text(self) -> str:
+        return json.dumps(self.knobs, sort_keys=True, separators=(",", ":"))
+
+
+_FAMILIES: dict[str, Family] = {}
+
+
+def register(family: Family) -> Family:
+    """Add a row; a second row of the same name is a programming error."""
+    assert family.name not in _FAMILIES, f"kernel family {family.name} registered twice"
+    _FAMILIES[family.name] = family
+    return family
+
+
+def families() -> tuple[Family, ...]:
+    return tuple(_FAMILIES.values())
+
+
+def fitting(request: Request) -> list[Family]:
+    """All families for this request, best untuned default first."""
+    return sorted((f for f in families() if f.fits(request)), key=lambda f: -f.rank)
+
+
+def candidates(request: Request) -> Iterable[Kernel]:
+    """Every (family, knobs) for this request, defaults first within each family."""
+    for family in fitting(request):
+        for knobs in family.knob_space(request):
+            yield Kernel(request, family, knobs)
+
+
+def default_kernel(request: Request) -> Kernel:
+    """The untuned choice. Raises NoKernelError."""
+    rows = fitting(request)
+    if not rows:
+        raise NoKernelError(
+            f"no kernel for {request.workload.key} at {request.precision} emitting {request.out_bits} bits "
+            f"with ISA features {sorted(request.features & _named_features())}"
+        )
+    return Kernel(request, rows[0], rows[0].knob_space(request)[0])
+
+
+def named_kernel(request: Request, family: str, knobs: Knobs) -> Kernel:
+    """A kernel by the family name and knobs that a plan or the database recorded. Raises NoKernelError."""
+    row = _FAMILIES.get(family)
+    if row is None or not row.fits(request):
+        raise NoKernelError(f"kernel family {family!r} does not serve {request.workload.key} at {request.precision}")
+    return Kernel(request, row, knobs)
+
+
+def buffers(func: PrimFunc) -> list[tuple[tuple[int, ...], str]]:
+    """Shape and dtype of every buffer of a PrimFunc, in the order of its arguments."""
+    return [(tuple(int(d) for d in param.shape), str(param.dtype)) for param in func.params]
+
+
+def _named_features() -> set[str]:
+    return {f for row in families() for f in row.isa_features}

@@ -1,0 +1,59 @@
+"""Small helpers to write TVMScript: an indenting line collector, and the way from text to a PrimFunc."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import tvm
+from tvm.tirx import PrimFunc
+
+_ATTRS = '{"tirx.noalias": True, "tirx.is_scheduled": True, "op_pattern": 8, "global_symbol": "main"}'
+
+
+class Code:
+    """Lines of a TVMScript function, with the current indentation."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._depth = 1
+
+    def line(self, text: str) -> None:
+        self._lines.append("    " * self._depth + text)
+
+    @contextmanager
+    def block(self, head: str) -> Iterator[None]:
+        """`head` must end with a colon; the lines written inside are its body."""
+        self.line(head)
+        self._depth += 1
+        yield
+        self._depth -= 1
+
+    def let(self, name: str, value: str) -> str:
+        """Bind `value` to an immutable `name` and return the name."""
+        self.line(f"{name}: T.let = {value}")
+        return name
+
+    def to_prim_func(self, params: list[tuple[str, tuple[int, ...], str]]) -> PrimFunc:
+        """The function over parameters (name, shape, dtype) with the attributes every kernel carries."""
+        signature = ", ".join(f'{name}: T.Buffer({shape!r}, "{dtype}")' for name, shape, dtype in params)
+        source = "\n".join(
+            [
+                "# from tvm.script import tirx as T",
+                "@T.prim_func(s_tir=True)",
+                f"def main({signature}):",
+                f"    T.func_attr({_ATTRS})",
+                *self._lines,
+            ]
+        )
+        return tvm.script.from_source(source)
+
+
+def intrin(dtype: str, name: str, *args: str) -> str:
+    """A call of the LLVM intrinsic `name` that returns `dtype`."""
+    return f'T.call_llvm_pure_intrin("{dtype}", T.llvm_lookup_intrinsic_id("{name}"), {", ".join(args)})'
+
+
+def ramp(base: str | int, lanes: int) -> str:
+    """The index of `lanes` consecutive elements from `base`."""
+    return f"T.Ramp({base}, 1, {lanes})" if lanes > 1 else str(base)
