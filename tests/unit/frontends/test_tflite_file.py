@@ -1,0 +1,241 @@
+"""A TFLite file is written here byte by byte through its schema: convolution with relu, reshape, fully connected."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tflite
+
+from tvm_mpq.errors import FileFormatError, UnsupportedModelError
+from tvm_mpq.frontends import load_model
+
+flatbuffers = pytest.importorskip("flatbuffers")
+
+TYPES = {"float32": tflite.TensorType.FLOAT32, "int8": tflite.TensorType.INT8, "int32": tflite.TensorType.INT32}
+
+
+@dataclass
+class Tensor:
+    name: str
+    shape: tuple[int, ...]
+    data: np.ndarray | None = None
+    dtype: str = "float32"
+    scales: tuple[float, ...] = ()
+    dynamic_batch: bool = False
+
+
+def _ints(b, values) -> int:
+    return b.CreateNumpyVector(np.array(values, np.int32))
+
+
+def _offsets(b, items, start) -> int:
+    start(b, len(items))
+    for item in reversed(items):
+        b.PrependUOffsetTRelative(item)
+    return b.EndVector()
+
+
+def _tensor(b, tensor: Tensor, buffer: int) -> int:
+    name, shape = b.CreateString(tensor.name), _ints(b, tensor.shape)
+    signature = _ints(b, (-1, *tensor.shape[1:])) if tensor.dynamic_batch else None
+    quantization = None
+    if tensor.scales:
+        scale = b.CreateNumpyVector(np.array(tensor.scales, np.float32))
+        zero = b.CreateNumpyVector(np.zeros(len(tensor.scales), np.int64))
+        tflite.QuantizationParametersStart(b)
+        tflite.QuantizationParametersAddScale(b, scale)
+        tflite.QuantizationParametersAddZeroPoint(b, zero)
+        quantization = tflite.QuantizationParametersEnd(b)
+    tflite.TensorStart(b)
+    tflite.TensorAddName(b, name)
+    tflite.TensorAddShape(b, shape)
+    tflite.TensorAddType(b, TYPES[tensor.dtype])
+    tflite.TensorAddBuffer(b, buffer)
+    if signature is not None:
+        tflite.TensorAddShapeSignature(b, signature)
+    if quantization is not None:
+        tflite.TensorAddQuantization(b, quantization)
+    return tflite.TensorEnd(b)
+
+
+def _conv_options(b) -> int:
+    tflite.Conv2DOptionsStart(b)
+    tflite.Conv2DOptionsAddPadding(b, tflite.Padding.SAME)
+    tflite.Conv2DOptionsAddStrideH(b, 2)
+    tflite.Conv2DOptionsAddStrideW(b, 2)
+    tflite.Conv2DOptionsAddFusedActivationFunction(b, tflite.ActivationFunctionType.RELU)
+    return tflite.Conv2DOptionsEnd(b)
+
+
+def _reshape_options(b) -> int:
+    tflite.ReshapeOptionsStart(b)
+    return tflite.ReshapeOptionsEnd(b)
+
+
+def _dense_options(b) -> int:
+    tflite.FullyConnectedOptionsStart(b)
+    return tflite.FullyConnectedOptionsEnd(b)
+
+
+OPERATORS = [  # builtin operator, its options, its inputs and output by tensor index
+    (tflite.BuiltinOperator.CONV_2D, tflite.BuiltinOptions.Conv2DOptions, _conv_options, (0, 1, 2), 3),
+    (tflite.BuiltinOperator.RESHAPE, tflite.BuiltinOptions.ReshapeOptions, _reshape_options, (3, 4), 5),
+    (tflite.BuiltinOperator.FULLY_CONNECTED, tflite.BuiltinOptions.FullyConnectedOptions, _dense_options, (5, 6, 7), 8),
+]
+
+
+def write(path: Path, tensors: list[Tensor], first_operator: int | None = None) -> Path:
+    b = flatbuffers.Builder(1024)
+    buffers, places = [], []
+    for data in [None, *[t.data for t in tensors if t.data is not None]]:
+        content = b.CreateByteVector(data.tobytes()) if data is not None else None
+        tflite.BufferStart(b)
+        if content is not None:
+            tflite.BufferAddData(b, content)
+        buffers.append(tflite.BufferEnd(b))
+    for tensor in tensors:
+        places.append(0 if tensor.data is None else 1 + sum(p > 0 for p in places))
+    made = [_tensor(b, t, p) for t, p in zip(tensors, places, strict=True)]
+    codes, operators = [], []
+    for i, (builtin, kind, options, inputs, output) in enumerate(OPERATORS):
+        code = first_operator if i == 0 and first_operator is not None else builtin
+        tflite.OperatorCodeStart(b)
+        tflite.OperatorCodeAddBuiltinCode(b, code)
+        tflite.OperatorCodeAddDeprecatedBuiltinCode(b, min(code, 127))
+        codes.append(tflite.OperatorCodeEnd(b))
+        opts, ins, outs = options(b), _ints(b, inputs), _ints(b, [output])
+        tflite.OperatorStart(b)
+        tflite.OperatorAddOpcodeIndex(b, i)
+        tflite.OperatorAddInputs(b, ins)
+        tflite.OperatorAddOutputs(b, outs)
+        tflite.OperatorAddBuiltinOptionsType(b, kind)
+        tflite.OperatorAddBuiltinOptions(b, opts)
+        operators.append(tflite.OperatorEnd(b))
+    tensor_list = _offsets(b, made, tflite.SubGraphStartTensorsVector)
+    operator_list = _offsets(b, operators, tflite.SubGraphStartOperatorsVector)
+    ins, outs = _ints(b, [0]), _ints(b, [8])
+    tflite.SubGraphStart(b)
+    tflite.SubGraphAddTensors(b, tensor_list)
+    tflite.SubGraphAddOperators(b, operator_list)
+    tflite.SubGraphAddInputs(b, ins)
+    tflite.SubGraphAddOutputs(b, outs)
+    graph = tflite.SubGraphEnd(b)
+    graphs = _offsets(b, [graph], tflite.ModelStartSubgraphsVector)
+    code_list = _offsets(b, codes, tflite.ModelStartOperatorCodesVector)
+    buffer_list = _offsets(b, buffers, tflite.ModelStartBuffersVector)
+    tflite.ModelStart(b)
+    tflite.ModelAddVersion(b, 3)
+    tflite.ModelAddOperatorCodes(b, code_list)
+    tflite.ModelAddSubgraphs(b, graphs)
+    tflite.ModelAddBuffers(b, buffer_list)
+    b.Finish(tflite.ModelEnd(b), b"TFL3")
+    path.write_bytes(bytes(b.Output()))
+    return path
+
+
+@pytest.fixture
+def tensors(rng) -> list[Tensor]:
+    def normal(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    return [
+        Tensor("serving_input:0", (1, 4, 4, 2), dynamic_batch=True),
+        Tensor("model/conv2d/Conv2D", (3, 3, 3, 2), normal(3, 3, 3, 2)),
+        Tensor("model/conv2d/BiasAdd/ReadVariableOp/resource", (3,), normal(3)),
+        Tensor("model/conv2d/Relu;model/conv2d/BiasAdd;model/conv2d/Conv2D1", (1, 2, 2, 3)),
+        Tensor("model/flatten/Const", (2,), np.array([-1, 12], np.int32), "int32"),
+        Tensor("model/flatten/Reshape", (1, 12)),
+        Tensor("model/dense/MatMul", (5, 12), normal(5, 12)),
+        Tensor("model/dense/BiasAdd/ReadVariableOp", (5,), normal(5)),
+        Tensor("Identity", (1, 5)),
+    ]
+
+
+def expected(tensors: list[Tensor], x: np.ndarray) -> np.ndarray:
+    weight, bias, dense, dense_bias = (tensors[i].data.astype(np.float64) for i in (1, 2, 6, 7))
+    padded = np.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))  # SAME at stride 2: one row and column behind
+    y = np.zeros((len(x), 2, 2, 3))
+    for i in range(2):
+        for j in range(2):
+            y[:, i, j] = np.einsum("nhwc,ohwc->no", padded[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3], weight) + bias
+    return np.maximum(y, 0).reshape(len(x), -1) @ dense.T + dense_bias
+
+
+def test_the_imported_network_computes_the_same(tensors, tmp_path, rng, run) -> None:
+    loaded = load_model(write(tmp_path / "net.tflite", tensors))
+    x = rng.standard_normal((1, 4, 4, 2)).astype(np.float32)
+    np.testing.assert_allclose(run(loaded, x)[0], expected(tensors, x), rtol=0, atol=1e-4)
+    assert loaded.name == "net"
+    assert loaded.input_names == ("serving_input:0",)
+    assert str(loaded.mod["main"].params[0].name) == "serving_input_0"
+    assert set(loaded.mod["main"].attrs.keys()) <= {"global_symbol"}
+    assert loaded.notes == ("dynamic batch axis of input 'serving_input:0' fixed to 1",)
+
+
+def test_another_batch(tensors, tmp_path, rng, run) -> None:
+    loaded = load_model(write(tmp_path / "net.tflite", tensors), batch=3)
+    x = rng.standard_normal((3, 4, 4, 2)).astype(np.float32)
+    np.testing.assert_allclose(run(loaded, x)[0], expected(tensors, x), rtol=0, atol=1e-4)
+
+
+def test_names_are_those_of_the_weights(tensors, tmp_path, operators) -> None:
+    found = operators(load_model(write(tmp_path / "net.tflite", tensors)))
+    assert (found["conv2d"], found["dense"], found["flatten"]) == ("relax.nn.conv2d", "relax.matmul", "relax.reshape")
+    assert {"conv2d_add", "conv2d_relu", "dense_add"} <= set(found)
+
+
+def test_int8_weights_of_a_float_network_are_dequantized(tensors, tmp_path, rng, run) -> None:
+    integers = rng.integers(-127, 128, (3, 3, 3, 2)).astype(np.int8)
+    dense = rng.integers(-127, 128, (5, 12)).astype(np.int8)
+    scales = tuple(float(np.float32(s)) for s in (0.01, 0.02, 0.03))
+    tensors[1] = Tensor("model/conv2d/Conv2D", (3, 3, 3, 2), integers, "int8", scales)  # one scale a channel
+    tensors[6] = Tensor("model/dense/MatMul", (5, 12), dense, "int8", (0.25,))
+    loaded = load_model(write(tmp_path / "net.tflite", tensors))
+    assert loaded.notes[1] == "int8 weights of 2 tensors (dynamic range quantization) dequantized to float32"
+    tensors[1].data = integers * np.array(scales).reshape(3, 1, 1, 1)
+    tensors[6].data = dense * 0.25
+    x = rng.standard_normal((1, 4, 4, 2)).astype(np.float32)
+    np.testing.assert_allclose(run(loaded, x)[0], expected(tensors, x), rtol=1e-5, atol=1e-3)  # values up to 2000
+
+
+def test_a_quantized_network_is_refused(tensors, tmp_path) -> None:
+    tensors[3].dtype, tensors[3].scales = "int8", (0.5,)
+    with pytest.raises(UnsupportedModelError, match=r"quantized already .*give the float32 model"):
+        load_model(write(tmp_path / "net.tflite", tensors))
+
+
+def test_non_finite_weights_are_refused_by_name(tensors, tmp_path) -> None:
+    tensors[6].data[0, 0] = np.nan
+    with pytest.raises(UnsupportedModelError, match="NaN in tensor 'model/dense/MatMul'"):
+        load_model(write(tmp_path / "net.tflite", tensors))
+
+
+def test_an_unknown_operator_is_named(tensors, tmp_path, capfd) -> None:
+    path = write(tmp_path / "net.tflite", tensors, tflite.BuiltinOperator.EMBEDDING_LOOKUP_SPARSE)
+    with pytest.raises(UnsupportedModelError, match=r"^net.tflite: [^\n]*EMBEDDING_LOOKUP_SPARSE[^\n]*$"):
+        load_model(path)
+    gc.collect()  # TVM would complain when an unfinished builder dies
+    assert capfd.readouterr() == ("", "")
+
+
+def test_two_results_of_one_name_are_refused(tensors, tmp_path) -> None:
+    tensors[5].name = tensors[3].name
+    with pytest.raises(UnsupportedModelError, match="two tensors have the name"):
+        load_model(write(tmp_path / "net.tflite", tensors))
+
+
+def test_files_that_are_no_tflite_are_refused_in_one_line(tensors, tmp_path) -> None:
+    path = tmp_path / "bad.tflite"
+    data = write(path, tensors).read_bytes()
+    for content in (b"", b"x" * 100):
+        path.write_bytes(content)
+        with pytest.raises(FileFormatError, match="not a TFLite file"):
+            load_model(path)
+    for share in (8, 4, 2):
+        path.write_bytes(data[: len(data) // share])
+        with pytest.raises((FileFormatError, UnsupportedModelError), match=r"^[^\n]+$"):
+            load_model(path)

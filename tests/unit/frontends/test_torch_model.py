@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import sys
+import warnings
+
+import numpy as np
+import pytest
+
+from tvm_mpq.errors import FileFormatError, InvalidValueError, MissingDependencyError, UnsupportedModelError
+from tvm_mpq.frontends import load_model
+
+torch = pytest.importorskip("torch")
+nn = torch.nn
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(4)
+        self.act = nn.Hardswish()
+
+    def forward(self, x):
+        return self.act(self.bn(self.conv(x)) + x)
+
+
+class Net(nn.Module):
+    """Convolutions, batch norm, pooling with its index output, a residual, a linear layer on three axes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU6(), nn.MaxPool2d(2))
+        self.blocks = nn.ModuleList([Block(), Block()])
+        self.norm = nn.LayerNorm(4)
+        self.fc = nn.Linear(4, 5)
+
+    def forward(self, image):
+        y = self.stem(image)
+        for block in self.blocks:
+            y = block(y)
+        return self.fc(self.norm(y.flatten(2).transpose(1, 2)))
+
+
+class Tied(nn.Module):
+    """One weight under two names, and a buffer that is not saved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.emb = nn.Embedding(7, 4)
+        self.head = nn.Linear(4, 7, bias=False)
+        self.head.weight = self.emb.weight
+        self.register_buffer("position", torch.ones(3, 4), persistent=False)
+
+    def forward(self, ids):
+        return self.head(self.emb(ids) + self.position)
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(1)
+    return Net().train()
+
+
+@pytest.fixture
+def image():
+    return torch.randn(2, 3, 15, 15, generator=torch.Generator().manual_seed(2))
+
+
+def _expected(model, *inputs) -> np.ndarray:
+    training = model.training
+    with torch.no_grad():
+        out = model.eval()(*inputs).numpy()
+    model.train(training)
+    return out
+
+
+def test_a_module_computes_the_same_and_stays_in_training_mode(net, image, run) -> None:
+    net.blocks[0].eval()
+    loaded = load_model(net, example_inputs=(image,))
+    assert [net.training, net.blocks[0].training, net.blocks[0].conv.training, net.fc.training] == [
+        True,
+        False,
+        False,
+        True,
+    ]
+    np.testing.assert_allclose(run(loaded, image.numpy())[0], _expected(net, image), rtol=0, atol=1e-5)
+    assert loaded.name == "Net"
+    assert loaded.input_names == ("image",)
+
+
+def test_names_are_those_of_the_parameters(net, image, operators) -> None:
+    found = operators(load_model(net, example_inputs=image))
+    wanted = {
+        "stem.0": "relax.nn.conv2d",
+        "stem.1": "relax.clip",
+        "stem.2": "relax.nn.max_pool2d",
+        "blocks.0.conv": "relax.nn.conv2d",
+        "blocks.0.bn": "relax.nn.batch_norm",
+        "blocks.0.add": "relax.add",
+        "blocks.1.conv": "relax.nn.conv2d",
+        "norm": "relax.nn.layer_norm",
+        "fc": "relax.matmul",
+    }
+    assert {name: found.get(name) for name in wanted} == wanted
+    assert "relax.zeros_like" not in found.values()
+
+
+@pytest.mark.parametrize("wrap", [tuple, list, lambda v: {"image": v[0]}, lambda v: v[0], lambda v: (v[0].numpy(),)])
+def test_example_inputs_come_in_any_form(net, image, wrap) -> None:
+    assert load_model(net, example_inputs=wrap([image])).input_names == ("image",)
+
+
+def test_an_exported_program_and_its_file_have_their_batch_fixed(net, image, tmp_path, run) -> None:
+    program = torch.export.export(net.eval(), (image,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    loaded = load_model(program, batch=3)
+    assert loaded.notes == ("dynamic batch axis of input 'image' fixed to 3",)
+    assert [int(d) for d in loaded.mod["main"].params[0].ty.shape] == [3, 3, 15, 15]
+    assert set(loaded.mod["main"].attrs.keys()) <= {"global_symbol"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(program, tmp_path / "net.pt2")
+    again = load_model(tmp_path / "net.pt2", batch=3)
+    assert (again.name, again.fingerprint) == ("net", loaded.fingerprint)
+    x = torch.cat([image, image[:1]])
+    np.testing.assert_allclose(run(again, x.numpy())[0], _expected(net, x), rtol=0, atol=1e-5)
+
+
+def test_other_dynamic_axes_are_refused(image) -> None:
+    class Pointwise(nn.Module):
+        def forward(self, x):
+            return x * 2
+
+    program = torch.export.export(Pointwise(), (image,), dynamic_shapes=({2: torch.export.Dim("height")},))
+    with pytest.raises(UnsupportedModelError, match="input 'x' has a dynamic axis 2"):
+        load_model(program)
+    assert load_model(program, input_shapes={"x": (2, 3, 9, 15)}).notes == ()
+
+
+def test_shared_weights_become_constants_with_both_names(run, operators) -> None:
+    torch.manual_seed(3)
+    model, ids = Tied(), torch.tensor([[1, 6, 0]])
+    loaded = load_model(model, example_inputs=ids)
+    assert loaded.input_names == ("ids",)
+    found = operators(loaded)
+    assert (found["emb"], found["head"]) == ("relax.take", "relax.matmul")
+    np.testing.assert_allclose(run(loaded, ids.numpy())[0], _expected(model, ids), rtol=0, atol=1e-5)
+
+
+def test_several_outputs_stay_several(image, run) -> None:
+    class Two(nn.Module):
+        def forward(self, x):
+            return x + 1, x * 2
+
+    first, second = run(load_model(Two(), example_inputs=image), image.numpy())
+    np.testing.assert_array_equal(first, image.numpy() + 1)
+    np.testing.assert_array_equal(second, image.numpy() * 2)
+
+
+def test_a_module_without_example_inputs_is_refused(net) -> None:
+    with pytest.raises(InvalidValueError, match="example_inputs must be given with the torch module Net"):
+        load_model(net)
+
+
+def test_a_module_that_torch_cannot_export_is_refused_in_one_line(net) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"^torch.export cannot export Net: [^\n]+$"):
+        load_model(net, example_inputs=torch.randn(1, 5, 15, 15))
+    assert net.training
+
+
+def test_an_unknown_operator_is_named() -> None:
+    class Odd(nn.Module):
+        def forward(self, x):
+            return torch.linalg.qr(x)[0]
+
+    with pytest.raises(UnsupportedModelError, match=r"unknown operator.* linalg_qr"):
+        load_model(Odd(), example_inputs=torch.randn(3, 3))
+
+
+def test_bad_weights_are_refused_by_name(net, image) -> None:
+    with torch.no_grad():
+        net.blocks[1].conv.weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(UnsupportedModelError, match=r"NaN in tensor 'blocks\.1\.conv\.weight'"):
+        load_model(net, example_inputs=image)
+    with pytest.raises(UnsupportedModelError, match="must be float32"):
+        load_model(Net().double(), example_inputs=image.double())
+    with pytest.raises(UnsupportedModelError, match="bfloat16"):
+        load_model(Net().bfloat16(), example_inputs=image.bfloat16())
+
+
+def test_a_file_that_is_no_program_is_refused(tmp_path) -> None:
+    (tmp_path / "bad.pt2").write_bytes(b"not a zip archive")
+    with pytest.raises(FileFormatError, match=r"^[^\n]*bad.pt2[^\n]*torch.export.save[^\n]*$"):
+        load_model(tmp_path / "bad.pt2")
+    torch.save({"a": 1}, tmp_path / "weights.pth")
+    with pytest.raises(UnsupportedModelError, match=r"torch.export.save to .pt2"):
+        load_model(tmp_path / "weights.pth")
+
+
+def test_without_torch_the_extra_is_named(tmp_path, monkeypatch) -> None:
+    (tmp_path / "net.pt2").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingDependencyError, match=r"tvm-mpq\[torch\]"):
+        load_model(tmp_path / "net.pt2")

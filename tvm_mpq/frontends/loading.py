@@ -1,0 +1,134 @@
+"""From a model in any form to a Relax module: the one function that callers need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tvm
+from tvm import relax
+
+from tvm_mpq.errors import FileFormatError, MissingFileError, UnsupportedModelError
+from tvm_mpq.frontends.checks import check_module, fingerprint
+from tvm_mpq.frontends.imported import Imported
+from tvm_mpq.frontends.naming import UniqueNames, names_by_variable, rename, safe
+from tvm_mpq.frontends.shapes import Shapes
+
+SUFFIXES = (".onnx", ".tflite", ".pt2")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model as Relax.
+
+    mod : `main` takes the model's inputs only, all shapes are static, weights are constants, and the variables bound to
+        operators are called what the source model calls the operators.
+    input_names : the model's own names of `main`'s parameters, in order; the parameters have valid variants of them.
+    fingerprint : sha256 of structure and weights.
+    notes : what was decided in the user's stead, one sentence each.
+    """
+
+    mod: tvm.IRModule
+    input_names: tuple[str, ...]
+    name: str
+    fingerprint: str
+    notes: tuple[str, ...]
+
+
+def load_model(
+    model: Any,
+    *,
+    example_inputs: Any = None,
+    batch: int | None = 1,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+) -> Loaded:
+    """Load a network in any supported form.
+
+    Parameters
+    ----------
+    model : str, Path, torch.nn.Module, torch.export.ExportedProgram or tvm.IRModule
+        A path ends in .onnx, .tflite or .pt2; an IRModule has a Relax function `main`.
+    example_inputs : tensor, or tuple, list or dict of tensors
+        For an nn.Module only: arguments of its forward, whose shapes the import keeps.
+    batch : int or None
+        Size of a dynamic first axis; None refuses dynamic axes.
+    input_shapes : dict
+        Full shapes by input name, where the model leaves more than the batch open.
+
+    Raises
+    ------
+    MissingFileError, FileFormatError
+        If there is no such file, or it is not what its name says.
+    UnsupportedModelError
+        For unknown operators, dynamic shapes, weights that are not finite float32, and quantized models.
+    MissingDependencyError
+        If torch is needed and not installed.
+    InvalidValueError
+        For a wrong `batch`, `input_shapes` or `example_inputs`.
+    """
+    shapes = Shapes(batch, input_shapes)
+    imported, name = _import(model, example_inputs, shapes)
+    shapes.check_all_used(imported.input_names)
+    names = UniqueNames()
+    parameters = [names.unique(safe(n).replace(".", "_")) for n in imported.input_names]
+    variables = names_by_variable(imported.mod["main"], imported.owners)
+    mod = rename(_tidy(imported.mod), variables, parameters)
+    check_module(mod, name)
+    return Loaded(mod, imported.input_names, name, fingerprint(mod), (*shapes.notes, *imported.notes))
+
+
+def _import(model: Any, example_inputs: Any, shapes: Shapes) -> tuple[Imported, str]:
+    if isinstance(model, (str, Path)):
+        return _import_file(Path(model), shapes), Path(model).stem
+    if isinstance(model, tvm.IRModule):
+        from tvm_mpq.frontends.relax_module import load_relax
+
+        return load_relax(model, shapes), "main"
+    from tvm_mpq.frontends.torch_model import is_torch, load_torch
+
+    if is_torch(model):
+        return load_torch(model, example_inputs, shapes)
+    raise UnsupportedModelError(
+        "a model is a path (.onnx, .tflite, .pt2), a torch.nn.Module, a torch.export.ExportedProgram or a tvm.IRModule "
+        f"(got {type(model).__name__})"
+    )
+
+
+def _import_file(file: Path, shapes: Shapes) -> Imported:
+    # Importers are imported when needed: each brings its own heavy package.
+    if file.is_dir():
+        raise FileFormatError(f"a model is a file (got the folder {str(file)!r})")
+    if not file.exists():
+        raise MissingFileError(f"no model file at {str(file)!r}")
+    suffix = file.suffix.lower()
+    if suffix == ".onnx":
+        from tvm_mpq.frontends.onnx_file import load_onnx
+
+        return load_onnx(file, shapes)
+    if suffix == ".tflite":
+        from tvm_mpq.frontends.tflite_file import load_tflite
+
+        return load_tflite(file, shapes)
+    if suffix == ".pt2":
+        from tvm_mpq.frontends.torch_model import load_pt2
+
+        return load_pt2(file, shapes)
+    hint = "; save a torch model with torch.export.save to .pt2" if suffix in (".pt", ".pth", ".bin") else ""
+    raise UnsupportedModelError(f"a model file ends in {', '.join(SUFFIXES)} (got {file.name!r}){hint}")
+
+
+def _tidy(mod: tvm.IRModule) -> tvm.IRModule:
+    """Aliases, tuples of known fields and dead operators go; `main` keeps no attribute of its importer."""
+    mod = tvm.IRModule(mod.functions)
+    main = mod.get_global_var("main")
+    function = mod[main]
+    for attribute in list(function.attrs.keys()) if function.attrs else []:
+        if attribute != "global_symbol":
+            function = function.without_attr(attribute)
+    mod.update_func(main, function)
+    tidy = tvm.transform.Sequential(
+        [relax.transform.CanonicalizeBindings(), relax.transform.DeadCodeElimination(["main"])]
+    )
+    return tidy(mod)

@@ -1,0 +1,133 @@
+"""ONNX operators that TVM's importer turns into opaque TensorIR functions, as plain Relax operators instead.
+
+A converter takes (inputs, attributes) and answers None when TVM's own converter should do it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+
+Converter = Callable[[list[Any], dict[str, Any]], Any]
+
+_PAD_MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
+
+
+def _input(inputs: list[Any], i: int) -> Any:
+    return inputs[i] if i < len(inputs) else None
+
+
+def _number(expr: Any, default: float) -> float | None:
+    """The value of a scalar constant; `default` when absent, None when it is not a constant."""
+    if expr is None:
+        return default
+    if not isinstance(expr, tvm.ir.GenericConst):
+        return None
+    return float(expr.value.numpy().reshape(-1)[0])
+
+
+def _integers(expr: Any) -> list[int] | None:
+    return [int(v) for v in expr.value.numpy().reshape(-1)] if isinstance(expr, tvm.ir.GenericConst) else None
+
+
+def _pad(inputs: list[Any], attrs: dict[str, Any]) -> Any:
+    """Padding as relax.nn.pad; TVM makes a TE function `pad` of it."""
+    data = inputs[0]
+    mode = _PAD_MODES.get(attrs.get("mode", b"constant").decode())
+    pads = _integers(_input(inputs, 1)) if len(inputs) > 1 else [int(p) for p in attrs.get("pads", ())]
+    value = _number(_input(inputs, 2), float(attrs.get("value", 0.0)))
+    rank = len(data.ty.shape)
+    axes = list(range(rank))
+    if _input(inputs, 3) is not None:
+        given = _integers(inputs[3])
+        if given is None:
+            return None
+        axes = [a % rank for a in given]
+    if mode is None or not pads or value is None or len(pads) != 2 * len(axes):
+        return None
+    width = [[0, 0] for _ in range(rank)]
+    for i, axis in enumerate(axes):
+        width[axis] = [pads[i], pads[len(axes) + i]]
+    flat = [n for pair in width for n in pair]
+    if min(flat) < 0:  # negative padding crops
+        extents = [int(d) for d in data.ty.shape]
+        begin = [max(-before, 0) for before, _ in width]
+        end = [n - max(-after, 0) for n, (_, after) in zip(extents, width, strict=True)]
+        data = relax.op.strided_slice(data, list(range(rank)), begin, end)
+        flat = [max(n, 0) for n in flat]
+    return relax.op.nn.pad(data, flat, mode, value) if any(flat) else data
+
+
+def _clip(inputs: list[Any], attrs: dict[str, Any]) -> Any:
+    """relax.clip or relax.nn.relu; TVM makes two TE functions `maximum` and `minimum` of it."""
+    data = inputs[0]
+    low = _number(_input(inputs, 1), float(attrs.get("min", -math.inf)))
+    high = _number(_input(inputs, 2), float(attrs.get("max", math.inf)))
+    if low is None or high is None or str(data.ty.dtype) != "float32":
+        return None
+    low = -math.inf if math.isnan(low) else low  # a NaN bound bounds nothing
+    high = math.inf if math.isnan(high) else high
+    if math.isinf(low) and math.isinf(high):
+        return data
+    if math.isinf(high):
+        return relax.op.nn.relu(data) if low == 0 else relax.op.maximum(data, relax.const(np.float32(low)))
+    if math.isinf(low):
+        return relax.op.minimum(data, relax.const(np.float32(high)))
+    return relax.op.clip(data, low, high)
+
+
+def _dropout(inputs: list[Any], attrs: dict[str, Any]) -> Any:
+    """Nothing: a network is imported for inference. With a mask asked for, TVM's converter does it."""
+    return inputs[0] if attrs["tvm_custom"]["num_outputs"] == 1 else None
+
+
+def _constant(inputs: list[Any], attrs: dict[str, Any]) -> Any:
+    """Constants given as plain numbers, which TVM does not read."""
+    for name, dtype in (("value_float", "float32"), ("value_floats", "float32"), ("value_int", "int64")):
+        if name in attrs:
+            return relax.const(np.array(attrs[name], dtype))
+    return relax.const(np.array(attrs["value_ints"], "int64")) if "value_ints" in attrs else None
+
+
+def _explicit_pads(inputs: list[Any], attrs: dict[str, Any]) -> Any:
+    """Rewrites auto_pad SAME in `attrs` to numbers, and lets TVM go on; TVM would put a TE function `pad` before it."""
+    mode = attrs.get("auto_pad", b"NOTSET").decode()
+    if mode not in ("SAME_UPPER", "SAME_LOWER"):
+        return None
+    sizes = [int(d) for d in inputs[0].ty.shape][2:]
+    kernel = attrs.get("kernel_shape") or [int(d) for d in inputs[1].ty.shape][2:]
+    strides = attrs.get("strides") or [1] * len(sizes)
+    dilations = attrs.get("dilations") or [1] * len(sizes)
+    before, after = [], []
+    for size, k, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
+        total = max((-(-size // stride) - 1) * stride + (k - 1) * dilation + 1 - size, 0)
+        less, more = total // 2, total - total // 2
+        before.append(less if mode == "SAME_UPPER" else more)
+        after.append(more if mode == "SAME_UPPER" else less)
+    attrs["auto_pad"] = b"NOTSET"
+    attrs["pads"] = (*before, *after)
+    return None
+
+
+def _gather(inputs: list[Any], attrs: dict[str, Any]) -> Any:
+    """A look-up in a constant table (an embedding) as one relax.take that wraps negative indices as ONNX does."""
+    table, indices = inputs[0], inputs[1]
+    is_table = isinstance(table, tvm.ir.GenericConst) and len(table.ty.shape) > 1
+    if not is_table or not isinstance(indices, relax.Var) or not isinstance(indices.ty, relax.TensorType):
+        return None
+    return relax.op.take(table, indices, int(attrs.get("axis", 0)), mode="wrap")
+
+
+CONVERTERS: dict[str, Converter] = {
+    "Clip": _clip,
+    "Constant": _constant,
+    "Conv": _explicit_pads,
+    "Dropout": _dropout,
+    "Gather": _gather,
+    "Pad": _pad,
+}
