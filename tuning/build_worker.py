@@ -1,0 +1,42 @@
+"""The child process in which kernels are compiled: a time-out or a crash of LLVM ends it, and nothing else.
+
+Each message names a file with an IRModule and the shared library to make of it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tvm_mpq.tuning import children
+
+
+def _compile(job: dict[str, Any]) -> None:
+    import tvm
+    from tvm.support import cc
+
+    module = tvm.ir.load_json(Path(job["module"]).read_text(encoding="utf-8"))
+    library = tvm.compile(module, target=tvm.target.Target(job["target"]))
+    linker = cc.cross_compiler(job["linker"]) if job["linker"] else None
+    library.export_library(job["library"], fcompile=linker)
+
+
+def main() -> None:
+    _, messages = children.enter()
+    import tvm  # noqa: F401  before the first job, whose time it would cost
+
+    children.reply({"ready": True})
+    while True:
+        job = messages.get()
+        try:
+            _compile(job)
+        except Exception as e:  # noqa: BLE001  whatever the compiler says is this kernel's result
+            lines = [line.strip() for line in str(e).splitlines() if line.strip()]
+            # TVM writes the message after the traceback, or alone.
+            children.reply({"failure": f"{type(e).__name__}: {lines[-1][:300] if lines else 'no message'}"})
+        else:
+            children.reply({"failure": None})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""Child processes that never outlive this one: how they are started here, and how their first lines run there.
+
+Both the local measurement server and the compile workers are such children. TVM's own `PopenWorker` is not used: it
+inherits Ctrl-C, cannot be given an environment, and its `kill` leaves a hung worker behind where psutil is missing.
+
+A child reads one JSON line of configuration from standard input, then whatever its parent writes, and ends as soon as
+that pipe closes, which the kernel does even when the parent is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from typing import Any
+
+from tvm_mpq.errors import MeasurementError
+
+# What is importable here must be importable there, however it became so, and in the same order: `-m` would put the
+# working directory first.
+_BOOTSTRAP = "import sys; sys.path[:] = sys.argv[2:]; import runpy; runpy.run_module(sys.argv[1], run_name='__main__')"
+
+
+class Child:
+    """A Python module running as a process of its own, spoken to in JSON lines.
+
+    Parameters
+    ----------
+    module : str
+        Importable module whose `main()` calls `enter()` first.
+    config : dict
+        Sent as the first line; `cores` (list of int or None) pins the child, `folder` is deleted if the parent dies.
+    environment : dict of str to str
+        Added to the inherited environment.
+    """
+
+    def __init__(self, module: str, config: dict[str, Any], environment: dict[str, str] | None = None) -> None:
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  closed in kill()
+        self._buffer = b""
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _BOOTSTRAP, module, *(p or os.getcwd() for p in sys.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            env={**os.environ, **(environment or {})},
+            start_new_session=True,  # Ctrl-C is for the parent, which then closes its children in order
+        )
+        self.send(config)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Write one line. A dead child is noticed by `receive`, not here."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError, ValueError):
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+            self._process.stdin.flush()
+
+    def receive(self, timeout_sec: float) -> dict[str, Any]:
+        """Read one line. Raises TimeoutError, or MeasurementError when the child ended."""
+        assert self._process.stdout is not None
+        end = time.monotonic() + timeout_sec
+        descriptor = self._process.stdout.fileno()
+        while b"\n" not in self._buffer:
+            left = end - time.monotonic()
+            if left <= 0 or not select.select([descriptor], [], [], left)[0]:
+                raise TimeoutError
+            chunk = os.read(descriptor, 65536)
+            if not chunk:
+                raise MeasurementError(self.obituary())
+            self._buffer += chunk
+        line, self._buffer = self._buffer.split(b"\n", 1)
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def obituary(self) -> str:
+        """One line: how the child ended, and its last words when it had any."""
+        try:
+            code = self._process.wait(1.0)  # a broken pipe is seen a moment before the end of the process
+        except subprocess.TimeoutExpired:
+            return "the process runs on and does not answer"
+        if code < 0:
+            return f"the process was ended by {signal.Signals(-code).name}"
+        self._stderr.seek(0)
+        lines = [line for line in self._stderr.read().decode(errors="replace").splitlines() if line.strip()]
+        return f"the process ended with code {code}" + (f": {lines[-1].strip()}" if lines else "")
+
+    def stop(self) -> None:
+        """End the child at once; may be called from another thread. Still answers `obituary`."""
+        self._process.kill()
+
+    def kill(self) -> None:
+        """End the child at once and free everything; harmless when it is gone."""
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._stderr):
+            if stream is not None:
+                with contextlib.suppress(OSError):  # unsent bytes to a dead child
+                    stream.close()
+
+
+def enter() -> tuple[dict[str, Any], queue.Queue[dict[str, Any]]]:
+    """Called first in a child: read the configuration, pin, watch the parent; messages arrive in the returned queue."""
+    # Ending the parent must end the child even in the middle of a compilation, so a thread reads, not the main loop.
+    stream = sys.stdin.buffer
+    config: dict[str, Any] = json.loads(stream.readline())
+    if config.get("cores") and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, config["cores"])
+    # TVM's bindings import torch when they find it: seconds and hundreds of megabytes that a child has no use for.
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    messages: queue.Queue[dict[str, Any]] = queue.Queue()
+
+    def watch() -> None:
+        for line in stream:
+            messages.put(json.loads(line))
+        if config.get("folder"):
+            shutil.rmtree(config["folder"], ignore_errors=True)
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
+    return config, messages
+
+
+def reply(message: dict[str, Any]) -> None:
+    """Called in a child: write one line to the parent."""
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
