@@ -1,5 +1,6 @@
 """Targets: hardware facts with their source, detection of the CPU at hand, and making a `tvm.target.Target`."""
 
+from tvm_mpq.targets.describe import describe_rows
 from tvm_mpq.targets.detect import device_identity, local_row, missing_features, require_local
 from tvm_mpq.targets.make import features, from_tvm, names, resolve, to_tvm, to_tvm_attrs
 from tvm_mpq.targets.rows import ROWS, TargetRow
@@ -7,6 +8,7 @@ from tvm_mpq.targets.rows import ROWS, TargetRow
 __all__ = [
     "ROWS",
     "TargetRow",
+    "describe_rows",
     "device_identity",
     "features",
     "from_tvm",

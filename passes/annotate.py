@@ -1,0 +1,46 @@
+"""Annotate: every quantizable operator learns which precisions this target has kernels for.
+
+before  composite functions with `mpq.kind`, `mpq.name`, `mpq.workload` (Normalize)
+after   the same, and `mpq.candidates` = "fp32 w8a8 w4a8 ..." on convolutions and linear layers
+
+Stands after Normalize and before Realize. Bodies and `main` are left alone.
+"""
+
+from __future__ import annotations
+
+import json
+
+import tvm
+
+from tvm_mpq import targets
+from tvm_mpq.kernels import candidate_precisions
+from tvm_mpq.passes.graph import WEIGHTED_KINDS
+from tvm_mpq.schema import Workload
+
+
+@tvm.transform.module_pass(opt_level=0, name="tvm_mpq.Annotate")
+class Annotate:
+    """Write candidate precisions on every quantizable operator.
+
+    Parameters
+    ----------
+    target
+        A target row or its name, a `tvm.target.Target`, or "local".
+    threads
+        Threads the kernels will use.
+    """
+
+    def __init__(self, *, target: object = "local", threads: int = 1) -> None:
+        self._features = targets.features(targets.resolve(target))
+        self._threads = threads
+
+    def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
+        functions = {}
+        for var, function in mod.functions_items():
+            attrs = function.attrs
+            if attrs is not None and "mpq.kind" in attrs and str(attrs["mpq.kind"]) in WEIGHTED_KINDS:
+                workload = Workload.from_json(json.loads(str(attrs["mpq.workload"])))
+                found = candidate_precisions(workload, self._features, self._threads)
+                function = function.with_attr("mpq.candidates", " ".join(map(str, found)))
+            functions[var] = function
+        return tvm.IRModule(functions, attrs=mod.attrs, global_infos=mod.global_infos)

@@ -1,0 +1,270 @@
+"""From a graph and a plan to an ordered list of kernel calls: the one place that decides what runs, in which format.
+
+Realize emits these steps as Relax, the interpreter of `calibrate` runs them one by one, and the pipeline adds up their
+latencies. All three therefore speak of the same kernels and the same boundaries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from tvm_mpq.numerics.activation_names import is_clamp
+from tvm_mpq.kernels.registry import Kernel, Request, default_kernel, fitting, named_kernel
+from tvm_mpq.numerics.operands import Operands
+from tvm_mpq.passes.graph import TIED_KINDS, WEIGHTED_KINDS, Graph, Node
+from tvm_mpq.schema import FLOAT_BITS, FP32, W8A8, ConvertWorkload, Plan, Precision, TensorQuant, Workload, padded_channels
+
+BYTE = 8
+"""Requests name every integer format 8: bits below only change constants, not code."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """One stored form of a tensor: bits 32 = float32, else uint8 with padded channels."""
+
+    tensor: str
+    bits: int
+
+
+@dataclass(frozen=True)
+class KernelStep:
+    """Run a kernel. node: the operator's name, or `tensor:from->to` for a boundary."""
+
+    node: str
+    kernel: Kernel
+    operands: Operands
+    inputs: tuple[Value, ...]
+    output: Value
+
+
+@dataclass(frozen=True)
+class FloatStep:
+    """Evaluate a Relax binding on float values as it stands."""
+
+    node: Node
+
+
+@dataclass(frozen=True)
+class ReshapeStep:
+    """The same bytes under another shape."""
+
+    node: str
+    input: Value
+    output: Value
+
+
+Step = KernelStep | FloatStep | ReshapeStep
+
+
+def stored_shape(graph: Graph, value: Value) -> tuple[int, ...]:
+    """The physical shape: channels padded when integer."""
+    shape = graph.tensors[value.tensor].shape
+    return shape if value.bits == FLOAT_BITS else (*shape[:-1], padded_channels(shape[-1]))
+
+
+def request_for(
+    workload: Workload, precision: Precision, out_bits: int, features: frozenset[str], threads: int
+) -> Request:
+    """A request with every integer format named 8 (see BYTE)."""
+    out = FLOAT_BITS if out_bits == FLOAT_BITS else BYTE
+    if isinstance(workload, ConvertWorkload):
+        small = {b: b if b == FLOAT_BITS else BYTE for b in (workload.from_bits, workload.to_bits)}
+        workload = ConvertWorkload(
+            workload.shape, small[workload.from_bits], small[workload.to_bits], workload.channels_first
+        )
+    return Request(workload, precision, out, features, threads)
+
+
+def conversion_request(
+    shape: tuple[int, ...], from_bits: int, to_bits: int, channels_first: bool, features: frozenset[str], threads: int
+) -> Request:
+    """The boundary kernel between two formats of one tensor."""
+    floats = from_bits == to_bits == FLOAT_BITS
+    workload = ConvertWorkload(shape, from_bits, to_bits, channels_first)
+    return request_for(workload, FP32 if floats else W8A8, to_bits, features, threads)
+
+
+def default_formats(graph: Graph, precisions: Mapping[str, Precision]) -> dict[str, int]:
+    """The format each tensor is emitted in when no solver has chosen: integers as far as they reach.
+
+    A weighted integer operator's output is integer when somebody can read it so, a carrier is integer when all its
+    inputs are, and a tensor that only float readers want is emitted as float32 at once.
+    """
+    formats = dict.fromkeys(graph.inputs, FLOAT_BITS)
+    wanted = _wanted_bits(graph, precisions)
+    for node in graph.nodes:
+        out = node.output
+        if node.kind == "float":
+            formats[out] = FLOAT_BITS
+        elif node.kind == "layout":
+            formats[out] = wanted[out] or FLOAT_BITS
+        elif node.kind in WEIGHTED_KINDS:
+            bits = wanted[out] if not precisions[node.name].is_float else 0
+            formats[out] = bits or FLOAT_BITS
+        elif node.kind in TIED_KINDS:
+            formats[out] = formats[node.inputs[0]]
+        else:
+            integer = all(formats[t] != FLOAT_BITS for t in node.inputs)
+            formats[out] = (wanted[out] or BYTE) if integer else FLOAT_BITS
+    return formats
+
+
+def _wanted_bits(graph: Graph, precisions: Mapping[str, Precision]) -> dict[str, int]:
+    """Per tensor, activation bits of the widest integer reader behind it, through carriers; 0 where there is none."""
+    wanted = dict.fromkeys(graph.tensors, 0)
+    for node in reversed(graph.nodes):
+        if node.kind in ("float", "layout"):
+            bits = 0
+        elif node.kind in WEIGHTED_KINDS:
+            bits = 0 if precisions[node.name].is_float else precisions[node.name].activation_bits
+        else:
+            bits = wanted[node.output]
+        for tensor in node.inputs:
+            wanted[tensor] = max(wanted[tensor], bits)
+    return wanted
+
+
+def lower(graph: Graph, plan: Plan, features: frozenset[str], threads: int) -> list[Step]:
+    """Steps that compute the graph's outputs as float32 under the plan.
+
+    Raises
+    ------
+    NoKernelError
+        If no kernel family serves an operator at its precision.
+    InvalidValueError
+        If the plan lacks an operator or the range of a tensor.
+    """
+    return _Lowering(graph, plan, features, threads).run()
+
+
+def kernel_chooser(plan: Plan) -> Callable[[Request], Kernel]:
+    """The plan's kernel for a request, or the shipped default."""
+
+    def choose(request: Request) -> Kernel:
+        row = plan.kernels.get(request.key)
+        return named_kernel(request, row["family"], row["knobs"]) if row else default_kernel(request)
+
+    return choose
+
+
+class _Lowering:
+    def __init__(self, graph: Graph, plan: Plan, features: frozenset[str], threads: int) -> None:
+        self._graph = graph
+        self._plan = plan
+        self._features = features
+        self._threads = threads
+        self._choose = kernel_chooser(plan)
+        self._precisions = {n.name: plan.precision(n.name) for n in graph.weighted()}
+        self._formats = {**default_formats(graph, self._precisions), **plan.formats}
+        self._steps: list[Step] = []
+        self._have: dict[str, list[int]] = {t: [FLOAT_BITS] for t in graph.inputs}
+
+    def run(self) -> list[Step]:
+        for node in self._graph.nodes:
+            if node.kind in WEIGHTED_KINDS:
+                self._weighted(node)
+            elif node.kind == "float":
+                self._float(node)
+            elif node.kind == "layout":
+                self._have[node.output] = []  # made on demand, straight from the network's input
+            elif node.kind == "reshape":
+                self._reshape(node)
+            else:
+                self._carrier(node)
+        for tensor in self._graph.outputs:
+            self._want(tensor, FLOAT_BITS)
+        return self._steps
+
+    def _quant(self, tensor: str, bits: int) -> TensorQuant | None:
+        return None if bits == FLOAT_BITS else self._plan.quant(self._graph.quant_root(tensor), bits)
+
+    def _request(self, workload: Workload, precision: Precision, out_bits: int) -> Request:
+        return request_for(workload, precision, out_bits, self._features, self._threads)
+
+    def _emit(self, name: str, request: Request, operands: Operands, inputs: tuple[Value, ...], output: Value) -> None:
+        self._steps.append(KernelStep(name, self._choose(request), operands, inputs, output))
+        self._have.setdefault(output.tensor, []).append(output.bits)
+
+    def _want(self, tensor: str, bits: int) -> Value:
+        """Make sure the tensor exists in this format; convert from the form it was emitted in otherwise."""
+        have = self._have[tensor]
+        if bits in have:
+            return Value(tensor, bits)
+        producer = self._graph.producer(tensor)
+        layout = producer is not None and producer.kind == "layout"
+        source = producer.inputs[0] if layout and producer is not None else tensor
+        origin = FLOAT_BITS if layout else have[0]
+        shape = self._graph.tensors[tensor].shape
+        request = conversion_request(shape, origin, bits, layout, self._features, self._threads)
+        operands = Operands((None if layout else self._quant(tensor, origin),), self._quant(tensor, bits))
+        self._emit(f"{tensor}:{origin}->{bits}", request, operands, (Value(source, origin),), Value(tensor, bits))
+        return Value(tensor, bits)
+
+    def _any_integer(self, tensor: str) -> Value:
+        """An integer form of the tensor, whatever its bits."""
+        held = [b for b in self._have[tensor] if b != FLOAT_BITS]
+        wished = self._formats.get(tensor, FLOAT_BITS)
+        return self._want(tensor, held[0] if held else (wished if wished != FLOAT_BITS else BYTE))
+
+    def _pre_activation(self, node: Node, activation: str) -> TensorQuant | None:
+        if is_clamp(activation):
+            return None
+        return self._plan.quant(f"{node.name}:pre", BYTE)
+
+    def _weighted(self, node: Node) -> None:
+        precision = self._precisions[node.name]
+        data, *residual = node.inputs
+        workload = node.conv
+        if precision.is_float:
+            inputs = tuple(self._want(t, FLOAT_BITS) for t in node.inputs)
+            operands = Operands((None,) * len(inputs), None, node.weight, node.bias)
+            request = self._request(workload, precision, FLOAT_BITS)
+            self._emit(node.name, request, operands, inputs, Value(node.output, FLOAT_BITS))
+            return
+        inputs = (
+            self._want(data, precision.activation_bits),
+            *(self._any_integer(t) for t in residual),
+        )
+        out_bits = self._formats[node.output]
+        request = self._request(workload, precision, out_bits)
+        if out_bits == FLOAT_BITS and not fitting(request):  # no fused dequantization here: emit bytes, convert later
+            out_bits = BYTE
+            request = self._request(workload, precision, out_bits)
+        pre = self._pre_activation(node, workload.activation) if out_bits != FLOAT_BITS else None
+        quants = tuple(self._quant(v.tensor, v.bits) for v in inputs)
+        operands = Operands(quants, self._quant(node.output, out_bits), node.weight, node.bias, pre)
+        self._emit(node.name, request, operands, inputs, Value(node.output, out_bits))
+
+    def _carrier(self, node: Node) -> None:
+        assert node.workload is not None
+        bits = self._formats[node.output]
+        if bits == FLOAT_BITS:
+            inputs = tuple(self._want(t, FLOAT_BITS) for t in node.inputs)
+            precision = FP32
+        elif node.kind in TIED_KINDS:
+            inputs = (self._want(node.inputs[0], bits),)
+            precision = W8A8
+        else:
+            inputs = tuple(self._any_integer(t) for t in node.inputs)
+            precision = W8A8
+        activation = getattr(node.workload, "activation", "none")
+        standalone = node.kind == "activation"  # its table maps the input's range itself
+        pre = None if bits == FLOAT_BITS or standalone else self._pre_activation(node, activation)
+        quants = tuple(self._quant(v.tensor, v.bits) for v in inputs)
+        operands = Operands(quants, self._quant(node.output, bits), pre_activation=pre)
+        request = self._request(node.workload, precision, bits)
+        self._emit(node.name, request, operands, inputs, Value(node.output, bits))
+
+    def _reshape(self, node: Node) -> None:
+        value = self._want(node.inputs[0], self._formats[node.output])
+        output = Value(node.output, value.bits)
+        self._steps.append(ReshapeStep(node.name, value, output))
+        self._have.setdefault(node.output, []).append(value.bits)
+
+    def _float(self, node: Node) -> None:
+        for tensor in node.inputs:
+            if self._graph.tensors[tensor].dtype == "float32":
+                self._want(tensor, FLOAT_BITS)
+        self._steps.append(FloatStep(node))
+        self._have[node.output] = [FLOAT_BITS]

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from tvm_mpq.errors import OutputError
+from tvm_mpq.report import write_report
+from tvm_mpq.report.html import render
+
+Report = dict[str, Any]
+
+VOID = {"meta", "br"}
+
+
+class Checker(HTMLParser):
+    """Collects tags, attributes and text; fails on tags that do not match."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def parsed(page: str) -> Checker:
+    checker = Checker()
+    checker.feed(page)
+    checker.close()
+    assert checker.open == []
+    return checker
+
+
+def test_the_page_holds_everything(report: Report, tmp_path: Path) -> None:
+    report["budget"] = {"size_mb": 0.1}
+    path = tmp_path / "report.html"
+    write_report(report, path)
+    page = path.read_text(encoding="utf-8")
+    text = parsed(page).text
+    for operator in report["operators"]:
+        assert operator["name"] in text
+    for part in (
+        "1x8x8x48 -> 96, 3x3/2, residual, relu",
+        "98.10 % (529/539)",
+        "How was the latency table built?",
+        "Is mixed precision faster than 8 bit everywhere here, and why?",
+        "Is 8 bit faster than fp32 here?",
+        "HiGHS 1.15: optimal",
+        report["device"],
+        "NOT met",
+        "+5.0 %",
+        "fc:8->32",
+    ):
+        assert part in text
+    chosen = re.findall(r'<td class="n chosen">([\d.]+) µs', page)
+    assert chosen == ["12", "14", "14", "40"]
+
+
+def test_nothing_is_loaded_from_elsewhere(report: Report) -> None:
+    checker = parsed(render(report))
+    assert not {"script", "link", "img", "iframe", "object"} & set(checker.tags)
+    assert not {"src", "href", "srcset"} & {name for name, _ in checker.attributes}
+    assert not re.search(r"https?://|url\(|@import", render(report))
+
+
+def test_names_are_escaped(report: Report) -> None:
+    evil = "<script>alert('x')</script>\"&"
+    report["model"] = report["device"] = report["target"] = evil
+    report["operators"][0] |= {"name": evil, "workload": evil, "precision": evil}
+    report["operators"][0]["candidates"][evil] = {"latency_us": {8: 1.0}, "loss": 0.0}
+    report["plan"][evil] = evil
+    report["boundaries"] = [evil]
+    report["solver"]["name"] = report["accuracy"]["metric"] = report["calibration"]["observer"] = evil
+    checker = parsed(render(report))
+    assert "script" not in checker.tags
+    assert {name for name, _ in checker.attributes} <= {
+        *("lang", "charset", "name", "content", "class", "title", "role", "aria-label", "viewbox", "width", "style"),
+        *("x", "y", "height", "fill", "text-anchor"),
+    }
+
+
+def test_bars_are_proportional(report: Report) -> None:
+    svg = re.search(r"<svg.*?</svg>", render(report), re.S)
+    assert svg
+    bars = [float(r.attrib["width"]) for g in ElementTree.fromstring(svg[0]).iter("g") for r in g.iter("rect")]
+    assert bars == pytest.approx([420 * t / 40 for t in (12, 14, 14, 40)], abs=0.05)
+    assert "15.0 % · 12 µs" in svg[0]
+
+
+def test_the_page_is_the_same_from_json(report: Report) -> None:
+    """Keys that were numbers are text once the report has been a JSON file."""
+    assert render(json.loads(json.dumps(report))) == render(report)
+
+
+@pytest.mark.parametrize("operators", [[], None])
+def test_a_network_without_quantizable_operators(report: Report, operators: list[Any] | None) -> None:
+    report |= {"operators": operators or [], "plan": {}, "boundaries": []}
+    assert "no quantizable operator" in parsed(render(report)).text
+
+
+def test_numbers_that_are_none(report: Report) -> None:
+    report["operators"][0] |= {"latency_us": None}
+    report["solver"]["gap"] = report["solver"]["bound"] = float("nan")
+    report["latency_iqr_ms"] = {}
+    text = parsed(render(report)).text
+    assert "nan" not in text.lower()
+    assert "None" not in text
+
+
+def test_a_page_that_cannot_be_written(report: Report, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot write report"):
+        write_report(report, tmp_path / "file" / "report.html")
+
+
+def test_an_undecodable_name(report: Report, tmp_path: Path) -> None:
+    report["model"] = "caf\udce9"
+    write_report(report, tmp_path / "r.html")
+    assert "caf?" in (tmp_path / "r.html").read_text(encoding="utf-8")

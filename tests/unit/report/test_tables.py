@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import io
+import re
+import sys
+from typing import Any
+
+import pytest
+
+from tvm_mpq.report import tables
+
+Report = dict[str, Any]
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "\x1b" not in out
+    return out.splitlines()
+
+
+def test_optimize(report: Report, capsys: pytest.CaptureFixture[str]) -> None:
+    report["budget"] = {"size_mb": 0.3}
+    tables.show_optimize(report)
+    found = lines(capsys)
+    rows = {line.split("  ")[0]: line for line in found}
+    mixed = "mixed 98.10 % (529/539) 0.200 (IQR 0.00300) 0.210 (+5.0 %) 450 kB 280 kB 1.25x"
+    assert " ".join(rows["mixed"].split()) == mixed
+    assert {"fp32", "uniform 8 bit"} <= rows.keys()
+    words = "\n".join(found)
+    for part in (
+        "weights at most 0.300 MB: 0.280 MB, met",
+        "1 x fp32, 2 x w4a8, 1 x w8a8",
+        "HiGHS 1.15: optimal, objective 0.0400, bound 0.0300, gap 25.0 %",
+        "20 measured now, 4 measured before (database), 0 predicted",
+        "/out/model.so",
+    ):
+        assert part in words
+    assert "note:" not in words
+
+
+def test_optimize_notes(report: Report, capsys: pytest.CaptureFixture[str]) -> None:
+    report["calibration"]["synthetic"] = True
+    tables.show_optimize(report)
+    assert any(line.startswith("note: Calibrated on synthetic data") for line in lines(capsys))
+
+
+def inspected(name: str) -> Report:
+    row = {"name": name, "kind": "conv2d", "workload": "", "shape": [1, 8, 8, 96], "macs": 2_654_208}
+    return {
+        "model": "m",
+        "target": "local",
+        "inputs": {"x": [[1, 3, 8, 8], "float32"]},
+        "notes": ["batch set to 1"],
+        "operators": [{**row, "parameters": 41_568, "candidates": ["w8a8", "fp32"]}],
+        "totals": {"operators": 1, "quantizable": 1, "macs": 2_654_208, "parameters": 41_568},
+    }
+
+
+def test_inspect_is_never_cut_in_a_pipe(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    name = "layer." * 60 + "conv"
+    tables.show_inspect(inspected(name))
+    found = lines(capsys)
+    assert [name, "conv2d", "1x8x8x96", "2.65M", "41.6k", "w8a8", "fp32"] in [line.split() for line in found]
+    assert "1 operators, 1 quantizable, 2.65M MACs, 41.6k parameters" in found
+    assert "note: batch set to 1" in found
+
+
+class Terminal(io.TextIOWrapper):
+    """A terminal that knows only ASCII."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def on_terminal(monkeypatch: pytest.MonkeyPatch, columns: int, encoding: str) -> tuple[Terminal, io.BytesIO]:
+    raw = io.BytesIO()
+    terminal = Terminal(raw, encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    return terminal, raw
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_narrow_terminal_folds(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+    terminal, raw = on_terminal(monkeypatch, 60, encoding)
+    tables.show_inspect(inspected("abcdefghijklmnopqrstuvwxyz0123456789"))
+    terminal.flush()
+    shown = re.sub("\x1b\\[[0-9;]*m", "", raw.getvalue().decode(encoding))
+    table = [line for line in shown.splitlines() if line[:1] in "|│+╭├╰"]
+    assert len(table) > 3
+    assert {len(line) for line in table} <= set(range(61))
+    first = "".join(line.strip("|│").replace("│", "|").split("|")[0].strip() for line in table)
+    assert "abcdefghijklmnopqrstuvwxyz0123456789" in first
+    assert "…" not in shown
+
+
+def test_names_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    tables.show_inspect(inspected("[red]conv[/red]:smile:"))
+    assert any("[red]conv[/red]:smile:" in line for line in lines(capsys))
+
+
+def test_search(capsys: pytest.CaptureFixture[str]) -> None:
+    point = {"latency_ms": 1.5, "size_mb": 0.25, "loss": 0.01, "plan": {"a": "w4a8"}, "gap": 0.0}
+    tables.show_search(
+        {
+            "model": "m",
+            "axis": "latency",
+            "points": [
+                {**point, "name": "", "dominated": False},
+                {**point, "name": "uniform w8a8", "dominated": True},
+            ],
+            "latency_entries": {"measured": 1, "predicted": 0, "cached": 2},
+        }
+    )
+    found = [line.split() for line in lines(capsys)]
+    assert ["front", "1", "1.50", "0.250", "0.0100", "1", "x", "w4a8"] in found
+    assert ["uniform", "w8a8", "1.50", "0.250", "0.0100", "1", "x", "w4a8", "dominated"] in found
+
+
+def test_build(capsys: pytest.CaptureFixture[str]) -> None:
+    tables.show_build(
+        {
+            "model": "m",
+            "target": "local",
+            "plan": {"a": "w8a8"},
+            "size_bytes": 1e6,
+            "weight_bytes": 2e3,
+            "artifacts": {"model.so": "out/model.so"},
+        }
+    )
+    found = lines(capsys)
+    assert "plan:     1 x w8a8" in found
+    assert "model.so: out/model.so" in found
+
+
+def test_run(capsys: pytest.CaptureFixture[str]) -> None:
+    report: Report = {
+        "folder": "out",
+        "latency_ms": {"median": 1.25, "iqr": 0.01, "threads": 2},
+        "load_ms": 10.0,
+        "first_run_ms": 2.0,
+        "samples": 4,
+    }
+    tables.show_run(report)
+    assert "latency:   1.25 ms (IQR 0.0100), 2 threads" in lines(capsys)
+    report["accuracy"] = {"metric": "top1", "value": 75.0, "hits": 3, "samples": 4}
+    report["difference"] = {"largest_absolute": 0.5, "mean_relative_norm": 0.01}
+    tables.show_run(report)
+    found = lines(capsys)
+    assert "top-1:      75.00 % (3/4)" in found
+    assert "difference: largest 0.500, mean relative norm 1.0 %" in found
+
+
+def test_targets(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {
+        "name": "a",
+        "aliases": ["b"],
+        "features": ["f1", "f2"],
+        "cores": 4,
+        "caches": {"l1d_bytes": 32768, "l2_bytes": 1280 * 1024, "l3_bytes": None},
+        "source": "manual",
+        "runs_here": False,
+        "lacking": ["f2"],
+    }
+    tables.show_targets({"targets": [row]})
+    assert lines(capsys)[-1].split() == ["a", "=", "b", "no:", "lacks", "f2", "4", "32K/1.25M/-", "f1", "f2", "manual"]
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    checks = [
+        {"name": "Python", "status": "ok", "detail": "3.12", "mend": ""},
+        {"name": "TVM", "status": "missing", "detail": "not\nthere", "mend": "pip install it"},
+    ]
+    tables.show_doctor({"ok": False, "checks": checks})
+    assert lines(capsys) == ["ok      Python: 3.12", "missing TVM: not there", "        -> pip install it"]
+
+
+def test_db(capsys: pytest.CaptureFixture[str]) -> None:
+    key = {"workload": "w", "precision": "w8a8", "out_bits": 8, "family": "f", "knobs": "{}", "target": "t"}
+    good = {"key": key, "median_us": 1.5, "iqr_us": 0.1, "failure": None, "provenance": "measured"}
+    good |= {"measured_at": "2025-01-01", "device": "d"}
+    tables.show_db({"database": "x", "records": [good, {**good, "median_us": None, "failure": "crashed"}]})
+    found = lines(capsys)
+    assert found[1].split() == ["w", "w8a8", "8", "f", "{}", "1.50", "0.100", "measured", "2025-01-01", "d"]
+    assert "failed: crashed" in found[2]
+    assert found[3] == "2 records"
+    tables.show_db({"merged": {"added": 1, "replaced": 0, "kept": 2}})
+    assert lines(capsys) == ["merged: 1 added, 0 replaced, 2 kept"]
+    tables.show_db({"problems": []})
+    assert lines(capsys) == ["problems: none"]

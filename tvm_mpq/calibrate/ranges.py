@@ -1,0 +1,89 @@
+"""Calibration: run the float network on samples and turn what its tensors hold into ranges."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from tvm_mpq.numerics.activation_names import is_clamp
+from tvm_mpq.calibrate.interpreter import Interpreter
+from tvm_mpq.calibrate.observers import Observer, check_method
+from tvm_mpq.kernels.registry import default_kernel
+from tvm_mpq.passes.graph import Graph, Node
+from tvm_mpq.passes.lowering import KernelStep, Step, Value
+from tvm_mpq.schema import FLOAT_BITS, TensorQuant
+
+Progress = Callable[[int, int, str], None]
+Sample = dict[str, npt.NDArray[np.float32]]
+
+
+def calibrate(
+    graph: Graph,
+    interpreter: Interpreter,
+    float_steps: Sequence[Step],
+    samples: Sequence[Sample],
+    *,
+    bits: Sequence[int] = (8,),
+    method: str = "mse",
+    progress: Progress | None = None,
+) -> dict[str, list[TensorQuant]]:
+    """Ranges of every tensor that an integer kernel may touch, and of values before non-clamp activations.
+
+    Parameters
+    ----------
+    float_steps
+        The network lowered with every operator in fp32.
+    samples
+        One mapping from input name to float32 array per sample.
+    bits
+        The bit-widths wanted; the result has one TensorQuant for each.
+    method
+        `minmax`, `percentile` or `mse`.
+
+    Returns
+    -------
+    dict
+        Tensor name (and `operator:pre`) to its TensorQuants, as `Plan.tensors` wants them.
+
+    Raises
+    ------
+    DataError
+        If a tensor becomes NaN or infinite; the text names it.
+    """
+    check_method(method)
+    pre_steps = _pre_activation_steps(graph, float_steps)
+    interpreter.prepare([*float_steps, *pre_steps])
+    observers = {name: Observer(name) for name in graph.integer_tensors()}
+    observers |= {step.node: Observer(step.node) for step in pre_steps}
+    for i, sample in enumerate(samples):
+        values = interpreter.run(float_steps, interpreter.load(sample), tag="base")
+        for name in graph.integer_tensors():
+            observers[name].see(values[Value(name, FLOAT_BITS)].numpy())
+        for step in pre_steps:
+            result = interpreter.run([step], values, tag="pre")
+            observers[step.node].see(result[step.output].numpy())
+        if progress:
+            progress(i + 1, len(samples), "calibrating")
+    return {name: [observer.quant(b, method) for b in bits] for name, observer in observers.items()}
+
+
+def _pre_activation_steps(graph: Graph, float_steps: Sequence[Step]) -> list[KernelStep]:
+    """The float kernels of operators with a non-clamp activation, once more without it."""
+    nodes = {n.name: n for n in graph.nodes}
+    steps = []
+    for step in float_steps:
+        if not isinstance(step, KernelStep) or step.node not in nodes or not _has_table(nodes[step.node]):
+            continue
+        request = step.kernel.request
+        bare = dataclasses.replace(request.workload, activation="none")  # type: ignore[call-arg]
+        kernel = default_kernel(dataclasses.replace(request, workload=bare))
+        steps.append(KernelStep(f"{step.node}:pre", kernel, step.operands, step.inputs, step.output))
+    return steps
+
+
+def _has_table(node: Node) -> bool:
+    activation = getattr(node.workload, "activation", "none")
+    return node.kind != "activation" and not is_clamp(activation)

@@ -1,0 +1,162 @@
+"""Sensitivity: what the network's output loses when one operator alone runs at a precision.
+
+The compiled network runs with that one operator changed, everything else fp32: its input (and residual) is quantized,
+its integer kernel runs, its result goes on as float32. This is our own estimate in the spirit of OHQ (arXiv
+2309.01945), whose exact formula is not public:
+
+    kl        mean over samples of KL(softmax(y_fp32) || softmax(y_changed)), in nats
+    mse       mean of ||y_changed - y_fp32||^2 / ||y_fp32||^2, for networks that reconstruct their input
+    disagree  share of samples whose arg max moves
+    wrong     share of samples that become wrong minus those that become right, where labels are given
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tvm_mpq.calibrate.interpreter import Array, Interpreter, Values
+from tvm_mpq.calibrate.ranges import Progress, Sample
+from tvm_mpq.passes.graph import Graph
+from tvm_mpq.passes.lowering import FloatStep, KernelStep, ReshapeStep, Step, Value, lower
+from tvm_mpq.schema import FLOAT_BITS, FP32, Plan, Precision
+
+Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One operator at one precision, and the steps that differ from the float network."""
+
+    operator: str
+    precision: Precision
+    steps: tuple[Step, ...]
+
+
+@dataclass
+class Loss:
+    """Sums over samples; divide by `samples`."""
+
+    samples: int = 0
+    kl: float = 0.0
+    mse: float = 0.0
+    disagree: int = 0
+    wrong: int = 0
+
+    def add(self, reference: Array, changed: Array, label: int | None) -> None:
+        ref, out = reference.reshape(-1).astype(np.float64), changed.reshape(-1).astype(np.float64)
+        self.samples += 1
+        self.kl += kl_divergence(ref, out)
+        self.mse += float(np.sum((out - ref) ** 2) / max(float(np.sum(ref**2)), 1e-30))
+        self.disagree += int(ref.argmax() != out.argmax())
+        if label is not None:
+            self.wrong += int(out.argmax() != label) - int(ref.argmax() != label)
+
+
+def kl_divergence(reference: Array, changed: Array) -> float:
+    """KL(softmax(reference) || softmax(changed)) of two float64[C] logit vectors, in nats, never below 0."""
+    log_p, log_q = _log_softmax(reference), _log_softmax(changed)
+    return max(0.0, float(np.sum(np.exp(log_p) * (log_p - log_q))))
+
+
+def _log_softmax(x: Array) -> Array:
+    shifted = x - x.max()
+    return np.asarray(shifted - np.log(np.exp(shifted).sum()))
+
+
+def metric_for(graph: Graph) -> str:
+    """`mse` where the output has the input's shape (autoencoders, image to image), `kl` otherwise."""
+    source, result = graph.tensors[graph.inputs[0]], graph.tensors[graph.outputs[0]]
+    return "mse" if source.shape == result.shape else "kl"
+
+
+def trials(graph: Graph, float_plan: Plan, features: frozenset[str], threads: int) -> list[Trial]:
+    """One trial per (operator, integer candidate)."""
+    base = {_identity(s) for s in lower(graph, float_plan, features, threads)}
+    found = []
+    for node in graph.weighted():
+        reachable = _downstream(graph, node.output)
+        for text in node.candidates:
+            precision = Precision.parse(text)
+            if precision.is_float:
+                continue
+            operators = {**float_plan.operators, node.name: text}
+            plan = Plan(float_plan.target, float_plan.tvm_target_attrs, operators, float_plan.tensors, _floats(graph))
+            steps = lower(graph, plan, features, threads)
+            changed = [s for s in steps if _identity(s) not in base or _output(s).tensor in reachable]
+            found.append(Trial(node.name, precision, tuple(changed)))
+    return found
+
+
+def measure_losses(
+    interpreter: Interpreter,
+    float_steps: Sequence[Step],
+    todo: Sequence[Trial],
+    samples: Sequence[Sample],
+    labels: Labels | None,
+    *,
+    progress: Progress | None = None,
+    on_sample: Callable[[int, dict[tuple[str, str], Loss]], None] | None = None,
+    start: int = 0,
+    losses: dict[tuple[str, str], Loss] | None = None,
+) -> dict[tuple[str, str], Loss]:
+    """Losses of all trials over all samples, sample by sample.
+
+    on_sample(done, losses) is called after each sample so that the caller can store them; `start` and `losses` go on
+    from such a store.
+    """
+    interpreter.prepare([*float_steps, *(s for t in todo for s in t.steps)])
+    losses = losses or {(t.operator, str(t.precision)): Loss() for t in todo}
+    for i in range(start, len(samples)):
+        base = interpreter.run(float_steps, interpreter.load(samples[i]), tag="base")
+        reference = interpreter.outputs(base)[0]
+        label = None if labels is None else int(labels[i])
+        for trial in todo:
+            output = interpreter.outputs(interpreter.run(trial.steps, base, tag="trial"))[0]
+            losses[trial.operator, str(trial.precision)].add(reference, output, label)
+        if on_sample:
+            on_sample(i + 1, losses)
+        if progress:
+            progress(i + 1, len(samples), "sensitivity")
+    return losses
+
+
+def predict(interpreter: Interpreter, steps: Sequence[Step], samples: Sequence[Sample]) -> Iterator[Array]:
+    """First output of the network lowered as `steps`, sample by sample."""
+    interpreter.prepare(steps)
+    for sample in samples:
+        values: Values = interpreter.run(steps, interpreter.load(sample), tag="plan")
+        yield interpreter.outputs(values)[0]
+
+
+def float_plan(graph: Graph, plan: Plan) -> Plan:
+    """The same plan with every operator and tensor in fp32."""
+    operators = {n.name: str(FP32) for n in graph.weighted()}
+    return Plan(plan.target, plan.tvm_target_attrs, operators, plan.tensors, _floats(graph), plan.kernels)
+
+
+def _floats(graph: Graph) -> dict[str, int]:
+    return {t: FLOAT_BITS for t in graph.tensors}
+
+
+def _output(step: Step) -> Value:
+    return Value(step.node.output, FLOAT_BITS) if isinstance(step, FloatStep) else step.output
+
+
+def _identity(step: Step) -> tuple[str, str, Value]:
+    if isinstance(step, KernelStep):
+        return step.node, step.kernel.request.key, step.output
+    name = step.node if isinstance(step, ReshapeStep) else step.node.name
+    return name, type(step).__name__, _output(step)
+
+
+def _downstream(graph: Graph, tensor: str) -> set[str]:
+    """Tensors whose value depends on this one, itself included."""
+    reached = {tensor}
+    for node in graph.nodes:
+        if reached.intersection(node.inputs):
+            reached.add(node.output)
+    return reached

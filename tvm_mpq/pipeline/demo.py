@@ -1,0 +1,128 @@
+"""The demo: a small residual network learns scikit-learn's digits, then goes the way of every user's network."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tvm_mpq.errors import MissingDependencyError
+from tvm_mpq.pipeline.options import Options, Result
+from tvm_mpq.pipeline.optimize import optimize
+from tvm_mpq.schema import Budget
+
+if TYPE_CHECKING:
+    import torch
+
+CHANNELS = 48
+EPOCHS = 12
+TEST_SHARE = 0.3
+SIZE_SHARE = 0.7
+"""Size budget, as a share of the network's weights at 8 bit: only a mix of 8 and 4 bits fits it."""
+
+
+def demo(options: Options) -> Result:
+    """Train, then optimize under a size budget; accuracy is of test images that training never saw.
+
+    While w4a8 is the narrowest kernel, fewer bits buy size and not time on a CPU with 8 bit dot products, so the
+    budget speaks of size.
+    """
+    train, test = digits()
+    options.tell(f"training on {len(train[1])} digits")
+    model = train_network(*train)
+    weights = sum(p.numel() for p in model.parameters() if p.dim() > 1)
+    example = (_tensor(test[0][:1]),)
+    return optimize(
+        dataclasses.replace(
+            options,
+            model=model,
+            example_inputs=example,
+            data={"x": train[0], "labels": train[1]},
+            eval_data={"x": test[0], "labels": test[1]},
+            budget=Budget(size_mb=SIZE_SHARE * weights / 1e6),
+        )
+    )
+
+
+Split = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
+
+
+def digits() -> tuple[Split, Split]:
+    """scikit-learn's 1,797 real 8x8 digits as float32[N, 1, 8, 8] in [0, 1], shuffled and split."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as e:
+        raise MissingDependencyError("the demo needs scikit-learn; install it with pip install 'tvm-mpq[demo]'") from e
+    found = load_digits()
+    order = np.random.default_rng(0).permutation(len(found.target))
+    images = (found.images[order, None] / 16).astype(np.float32)
+    labels = found.target[order].astype(np.int64)
+    cut = int(len(labels) * TEST_SHARE)
+    return (images[cut:], labels[cut:]), (images[:cut], labels[:cut])
+
+
+def _tensor(x: npt.NDArray[Any]) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(x))
+
+
+def train_network(images: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> torch.nn.Module:
+    """A residual CNN with batch normalization, trained for a few seconds. Raises MissingDependencyError."""
+    try:
+        import torch
+    except ImportError as e:
+        raise MissingDependencyError("the demo needs PyTorch; install it with pip install 'tvm-mpq[demo]'") from e
+    torch.manual_seed(0)
+    model = _network()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    x, y = _tensor(images), _tensor(labels)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 6e-3, total_steps=EPOCHS * (len(y) // 64 + 1))
+    for _ in range(EPOCHS):
+        for batch in torch.randperm(len(y)).split(64):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(x[batch]), y[batch]).backward()
+            optimizer.step()
+            schedule.step()
+    return model.eval()
+
+
+def _network() -> torch.nn.Module:
+    from torch import Tensor, nn
+
+    class Block(nn.Module):
+        """Two 3x3 convolutions and a shortcut; stride 2 halves the map."""
+
+        def __init__(self, inside: int, outside: int, stride: int) -> None:
+            super().__init__()
+            self.conv1 = nn.Conv2d(inside, outside, 3, stride, 1, bias=False)
+            self.bn1 = nn.BatchNorm2d(outside)
+            self.conv2 = nn.Conv2d(outside, outside, 3, 1, 1, bias=False)
+            self.bn2 = nn.BatchNorm2d(outside)
+            same = stride == 1 and inside == outside
+            self.shortcut = nn.Identity() if same else nn.Conv2d(inside, outside, 1, stride, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = nn.functional.relu(self.bn1(self.conv1(x)))
+            return nn.functional.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+
+    class DigitsNet(nn.Module):
+        """Stem, three residual blocks, global average, classifier."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(1, CHANNELS, 3, 1, 1, bias=False)
+            self.bn = nn.BatchNorm2d(CHANNELS)
+            self.block1 = Block(CHANNELS, CHANNELS, 1)
+            self.block2 = Block(CHANNELS, 2 * CHANNELS, 2)
+            self.block3 = Block(2 * CHANNELS, 2 * CHANNELS, 1)
+            self.fc = nn.Linear(2 * CHANNELS, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = nn.functional.relu(self.bn(self.stem(x)))
+            x = self.block3(self.block2(self.block1(x)))
+            return self.fc(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
+
+    return DigitsNet()

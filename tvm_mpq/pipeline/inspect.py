@@ -1,0 +1,47 @@
+"""What a network consists of, before anything is measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm_mpq.passes.graph import WEIGHTED_KINDS
+from tvm_mpq.pipeline.options import Options
+from tvm_mpq.pipeline.prepare import prepare
+
+
+def inspect(options: Options) -> dict[str, Any]:
+    """Operators in order with kind, workload, multiply-accumulates, parameters and candidate precisions."""
+    prepared = prepare(
+        options.model,
+        target=options.target,
+        threads=options.threads,
+        example_inputs=options.example_inputs,
+        batch=options.batch,
+    )
+    operators = []
+    for node in prepared.graph.nodes:
+        weighted = node.kind in WEIGHTED_KINDS
+        operators.append(
+            {
+                "name": node.name,
+                "kind": node.kind,
+                "workload": node.workload.key if node.workload else "",
+                "shape": list(prepared.graph.tensors[node.output].shape),
+                "macs": node.conv.macs if weighted else 0,
+                "parameters": node.conv.weight_count + node.conv.out_channels if weighted else 0,
+                "candidates": list(node.candidates),
+            }
+        )
+    return {
+        "model": prepared.loaded.name,
+        "target": prepared.row.name,
+        "inputs": {name: [list(shape), dtype] for name, (shape, dtype) in prepared.inputs.items()},
+        "notes": list(prepared.loaded.notes),
+        "operators": operators,
+        "totals": {
+            "operators": len(operators),
+            "quantizable": sum(1 for o in operators if o["candidates"]),
+            "macs": sum(int(str(o["macs"])) for o in operators),
+            "parameters": sum(int(str(o["parameters"])) for o in operators),
+        },
+    }

@@ -1,0 +1,103 @@
+"""What the network itself tells: activation ranges and sensitivity, kept in the database so that nothing runs twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+from tvm_mpq.calibrate.data import Dataset
+from tvm_mpq.calibrate.interpreter import Interpreter
+from tvm_mpq.calibrate.ranges import Sample, calibrate
+from tvm_mpq.calibrate.sensitivity import Loss, float_plan, measure_losses, metric_for, trials
+from tvm_mpq.passes.lowering import Step, lower
+from tvm_mpq.pipeline.options import Options
+from tvm_mpq.pipeline.prepare import Prepared
+from tvm_mpq.schema import Plan, TensorQuant
+from tvm_mpq.tuning.database import LatencyDatabase
+from tvm_mpq.tuning.results import ResultStore
+
+VERSION = 1
+"""Part of every stored key: raise it when the meaning of ranges or losses changes."""
+
+
+def graph_samples(prepared: Prepared, data: Dataset) -> list[Sample]:
+    """The data's samples under the graph's own tensor names."""
+    names = prepared.input_map
+    return [{names[n]: x for n, x in sample.items()} for sample in data.samples()]
+
+
+def bare_plan(prepared: Prepared, tensors: dict[str, list[TensorQuant]]) -> Plan:
+    """A plan with every operator in fp32, to be filled."""
+    empty = Plan(prepared.row.name, prepared.tvm_target_attrs, {}, tensors)
+    return float_plan(prepared.graph, empty)
+
+
+def ranges(
+    prepared: Prepared, interpreter: Interpreter, data: Dataset, db: LatencyDatabase, options: Options
+) -> dict[str, list[TensorQuant]]:
+    """Activation ranges from at most `options.calibration_samples` samples."""
+    used = data.head(options.calibration_samples)
+    key = _key(prepared, used, options.observer)
+    stored = ResultStore(db).get("ranges", key)
+    if stored is not None:
+        return {name: [TensorQuant(**q) for q in quants] for name, quants in stored.items()}
+    steps = lower(prepared.graph, bare_plan(prepared, {}), prepared.features, prepared.threads)
+    found = calibrate(
+        prepared.graph,
+        interpreter,
+        steps,
+        graph_samples(prepared, used),
+        method=options.observer,
+        progress=options.progress,
+    )
+    ResultStore(db).put("ranges", key, {name: [dataclasses.asdict(q) for q in quants] for name, quants in found.items()})
+    return found
+
+
+def losses(
+    prepared: Prepared, interpreter: Interpreter, plan: Plan, data: Dataset, db: LatencyDatabase, options: Options
+) -> dict[tuple[str, str], Loss]:
+    """(operator, precision) -> Loss, from at most `options.sensitivity_samples` samples; goes on where it stopped."""
+    used = data.head(options.sensitivity_samples)
+    graph = prepared.graph
+    todo = trials(graph, plan, prepared.features, prepared.threads)
+    key = _key(prepared, used, options.observer, *(f"{t.operator}={t.precision}" for t in todo))
+    stored = ResultStore(db).get("sensitivity", key) or {"done": 0, "losses": {}}
+    known = {tuple(name.rsplit("@", 1)): Loss(**sums) for name, sums in stored["losses"].items()}
+    if stored["done"] >= len(used) or not todo:
+        return known  # type: ignore[return-value]
+
+    def keep(done: int, sums: dict[tuple[str, str], Loss]) -> None:
+        rows = {f"{operator}@{precision}": dataclasses.asdict(loss) for (operator, precision), loss in sums.items()}
+        ResultStore(db).put("sensitivity", key, {"done": done, "losses": rows})
+
+    steps = lower(graph, plan, prepared.features, prepared.threads)
+    return measure_losses(
+        interpreter,
+        steps,
+        todo,
+        graph_samples(prepared, used),
+        used.labels if used.batch == 1 else None,
+        progress=options.progress,
+        on_sample=keep,
+        start=stored["done"],
+        losses=known or None,  # type: ignore[arg-type]
+    )
+
+
+def loss_table(prepared: Prepared, found: dict[tuple[str, str], Loss]) -> dict[tuple[str, str], float]:
+    """The numbers the solver adds up: mean KL divergence, or mean relative squared error."""
+    metric = metric_for(prepared.graph)
+    return {key: (loss.kl if metric == "kl" else loss.mse) / loss.samples for key, loss in found.items()}
+
+
+def float_steps(prepared: Prepared, plan: Plan) -> list[Step]:
+    """The fp32 network under the same ranges."""
+    return lower(prepared.graph, float_plan(prepared.graph, plan), prepared.features, prepared.threads)
+
+
+def _key(prepared: Prepared, data: Dataset, *more: Any) -> str:
+    parts: Sequence[Any] = (VERSION, prepared.loaded.fingerprint, prepared.row.mcpu, data.fingerprint, *more)
+    return hashlib.sha256("|".join(map(str, parts)).encode()).hexdigest()

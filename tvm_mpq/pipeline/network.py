@@ -1,0 +1,154 @@
+"""A whole network under one plan: compiled, exported, and then run on the device as a stranger would run it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tvm
+from tvm import relax
+
+from tvm_mpq.errors import OutputError
+from tvm_mpq.passes.graph import Graph
+from tvm_mpq.passes.lowering import KernelStep, Step, lower
+from tvm_mpq.passes.realize import KERNEL_ATTR, Realize
+from tvm_mpq.pipeline.prepare import Prepared
+from tvm_mpq.schema import Plan
+from tvm_mpq.tuning.session_base import Session
+
+
+@dataclass(frozen=True)
+class Built:
+    """An exported library. mod: what it was compiled from."""
+
+    path: Path
+    mod: tvm.IRModule
+
+    @property
+    def bytes(self) -> int:
+        return self.path.stat().st_size
+
+
+def realize(prepared: Prepared, plan: Plan) -> tvm.IRModule:
+    """The network's kernels and boundaries under a plan."""
+    mod: tvm.IRModule = Realize(plan, threads=prepared.threads)(prepared.mod)
+    return mod
+
+
+def build(prepared: Prepared, plan: Plan, path: Path, mod: tvm.IRModule | None = None) -> Built:
+    """Compile and export. Raises OutputError when the library cannot be written."""
+    mod = realize(prepared, plan) if mod is None else mod
+    executable = tvm.compile(mod, target=prepared.tvm_target())
+    try:
+        executable.export_library(str(path))
+    except OSError as e:
+        raise OutputError(f"cannot write library {str(path)!r}: {e.strerror}") from e
+    return Built(path, mod)
+
+
+def plan_digest(prepared: Prepared, plan: Plan) -> str:
+    """Identifies what a plan compiles to for this network: for results that may be kept."""
+    text = json.dumps([plan.operators, plan.formats, plan.kernels, plan.tvm_target_attrs], sort_keys=True)
+    ranges = repr(sorted(plan.tensors.items()))
+    whole = "|".join((prepared.loaded.fingerprint, text, ranges, tvm.__version__))
+    return hashlib.sha256(whole.encode()).hexdigest()
+
+
+def plan_info(prepared: Prepared) -> dict[str, Any]:
+    """What `run` needs to know of a built folder without the model."""
+    return {
+        "model": prepared.loaded.name,
+        "threads": prepared.threads,
+        "inputs": {name: [list(shape), dtype] for name, (shape, dtype) in prepared.inputs.items()},
+        "classifies": classifies(prepared.graph),
+    }
+
+
+def float_functions(mod: tvm.IRModule) -> list[tuple[tvm.tirx.PrimFunc, int]]:
+    """PrimFuncs in a realized module that are not template kernels, each with its number of calls in main."""
+    counts: dict[tvm.ir.GlobalVar, int] = {}
+    for block in mod["main"].body.blocks:
+        for binding in block.bindings:
+            value = binding.value
+            if isinstance(value, relax.Call) and value.op == tvm.ir.Op.get("relax.call_tir"):
+                counts[value.args[0]] = counts.get(value.args[0], 0) + 1
+    functions = [(mod[gvar], count) for gvar, count in counts.items()]
+    return [(func, count) for func, count in functions if KERNEL_ATTR not in func.attrs]
+
+
+def weight_bytes(steps: Sequence[Step]) -> int:
+    """Bytes of packed weights and constants that the plan's kernels carry."""
+    return sum(a.nbytes for s in steps if isinstance(s, KernelStep) for a in s.kernel.constants(s.operands))
+
+
+def run_library(
+    session: Session, path: Path, inputs: Sequence[Sequence[npt.NDArray[Any]]], progress: Callable[[int], None] | None = None
+) -> list[npt.NDArray[Any]]:
+    """First output of a built library for each sample, on the device, through plain TVM runtime."""
+    module = session.upload_module(path)
+    machine = relax.VirtualMachine(module, session.device)
+    outputs = []
+    for i, arrays in enumerate(inputs):
+        machine.set_input("main", *[session.array(a) for a in arrays])
+        machine.invoke_stateful("main")
+        result = machine.get_outputs("main")
+        first = result[0] if isinstance(result, (list, tuple)) else result
+        outputs.append(session.fetch(first))
+        if progress:
+            progress(i + 1)
+    return outputs
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """metric: top1 (against labels, percent), agreement (arg max as fp32's, percent) or relative_error (percent)."""
+
+    metric: str
+    value: float
+    hits: int
+    samples: int
+
+
+def accuracy(
+    outputs: Sequence[npt.NDArray[Any]],
+    reference: Sequence[npt.NDArray[Any]],
+    labels: npt.NDArray[np.int64] | None,
+    *,
+    classifies: bool,
+) -> Accuracy:
+    """How good outputs are: against labels where given, else against the fp32 network's outputs."""
+    count = len(outputs)
+    if not classifies:
+        errors = [np.sum((o - r) ** 2, dtype=np.float64) / max(np.sum(r**2, dtype=np.float64), 1e-30) for o, r in zip(outputs, reference, strict=True)]
+        return Accuracy("relative_error", 100 * float(np.mean(np.sqrt(errors))), 0, count)
+    found = np.concatenate([o.reshape(-1, o.shape[-1]).argmax(axis=-1) for o in outputs])
+    if labels is not None:
+        wanted, metric = labels[: len(found)], "top1"
+    else:
+        wanted, metric = np.concatenate([r.reshape(-1, r.shape[-1]).argmax(axis=-1) for r in reference]), "agreement"
+    hits = int((found == wanted).sum())
+    return Accuracy(metric, 100 * hits / len(found), hits, len(found))
+
+
+def classifies(graph: Graph) -> bool:
+    """Whether the first output is scores over classes: not an array of the input's own shape."""
+    source, result = graph.tensors[graph.inputs[0]], graph.tensors[graph.outputs[0]]
+    return source.shape != result.shape and len(result.shape) >= 1 and result.dtype == "float32"
+
+
+def all_steps(prepared: Prepared, plan: Plan) -> list[Step]:
+    """The plan's steps for this network."""
+    return lower(prepared.graph, plan, prepared.features, prepared.threads)
+
+
+def conversions(steps: Sequence[Step]) -> list[str]:
+    """Readable boundaries of lowered steps, such as `layer1.conv1:32->8`."""
+    names = {s.node for s in steps if isinstance(s, KernelStep) and ":" in s.node}
+    return sorted(names)
+

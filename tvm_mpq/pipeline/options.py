@@ -1,0 +1,84 @@
+"""What a user asks of `optimize` and what comes back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tvm_mpq.errors import OutputError
+from tvm_mpq.schema import Budget, Plan
+
+Progress = Callable[[int, int, str], None]
+"""done, total, what: called often from long work."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything `optimize` needs. See the command line's help for the meaning of each field."""
+
+    model: Any
+    target: Any = "local"
+    data: Any = None
+    eval_data: Any = None
+    budget: Budget = field(default_factory=Budget)
+    example_inputs: Any = None
+    batch: int | None = 1
+    threads: int = 1
+    db: str | Path | None = None
+    rpc: str | None = None  # HOST:PORT
+    key: str | None = None  # tracker key
+    observer: str = "mse"
+    calibration_samples: int = 64
+    sensitivity_samples: int = 32
+    solver_time_limit_sec: float = 60.0
+    progress: Progress | None = None
+    say: Callable[[str], None] | None = None
+
+    def tell(self, text: str) -> None:
+        """A message for the user, if somebody listens."""
+        if self.say:
+            self.say(text)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `optimize` found. `report` is the JSON object of the command line's contract.
+
+    `folder` holds the built files until `save` copies them.
+    """
+
+    plan: Plan
+    report: dict[str, Any]
+    folder: Path
+
+    def save(self, out: str | Path) -> dict[str, Any]:
+        """Write model.so, plan.json and report.html; returns the report with the paths. Raises OutputError."""
+        target = check_output(out)
+        names = sorted(path.name for path in self.folder.iterdir())
+        try:
+            for name in names:
+                shutil.copy2(self.folder / name, target / name)
+        except OSError as e:
+            raise OutputError(f"cannot write results to {str(out)!r}: {e.strerror}") from e
+        return {**self.report, "artifacts": {name: str(target / name) for name in names}}
+
+
+def check_output(out: str | Path) -> Path:
+    """Make the folder and prove that it can be written, before hours of work. Raises OutputError."""
+    path = Path(out)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".tvm_mpq_probe"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as e:
+        raise OutputError(f"cannot write to output folder {str(out)!r}: {e.strerror}; choose another with --out") from e
+    return path
+
+
+def to_json(report: dict[str, Any]) -> str:
+    return json.dumps(report, indent=1, sort_keys=True, allow_nan=False)

@@ -1,0 +1,179 @@
+"""The selection problem of one network: which kernels can run where, what each costs, what each loses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from tvm_mpq.kernels.registry import Kernel, Request, buffers, fitting
+from tvm_mpq.passes.graph import TIED_KINDS, WEIGHTED_KINDS, Graph, Node
+from tvm_mpq.passes.lowering import BYTE, conversion_request, request_for
+from tvm_mpq.schema import FLOAT_BITS, FP32, W8A8, Precision
+from tvm_mpq.select.problem import Choice, Operator, Problem, Tensor
+
+CARRIER_FLOAT, CARRIER_INTEGER = "fp32", "a8"
+"""Labels of operators that have no weights: they run in floats or on whatever integers their tensors hold."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """Every request a network may need on a target, before anything is measured or chosen."""
+
+    graph: Graph
+    features: frozenset[str]
+    threads: int
+
+    def requests(self) -> list[Request]:
+        """Distinct requests, in the network's order."""
+        found: dict[str, Request] = {}
+        for node in self.graph.nodes:
+            for request in self.node_requests(node):
+                found.setdefault(request.key, request)
+        for name in self.graph.tensors:
+            for request in self.conversions(name).values():
+                found.setdefault(request.key, request)
+        return list(found.values())
+
+    def node_requests(self, node: Node) -> Iterator[Request]:
+        for options in self.options(node).values():
+            yield from options.values()
+
+    def options(self, node: Node) -> dict[str, dict[int, Request]]:
+        """Label -> (emitted class: 32 or 8) -> request, for what has a kernel."""
+        if node.kind in WEIGHTED_KINDS:
+            offered = {text: Precision.parse(text) for text in node.candidates}
+        elif node.kind in ("float", "layout", "reshape"):
+            return {}
+        else:
+            offered = {CARRIER_FLOAT: FP32, CARRIER_INTEGER: W8A8}
+        options: dict[str, dict[int, Request]] = {}
+        assert node.workload is not None
+        for label, precision in offered.items():
+            weighted = node.kind in WEIGHTED_KINDS
+            emitted = (FLOAT_BITS,) if precision.is_float else ((BYTE, FLOAT_BITS) if weighted else (BYTE,))
+            asked = {bits: request_for(node.workload, precision, bits, self.features, self.threads) for bits in emitted}
+            options[label] = {bits: request for bits, request in asked.items() if fitting(request)}
+        return {label: requests for label, requests in options.items() if requests}
+
+    def formats(self, name: str) -> tuple[int, ...]:
+        """Formats in which this tensor may be stored."""
+        tensor = self.graph.tensors[name]
+        if tensor.dtype != "float32" or name in self.graph.inputs and not self._quantizable(name):
+            return (FLOAT_BITS,)
+        bits = {
+            Precision.parse(text).activation_bits
+            for node in self.graph.weighted()
+            for text in node.candidates
+            if not Precision.parse(text).is_float
+        }
+        return (FLOAT_BITS, *sorted(bits, reverse=True)) if self._quantizable(name) else (FLOAT_BITS,)
+
+    def _quantizable(self, name: str) -> bool:
+        producer = self.graph.producer(name)
+        nodes = [*self.graph.consumers(name), *([producer] if producer else [])]
+        return any(n.kind not in ("float", "layout") for n in nodes)
+
+    def conversions(self, name: str) -> dict[tuple[int, int], Request]:
+        """(from, to) -> boundary request; for the layout change at the input, both formats come from the input itself."""
+        producer = self.graph.producer(name)
+        shape = self.graph.tensors[name].shape
+        formats = self.formats(name)
+        layout = producer is not None and producer.kind == "layout"
+        found = {}
+        for source in formats:
+            for to in formats:
+                if source != to or (layout and to == source):
+                    origin = FLOAT_BITS if layout else source
+                    request = conversion_request(shape, origin, to, layout, self.features, self.threads)
+                    if fitting(request):
+                        found[source, to] = request
+        return found
+
+
+def build_problem(
+    space: Space,
+    latency_us: Callable[[Request], float],
+    kernel: Callable[[Request], Kernel],
+    losses: Mapping[tuple[str, str], float],
+    *,
+    fixed_us: float,
+    call_us: float,
+) -> Problem:
+    """Tables for the solver.
+
+    Parameters
+    ----------
+    latency_us, kernel
+        Median microseconds of a request, and the kernel that was measured.
+    losses
+        (operator, precision text) -> loss; absent means 0 (fp32).
+    fixed_us
+        Time of operators that are not chosen here, and of entering the library.
+    """
+    graph = space.graph
+    operators, tensors = [], []
+    for name in graph.inputs:
+        tensors.append(_tensor(space, name, latency_us, fixed=FLOAT_BITS))
+    for node in graph.nodes:
+        tensors.append(_tensor(space, node.output, latency_us))
+        choices = tuple(_choices(space, node, latency_us, kernel, losses))
+        exact = tuple(node.kind in WEIGHTED_KINDS and i == 0 for i in range(len(node.inputs)))
+        operators.append(Operator(node.name, node.inputs, node.output, choices, exact))
+    return Problem(tuple(operators), tuple(tensors), fixed_us, call_us)
+
+
+def _tensor(space: Space, name: str, latency_us: Callable[[Request], float], fixed: int | None = None) -> Tensor:
+    producer = space.graph.producer(name)
+    costs = {pair: latency_us(request) for pair, request in space.conversions(name).items() if pair[0] != pair[1]}
+    return Tensor(
+        name,
+        space.formats(name),
+        costs,
+        fixed=fixed,
+        required=FLOAT_BITS if name in space.graph.outputs else None,
+        tie=producer.inputs[0] if producer is not None and producer.kind in TIED_KINDS else None,
+    )
+
+
+def _choices(
+    space: Space,
+    node: Node,
+    latency_us: Callable[[Request], float],
+    kernel: Callable[[Request], Kernel],
+    losses: Mapping[tuple[str, str], float],
+) -> Iterator[Choice]:
+    if node.kind == "float":
+        yield Choice(CARRIER_FLOAT, FLOAT_BITS, {FLOAT_BITS: 0.0})
+    elif node.kind == "layout":
+        times = {pair[1]: latency_us(r) for pair, r in space.conversions(node.output).items() if pair[0] == pair[1]}
+        yield Choice("layout", FLOAT_BITS, {min(bits, BYTE) if bits != FLOAT_BITS else bits: t for bits, t in times.items()})
+    elif node.kind == "reshape":
+        yield Choice(CARRIER_FLOAT, FLOAT_BITS, {FLOAT_BITS: 0.0})
+        for bits in space.formats(node.output):
+            if bits != FLOAT_BITS and bits in space.formats(node.inputs[0]):
+                yield Choice(f"a{bits}", bits, {BYTE: 0.0})
+    else:
+        for label, requests in space.options(node).items():
+            times = {bits: latency_us(request) for bits, request in requests.items()}
+            usable = {bits: t for bits, t in times.items() if math.isfinite(t)}
+            if usable:
+                size = weight_bytes(kernel(next(iter(requests.values())))) if node.weight is not None else 0
+                loss = losses.get((node.name, label), 0.0)
+                in_bits = _in_bits(node, label)
+                yield Choice(label, in_bits, usable, size, loss)
+
+
+def _in_bits(node: Node, label: str) -> int:
+    if node.kind in WEIGHTED_KINDS:
+        return Precision.parse(label).activation_bits
+    return FLOAT_BITS if label == CARRIER_FLOAT else BYTE
+
+
+def weight_bytes(kernel: Kernel) -> int:
+    """Bytes of the constants this kernel will carry in the library: every buffer but activations and the output."""
+    residual = bool(getattr(kernel.request.workload, "residual", False))
+    constants = buffers(kernel.build())[1 + residual : -1]
+    return sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in constants)

@@ -1,0 +1,72 @@
+"""A built folder as its user meets it: loaded in a process of its own by plain TVM runtime, run and timed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tvm_mpq.calibrate.data import load_dataset
+from tvm_mpq.errors import FileFormatError, MissingFileError
+from tvm_mpq.pipeline import network
+from tvm_mpq.pipeline.latency import SETTINGS
+from tvm_mpq.schema import Plan
+from tvm_mpq.tuning.network import measure_network
+from tvm_mpq.tuning.session import LocalSession
+
+
+def run_folder(folder: Path, data: Path, reference: Path | None = None) -> dict[str, Any]:
+    """Accuracy and latency of `folder`/model.so on data; difference to another folder's outputs when given.
+
+    Raises
+    ------
+    MissingFileError, FileFormatError
+        If the folder holds no built library, or a plan that does not say what its inputs are.
+    DataError
+        If the data do not fit.
+    """
+    plan = _plan(folder)
+    try:
+        inputs = {name: (tuple(shape), dtype) for name, (shape, dtype) in plan.info["inputs"].items()}
+        threads, classifies = int(plan.info["threads"]), bool(plan.info["classifies"])
+    except (KeyError, TypeError, ValueError) as e:
+        raise FileFormatError(f"{str(folder / 'plan.json')!r} does not describe the inputs; build the folder again") from e
+    dataset = load_dataset(data, inputs)
+    samples = [[sample[n] for n in inputs] for sample in dataset.samples()]
+    with LocalSession(threads=threads) as session:
+        outputs = network.run_library(session, folder / "model.so", samples)
+        compared = None
+        if reference is not None:
+            _plan(reference)
+            compared = network.run_library(session, reference / "model.so", samples)
+        time = measure_network(session, folder / "model.so", samples[0], SETTINGS)
+    report: dict[str, Any] = {
+        "folder": str(folder),
+        "latency_ms": {"median": time.median_us / 1000, "iqr": time.iqr_us / 1000, "threads": threads},
+        "load_ms": time.load_ms,
+        "first_run_ms": time.first_run_us / 1000,
+        "samples": len(outputs),
+    }
+    if compared is not None or dataset.labels is not None:
+        quality = network.accuracy(outputs, compared or outputs, dataset.labels, classifies=classifies)
+        report["accuracy"] = {
+            "metric": quality.metric,
+            "value": quality.value,
+            "hits": quality.hits,
+            "samples": quality.samples,
+        }
+    if compared is not None:
+        largest = [float(np.abs(o - r).max()) for o, r in zip(outputs, compared, strict=True)]
+        relative = [
+            float(np.linalg.norm(o - r) / max(float(np.linalg.norm(r)), 1e-30))
+            for o, r in zip(outputs, compared, strict=True)
+        ]
+        report["difference"] = {"largest_absolute": max(largest), "mean_relative_norm": float(np.mean(relative))}
+    return report
+
+
+def _plan(folder: Path) -> Plan:
+    if not (folder / "model.so").is_file():
+        raise MissingFileError(f"no model.so in {str(folder)!r}; build one with tvm-mpq optimize or build")
+    return Plan.load(folder / "plan.json")

@@ -1,0 +1,52 @@
+"""What each budget would buy: the Pareto front of a network, uniform plans included."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm_mpq.calibrate.data import load_dataset
+from tvm_mpq.pipeline.bench import open_bench
+from tvm_mpq.pipeline.optimize import build_tables
+from tvm_mpq.pipeline.options import Options
+from tvm_mpq.select.evaluate import uniform
+from tvm_mpq.select.pareto import front
+from tvm_mpq.select.problem import Problem
+
+
+def search(options: Options, *, points: int, axis: str) -> dict[str, Any]:
+    """Sweep budgets over measured tables; nothing is built.
+
+    axis: `latency` or `size`, against loss. Uniform plans are priced by the same tables and marked when dominated.
+    """
+    bench = open_bench(options)
+    data = load_dataset(options.data, bench.prepared.inputs)
+    tables = build_tables(bench, data)
+    options.tell("selecting")
+    weighted = {n.name for n in bench.prepared.graph.weighted()}
+    found = front(tables.problem, axis, points, given=_uniforms(tables.problem, weighted))
+    return {
+        "model": bench.prepared.loaded.name,
+        "axis": axis,
+        "points": [
+            {
+                "name": point.name,
+                "latency_ms": point.solution.latency_us / 1000,
+                "size_mb": point.solution.size_bytes / 1e6,
+                "loss": point.solution.loss,
+                "dominated": point.dominated,
+                "plan": {n: point.solution.choices[n] for n in sorted(weighted)},
+                "gap": point.solution.gap,
+            }
+            for point in found
+        ],
+        "latency_entries": {"measured": tables.latency.measured, "predicted": 0, "cached": tables.latency.cached},
+    }
+
+
+def _uniforms(problem: Problem, weighted: set[str]) -> dict[str, dict[str, str]]:
+    """Every uniform plan: one label everywhere, w8a8 or fp32 where an operator has no kernel for it."""
+    labels = {c.label for o in problem.operators if o.name in weighted for c in o.choices}
+    return {
+        f"uniform {label}": {k: v for k, v in uniform(problem, label, ("w8a8", "fp32")).items() if k in weighted}
+        for label in sorted(labels)
+    }

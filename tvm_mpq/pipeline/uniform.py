@@ -1,0 +1,81 @@
+"""Build without searching: one precision everywhere, or a plan that somebody made."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tvm_mpq.calibrate.data import load_dataset
+from tvm_mpq.errors import InvalidValueError, NoKernelError
+from tvm_mpq.pipeline import learn, network
+from tvm_mpq.pipeline.bench import open_bench
+from tvm_mpq.pipeline.options import Options, Result
+from tvm_mpq.pipeline.prepare import Prepared
+from tvm_mpq.schema import FP32, Plan, Precision
+
+
+def build_network(options: Options, *, uniform: str | None, keep: tuple[str, ...] = (), plan: Path | None = None) -> Result:
+    """Compile a network at one precision or under a saved plan.
+
+    Parameters
+    ----------
+    uniform
+        Precision text for every operator that has a kernel for it; the others fall back to w8a8, then fp32.
+    keep
+        Operators that stay at w8a8 (fp32 where that has no kernel): names, or `first` and `last`.
+    plan
+        A plan file instead.
+
+    Raises
+    ------
+    InvalidValueError
+        If neither or both of `uniform` and `plan` are given, or `keep` names an unknown operator.
+    """
+    if (uniform is None) == (plan is None):
+        raise InvalidValueError("give either --uniform PRECISION or --plan FILE, one of them")
+    bench = open_bench(options)
+    prepared = bench.prepared
+    if plan is not None:
+        chosen = Plan.load(plan)
+    else:
+        precisions = uniform_precisions(prepared, Precision.parse(str(uniform)), keep)
+        data = load_dataset(options.data, prepared.inputs)
+        if data.synthetic and any(p != str(FP32) for p in precisions.values()):
+            options.tell("no calibration data given: synthetic data (standard normal) are used; expect poor ranges")
+        ranges = learn.ranges(prepared, bench.interpreter, data, bench.db, options)
+        chosen = Plan(prepared.row.name, prepared.tvm_target_attrs, precisions, ranges)
+    chosen = dataclasses.replace(chosen, info={**chosen.info, **network.plan_info(prepared)})
+    folder = Path(tempfile.mkdtemp(prefix="tvm_mpq_"))
+    options.tell("compiling")
+    built = network.build(prepared, chosen, folder / "model.so")
+    chosen.save(folder / "plan.json")
+    report: dict[str, Any] = {
+        "model": prepared.loaded.name,
+        "target": prepared.row.name,
+        "plan": dict(chosen.operators),
+        "size_bytes": built.bytes,
+        "weight_bytes": network.weight_bytes(network.all_steps(prepared, chosen)),
+        "artifacts": {},
+    }
+    return Result(chosen, report, folder)
+
+
+def uniform_precisions(prepared: Prepared, wanted: Precision, keep: tuple[str, ...]) -> dict[str, str]:
+    """Operator -> precision text."""
+    nodes = list(prepared.graph.weighted())
+    names = [n.name for n in nodes]
+    kept = {"first": names[:1], "last": names[-1:]}
+    held = {name for word in keep for name in kept.get(word, [word])}
+    unknown = sorted(held - set(names))
+    if unknown:
+        raise InvalidValueError(f"--keep takes first, last or operator names; unknown: {', '.join(unknown)}")
+    if nodes and all(str(wanted) not in n.candidates for n in nodes):
+        offered = sorted({c for n in nodes for c in n.candidates})
+        raise NoKernelError(f"no operator has a kernel for {wanted} on this target; there are {', '.join(offered)}")
+    precisions = {}
+    for node in nodes:
+        order = ["w8a8", "fp32"] if node.name in held else [str(wanted), "w8a8", "fp32"]
+        precisions[node.name] = next(p for p in order if p in node.candidates)
+    return precisions

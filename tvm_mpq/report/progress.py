@@ -1,0 +1,112 @@
+"""Progress on standard error: a bar with the time left on a terminal, now and then a plain line elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from tvm_mpq.report.text import one_line
+
+PLAIN_INTERVAL_SEC = 5.0
+"""Least time between two plain lines of one stage."""
+
+
+class ProgressLine:
+    """Shows how far long work is. Use as a context manager; nothing is ever written to standard output.
+
+    Parameters
+    ----------
+    clock
+        Seconds that only grow; tests give their own.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = Console(stderr=True, markup=False, highlight=False, emoji=False)
+        self._clock = clock
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._what: str | None = None
+        self._begun = self._shown_at = 0.0
+        self._first = 0
+        self._last = self._shown = (0, 0)
+
+    def __enter__(self) -> ProgressLine:
+        if self._console.is_terminal and not self._console.is_dumb_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(elapsed_when_finished=True),
+                console=self._console,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+        else:
+            self._end_stage()
+
+    def update(self, done: int, total: int, what: str) -> None:
+        """`done` of `total` steps of the stage `what` are done; a new `what` begins a new stage."""
+        if self._bar:
+            self._move_bar(self._bar, done, total, one_line(what))
+        else:
+            self._plain(done, total, one_line(what))
+
+    def say(self, words: str) -> None:
+        """One line for the user, above the bar where there is one."""
+        if self._bar is None:
+            self._end_stage()
+        self._console.print(one_line(words), soft_wrap=True)
+
+    def _move_bar(self, bar: Progress, done: int, total: int, what: str) -> None:
+        if what != self._what or self._task is None:
+            if self._task is not None:
+                bar.remove_task(self._task)
+            self._what = what
+            self._task = bar.add_task(what, total=total)
+        bar.update(self._task, completed=done, total=total)
+
+    def _plain(self, done: int, total: int, what: str) -> None:
+        now = self._clock()
+        if what != self._what:
+            self._end_stage()
+            self._what, self._first = what, done
+            self._begun = self._shown_at = now
+            self._shown = (0, 0)
+        self._last = (done, total)
+        if done >= total or now - self._shown_at >= PLAIN_INTERVAL_SEC:
+            self._show(now)
+
+    def _end_stage(self) -> None:
+        """Show how far the stage came, unless that was the last thing shown."""
+        if self._what is not None and self._last != self._shown:
+            self._show(self._clock())
+        self._what = None
+
+    def _show(self, now: float) -> None:
+        done, total = self._shown = self._last
+        self._shown_at = now
+        steps = done - self._first
+        left = (now - self._begun) / steps * (total - done) if steps > 0 else 0.0
+        rest = f", about {_duration(left)} left" if left >= 1 else ""
+        self._console.print(f"{self._what}: {done}/{total}{rest}", soft_wrap=True)
+
+
+def _duration(seconds: float) -> str:
+    """`45 s`, `3 min`, `2 h 5 min`."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

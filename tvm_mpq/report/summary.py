@@ -1,0 +1,265 @@
+"""What an `optimize` report says, as rows and sentences that both the terminal and the HTML page show."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tvm_mpq.report import text
+from tvm_mpq.report.text import is_number, number, percent, ratio, times
+
+Report = dict[str, Any]
+
+NETWORKS = {"fp32": "fp32", "int8": "uniform 8 bit", "mixed": "mixed"}
+"""Key in the report -> what people call it, in the order shown."""
+
+METRICS = {"top1": "top-1", "agreement": "agreement with fp32", "relative_error": "error relative to fp32"}
+
+SAME_SPEED = 0.02
+"""Relative difference of two measured latencies that is called no difference."""
+
+PREDICTION_ERROR = 0.15
+"""Relative error of the predicted whole-network latency above which the report warns."""
+
+
+@dataclass(frozen=True)
+class NetworkRow:
+    """One built network, all cells as text."""
+
+    key: str
+    name: str
+    accuracy: str
+    measured: str
+    predicted: str
+    size: str
+    weights: str
+    speedup: str
+
+
+def network_rows(report: Report) -> list[NetworkRow]:
+    """fp32, uniform 8 bit and mixed, as far as the report has them."""
+    latency = report.get("latency_ms", {})
+    rows = []
+    for key, name in NETWORKS.items():
+        if key not in latency:
+            continue
+        predicted = report.get("predicted_ms", {}).get(key)
+        error = ratio(predicted, latency[key])
+        rows.append(
+            NetworkRow(
+                key,
+                name,
+                accuracy(report, key),
+                f"{number(latency[key])} (IQR {number(report.get('latency_iqr_ms', {}).get(key))})",
+                number(predicted) + (f" ({percent(error - 1, signed=True)})" if error is not None else ""),
+                text.size(report.get("size_bytes", {}).get(key)),
+                text.size(report.get("weight_bytes", {}).get(key)),
+                times(ratio(latency.get("int8"), latency[key])),
+            )
+        )
+    return rows
+
+
+def metric(report: Report) -> str:
+    name = str(report.get("accuracy", {}).get("metric", "accuracy"))
+    return METRICS.get(name, name)
+
+
+def accuracy(report: Report, key: str) -> str:
+    """`98.52 % (531/539)`."""
+    found = report.get("accuracy", {})
+    value = found.get(key)
+    if not is_number(value):
+        return text.NOTHING
+    if found.get("metric") == "relative_error":
+        return f"{number(value)} %"
+    hits, samples = found.get("hits", {}).get(key), found.get("samples")
+    return f"{value:.2f} %" + (f" ({hits}/{samples})" if hits is not None and samples else "")
+
+
+def plan_counts(plan: dict[str, str]) -> str:
+    """`5 x w4a8, 3 x w8a8`."""
+    counts = sorted(Counter(plan.values()).items())
+    return ", ".join(f"{n} x {label}" for label, n in counts) or "no quantizable operator"
+
+
+def solver_line(report: Report) -> str:
+    """Name, status, objective, bound, gap."""
+    s = report.get("solver", {})
+    if not s:
+        return text.NOTHING
+    return (
+        f"{s.get('name', 'solver')}: {s.get('status', 'unknown')}, objective {number(s.get('objective'))}, "
+        f"bound {number(s.get('bound'))}, gap {percent(s.get('gap'))}, {number(s.get('seconds'), ' s')}"
+    )
+
+
+def entries_line(report: Report) -> str:
+    """Where the latency table's entries came from."""
+    e = report.get("latency_entries", {})
+    return (
+        f"{e.get('measured', 0)} measured now, {e.get('cached', 0)} measured before (database), "
+        f"{e.get('predicted', 0)} predicted"
+    )
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One limit of the budget. got and allowed as text; met: None when it cannot be told."""
+
+    name: str
+    allowed: str
+    got: str
+    met: bool | None
+
+    def __str__(self) -> str:
+        verdict = {True: "met", False: "NOT met", None: "not checked"}[self.met]
+        return f"{self.name} at most {self.allowed}: {self.got}, {verdict}"
+
+
+def limits(report: Report) -> list[Limit]:
+    """The budget (fields of `schema.Budget`) against what was measured."""
+    budget = report.get("budget") or {}
+    latency = report.get("latency_ms", {})
+    weights = report.get("weight_bytes", {}).get("mixed")
+    found = report.get("accuracy", {})
+    share = ratio(latency.get("mixed"), latency.get("int8"))
+    drop = None
+    if is_number(found.get("fp32")) and is_number(found.get("mixed")):
+        drop = found["fp32"] - found["mixed"]
+        drop = -drop if found.get("metric") == "relative_error" else drop
+    megabytes = ratio(weights, 1e6)
+    rows = (
+        ("latency_ratio", "latency as a share of uniform 8 bit", share, ""),
+        ("latency_ms", "latency", latency.get("mixed"), " ms"),
+        ("size_mb", "weights", megabytes, " MB"),
+        ("max_drop", "accuracy drop", drop, " points"),
+    )
+    return [
+        Limit(name, number(budget[key], unit), number(got, unit), got <= budget[key] if is_number(got) else None)
+        for key, name, got, unit in rows
+        if is_number(budget.get(key))
+    ]
+
+
+def cautions(report: Report) -> list[str]:
+    """What a reader must know before believing the numbers."""
+    notes = []
+    calibration, found = report.get("calibration", {}), report.get("accuracy", {})
+    if calibration.get("synthetic"):
+        notes.append("Calibrated on synthetic data (standard normal): accuracy says little; give data with --data.")
+    if found.get("on_calibration_data"):
+        notes.append("Accuracy was measured on the calibration data themselves; give other data with --eval.")
+    if found.get("metric") == "agreement":
+        notes.append("No labels were given: accuracy is agreement with the fp32 network.")
+    for key, name in NETWORKS.items():
+        error = ratio(report.get("predicted_ms", {}).get(key), report.get("latency_ms", {}).get(key))
+        if error is not None and abs(error - 1) > PREDICTION_ERROR:
+            off = percent(error - 1, signed=True)
+            notes.append(f"The latency predicted for {name} is {off} off what was measured.")
+    if report.get("solver", {}).get("status") == "time_limit":
+        notes.append("The solver ran out of time: a better plan may exist; allow more with --solver-seconds.")
+    return notes
+
+
+def time_of(candidate: dict[str, Any]) -> float | None:
+    """Least measured microseconds of a candidate over the formats it can emit."""
+    return min((t for t in candidate.get("latency_us", {}).values() if is_number(t)), default=None)
+
+
+def labels(report: Report) -> list[str]:
+    """All candidate precisions, fp32 first, then by falling bits."""
+    found = {label for o in report.get("operators", []) for label in o.get("candidates", {})}
+    return sorted(found, key=lambda label: (label != "fp32", [-int(d) for d in label if d.isdigit()], label))
+
+
+def answers(report: Report) -> Iterator[tuple[str, str]]:
+    """The three questions that a first user asks, answered from this report's numbers."""
+    yield "How was the latency table built?", _table_answer(report)
+    yield "Is mixed precision faster than 8 bit everywhere here, and why?", mixed_answer(report)
+    yield "Is 8 bit faster than fp32 here?", int8_answer(report)
+
+
+def _table_answer(report: Report) -> str:
+    measured, predicted = report.get("latency_ms", {}).get("mixed"), report.get("predicted_ms", {}).get("mixed")
+    share = ratio(predicted, measured)
+    check = (
+        f" For the plan built here the table predicts {number(predicted, ' ms')}; the whole network was then "
+        f"measured at {number(measured, ' ms')} ({percent(share - 1, signed=True)})."
+        if share is not None
+        else ""
+    )
+    return (
+        "Every distinct operator shape was compiled at each precision, and every boundary between formats, with the "
+        f"very code the library holds, and timed on this device. Entries: {entries_line(report)}.{check}"
+    )
+
+
+def _compare(fast: Any, slow: Any) -> str:
+    """`1.50x as fast (1 ms against 1.5 ms)`."""
+    factor = ratio(slow, fast)
+    pair = f"({number(fast, ' ms')} against {number(slow, ' ms')})"
+    if factor is None:
+        return ""
+    if abs(factor - 1) <= SAME_SPEED:
+        return f"No difference to speak of: {times(factor)} {pair}."
+    return f"{'Yes' if factor > 1 else 'No'}: {times(factor)} as fast {pair}."
+
+
+def mixed_answer(report: Report) -> str:
+    """Whether mixed is faster than uniform 8 bit, and what the table says of the reasons."""
+    latency = report.get("latency_ms", {})
+    first = _compare(latency.get("mixed"), latency.get("int8"))
+    if not first:
+        return "Not measured."
+    plan = report.get("plan", {})
+    if plan and set(plan.values()) == {"w8a8"}:
+        return f"The plan chosen is 8 bit everywhere: within this budget nothing else was better. {first}"
+    changed, saved, offered, faster = 0, 0.0, 0, 0
+    for operator in report.get("operators", []):
+        times_us = {label: time_of(c) for label, c in operator.get("candidates", {}).items()}
+        base = times_us.get("w8a8")
+        narrow = [t for label, t in times_us.items() if label not in ("fp32", "bf16", "w8a8") and t is not None]
+        if base is not None and narrow:
+            offered += 1
+            faster += min(narrow) < base
+        chosen = times_us.get(operator.get("precision"))
+        if operator.get("precision") != "w8a8" and base is not None and chosen is not None:
+            changed += 1
+            saved += base - chosen
+    effect = "saves" if saved >= 0 else "costs"
+    weights = report.get("weight_bytes", {})
+    smaller = ratio(weights.get("mixed"), weights.get("int8"))
+    lines = [
+        first,
+        f"{changed} operators do not run at 8 bit; by the table that {effect} {number(abs(saved), ' us')} in them.",
+        f"Of {offered} operators that can go below 8 bit, {faster} are faster there on this CPU."
+        if offered
+        else "No operator has a kernel below 8 bit on this CPU.",
+    ]
+    boundaries = report.get("boundaries")
+    if boundaries is not None:
+        lines.append(f"Conversions between formats in the plan: {len(boundaries)}.")
+    if smaller is not None:
+        lines.append(f"Weights take {percent(smaller)} of what they take at 8 bit.")
+    return " ".join(lines)
+
+
+def int8_answer(report: Report) -> str:
+    """Whether uniform 8 bit is faster than fp32, and which operators are not."""
+    latency = report.get("latency_ms", {})
+    first = _compare(latency.get("int8"), latency.get("fp32"))
+    if not first:
+        return "Not measured."
+    slower = [
+        text.one_line(o.get("name"))
+        for o in report.get("operators", [])
+        if {"fp32", "w8a8"} <= set(o.get("candidates", {}))
+        and (time_of(o["candidates"]["w8a8"]) or 0.0) > (time_of(o["candidates"]["fp32"]) or float("inf"))
+    ]
+    if not slower:
+        return f"{first} Every operator that has both is at least as fast at 8 bit."
+    shown = ", ".join(slower[:5]) + (f" and {len(slower) - 5} more" if len(slower) > 5 else "")
+    return f"{first} Faster in fp32 taken alone: {shown}."

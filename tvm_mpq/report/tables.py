@@ -1,0 +1,242 @@
+"""Reports as tables on standard output.
+
+On a terminal, long cells are folded to its width; in a pipe or file every row is one line, so that nothing is cut and
+`grep` works. Frames and colours only where the terminal has them; a terminal without Unicode gets ASCII frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tvm_mpq.report import summary, text
+from tvm_mpq.report.text import NOTHING, number, one_line, percent
+
+Report = dict[str, Any]
+
+UNLIMITED = 100_000
+"""Columns of output that is not a terminal: nothing is folded."""
+
+
+def _console() -> Console:
+    console = Console(markup=False, highlight=False, emoji=False)
+    if not console.is_terminal:
+        console = Console(markup=False, highlight=False, emoji=False, width=UNLIMITED)
+    return console
+
+
+def _table(
+    console: Console, headers: Sequence[str], rows: Iterable[Sequence[str | Text]], right: Iterable[str] = ()
+) -> None:
+    """Print rows; headers named in `right` stand over numbers."""
+    table = Table(header_style="bold", box=box.ROUNDED if console.is_terminal else None, pad_edge=console.is_terminal)
+    for header in headers:
+        table.add_column(header, justify="right" if header in set(right) else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else one_line(cell) for cell in row))
+    console.print(table)
+
+
+def _facts(console: Console, facts: Iterable[tuple[str, str]]) -> None:
+    """Aligned `name: value` lines."""
+    found = [(name, one_line(value)) for name, value in facts if value]
+    width = max((len(name) for name, _ in found), default=0) + 1
+    for name, value in found:
+        console.print(Text.assemble((f"{name + ':':<{width}} ", "bold"), value), soft_wrap=True)
+
+
+def show_optimize(report: Report) -> None:
+    """fp32, uniform 8 bit and mixed in one table; below it, how the plan was found."""
+    console = _console()
+    where = f"{report.get('model', 'network')} on {report.get('device', 'this device')}"
+    console.print(one_line(where), soft_wrap=True)
+    headers = ("network", summary.metric(report), "latency ms", "predicted ms", "library", "weights", "speed vs 8 bit")
+    rows = [
+        (r.name, r.accuracy, r.measured, r.predicted, r.size, r.weights, r.speedup)
+        for r in summary.network_rows(report)
+    ]
+    _table(console, headers, rows, right=headers[1:])
+    limits = summary.limits(report)
+    facts = [
+        ("budget", "; ".join(map(str, limits))),
+        ("plan", summary.plan_counts(report.get("plan", {}))),
+        ("faster than 8 bit?", summary.mixed_answer(report)),
+        ("8 bit faster than fp32?", summary.int8_answer(report)),
+        ("solver", summary.solver_line(report)),
+        ("latency entries", summary.entries_line(report)),
+        ("threads", str(report.get("threads", ""))),
+        *_artifacts(report),
+    ]
+    _facts(console, facts)
+    for note in summary.cautions(report):
+        console.print(Text.assemble(("note: ", "yellow"), note), soft_wrap=True)
+
+
+def _artifacts(report: Report) -> list[tuple[str, str]]:
+    return [(name, str(path)) for name, path in report.get("artifacts", {}).items()]
+
+
+def show_inspect(report: Report) -> None:
+    """Operators in order, then totals."""
+    console = _console()
+    _facts(
+        console,
+        [
+            ("model", report["model"]),
+            ("target", report["target"]),
+            *((f"input {name}", f"{dtype}{list(shape)}") for name, (shape, dtype) in report["inputs"].items()),
+        ],
+    )
+    headers = ("operator", "kind", "output", "MACs", "parameters", "candidates", "workload")
+    rows = [
+        (
+            o["name"],
+            o["kind"],
+            "x".join(map(str, o["shape"])),
+            text.count(o["macs"]) if o["macs"] else "",
+            text.count(o["parameters"]) if o["parameters"] else "",
+            " ".join(o["candidates"]),
+            text.workload(o["workload"]),
+        )
+        for o in report["operators"]
+    ]
+    _table(console, headers, rows, right=("MACs", "parameters"))
+    totals = report["totals"]
+    console.print(
+        f"{totals['operators']} operators, {totals['quantizable']} quantizable, {text.count(totals['macs'])} MACs, "
+        f"{text.count(totals['parameters'])} parameters",
+        soft_wrap=True,
+    )
+    for note in report.get("notes", []):
+        console.print(Text.assemble(("note: ", "yellow"), one_line(note)), soft_wrap=True)
+
+
+def show_search(report: Report) -> None:
+    """The front by ascending cost; plans that another one beats are marked."""
+    console = _console()
+    console.print(f"{one_line(report['model'])}: {report['axis']} against loss", soft_wrap=True)
+    headers = ("plan", "latency ms", "weights MB", "loss", "operators", "")
+    rows = [
+        (
+            point["name"] or f"front {i}",
+            number(point["latency_ms"]),
+            number(point["size_mb"]),
+            number(point["loss"]),
+            summary.plan_counts(point["plan"]),
+            Text("dominated", "dim") if point["dominated"] else "",
+        )
+        for i, point in enumerate(report["points"], 1)
+    ]
+    _table(console, headers, rows, right=headers[1:4])
+    console.print("latencies are predicted from the table of measured kernels; optimize measures the whole network")
+    _facts(console, [("latency entries", summary.entries_line(report))])
+
+
+def show_build(report: Report) -> None:
+    """What was built, and where it is."""
+    _facts(
+        _console(),
+        [
+            ("model", report["model"]),
+            ("target", report["target"]),
+            ("plan", summary.plan_counts(report["plan"])),
+            ("library", text.size(report["size_bytes"])),
+            ("weights", text.size(report["weight_bytes"])),
+            *_artifacts(report),
+        ],
+    )
+
+
+def show_run(report: Report) -> None:
+    """Latency, accuracy and difference of a built folder."""
+    latency, found, difference = report["latency_ms"], report.get("accuracy"), report.get("difference")
+    threads = f"{latency['threads']} thread{'s' if latency['threads'] > 1 else ''}"
+    facts = [
+        ("folder", report["folder"]),
+        ("latency", f"{number(latency['median'], ' ms')} (IQR {number(latency['iqr'])}), {threads}"),
+        ("load", number(report.get("load_ms"), " ms")),
+        ("first run", number(report.get("first_run_ms"), " ms")),
+        ("samples", str(report["samples"])),
+    ]
+    if found:
+        flat = {"accuracy": {**found, "run": found["value"], "hits": {"run": found["hits"]}}}
+        facts.append((summary.metric(flat), summary.accuracy(flat, "run")))
+    if difference:
+        largest, mean = number(difference["largest_absolute"]), percent(difference["mean_relative_norm"])
+        facts.append(("difference", f"largest {largest}, mean relative norm {mean}"))
+    _facts(_console(), facts)
+
+
+def show_targets(report: Report) -> None:
+    """One row per target."""
+    headers = ("target", "runs here", "cores", "L1d/L2/L3", "features", "source")
+    rows = []
+    for row in report["targets"]:
+        caches = row["caches"]
+        here: str | Text = Text("yes", "green") if row["runs_here"] else f"no: lacks {', '.join(row['lacking'])}"
+        rows.append(
+            (
+                " = ".join([row["name"], *row["aliases"]]),
+                here,
+                str(row["cores"]),
+                "/".join(text.cache(caches[level]) for level in ("l1d_bytes", "l2_bytes", "l3_bytes")),
+                " ".join(row["features"]),
+                row["source"],
+            )
+        )
+    _table(_console(), headers, rows, right=("cores",))
+
+
+def show_doctor(report: Report) -> None:
+    """One line per check, and below it how to mend what is not well."""
+    console = _console()
+    styles = {"ok": "green", "warning": "yellow", "missing": "red"}
+    for check in report["checks"]:
+        status = (f"{check['status']:<8}", styles[check["status"]])
+        console.print(Text.assemble(status, f"{check['name']}: {one_line(check['detail'])}"), soft_wrap=True)
+        if check["mend"] and check["status"] != "ok":
+            console.print(Text(f"{'':8}-> {one_line(check['mend'])}"), soft_wrap=True)
+
+
+def show_db(report: Report) -> None:
+    """Records as a table, anything else as `name: value`."""
+    console = _console()
+    if "records" in report:
+        _records(console, report["records"])
+        return
+    facts = []
+    for name, value in report.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{n} {what}" for what, n in value.items())
+        elif isinstance(value, list):
+            value = "; ".join(map(str, value)) or "none"
+        facts.append((name, str(value)))
+    _facts(console, facts)
+
+
+def _records(console: Console, records: list[dict[str, Any]]) -> None:
+    headers = ("workload", "precision", "emits", "kernel", "us", "IQR", "source", "measured at", "device")
+    rows = []
+    for r in records:
+        key = r["key"]
+        rows.append(
+            (
+                text.workload(key["workload"]),
+                key["precision"],
+                str(key["out_bits"]),
+                f"{key['family']} {key['knobs']}",
+                number(r["median_us"]) if r["failure"] is None else f"failed: {r['failure']}",
+                number(r["iqr_us"]) if r["failure"] is None else NOTHING,
+                r["provenance"],
+                r["measured_at"],
+                r["device"],
+            )
+        )
+    if rows:
+        _table(console, headers, rows, right=("emits", "IQR"))
+    console.print(f"{len(rows)} records")
