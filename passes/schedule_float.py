@@ -3,8 +3,8 @@ activation matmuls, pooling, transposes.
 
     for i, j, k in grid(...): naive block   ->   inlined, tiled, parallel loops whose innermost loop LLVM vectorizes
 
-Stands after LegalizeOps / FuseOps / FuseTIR and before building. Functions with `tirx.is_scheduled` are left alone, so a
-second run changes nothing. Only TVM's schedule primitives are used, each of which checks that it keeps the meaning
+Stands after LegalizeOps / FuseOps / FuseTIR and before building. Functions with `tirx.is_scheduled` are left alone, so
+a second run changes nothing. Only TVM's schedule primitives are used, each of which checks that it keeps the meaning
 (sums may be reordered); a step that TVM refuses is dropped and the rest goes on. Innermost loops stay serial on
 purpose: LLVM vectorizes them with proper tails, while TVM's own vectorization turns a predicated tail into gathers.
 """

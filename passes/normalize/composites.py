@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,14 +65,15 @@ def is_composite(function: Any) -> bool:
 class Names:
     """Gives every composite of a module its name."""
 
-    def __init__(self, mod: tvm.IRModule) -> None:
+    def __init__(self, mod: tvm.IRModule, composites: Iterable[Composite]) -> None:
         self._taken = {str(f.attrs[NAME]) for f in mod.functions.values() if is_composite(f)}
+        self._readable = {c.readable for c in composites}  # kept for those that the importer named so
         self._count: dict[str, int] = {}
 
     def give(self, composite: Composite) -> str:
         """The readable name, or kind_1, kind_2, ... where the importer left none; never the same twice."""
         name = composite.readable
-        while not name or name in self._taken:
+        while not name or name in self._taken or (not composite.readable and name in self._readable):
             stem = composite.readable or composite.kind
             self._count[stem] = self._count.get(stem, 0) + 1
             name = f"{stem}_{self._count[stem]}"

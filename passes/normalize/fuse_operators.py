@@ -56,11 +56,11 @@ class _Layer:
 class _Rewriter(Rewriter):
     def __init__(self, mod: tvm.IRModule) -> None:
         super().__init__(mod)
-        self._names = Names(mod)
         self._swallowed: set[relax.Var] = set()
         self._acts = self._find_activations()
         self._layers = self._find_layers()
         self._composites = self._plan()
+        self._names = Names(mod, self._composites.values())
 
     def visit(self, var: relax.Var, value: relax.Expr) -> None:
         composite = self._composites.get(var)
@@ -121,9 +121,10 @@ class _Rewriter(Rewriter):
         plan: dict[relax.Var, Composite] = {}
         for layer in self._layers.values():
             self._keep(self._layer_composite(layer), plan)
+        parts = {v for act in self._standalone.values() for v in (*act.inner, act.root)}
         reshapes = []
-        for var, value in self.bindings:
-            if var not in self._swallowed and var not in plan:
+        for var, value in reversed(self.bindings):  # a pad takes the slice before it
+            if var not in self._swallowed and var not in plan and var not in parts:
                 carrier = find_carrier(var, value, self._slice_before(value))
                 if carrier is not None and carrier.kind == "reshape":
                     reshapes.append(carrier)

@@ -1,15 +1,22 @@
-"""The only room that joins the others. Each public function is one job of the command line or of `tvm_mpq.optimize`."""
+"""The only room that joins the others. Each public function is one job of the command line or of `tvm_mpq.optimize`.
+
+Names are looked up when first used: `tvm-mpq doctor` must answer where TVM, which most jobs import, is broken.
+"""
 
 from __future__ import annotations
 
-from tvm_mpq.pipeline.demo import demo as demo_network
-from tvm_mpq.pipeline.doctor import diagnose
-from tvm_mpq.pipeline.inspect import inspect as inspect_network
-from tvm_mpq.pipeline.optimize import optimize as optimize_network
-from tvm_mpq.pipeline.options import Options, Result, check_output
-from tvm_mpq.pipeline.run import run_folder
-from tvm_mpq.pipeline.search import search as search_network
-from tvm_mpq.pipeline.uniform import build_network
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tvm_mpq.pipeline.demo import demo as demo_network
+    from tvm_mpq.pipeline.doctor import diagnose
+    from tvm_mpq.pipeline.inspect import inspect as inspect_network
+    from tvm_mpq.pipeline.optimize import optimize as optimize_network
+    from tvm_mpq.pipeline.options import Options, Result, check_output
+    from tvm_mpq.pipeline.run import run_folder
+    from tvm_mpq.pipeline.search import search as search_network
+    from tvm_mpq.pipeline.uniform import build_network
 
 __all__ = [
     "Options",
@@ -23,3 +30,23 @@ __all__ = [
     "run_folder",
     "search_network",
 ]
+
+_HOMES = {
+    "Options": ("options", "Options"),
+    "Result": ("options", "Result"),
+    "build_network": ("uniform", "build_network"),
+    "check_output": ("options", "check_output"),
+    "demo_network": ("demo", "demo"),
+    "diagnose": ("doctor", "diagnose"),
+    "inspect_network": ("inspect", "inspect"),
+    "optimize_network": ("optimize", "optimize"),
+    "run_folder": ("run", "run_folder"),
+    "search_network": ("search", "search"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    return getattr(importlib.import_module(f"{__name__}.{module}"), attribute)

@@ -38,6 +38,11 @@ class Tried:
     quality: Quality
 
 
+def effective_budget(budget: Budget) -> Budget:
+    """The budget, or the default accuracy drop where the user gave none."""
+    return Budget(max_drop=DEFAULT_DROP) if budget == Budget() else budget
+
+
 def limits_of(budget: Budget, int8_latency_us: float) -> Limits:
     """The budget's upper limits in the solver's units; the accuracy drop is not among them."""
     latencies = []
@@ -71,13 +76,11 @@ def choose(
     InfeasibleError
         If nothing satisfies the limits, or no plan tried keeps the drop.
     """
+    budget = effective_budget(budget)
     limits = limits_of(budget, int8_latency_us)
-    max_drop = budget.max_drop
-    if max_drop is None and not any(True for _ in limits.active()):
-        max_drop = DEFAULT_DROP
-    if max_drop is None:
+    if budget.max_drop is None:
         return _least_loss(problem, limits, judge, time_limit_sec, progress)
-    return _least_latency(problem, limits, max_drop, judge, time_limit_sec, progress)
+    return _least_latency(problem, limits, budget.max_drop, judge, time_limit_sec, progress)
 
 
 def _least_loss(

@@ -16,7 +16,7 @@ from tvm_mpq.calibrate.data import Dataset, load_dataset
 from tvm_mpq.calibrate.sensitivity import kl_divergence, metric_for, predict
 from tvm_mpq.pipeline import latency, learn, network
 from tvm_mpq.pipeline.bench import Bench, open_bench
-from tvm_mpq.pipeline.choose import Quality, Tried, choose
+from tvm_mpq.pipeline.choose import Quality, Tried, choose, effective_budget
 from tvm_mpq.pipeline.options import Options, Result, to_json
 from tvm_mpq.pipeline.prepare import Prepared
 from tvm_mpq.pipeline.problem import Space, build_problem
@@ -141,7 +141,8 @@ def _deliver(
 ) -> Result:
     """Build and measure fp32, uniform 8 bit and the chosen plan; write the folder."""
     options = bench.options
-    folder = Path(tempfile.mkdtemp(prefix="tvm_mpq_"))
+    work: tempfile.TemporaryDirectory[str] = tempfile.TemporaryDirectory(prefix="tvm_mpq_")
+    folder = Path(work.name)
     solutions = {"fp32": tables.solution_fp32, "int8": tables.solution_int8, "mixed": chosen.solution}
     plans = {name: plan_of(bench, tables, s) for name, s in solutions.items()}
     options.tell("building and verifying")
@@ -151,7 +152,7 @@ def _deliver(
     plan.save(folder / "plan.json")
     (folder / "report.json").write_text(to_json(report) + "\n", encoding="utf-8")
     write_report(report, folder / "report.html")
-    return Result(plan, report, folder)
+    return Result(plan, report, work)
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,6 @@ class Checked:
     iqr_us: float
     accuracy: network.Accuracy
     bytes: int
-    weight_bytes: int
 
 
 def verify_all(bench: Bench, plans: Mapping[str, Plan], eval_data: Dataset, folder: Path) -> dict[str, Checked]:
@@ -187,9 +187,8 @@ def verify_all(bench: Bench, plans: Mapping[str, Plan], eval_data: Dataset, fold
         quality = network.accuracy(
             outputs[twin], outputs[twins["fp32"]], eval_data.labels, classifies=network.classifies(prepared.graph)
         )
-        weights = network.weight_bytes(network.all_steps(prepared, plans[twin]))
         time = times[twin]
-        results[name] = Checked(time.median_us, time.iqr_us, quality, built[twin].bytes, weights)
+        results[name] = Checked(time.median_us, time.iqr_us, quality, built[twin].bytes)
     built[twins["mixed"]].path.rename(folder / "model.so")
     for other in folder.glob("*.so"):
         if other.name != "model.so":
@@ -256,7 +255,12 @@ def describe(
             "on_calibration_data": eval_data is data,
         },
         "size_bytes": {name: c.bytes for name, c in checked.items()},
-        "weight_bytes": {name: c.weight_bytes for name, c in checked.items()},
+        "weight_bytes": {
+            "fp32": tables.solution_fp32.size_bytes,
+            "int8": tables.solution_int8.size_bytes,
+            "mixed": chosen.solution.size_bytes,
+        },
+        "budget": dataclasses.asdict(effective_budget(bench.options.budget)),
         "solver": {
             "name": solution.solver,
             "status": solution.status,

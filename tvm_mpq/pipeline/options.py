@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tvm_mpq.errors import OutputError
@@ -48,12 +49,17 @@ class Options:
 class Result:
     """What `optimize` found. `report` is the JSON object of the command line's contract.
 
-    `folder` holds the built files until `save` copies them.
+    `work` holds the built files until `save` copies them; it goes away with this object.
     """
 
     plan: Plan
     report: dict[str, Any]
-    folder: Path
+    work: TemporaryDirectory[str]
+
+    @property
+    def folder(self) -> Path:
+        """Where the built files stand now."""
+        return Path(self.work.name)
 
     def save(self, out: str | Path) -> dict[str, Any]:
         """Write model.so, plan.json and report.html; returns the report with the paths. Raises OutputError."""

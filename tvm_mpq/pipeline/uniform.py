@@ -47,7 +47,8 @@ def build_network(options: Options, *, uniform: str | None, keep: tuple[str, ...
         ranges = learn.ranges(prepared, bench.interpreter, data, bench.db, options)
         chosen = Plan(prepared.row.name, prepared.tvm_target_attrs, precisions, ranges)
     chosen = dataclasses.replace(chosen, info={**chosen.info, **network.plan_info(prepared)})
-    folder = Path(tempfile.mkdtemp(prefix="tvm_mpq_"))
+    work: tempfile.TemporaryDirectory[str] = tempfile.TemporaryDirectory(prefix="tvm_mpq_")
+    folder = Path(work.name)
     options.tell("compiling")
     built = network.build(prepared, chosen, folder / "model.so")
     chosen.save(folder / "plan.json")
@@ -59,7 +60,7 @@ def build_network(options: Options, *, uniform: str | None, keep: tuple[str, ...
         "weight_bytes": network.weight_bytes(network.all_steps(prepared, chosen)),
         "artifacts": {},
     }
-    return Result(chosen, report, folder)
+    return Result(chosen, report, work)
 
 
 def uniform_precisions(prepared: Prepared, wanted: Precision, keep: tuple[str, ...]) -> dict[str, str]:

@@ -196,7 +196,7 @@ def test_every_candidate_is_right(w, rng):
     for family in fitting(request):
         space = family.knob_space(request)
         assert 1 <= len({str(k) for k in space}) == len(space) <= 10
-        for knobs in space[1::2]:  # the first is the default, tested above
+        for knobs in space[1::4]:  # the first is the default, tested above
             check(w, Kernel(request, family, knobs), HOST, rng)
 
 

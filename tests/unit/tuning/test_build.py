@@ -21,9 +21,15 @@ TARGET = tvm.target.Target({"kind": "llvm"})
 
 def alive_children() -> list[int]:
     """Process ids of this process's compile workers."""
-    command = ["ps", "--ppid", str(os.getpid()), "-o", "pid=,args="]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    return [int(line.split()[0]) for line in found.stdout.splitlines() if "build_worker" in line]
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            if parent == os.getpid() and b"build_worker" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return sorted(found)
 
 
 @pytest.fixture(autouse=True)

@@ -51,7 +51,8 @@ class _Dense:
         g, code, threads = self.g, self.code, self.request.threads
         x_size = g.batch * g.in_height * g.in_width * g.in_cells
         code.line(f'XI = T.decl_buffer(({x_size},), "uint8", data=x.data)')
-        code.line(f'W = T.decl_buffer(({self.all_blocks * self.block_bytes},), "{self.dot.weight_dtype}", data=weight.data)')
+        w_size = self.all_blocks * self.block_bytes
+        code.line(f'W = T.decl_buffer(({w_size},), "{self.dot.weight_dtype}", data=weight.data)')
         scratch = g.rows * g.row_width * g.in_cells
         if g.bordered:
             code.line(f'X = T.alloc_buffer(({threads * scratch},), "uint8")')
@@ -59,7 +60,7 @@ class _Dense:
             code.line(f'X = T.decl_buffer(({x_size},), "uint8", data=x.data)')
         self.dot.header(code)
         self.epilogue.header(code)
-        order = "gnhw" if self.all_blocks * self.block_bytes > x_size else "nhwg"
+        order = "gnhw" if w_size > x_size else "nhwg"
         self.split = split_axis({axis: self.counts[axis] for axis in order}, threads)
         with ExitStack() as stack:
             if threads > 1:
@@ -121,7 +122,9 @@ class _Dense:
         for start, size, times in _chunks(count):
             if times > 1:
                 with self.code.block(f"for {index} in range({times}):"):
-                    self.code.line(f"X[{ramp(f'{offset} + {start} + {index} * {size}', size)}] = T.Broadcast(z, {size})")
+                    self.code.line(
+                        f"X[{ramp(f'{offset} + {start} + {index} * {size}', size)}] = T.Broadcast(z, {size})"
+                    )
             else:
                 self.code.line(f"X[{ramp(f'{offset} + {start}', size)}] = T.Broadcast(z, {size})")
 

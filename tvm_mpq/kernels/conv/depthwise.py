@@ -164,7 +164,8 @@ class _Depthwise:
                 code.let(f"f{j}", f"T.Broadcast(T.Select(ok{j}, T.uint8(0), z), 16)")
             with code.block(f"for c in range({copied}):"):
                 loads = [f"X[{ramp(f's{j} + c * {self.cells}', 16)}]" for j in rows]
-                self._columns([f"T.bitwise_or(T.bitwise_and({v}, k{j}), f{j})" for v, j in zip(loads, rows, strict=True)], left)
+                filled = [f"T.bitwise_or(T.bitwise_and({v}, k{j}), f{j})" for v, j in zip(loads, rows, strict=True)]
+                self._columns(filled, left)
 
     def _columns(self, rows: list[str], left: int) -> None:
         """Store one input column's vectors [16 channels][4 rows]."""

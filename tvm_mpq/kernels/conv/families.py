@@ -41,7 +41,7 @@ def _dense(request: Request) -> bool:
 
 
 def _grouped(request: Request) -> bool:
-    return _workload(request).groups > 1 and _finishable(request)
+    return _workload(request).groups > 1 and _finishable(request) and not _depthwise(request)
 
 
 def _depthwise(request: Request) -> bool:

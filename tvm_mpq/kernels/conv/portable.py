@@ -43,7 +43,7 @@ class Scalar(Dot):
 
 
 class Elementwise(Dot):
-    """Depthwise: 16 input channels times the weights of the same 16 output channels. Weights int8[C/16, KH * KW, 16]."""
+    """Depthwise: 16 input channels times the weights of the same channels. Weights int8[C/16, KH * KW, 16]."""
 
     channels = BLOCK
 

@@ -52,9 +52,7 @@ class Words(_HalfBlocks):
         for i, x in enumerate(xs):
             both = code.let(f"x{i}", f'T.reinterpret("uint16x16", {broadcast4(x, 8)})')
             even = code.let(f"xe{i}", f'T.reinterpret("int16x16", T.bitwise_and({both}, v_even))')
-            odd = code.let(
-                f"xo{i}", f'T.reinterpret("int16x16", T.shift_right({both}, T.Broadcast(T.uint16(8), 16)))'
-            )
+            odd = code.let(f"xo{i}", f'T.reinterpret("int16x16", T.shift_right({both}, T.Broadcast(T.uint16(8), 16)))')
             for j, acc in enumerate(accs[i]):
                 first = intrin("int32x8", _MADD_WORDS, even, f"we{j}")
                 second = intrin("int32x8", _MADD_WORDS, odd, f"wo{j}")
@@ -74,7 +72,7 @@ class Bytes(_HalfBlocks):
     @staticmethod
     def limit(weight_bits: int, activation_bits: int) -> int:
         """The greatest exact depth; 0 when even one product pair can overflow."""
-        return 32767 // (2 * (2**activation_bits - 1) * (2 ** (weight_bits - 1) - 1))
+        return int(32767 // (2 * (2**activation_bits - 1) * (2 ** (weight_bits - 1) - 1)))
 
     @property
     def step_bytes(self) -> int:

@@ -50,7 +50,7 @@ class _Depthwise:
         self.channels = w.out_channels
         shape_in = (w.batch, w.in_height, w.in_width, w.in_channels)
         shape_out = (w.batch, w.out_height, w.out_width, w.out_channels)
-        buffers = [("x", shape_in), *([("r", shape_out)] if w.residual else [])]
+        buffers: list[tuple[str, tuple[int, ...]]] = [("x", shape_in), *([("r", shape_out)] if w.residual else [])]
         buffers += [("w", (w.kernel[0] * w.kernel[1] * self.channels,)), ("b", (self.channels,)), ("y", shape_out)]
         self.emitter = Emitter("f32_dwconv2d", buffers)
         self.activation = ActivationCode(self.emitter, w.activation, self.lanes)

@@ -32,7 +32,7 @@ class _Direct:
         self.vectors = -(-geo.out_group // self.lanes)
         self.taps = geo.kernel[0] * geo.kernel[1] * geo.in_group
         out_shape = (w.batch, w.out_height, w.out_width, w.out_channels)
-        buffers = [("x", (w.batch, w.in_height, w.in_width, w.in_channels))]
+        buffers: list[tuple[str, tuple[int, ...]]] = [("x", (w.batch, w.in_height, w.in_width, w.in_channels))]
         if w.residual:
             buffers.append(("r", out_shape))
         packed = geo.groups * self.vectors * self.lanes
@@ -78,10 +78,10 @@ class _Direct:
             with e.block(f"for g in range({geo.groups}):"):
                 full, tail = divmod(self.vectors, self.blocks)
                 if full:
-                    first, last = f"chunk * {full} // {self.chunks}", f"(chunk + 1) * {full} // {self.chunks}"
-                    with e.block(
-                        f"for j in range({first}, {last}):" if self.chunks > 1 else f"for j in range({full}):"
-                    ):
+                    bounds = str(full)
+                    if self.chunks > 1:
+                        bounds = f"chunk * {full} // {self.chunks}, (chunk + 1) * {full} // {self.chunks}"
+                    with e.block(f"for j in range({bounds}):"):
                         self._channel_group("j", self.blocks)
                 if tail:
                     with e.block(f"if chunk == {self.chunks - 1}:"):
@@ -138,9 +138,8 @@ class _Direct:
                 for col in range(self.cols):
                     e.line(f"{vec(_acc(row, col, n), '0', lanes)} = {vec('b', f'(vector0 + {n}) * {lanes}', lanes)}")
         row_size = geo.row_width * geo.in_channels
-        first_row = (
-            f"(oh - oh_b) * {geo.stride[0]}" if geo.padded else f"image * {geo.in_height} + oh * {geo.stride[0]}"
-        )
+        first_row = "(oh - oh_b)" if geo.padded else f"image * {geo.in_height} + oh"
+        first_row += f" * {geo.stride[0]}"
         e.line(f"x0 = ({first_row}) * {row_size} + ow * {geo.stride[1] * geo.in_channels} + g * {geo.in_group}")
         e.line(f"w0 = vector0 * {lanes * self.taps}")
         kh, kw = geo.kernel

@@ -14,6 +14,7 @@ Knobs = dict[str, int]
 
 _INPUT_BLOCK_BYTES = 192 * 1024
 """Input that one task walks over again for each group of output channels: it should stay in a second-level cache."""
+_FIRST_LEVEL_BYTES = 24 * 1024
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def conv_tiles(geo: Geometry, features: frozenset[str]) -> list[Knobs]:
         for rows in range(1, min(4, geo.out_height) + 1):
             for cols in range(1, min(28, geo.out_width) + 1):
                 for blocks in range(1, min(vectors, 16) + 1):
-                    if rows * cols * blocks + blocks + 1 > registers:
+                    if not _fits(rows * cols, blocks, registers):
                         break
                     cost = _cost(geo, lanes, rows, cols, blocks, vectors, native_lanes(features))
                     knobs = {"lanes": lanes, "rows": rows, "cols": cols, "blocks": blocks}
@@ -114,20 +115,35 @@ def conv_tiles(geo: Geometry, features: frozenset[str]) -> list[Knobs]:
     return [knobs for _, _, knobs in ranked[:10]]
 
 
+def _fits(positions: int, blocks: int, registers: int) -> bool:
+    """Whether sums, weights and a broadcast input fit the registers, with the slack LLVM was seen to need.
+
+    With 16 registers (AVX2) an FMA cannot broadcast its operand by itself: long columns would be bound by loads.
+    """
+    sums = positions * blocks
+    slack = 4 if registers == 32 and blocks > 2 else 0
+    return sums + blocks + 1 + slack <= registers and (registers == 32 or positions <= 6)
+
+
 def _cost(geo: Geometry, lanes: int, rows: int, cols: int, blocks: int, vectors: int, widest: int) -> float:
     """Estimated time in FMA issue slots per reduction step, summed over all tiles of one image.
 
     A step costs its FMAs or its loads, whichever is more; fewer than 8 independent chains wait for the FMA latency.
-    Loads that hide behind FMAs still cost a little, since part of them miss the first-level cache. A half-width vector
-    costs 0.6 of a slot: half on cores that split wide vectors, one on others.
+    Loads that hide behind FMAs still cost a little, weights more when a group of them does not fit the first-level
+    cache and is streamed again for every tile. A half-width vector costs 0.6 of a slot: half on cores that split wide
+    vectors, one on others.
     """
     positions = rows * cols
     tiles = -(-geo.out_height // rows) * -(-geo.out_width // cols)
     width = 1.0 if lanes == widest else 0.6
+    group_bytes = geo.kernel[0] * geo.kernel[1] * geo.in_group * blocks * lanes * 4
+    weight_cost = 0.35 if group_bytes > _FIRST_LEVEL_BYTES else 0.15
 
     def step(b: int) -> float:
-        loads = positions + b * width
-        return max(positions * b * width, loads * 0.9, 8.0 * width) + 0.15 * loads if b else 0.0
+        if b == 0:
+            return 0.0
+        busy = max(positions * b * width, (positions + b * width) * 0.9, 8.0 * width)
+        return busy + 0.1 * positions + weight_cost * b * width
 
     return tiles * (vectors // blocks * step(blocks) + step(vectors % blocks))
 

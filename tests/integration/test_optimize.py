@@ -1,0 +1,247 @@
+"""`optimize` from end to end: what it reports, what it remembers, and that a kill -9 costs nothing.
+
+Times are measured quickly here and never compared with anything.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import psutil
+import pytest
+from mpq_testing import onnx_models
+from mpq_testing.lab import run_strangers
+
+import tvm_mpq as mpq
+from tvm_mpq.pipeline import demo, latency
+from tvm_mpq.pipeline.options import Options, Result
+from tvm_mpq.tuning.database import LatencyDatabase
+from tvm_mpq.tuning.measure import MeasureSettings
+
+QUICK = {"repeats": 5, "min_repeat_ms": 0.2, "max_relative_iqr": 1e6, "max_drift": 1e6}
+"""A busy machine gives bad numbers, and numbers do not matter here."""
+
+
+@pytest.fixture(scope="module")
+def quick() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latency, "SETTINGS", MeasureSettings(**QUICK))
+        patch.setattr(latency, "CALL_SETTINGS", MeasureSettings(**QUICK))
+        yield
+
+
+@pytest.fixture(scope="module")
+def digits(quick: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The demo, twice on one database: a network that learned real digits, optimized under a size budget."""
+    pytest.importorskip("torch", reason="the demo trains with PyTorch (extra `demo`)")
+    pytest.importorskip("sklearn", reason="the demo learns scikit-learn's digits (extra `demo`)")
+    folder = tmp_path_factory.mktemp("digits")
+    trained = demo.train_network(*demo.digits()[0])
+    said: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "train_network", lambda images, labels: trained)
+        options = Options(model=None, db=folder / "latency.db", say=said.append)
+        first, second = demo.demo(options), demo.demo(options)
+    return {"first": first, "second": second, "said": said, "model": trained, "folder": folder}
+
+
+def test_report_follows_the_contract(digits: dict[str, Any]) -> None:
+    report = digits["first"].report
+    wanted = {"operators", "plan", "latency_ms", "accuracy", "solver", "latency_entries", "artifacts"}
+    assert wanted <= set(report)
+    assert set(report["latency_ms"]) == {"fp32", "int8", "mixed", "predicted"}
+    assert {"metric", "fp32", "int8", "mixed"} <= set(report["accuracy"])
+    assert {"name", "status", "objective", "bound", "gap", "seconds"} <= set(report["solver"])
+    assert {"measured", "predicted", "cached"} <= set(report["latency_entries"])
+    assert [o["name"] for o in report["operators"]] == list(report["plan"])
+    json.dumps(report, allow_nan=False)
+
+
+def test_numbers_are_numbers(digits: dict[str, Any]) -> None:
+    report = digits["first"].report
+    assert all(math.isfinite(x) and x > 0 for x in report["latency_ms"].values())
+    for operator in report["operators"]:
+        for candidate in operator["candidates"].values():
+            assert candidate["loss"] >= 0 and candidate["size_bytes"] > 0
+            assert all(x > 0 for x in candidate["latency_us"].values())
+    assert report["latency_entries"]["measured"] > 0 and report["latency_entries"]["predicted"] == 0
+
+
+def test_real_accuracy_survives(digits: dict[str, Any]) -> None:
+    """On test images that training never saw: 8 bits lose at most one point, the mixed plan at most three."""
+    accuracy = digits["first"].report["accuracy"]
+    assert accuracy["metric"] == "top1" and not accuracy["on_calibration_data"]
+    assert accuracy["fp32"] > 93
+    assert accuracy["int8"] >= accuracy["fp32"] - 1
+    assert accuracy["mixed"] >= accuracy["fp32"] - 3
+
+
+def test_the_size_budget_is_kept_by_a_mix(digits: dict[str, Any]) -> None:
+    report = digits["first"].report
+    weights = sum(p.numel() for p in digits["model"].parameters() if p.dim() > 1)
+    assert report["weight_bytes"]["mixed"] <= demo.SIZE_SHARE * weights < report["weight_bytes"]["int8"]
+    assert set(report["plan"].values()) >= {"w8a8", "w4a8"}
+    assert report["solver"]["status"].lower() == "optimal" and report["solver"]["gap"] < 1e-3
+
+
+def test_a_second_run_measures_nothing_and_agrees(digits: dict[str, Any]) -> None:
+    first, second = digits["first"], digits["second"]
+    entries = second.report["latency_entries"]
+    assert entries["measured"] == 0
+    assert entries["cached"] == first.report["latency_entries"]["measured"] + first.report["latency_entries"]["cached"]
+    assert second.plan.operators == first.plan.operators
+    assert second.plan.formats == first.plan.formats
+    assert second.plan.tensors == first.plan.tensors
+
+
+def test_saved_library_serves_a_stranger(digits: dict[str, Any], tmp_path: Path) -> None:
+    """Same signature and the same accuracy where tvm_mpq is not installed."""
+    result: Result = digits["first"]
+    report = result.save(tmp_path / "out")
+    names = {"model.so", "plan.json", "report.html"}
+    assert names <= set(report["artifacts"]) and all(Path(p).is_file() for p in report["artifacts"].values())
+    assert mpq.Plan.load(report["artifacts"]["plan.json"]) == result.plan
+    images, labels = demo.digits()[1]
+    jobs = []
+    for i in range(20):
+        np.savez(tmp_path / f"in{i}.npz", images[i : i + 1])
+        jobs.append({"library": report["artifacts"]["model.so"], "inputs": str(tmp_path / f"in{i}.npz"), "outputs": str(tmp_path / f"out{i}.npz")})
+    outputs = [out[0] for out in run_strangers(jobs, tmp_path)]
+    assert {(o.dtype.name, o.shape) for o in outputs} == {("float32", (1, 10))}
+    assert sum(int(o.argmax() == y) for o, y in zip(outputs, labels, strict=False)) >= 18
+
+
+def test_max_drop_is_kept(quick: None, digits: dict[str, Any]) -> None:
+    """The default budget: the fastest plan that loses at most a point, by real accuracy on the calibration data."""
+    import torch
+
+    images, labels = demo.digits()[0]
+    result = mpq.optimize(
+        digits["model"], example_inputs=(torch.zeros(1, 1, 8, 8),), data={"x": images, "labels": labels},
+        budget=mpq.Budget(max_drop=0.5), db=digits["folder"] / "latency.db",
+    )  # fmt: skip
+    chosen = min(t["predicted_ms"] for t in result.report["plans_tried"] if t["drop"] <= 0.5)
+    assert result.report["latency_ms"]["predicted"] == chosen
+    assert result.report["latency_entries"]["measured"] == 0
+
+
+DRIVER = """
+import os, signal, sys
+import psutil
+import tvm_mpq as mpq
+from tvm_mpq.pipeline import latency
+from tvm_mpq.tuning.measure import MeasureSettings
+
+latency.SETTINGS = latency.CALL_SETTINGS = MeasureSettings(**{quick!r})
+
+def progress(done, total, what):
+    if what == "measuring kernels" and done == {kernels}:
+        print(*[p.pid for p in psutil.Process().children(recursive=True)], flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+mpq.optimize(sys.argv[1], db=sys.argv[2], budget=mpq.Budget(latency_ratio=1.0), progress=progress)
+"""
+
+
+def test_kill_9_loses_nothing_that_was_measured(quick: None, tmp_path: Path) -> None:
+    model, db = tmp_path / "model.onnx", tmp_path / "latency.db"
+    onnx.save(onnx_models.ends_in_conv(), str(model))
+    driver = DRIVER.format(quick=QUICK, kernels=5)
+    killed = subprocess.run(
+        [sys.executable, "-c", driver, str(model), str(db)], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    _wait_for_the_end_of([int(pid) for pid in killed.stdout.split()])
+    with LatencyDatabase(db) as opened:
+        assert opened.verify() == []
+        before = list(opened.records())
+    assert len(before) == 5 and all(r.median_us is not None for r in before)
+
+    result = mpq.optimize(model, db=db, budget=mpq.Budget(latency_ratio=1.0))
+    entries = result.report["latency_entries"]
+    assert entries["cached"] == 5 and entries["measured"] > 0
+    with LatencyDatabase(db) as opened:
+        assert opened.verify() == []
+        assert set(before) <= set(opened.records())
+
+
+def _wait_for_the_end_of(pids: list[int]) -> None:
+    """A killed run leaves no process behind that would go on measuring."""
+    deadline = time.monotonic() + 20
+    while alive := [pid for pid in pids if _runs(pid)]:
+        assert time.monotonic() < deadline, f"still running: {alive}"
+        time.sleep(0.1)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.fixture(scope="module")
+def small(quick: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Result]:
+    """small(model, **options): optimize on one database; what is asked twice is measured once."""
+    folder = tmp_path_factory.mktemp("small")
+
+    def run(model: onnx.ModelProto, **options: Any) -> Result:
+        path = folder / "model.onnx"
+        onnx.save(model, str(path))
+        return mpq.optimize(path, db=folder / "latency.db", **options)
+
+    return run
+
+
+def test_without_data_synthetic_ones_are_used_and_said(small: Callable[..., Result]) -> None:
+    said: list[str] = []
+    result = small(onnx_models.multilayer(), budget=mpq.Budget(latency_ratio=1.0), say=said.append)
+    assert any("synthetic" in text for text in said) and result.report["calibration"]["synthetic"]
+    assert result.report["accuracy"]["metric"] == "relative_error"
+
+
+def test_nothing_to_quantize_is_built_as_fp32_and_said(small: Callable[..., Result], tmp_path: Path) -> None:
+    said: list[str] = []
+    result = small(onnx_models.nothing_to_quantize(), say=said.append)
+    assert "the model has no quantizable operator: it is built as fp32" in said
+    assert result.plan.operators == {} and result.report["operators"] == []
+    x = np.random.default_rng(0).normal(size=(1, 12)).astype(np.float32)
+    np.savez(tmp_path / "in.npz", x)
+    job = {"library": str(result.folder / "model.so"), "inputs": str(tmp_path / "in.npz"), "outputs": str(tmp_path / "o.npz")}
+    ((y,),) = run_strangers([job], tmp_path)
+    wanted = np.exp(2 * x) / np.exp(2 * x).sum()
+    np.testing.assert_allclose(y, wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["two_outputs", "two_inputs", "float_middle"])
+def test_other_graphs_go_all_the_way(small: Callable[..., Result], name: str) -> None:
+    result = small(onnx_models.GRAPHS[name](), budget=mpq.Budget(latency_ratio=1.0))
+    report = result.report
+    assert report["latency_ms"]["predicted"] <= report["predicted_ms"]["int8"] * (1 + 1e-6)
+    assert set(report["plan"].values()) <= {"fp32", "w8a8", "w4a8"}
+
+
+@pytest.mark.parametrize(
+    ("budget", "text"),
+    [
+        (mpq.Budget(latency_ratio=1e-6), "latency"),
+        (mpq.Budget(latency_ms=1e-9), "latency"),
+        (mpq.Budget(size_mb=1e-6), "size"),
+    ],
+)
+def test_an_unreachable_budget_says_what_would_do(small: Callable[..., Result], budget: mpq.Budget, text: str) -> None:
+    from tvm_mpq.errors import InfeasibleError
+
+    with pytest.raises(InfeasibleError, match=text) as caught:
+        small(onnx_models.multilayer(), budget=budget)
+    assert "\n" not in str(caught.value) and "least" in str(caught.value)

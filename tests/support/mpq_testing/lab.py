@@ -1,0 +1,106 @@
+"""One prepared and calibrated network, without measuring anything: plans of it can be interpreted, built and run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mpq_testing import stranger
+from mpq_testing.definition import walk
+from tvm_mpq.calibrate.data import load_dataset
+from tvm_mpq.calibrate.interpreter import Interpreter
+from tvm_mpq.calibrate.ranges import calibrate
+from tvm_mpq.passes.graph import Node
+from tvm_mpq.passes.lowering import Step, Value
+from tvm_mpq.pipeline import learn, network
+from tvm_mpq.pipeline.kernel_store import KernelStore
+from tvm_mpq.pipeline.prepare import prepare
+from tvm_mpq.pipeline.runtime import HostRuntime
+from tvm_mpq.schema import FLOAT_BITS, Plan
+
+Array = npt.NDArray[Any]
+
+
+class Lab:
+    """model: whatever `optimize` takes; kernels: folder of compiled kernels, shared by all labs of a test run."""
+
+    def __init__(self, model: Any, kernels: Path, *, observer: str = "minmax", samples: int = 4) -> None:
+        self.model = model
+        self.prepared = prepare(model)
+        self.graph = self.prepared.graph
+        store = KernelStore(kernels, self.prepared.tvm_target_attrs)
+        runtime = HostRuntime(store, self.graph, self.prepared.tvm_target(), self.prepared.features)
+        self.interpreter = Interpreter(self.graph, runtime)
+        self.data = load_dataset(None, self.prepared.inputs).head(samples)
+        self.samples = learn.graph_samples(self.prepared, self.data)
+        steps = self.steps(learn.bare_plan(self.prepared, {}))
+        self.ranges = calibrate(self.graph, self.interpreter, steps, self.samples, method=observer)
+
+    @property
+    def names(self) -> list[str]:
+        return [n.name for n in self.graph.weighted()]
+
+    def plan(self, default: str, others: Mapping[str, str] | None = None, **options: Any) -> Plan:
+        """One precision everywhere but where named."""
+        operators = {name: (others or {}).get(name, default) for name in self.names}
+        assert set(others or {}) <= set(operators), f"operators are {self.names}"
+        return Plan(self.prepared.row.name, self.prepared.tvm_target_attrs, operators, self.ranges, **options)
+
+    def random_plan(self, rng: np.random.Generator) -> Plan:
+        choices = {n.name: str(rng.choice(n.candidates)) for n in self.graph.weighted()}
+        return self.plan("fp32", choices)
+
+    def steps(self, plan: Plan) -> list[Step]:
+        return network.all_steps(self.prepared, plan)
+
+    def values(self, plan: Plan, sample: int = 0) -> dict[Value, Array]:
+        """Every tensor that the interpreter's compiled kernels left, logical channels."""
+        steps = self.steps(plan)
+        self.interpreter.prepare(steps)
+        held = self.interpreter.run(steps, self.interpreter.load(self.samples[sample]), tag="lab")
+        arrays = {v: t.numpy() for v, t in held.items() if hasattr(t, "numpy")}
+        channels = {v: self.graph.tensors[v.tensor].shape for v in arrays}
+        return {v: x if v.bits == FLOAT_BITS else x[..., : channels[v][-1]] for v, x in arrays.items()}
+
+    def interpret(self, plan: Plan, sample: int = 0) -> list[Array]:
+        values = self.values(plan, sample)
+        return [values[Value(name, FLOAT_BITS)] for name in self.graph.outputs]
+
+    def define(self, plan: Plan, sample: int = 0) -> list[Array]:
+        """The network's outputs in NumPy; operators without a definition run compiled."""
+        held = walk(self.graph, self.steps(plan), self.samples[sample], self._float_node)
+        return [held[Value(name, FLOAT_BITS)] for name in self.graph.outputs]
+
+    def _float_node(self, node: Node, inputs: list[Array]) -> Array:
+        function = self.interpreter._floats[node.name]  # no public way: only tests walk a network in two worlds
+        result = function(*[self.interpreter._runtime.array(np.ascontiguousarray(x)) for x in inputs])
+        return np.asarray(result.numpy())
+
+    def run_built(self, plans: Sequence[Plan], folder: Path, sample: int = 0) -> list[list[Array]]:
+        """Outputs of each plan's model.so, all run by one stranger."""
+        jobs = []
+        np.savez(folder / "inputs.npz", *self.samples[sample].values())
+        for i, plan in enumerate(plans):
+            built = network.build(self.prepared, plan, folder / f"model{i}.so")
+            jobs.append({"library": str(built.path), "inputs": str(folder / "inputs.npz"), "outputs": str(folder / f"out{i}.npz")})
+        return run_strangers(jobs, folder)
+
+
+def run_strangers(jobs: list[dict[str, str]], folder: Path) -> list[list[Array]]:
+    """Run libraries in one fresh process that has plain TVM only."""
+    (folder / "jobs.json").write_text(json.dumps(jobs))
+    command = [sys.executable, stranger.__file__, str(folder / "jobs.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    results = []
+    for job in jobs:
+        with np.load(job["outputs"]) as archive:
+            results.append([archive[f"arr_{i}"] for i in range(len(archive.files))])
+    return results

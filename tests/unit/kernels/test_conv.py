@@ -1,0 +1,209 @@
+"""Integer convolutions equal the definition bit for bit: every family, every shape class, every end of the ranges."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import tvm
+
+from tvm_mpq.kernels import conv  # noqa: F401  registers the rows
+from tvm_mpq.kernels.registry import Kernel, Request, families, fitting
+from tvm_mpq.numerics.activation_names import is_clamp
+from tvm_mpq.numerics.operands import Operands
+from tvm_mpq.numerics.reference import evaluate, pad_channels
+from tvm_mpq.schema import W4A8, W8A8, Conv2dWorkload, Precision, TensorQuant, padded_channels
+
+C = Conv2dWorkload
+SAME = (1, 1, 1, 1)
+AVX2 = frozenset({"avx2"})
+VNNI = AVX2 | {"avx512f", "avx512bw", "avx512vnni"}
+VBMI = VNNI | {"avx512vbmi"}
+CPU = tvm.target.codegen.llvm_get_system_cpu()
+HOST_FEATURES = frozenset(tvm.target.codegen.llvm_get_cpu_features(tvm.target.Target({"kind": "llvm", "mcpu": CPU})))
+
+DENSE = [
+    C(1, 7, 7, 1, 100, (3, 3), (1, 1), SAME),
+    C(1, 13, 9, 3, 33, (3, 3), (2, 2), (0, 1, 2, 1), activation="relu"),
+    C(1, 13, 9, 7, 17, (1, 1)),
+    C(1, 1, 1, 33, 64, (3, 3), (1, 1), SAME),
+    C(1, 1, 197, 16, 20, (1, 1), residual=True),
+    C(1, 1, 1, 64, 100, (1, 1)),
+    C(1, 7, 7, 17, 3, (1, 1), (2, 2), residual=True, activation="clip:0.0:3.0"),
+    C(1, 13, 9, 16, 33, (5, 3), (2, 1), (2, 0, 1, 3), (2, 3)),
+    C(2, 9, 9, 3, 16, (7, 7), (2, 2), (3, 3, 3, 3)),
+    C(3, 5, 5, 100, 1, (1, 1)),
+    C(1, 6, 7, 33, 40, (3, 3), (1, 1), SAME, residual=True, activation="relu"),
+]
+TABLES = [
+    C(1, 6, 7, 20, 33, (3, 3), (1, 1), SAME, activation="hard_swish"),
+    C(1, 4, 5, 20, 3, (1, 1), residual=True, activation="silu"),
+    C(1, 7, 7, 40, 40, (3, 3), (1, 1), SAME, groups=40, activation="hard_swish"),
+]
+DEPTHWISE = [
+    C(1, 13, 9, 17, 17, (3, 3), (2, 2), SAME, groups=17, activation="relu"),
+    C(1, 7, 7, 64, 64, (3, 3), (1, 1), SAME, groups=64, residual=True),
+    C(2, 8, 8, 24, 24, (5, 5), (2, 2), (1, 2, 2, 1), groups=24),
+    C(1, 7, 7, 100, 100, (5, 5), (1, 1), (2, 2, 2, 2), groups=100),
+    C(1, 9, 8, 16, 16, (3, 3), (1, 1), (2, 2, 2, 2), (2, 2), groups=16),
+    C(1, 1, 1, 20, 20, (3, 3), (1, 1), SAME, groups=20),
+    C(1, 5, 9, 20, 20, (1, 7), (1, 1), (0, 3, 0, 3), groups=20),
+]
+GROUPED = [
+    C(1, 5, 6, 3, 3, (3, 3), (1, 1), SAME, groups=3),
+    C(1, 5, 6, 6, 12, (3, 3), (1, 1), SAME, groups=6),
+    C(1, 9, 8, 32, 64, (3, 3), (2, 2), SAME, groups=4, residual=True),
+    C(1, 5, 4, 30, 20, (1, 1), groups=5),
+]
+
+
+def mcpu_of(features: frozenset[str]) -> str:
+    if "avx512vnni" in features:
+        return "icelake-server"
+    return "haswell" if "avx2" in features else "x86-64"
+
+
+def make_operands(w: C, p: Precision, out_bits: int, rng: np.random.Generator, extreme: bool) -> Operands:
+    taps = w.kernel[0] * w.kernel[1] * w.in_channels // w.groups
+    weight = rng.standard_normal((w.out_channels, *w.kernel, w.in_channels // w.groups)).astype(np.float32)
+    top = 2**p.activation_bits - 1
+    zero_point = int(rng.integers(0, top + 1))
+    if extreme:
+        weight, zero_point = np.sign(weight), int(rng.choice([0, top]))
+    bias = rng.standard_normal(w.out_channels).astype(np.float32)
+
+    def quant(scale: float, zero_point: int, bits: int = 8) -> TensorQuant:
+        return TensorQuant(bits, float(np.float32(scale)), zero_point)
+
+    inputs = (quant(0.03, zero_point, p.activation_bits), *([quant(0.05, 131)] if w.residual else []))
+    return Operands(
+        inputs,
+        None if out_bits == 32 else quant(0.01 * taps**0.5, 120),
+        weight,
+        bias,
+        None if is_clamp(w.activation) else quant(0.012 * taps**0.5, 100),
+    )
+
+
+def make_inputs(w: C, p: Precision, rng: np.random.Generator, extreme: bool) -> list[np.ndarray]:
+    top = 2**p.activation_bits - 1
+    shape = (w.batch, w.in_height, w.in_width, w.in_channels)
+    x = rng.choice([0, top], shape) if extreme else rng.integers(0, top + 1, shape)
+    r = rng.integers(0, 256, (w.batch, w.out_height, w.out_width, w.out_channels))
+    return [x.astype(np.uint8), *([r.astype(np.uint8)] if w.residual else [])]
+
+
+def compile_kernel(kernel: Kernel, target: dict[str, object]) -> tvm.runtime.Module:
+    return tvm.compile(tvm.IRModule({"main": kernel.build()}), target=tvm.target.Target(target))
+
+
+def check(kernel: Kernel, rng: np.random.Generator, extreme: bool) -> None:
+    request = kernel.request
+    w, p = request.workload, request.precision
+    assert isinstance(w, C)
+    operands, inputs = make_operands(w, p, request.out_bits, rng, extreme), make_inputs(w, p, rng, extreme)
+    library = compile_kernel(kernel, {"kind": "llvm", "mcpu": mcpu_of(request.features)})
+    cells = w.out_channels if request.out_bits == 32 else padded_channels(w.out_channels)
+    out = np.zeros((w.batch, w.out_height, w.out_width, cells), np.float32 if request.out_bits == 32 else np.uint8)
+    stored = [pad_channels(x, fill=77) for x in inputs]  # padded cells may hold anything
+    args = [tvm.runtime.tensor(a) for a in (*stored, *kernel.constants(operands), out)]
+    library["main"](*args)
+    expected = evaluate(w, p, request.out_bits, operands, inputs)
+    np.testing.assert_array_equal(args[-1].numpy()[..., : w.out_channels], expected)
+
+
+def kernels(w: C, p: Precision, out_bits: int, features: frozenset[str], suffix: str, threads: int = 1) -> list[Kernel]:
+    request = Request(w, p, out_bits, features, threads)
+    rows = [f for f in fitting(request) if f.name.endswith(suffix) and f.name.startswith("qu8")]
+    return [Kernel(request, f, f.knob_space(request)[0]) for f in rows]
+
+
+def sweep(features: frozenset[str], suffix: str, workloads: list[C], rng: np.random.Generator) -> None:
+    """Each workload with one precision, output width, thread count and operand extreme, all combinations in turn."""
+    if not features <= HOST_FEATURES:
+        pytest.skip(f"this CPU lacks {', '.join(sorted(features - HOST_FEATURES))}")
+    turns = itertools.cycle(
+        [
+            (W8A8, 8, 1, True),
+            (W4A8, 32, 2, False),
+            (W8A8, 32, 2, False),
+            (W4A8, 8, 1, True),
+            (Precision(2, 5), 8, 2, True),
+        ]
+    )
+    ran = 0
+    for w, (p, out_bits, threads, extreme) in zip(workloads, turns, strict=False):
+        bits = out_bits if is_clamp(w.activation) else 8
+        for kernel in kernels(w, p, bits, features, suffix, threads):
+            check(kernel, rng, extreme)
+            ran += 1
+    assert ran >= len(workloads)
+
+
+@pytest.mark.parametrize("group", [DENSE, TABLES, DEPTHWISE, GROUPED], ids=["dense", "tables", "depthwise", "grouped"])
+def test_avx512_equals_reference(group: list[C], rng: np.random.Generator) -> None:
+    sweep(VBMI, "__avx512vnni", group, rng)
+
+
+@pytest.mark.parametrize("group", [DENSE, TABLES[:2], GROUPED], ids=["dense", "tables", "grouped"])
+def test_avx2_equals_reference(group: list[C], rng: np.random.Generator) -> None:
+    sweep(AVX2, "__avx2", group, rng)
+
+
+@pytest.mark.parametrize("group", [DENSE, TABLES, DEPTHWISE, GROUPED], ids=["dense", "tables", "depthwise", "grouped"])
+def test_generic_equals_reference(group: list[C], rng: np.random.Generator) -> None:
+    if "avx2" not in HOST_FEATURES:
+        pytest.skip("the generic families are compiled for x86-64 here")
+    sweep(frozenset(), "__generic", group, rng)
+
+
+@pytest.mark.parametrize(
+    "w, p",
+    [
+        (C(1, 6, 9, 48, 48, (3, 3), (1, 1), SAME), W8A8),
+        (C(1, 6, 9, 48, 48, (3, 3), (1, 1), SAME), W4A8),
+        (C(1, 8, 7, 32, 32, (3, 3), (1, 1), SAME, groups=32), W8A8),
+    ],
+)
+def test_every_candidate_equals_reference(w: C, p: Precision, rng: np.random.Generator) -> None:
+    if not VBMI <= HOST_FEATURES:
+        pytest.skip("this CPU lacks AVX-512 VNNI")
+    request = Request(w, p, 8, VBMI)
+    family = fitting(request)[0]
+    space = family.knob_space(request)
+    assert 3 <= len(space) <= 12
+    for knobs in space:
+        check(Kernel(request, family, knobs), rng, extreme=False)
+
+
+@pytest.mark.parametrize("target", ["aarch64-linux-gnu", "riscv64-linux-gnu"])
+@pytest.mark.parametrize("w", [DENSE[1], DEPTHWISE[0], GROUPED[2]], ids=["dense", "depthwise", "grouped"])
+def test_generic_compiles_for_other_architectures(target: str, w: C) -> None:
+    (kernel,) = kernels(w, W8A8, 8, frozenset(), "__generic")
+    assert compile_kernel(kernel, {"kind": "llvm", "mtriple": target}) is not None
+
+
+def test_every_target_has_eight_bits() -> None:
+    for w in [*DENSE, *TABLES, *DEPTHWISE, *GROUPED]:
+        assert fitting(Request(w, W8A8, 8, frozenset())), w.key
+
+
+def test_float_output_of_a_table_activation_is_refused() -> None:
+    assert not [f for f in fitting(Request(TABLES[0], W8A8, 32, VBMI)) if f.name.startswith("qu8")]
+
+
+def test_four_bit_weights_take_half_the_bytes(rng: np.random.Generator) -> None:
+    w = C(1, 8, 8, 64, 64, (3, 3), (1, 1), SAME)
+    sizes = {}
+    for p in (W8A8, W4A8):
+        kernel = kernels(w, p, 8, VNNI, "__avx512vnni")[0]
+        sizes[p] = kernel.constants(make_operands(w, p, 8, rng, False))[0].nbytes
+    assert sizes[W8A8] == w.weight_count and sizes[W4A8] * 2 == w.weight_count
+
+
+def test_names_say_what_they_need() -> None:
+    for family in families():
+        if family.workload_type is C and family.name.startswith("qu8"):
+            isa = family.name.rpartition("__")[2]
+            assert isa == "generic" or isa in family.isa_features
