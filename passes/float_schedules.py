@@ -68,7 +68,7 @@ class FloatScheduler:
                 continue
             into_injective = all(c is not None and c.injective for c in consumers)
             repeated = block.expensive and len(consumers) > 1
-            if repeated or not (into_injective or block.plain and not block.expensive):
+            if repeated or not (into_injective or (block.plain and not block.expensive)):
                 continue
             self._attempt(lambda name=block.name: self._sch.compute_inline(self._sch.get_sblock(name)))  # type: ignore[misc]
 
@@ -136,11 +136,7 @@ class FloatScheduler:
     def _one(self, block: Block) -> None:
         if block.injective:
             self._injective(block)
-        elif self._is_matmul(block) and self._attempt(lambda: self._matmul(block)):
-            pass
-        elif block.reduces_contiguously and self._attempt(lambda: self._row_reduction(block)):
-            pass
-        elif block.spreads_contiguously and self._attempt(lambda: self._column_reduction(block)):
+        elif (self._is_matmul(block) and self._attempt(lambda: self._matmul(block))) or (block.reduces_contiguously and self._attempt(lambda: self._row_reduction(block))) or (block.spreads_contiguously and self._attempt(lambda: self._column_reduction(block))):
             pass
         else:
             self._attempt(

@@ -9,11 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from tvm_mpq.numerics.activation_names import is_clamp
 from tvm_mpq.kernels.registry import Kernel, Request, default_kernel, fitting, named_kernel
+from tvm_mpq.numerics.activation_names import is_clamp
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.passes.graph import TIED_KINDS, WEIGHTED_KINDS, Graph, Node
-from tvm_mpq.schema import FLOAT_BITS, FP32, W8A8, ConvertWorkload, Plan, Precision, TensorQuant, Workload, padded_channels
+from tvm_mpq.schema import (
+    FLOAT_BITS,
+    FP32,
+    W8A8,
+    ConvertWorkload,
+    Plan,
+    Precision,
+    TensorQuant,
+    Workload,
+    padded_channels,
+)
 
 BYTE = 8
 """Requests name every integer format 8: bits below only change constants, not code."""

@@ -52,7 +52,7 @@ class Stats:
     devices: dict[str, int]  # device key -> records
     targets: dict[str, int]
     whole_networks: int
-    sensitivities: int
+    results: int  # ranges, sensitivities and the like
     oldest: str | None
     newest: str | None
     file_bytes: int
@@ -269,7 +269,7 @@ class LatencyDatabase:
                 devices=counts("device"),
                 targets=counts("target"),
                 whole_networks=one("SELECT count(*) FROM whole_network"),
-                sensitivities=one("SELECT count(*) FROM sensitivity"),
+                results=one("SELECT count(*) FROM results"),
                 oldest=one("SELECT (SELECT measured_at FROM latency ORDER BY at_us LIMIT 1)"),
                 newest=one("SELECT (SELECT measured_at FROM latency ORDER BY at_us DESC LIMIT 1)"),
                 file_bytes=one("SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"),

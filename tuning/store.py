@@ -40,11 +40,6 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             first_run_us REAL NOT NULL, predicted_us REAL, measured_at TEXT NOT NULL, at_us INTEGER NOT NULL,
             PRIMARY KEY (plan, device)
         )""",
-        """CREATE TABLE sensitivity (
-            model TEXT NOT NULL, operator TEXT NOT NULL, precision TEXT NOT NULL, metrics TEXT NOT NULL,
-            stored_at TEXT NOT NULL, at_us INTEGER NOT NULL,
-            PRIMARY KEY (model, operator, precision)
-        )""",
     ),
     (
         """CREATE TABLE results (

@@ -170,7 +170,7 @@ class Pool2dWorkload(Workload):
     stride: tuple[int, int]
     padding: tuple[int, int, int, int]  # top, left, bottom, right
     out_height: int
-    out_width: int  # given, because of ceil_mode; windows then reach past bottom and right, and those cells do not count
+    out_width: int  # given, because of ceil_mode: windows may reach past bottom and right; those cells do not count
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+
 from mpq_testing.lab import Lab
 from mpq_testing.onnx_models import GRAPHS
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from mpq_testing import onnx_models
 from onnx import numpy_helper
 
 import tvm_mpq as mpq
+from mpq_testing import onnx_models
 from tvm_mpq import errors, targets
 from tvm_mpq.pipeline import latency
 

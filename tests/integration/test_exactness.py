@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from mpq_testing.definition import assert_steps_follow_the_definition, is_integer
 from mpq_testing.lab import Lab
 from mpq_testing.onnx_models import GRAPHS, reference_outputs
-
 from tvm_mpq.passes.lowering import KernelStep, ReshapeStep
 from tvm_mpq.schema import FLOAT_BITS, Plan
 

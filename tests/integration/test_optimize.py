@@ -19,10 +19,10 @@ import numpy as np
 import onnx
 import psutil
 import pytest
-from mpq_testing import onnx_models
-from mpq_testing.lab import run_strangers
 
 import tvm_mpq as mpq
+from mpq_testing import onnx_models
+from mpq_testing.lab import run_strangers
 from tvm_mpq.pipeline import demo, latency
 from tvm_mpq.pipeline.options import Options, Result
 from tvm_mpq.tuning.database import LatencyDatabase

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from tvm_mpq.numerics.activation_names import is_clamp
 from tvm_mpq.calibrate.interpreter import Interpreter
 from tvm_mpq.calibrate.observers import Observer, check_method
 from tvm_mpq.kernels.registry import default_kernel
+from tvm_mpq.numerics.activation_names import is_clamp
 from tvm_mpq.passes.graph import Graph, Node
 from tvm_mpq.passes.lowering import KernelStep, Step, Value
 from tvm_mpq.schema import FLOAT_BITS, TensorQuant

@@ -139,7 +139,7 @@ def float_plan(graph: Graph, plan: Plan) -> Plan:
 
 
 def _floats(graph: Graph) -> dict[str, int]:
-    return {t: FLOAT_BITS for t in graph.tensors}
+    return dict.fromkeys(graph.tensors, FLOAT_BITS)
 
 
 def _output(step: Step) -> Value:

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from tvm_mpq.kernels import carriers, conv, float_conv  # noqa: F401  each registers its rows
-from tvm_mpq.kernels.registry import Family, Kernel, Request, candidates, default_kernel, families, fitting, named_kernel
+from tvm_mpq.kernels.registry import (
+    Family,
+    Kernel,
+    Request,
+    candidates,
+    default_kernel,
+    families,
+    fitting,
+    named_kernel,
+)
 from tvm_mpq.schema import FLOAT_BITS, Precision, Workload
 
 OFFERED = tuple(map(Precision.parse, ("fp32", "w8a8", "w4a8")))

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tvm_mpq.errors import MissingDependencyError
-from tvm_mpq.pipeline.options import Options, Result
 from tvm_mpq.pipeline.optimize import optimize
+from tvm_mpq.pipeline.options import Options, Result
 from tvm_mpq.schema import Budget
 
 if TYPE_CHECKING:

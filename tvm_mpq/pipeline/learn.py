@@ -67,7 +67,7 @@ def losses(
     stored = ResultStore(db).get("sensitivity", key) or {"done": 0, "losses": {}}
     known = {tuple(name.rsplit("@", 1)): Loss(**sums) for name, sums in stored["losses"].items()}
     if stored["done"] >= len(used) or not todo:
-        return known  # type: ignore[return-value]
+        return known
 
     def keep(done: int, sums: dict[tuple[str, str], Loss]) -> None:
         rows = {f"{operator}@{precision}": dataclasses.asdict(loss) for (operator, precision), loss in sums.items()}
@@ -83,7 +83,7 @@ def losses(
         progress=options.progress,
         on_sample=keep,
         start=stored["done"],
-        losses=known or None,  # type: ignore[arg-type]
+        losses=known or None,
     )
 
 

@@ -37,8 +37,8 @@ class Built:
 
 def realize(prepared: Prepared, plan: Plan) -> tvm.IRModule:
     """The network's kernels and boundaries under a plan."""
-    mod: tvm.IRModule = Realize(plan, threads=prepared.threads)(prepared.mod)
-    return mod
+    passes = [Realize(plan, threads=prepared.threads)]
+    return tvm.transform.Sequential(passes)(prepared.mod)
 
 
 def build(prepared: Prepared, plan: Plan, path: Path, mod: tvm.IRModule | None = None) -> Built:
@@ -88,21 +88,34 @@ def weight_bytes(steps: Sequence[Step]) -> int:
 
 
 def run_library(
-    session: Session, path: Path, inputs: Sequence[Sequence[npt.NDArray[Any]]], progress: Callable[[int], None] | None = None
+    session: Session,
+    path: Path,
+    inputs: Sequence[Sequence[npt.NDArray[Any]]],
+    progress: Callable[[int], None] | None = None,
 ) -> list[npt.NDArray[Any]]:
     """First output of a built library for each sample, on the device, through plain TVM runtime."""
     module = session.upload_module(path)
-    machine = relax.VirtualMachine(module, session.device)
+    machine = session.guarded("set-up of the network", lambda: relax.VirtualMachine(module, session.device))
     outputs = []
     for i, arrays in enumerate(inputs):
-        machine.set_input("main", *[session.array(a) for a in arrays])
-        machine.invoke_stateful("main")
-        result = machine.get_outputs("main")
-        first = result[0] if isinstance(result, (list, tuple)) else result
-        outputs.append(session.fetch(first))
+        tensors = [session.array(a) for a in arrays]
+
+        def run(tensors: list[Any] = tensors) -> Any:
+            machine.set_input("main", *tensors)
+            machine.invoke_stateful("main")
+            return machine.get_outputs("main")
+
+        result = session.guarded("a run of the network", run)
+        outputs.append(session.fetch(result[0] if isinstance(result, (list, tuple)) else result))
         if progress:
             progress(i + 1)
     return outputs
+
+
+def relative_error(output: npt.NDArray[Any], reference: npt.NDArray[Any]) -> float:
+    """||output - reference|| / ||reference||, Euclidean norms."""
+    difference = output.astype(np.float64) - reference
+    return float(np.linalg.norm(difference) / max(float(np.linalg.norm(reference)), 1e-30))
 
 
 @dataclass(frozen=True)
@@ -125,8 +138,8 @@ def accuracy(
     """How good outputs are: against labels where given, else against the fp32 network's outputs."""
     count = len(outputs)
     if not classifies:
-        errors = [np.sum((o - r) ** 2, dtype=np.float64) / max(np.sum(r**2, dtype=np.float64), 1e-30) for o, r in zip(outputs, reference, strict=True)]
-        return Accuracy("relative_error", 100 * float(np.mean(np.sqrt(errors))), 0, count)
+        errors = [relative_error(o, r) for o, r in zip(outputs, reference, strict=True)]
+        return Accuracy("relative_error", 100 * float(np.mean(errors)), 0, count)
     found = np.concatenate([o.reshape(-1, o.shape[-1]).argmax(axis=-1) for o in outputs])
     if labels is not None:
         wanted, metric = labels[: len(found)], "top1"

@@ -59,6 +59,7 @@ def prepare(
     """
     row = targets.resolve(target)
     loaded = frontends.load_model(model, example_inputs=example_inputs, batch=batch)
-    mod = Annotate(target=row, threads=threads)(Normalize()(loaded.mod))
+    passes = [Normalize(), Annotate(target=row, threads=threads)]
+    mod = tvm.transform.Sequential(passes)(loaded.mod)
     attrs = targets.to_tvm_attrs(row, threads)
     return Prepared(loaded, mod, read_graph(mod), row, targets.features(row), threads, attrs)

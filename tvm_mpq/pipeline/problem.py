@@ -12,7 +12,7 @@ from tvm_mpq.kernels.registry import Kernel, Request, buffers, fitting
 from tvm_mpq.passes.graph import TIED_KINDS, WEIGHTED_KINDS, Graph, Node
 from tvm_mpq.passes.lowering import BYTE, conversion_request, request_for
 from tvm_mpq.schema import FLOAT_BITS, FP32, W8A8, Precision
-from tvm_mpq.select.problem import Choice, Operator, Problem, Tensor
+from tvm_mpq.select.problem import Choice, Operator, Problem, Tensor, emitted_class
 
 CARRIER_FLOAT, CARRIER_INTEGER = "fp32", "a8"
 """Labels of operators that have no weights: they run in floats or on whatever integers their tensors hold."""
@@ -61,7 +61,7 @@ class Space:
     def formats(self, name: str) -> tuple[int, ...]:
         """Formats in which this tensor may be stored."""
         tensor = self.graph.tensors[name]
-        if tensor.dtype != "float32" or name in self.graph.inputs and not self._quantizable(name):
+        if tensor.dtype != "float32" or (name in self.graph.inputs and not self._quantizable(name)):
             return (FLOAT_BITS,)
         bits = {
             Precision.parse(text).activation_bits
@@ -77,7 +77,7 @@ class Space:
         return any(n.kind not in ("float", "layout") for n in nodes)
 
     def conversions(self, name: str) -> dict[tuple[int, int], Request]:
-        """(from, to) -> boundary request; for the layout change at the input, both formats come from the input itself."""
+        """(from, to) -> boundary request. Behind the layout change at the input, all formats come from the input."""
         producer = self.graph.producer(name)
         shape = self.graph.tensors[name].shape
         formats = self.formats(name)
@@ -149,7 +149,7 @@ def _choices(
         yield Choice(CARRIER_FLOAT, FLOAT_BITS, {FLOAT_BITS: 0.0})
     elif node.kind == "layout":
         times = {pair[1]: latency_us(r) for pair, r in space.conversions(node.output).items() if pair[0] == pair[1]}
-        yield Choice("layout", FLOAT_BITS, {min(bits, BYTE) if bits != FLOAT_BITS else bits: t for bits, t in times.items()})
+        yield Choice("layout", FLOAT_BITS, {emitted_class(bits): t for bits, t in times.items()})
     elif node.kind == "reshape":
         yield Choice(CARRIER_FLOAT, FLOAT_BITS, {FLOAT_BITS: 0.0})
         for bits in space.formats(node.output):

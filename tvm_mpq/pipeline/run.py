@@ -31,7 +31,7 @@ def run_folder(folder: Path, data: Path, reference: Path | None = None) -> dict[
         inputs = {name: (tuple(shape), dtype) for name, (shape, dtype) in plan.info["inputs"].items()}
         threads, classifies = int(plan.info["threads"]), bool(plan.info["classifies"])
     except (KeyError, TypeError, ValueError) as e:
-        raise FileFormatError(f"{str(folder / 'plan.json')!r} does not describe the inputs; build the folder again") from e
+        raise FileFormatError(f"{str(folder / 'plan.json')!r} does not describe the inputs; build it again") from e
     dataset = load_dataset(data, inputs)
     samples = [[sample[n] for n in inputs] for sample in dataset.samples()]
     with LocalSession(threads=threads) as session:
@@ -58,10 +58,7 @@ def run_folder(folder: Path, data: Path, reference: Path | None = None) -> dict[
         }
     if compared is not None:
         largest = [float(np.abs(o - r).max()) for o, r in zip(outputs, compared, strict=True)]
-        relative = [
-            float(np.linalg.norm(o - r) / max(float(np.linalg.norm(r)), 1e-30))
-            for o, r in zip(outputs, compared, strict=True)
-        ]
+        relative = [network.relative_error(o, r) for o, r in zip(outputs, compared, strict=True)]
         report["difference"] = {"largest_absolute": max(largest), "mean_relative_norm": float(np.mean(relative))}
     return report
 

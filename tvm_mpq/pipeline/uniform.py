@@ -16,7 +16,9 @@ from tvm_mpq.pipeline.prepare import Prepared
 from tvm_mpq.schema import FP32, Plan, Precision
 
 
-def build_network(options: Options, *, uniform: str | None, keep: tuple[str, ...] = (), plan: Path | None = None) -> Result:
+def build_network(
+    options: Options, *, uniform: str | None, keep: tuple[str, ...] = (), plan: Path | None = None
+) -> Result:
     """Compile a network at one precision or under a saved plan.
 
     Parameters

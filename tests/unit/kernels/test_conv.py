@@ -116,7 +116,11 @@ def check(kernel: Kernel, rng: np.random.Generator, extreme: bool) -> None:
 def kernels(w: C, p: Precision, out_bits: int, features: frozenset[str], suffix: str, threads: int = 1) -> list[Kernel]:
     request = Request(w, p, out_bits, features, threads)
     rows = [f for f in fitting(request) if f.name.endswith(suffix) and f.name.startswith("qu8")]
-    return [Kernel(request, f, f.knob_space(request)[0]) for f in rows]
+    out = []
+    for row in rows:
+        space = row.knob_space(request)
+        out.append(Kernel(request, row, space[len(w.key) % len(space)]))  # a mixture of tiles over the workloads
+    return out
 
 
 def sweep(features: frozenset[str], suffix: str, workloads: list[C], rng: np.random.Generator) -> None:
