@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import tvm
 from tvm import relax
 
@@ -30,6 +32,10 @@ class Normalize:
     UnsupportedModelError
         If the module has no main, main has control flow, or a tensor has no static shape.
     """
+
+    if TYPE_CHECKING:  # what the decorator adds, which it does not tell type checkers
+
+        def __call__(self, mod: tvm.IRModule) -> tvm.IRModule: ...
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         main_function(mod)

@@ -115,9 +115,10 @@ def _arrays(source: Any, inputs: Inputs) -> dict[str, npt.NDArray[Any]]:
     if not path.exists():
         raise MissingFileError(f"no data file at {str(path)!r}")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise FileFormatError(f"{str(path)!r} holds one bare array; save with numpy.savez(path, <input name>=array)")
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise FileFormatError(f"{str(path)!r} holds one bare array; save with numpy.savez(path, <input name>=array)")
+        with archive:
             return {name: archive[name] for name in archive.files}
     except FileFormatError:
         raise

@@ -1,4 +1,4 @@
-"""Runs lowered steps one by one with the compiled kernels, so that every tensor can be seen and any operator swapped.
+"""Runs lowered steps one by one with the compiled kernels: every tensor can be seen, any operator swapped.
 
 This is the network that Realize would build, without building it: calibration reads its tensors, sensitivity changes one
 operator of it, and the end-to-end check of candidate plans asks it for outputs.
@@ -48,7 +48,7 @@ class Interpreter:
         self._functions: dict[tuple[str, str, str], Callable[..., None]] = {}
         self._floats: dict[str, Callable[..., Any]] = {}
         self._constants: dict[tuple[object, ...], list[Any]] = {}
-        self._buffers: dict[tuple[str, Value], Any] = {}
+        self._buffers: dict[tuple[str, Value, tuple[int, ...]], Any] = {}
         self._shapes: dict[tuple[str, str, str], list[tuple[int, ...]]] = {}
 
     def prepare(self, steps: Iterable[Step]) -> None:
@@ -96,7 +96,7 @@ class Interpreter:
         key = _kernel_key(step.kernel)
         shapes = self._shapes[key]
         arguments = [_view(held[v], shape) for v, shape in zip(step.inputs, shapes, strict=False)]
-        slot = (tag, step.output)
+        slot = (tag, step.output, shapes[-1])
         if slot not in self._buffers:
             dtype = "float32" if step.output.bits == FLOAT_BITS else "uint8"
             self._buffers[slot] = self._runtime.empty(shapes[-1], dtype)

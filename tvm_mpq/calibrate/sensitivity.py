@@ -5,7 +5,7 @@ its integer kernel runs, its result goes on as float32. This is our own estimate
 2309.01945), whose exact formula is not public:
 
     kl        mean over samples of KL(softmax(y_fp32) || softmax(y_changed)), in nats
-    mse       mean of ||y_changed - y_fp32||^2 / ||y_fp32||^2, for networks that reconstruct their input
+    mse       mean of ||y_changed - y_fp32||^2 / ||y_fp32||^2, for networks that are no classifiers
     disagree  share of samples whose arg max moves
     wrong     share of samples that become wrong minus those that become right, where labels are given
 """
@@ -47,30 +47,37 @@ class Loss:
     wrong: int = 0
 
     def add(self, reference: Array, changed: Array, label: int | None) -> None:
-        ref, out = reference.reshape(-1).astype(np.float64), changed.reshape(-1).astype(np.float64)
+        """reference, changed: float32[batch, ...], the first output of the network."""
+        ref, out = (x.reshape(len(x), -1).astype(np.float64) for x in (reference, changed))
         self.samples += 1
         self.kl += kl_divergence(ref, out)
         self.mse += float(np.sum((out - ref) ** 2) / max(float(np.sum(ref**2)), 1e-30))
-        self.disagree += int(ref.argmax() != out.argmax())
+        self.disagree += int((ref.argmax(axis=-1) != out.argmax(axis=-1)).any())
         if label is not None:
             self.wrong += int(out.argmax() != label) - int(ref.argmax() != label)
 
 
 def kl_divergence(reference: Array, changed: Array) -> float:
-    """KL(softmax(reference) || softmax(changed)) of two float64[C] logit vectors, in nats, never below 0."""
+    """KL(softmax(reference) || softmax(changed)) of float64[..., C] logits, mean over rows, in nats, never below 0."""
     log_p, log_q = _log_softmax(reference), _log_softmax(changed)
-    return max(0.0, float(np.sum(np.exp(log_p) * (log_p - log_q))))
+    return max(0.0, float(np.sum(np.exp(log_p) * (log_p - log_q), axis=-1).mean()))
 
 
 def _log_softmax(x: Array) -> Array:
-    shifted = x - x.max()
-    return np.asarray(shifted - np.log(np.exp(shifted).sum()))
+    shifted = x - x.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+
+
+def classifies(graph: Graph) -> bool:
+    """Whether the first output is one score per class: [N, C], also with axes of length 1, and not the input's shape."""
+    source, result = graph.tensors[graph.inputs[0]], graph.tensors[graph.outputs[0]]
+    axes = [length for length in result.shape[1:] if length > 1]
+    return source.shape != result.shape and result.dtype == "float32" and len(axes) == 1
 
 
 def metric_for(graph: Graph) -> str:
-    """`mse` where the output has the input's shape (autoencoders, image to image), `kl` otherwise."""
-    source, result = graph.tensors[graph.inputs[0]], graph.tensors[graph.outputs[0]]
-    return "mse" if source.shape == result.shape else "kl"
+    """`kl` for a classifier, `mse` for whatever else a network may give (reconstructions, maps, boxes)."""
+    return "kl" if classifies(graph) else "mse"
 
 
 def trials(graph: Graph, float_plan: Plan, features: frozenset[str], threads: int) -> list[Trial]:

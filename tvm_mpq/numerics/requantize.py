@@ -19,7 +19,7 @@ def multiplier(*scales: float | npt.NDArray[Any], output: float = 1.0) -> FloatA
     >>> multiplier(0.5, np.float32([1.0, 2.0]), output=0.25)
     array([2., 4.], dtype=float32)
     """
-    product = np.float64(1.0)
+    product: npt.NDArray[np.float64] = np.asarray(1.0)
     for scale in scales:
         product = product * np.asarray(scale, dtype=np.float64)
     with np.errstate(over="ignore", under="ignore"):

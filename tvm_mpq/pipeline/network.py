@@ -14,8 +14,8 @@ import numpy.typing as npt
 import tvm
 from tvm import relax
 
-from tvm_mpq.errors import OutputError
-from tvm_mpq.passes.graph import Graph
+from tvm_mpq.calibrate.sensitivity import classifies
+from tvm_mpq.errors import DataError, OutputError
 from tvm_mpq.passes.lowering import KernelStep, Step, lower
 from tvm_mpq.passes.realize import KERNEL_ATTR, Realize
 from tvm_mpq.pipeline.prepare import Prepared
@@ -140,19 +140,19 @@ def accuracy(
     if not classifies:
         errors = [relative_error(o, r) for o, r in zip(outputs, reference, strict=True)]
         return Accuracy("relative_error", 100 * float(np.mean(errors)), 0, count)
-    found = np.concatenate([o.reshape(-1, o.shape[-1]).argmax(axis=-1) for o in outputs])
+    found = np.concatenate([o.reshape(len(o), -1).argmax(axis=-1) for o in outputs])
     if labels is not None:
         wanted, metric = labels[: len(found)], "top1"
     else:
-        wanted, metric = np.concatenate([r.reshape(-1, r.shape[-1]).argmax(axis=-1) for r in reference]), "agreement"
+        wanted, metric = np.concatenate([r.reshape(len(r), -1).argmax(axis=-1) for r in reference]), "agreement"
     hits = int((found == wanted).sum())
     return Accuracy(metric, 100 * hits / len(found), hits, len(found))
 
 
-def classifies(graph: Graph) -> bool:
-    """Whether the first output is scores over classes: not an array of the input's own shape."""
-    source, result = graph.tensors[graph.inputs[0]], graph.tensors[graph.outputs[0]]
-    return source.shape != result.shape and len(result.shape) >= 1 and result.dtype == "float32"
+def check_labels(labels: npt.NDArray[np.int64] | None, *, classifies: bool) -> None:
+    """Raises DataError when there are labels for a network that gives no class scores."""
+    if labels is not None and not classifies:
+        raise DataError("labels need a model whose first output is one score per class ([N, C]); leave the labels out")
 
 
 def all_steps(prepared: Prepared, plan: Plan) -> list[Step]:

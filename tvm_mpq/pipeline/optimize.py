@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tvm_mpq.calibrate.data import Dataset, load_dataset
-from tvm_mpq.calibrate.sensitivity import kl_divergence, metric_for, predict
+from tvm_mpq.calibrate.sensitivity import classifies, kl_divergence, metric_for, predict
 from tvm_mpq.pipeline import latency, learn, network
 from tvm_mpq.pipeline.bench import Bench, open_bench
 from tvm_mpq.pipeline.choose import Quality, Tried, choose, effective_budget
@@ -88,7 +88,7 @@ class Judge:
     def __init__(self, bench: Bench, tables: Tables, data: Dataset) -> None:
         self._bench = bench
         self._tables = tables
-        self._data = data.head(bench.options.calibration_samples)
+        self._data = data.head(bench.options.check_samples)
         self._samples = learn.graph_samples(bench.prepared, self._data)
         steps = learn.float_steps(bench.prepared, tables.plan)
         self._reference = list(predict(bench.interpreter, steps, self._samples))
@@ -103,10 +103,10 @@ class Judge:
 
     def _accuracy(self, outputs: list[npt.NDArray[Any]]) -> network.Accuracy:
         graph = self._bench.prepared.graph
-        return network.accuracy(outputs, self._reference, self._data.labels, classifies=network.classifies(graph))
+        return network.accuracy(outputs, self._reference, self._data.labels, classifies=classifies(graph))
 
     def _loss(self, reference: npt.NDArray[Any], output: npt.NDArray[Any]) -> float:
-        ref, out = reference.reshape(-1).astype(np.float64), output.reshape(-1).astype(np.float64)
+        ref, out = (x.reshape(len(x), -1).astype(np.float64) for x in (reference, output))
         if metric_for(self._bench.prepared.graph) == "kl":
             return kl_divergence(ref, out)
         return float(np.sum((ref - out) ** 2) / max(np.sum(ref**2), 1e-30))
@@ -118,6 +118,8 @@ def optimize(options: Options) -> Result:
     prepared = bench.prepared
     data = load_dataset(options.data, prepared.inputs)
     eval_data = load_dataset(options.eval_data, prepared.inputs) if options.eval_data is not None else data
+    for given in (data, eval_data):
+        network.check_labels(given.labels, classifies=classifies(prepared.graph))
     if data.synthetic:
         options.tell("no calibration data given: synthetic data (standard normal) are used; expect poor ranges")
     if not any(prepared.graph.weighted()):
@@ -185,7 +187,7 @@ def verify_all(bench: Bench, plans: Mapping[str, Plan], eval_data: Dataset, fold
     results = {}
     for name, twin in twins.items():
         quality = network.accuracy(
-            outputs[twin], outputs[twins["fp32"]], eval_data.labels, classifies=network.classifies(prepared.graph)
+            outputs[twin], outputs[twins["fp32"]], eval_data.labels, classifies=classifies(prepared.graph)
         )
         time = times[twin]
         results[name] = Checked(time.median_us, time.iqr_us, quality, built[twin].bytes)

@@ -10,7 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tvm_mpq.errors import OutputError
+from tvm_mpq.calibrate.observers import check_method
+from tvm_mpq.errors import InvalidValueError, OutputError
 from tvm_mpq.schema import Budget, Plan
 
 Progress = Callable[[int, int, str], None]
@@ -19,7 +20,13 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Options:
-    """Everything `optimize` needs. See the command line's help for the meaning of each field."""
+    """Everything `optimize` needs. See the command line's help for the meaning of each field.
+
+    Raises
+    ------
+    InvalidValueError
+        For an unknown observer or a count below 1: at once, not after an hour of measuring.
+    """
 
     model: Any
     target: Any = "local"
@@ -35,9 +42,19 @@ class Options:
     observer: str = "mse"
     calibration_samples: int = 64
     sensitivity_samples: int = 32
+    check_samples: int = 256  # for running candidate plans end to end; one of 64 images would be 1.6 points
     solver_time_limit_sec: float = 60.0
     progress: Progress | None = None
     say: Callable[[str], None] | None = None
+
+    def __post_init__(self) -> None:
+        check_method(self.observer)
+        for name in ("batch", "threads", "calibration_samples", "sensitivity_samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidValueError(f"{name} must be 1 or more (got {value})")
+        if not self.solver_time_limit_sec > 0:
+            raise InvalidValueError(f"solver_time_limit_sec must be above 0 (got {self.solver_time_limit_sec:g})")
 
     def tell(self, text: str) -> None:
         """A message for the user, if somebody listens."""

@@ -33,6 +33,7 @@ def run_folder(folder: Path, data: Path, reference: Path | None = None) -> dict[
     except (KeyError, TypeError, ValueError) as e:
         raise FileFormatError(f"{str(folder / 'plan.json')!r} does not describe the inputs; build it again") from e
     dataset = load_dataset(data, inputs)
+    network.check_labels(dataset.labels, classifies=classifies)
     samples = [[sample[n] for n in inputs] for sample in dataset.samples()]
     with LocalSession(threads=threads) as session:
         outputs = network.run_library(session, folder / "model.so", samples)

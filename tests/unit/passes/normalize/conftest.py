@@ -13,7 +13,7 @@ from tvm import relax
 
 from tvm_mpq.schema import Workload
 
-TARGET = tvm.target.Target({"kind": "llvm"})
+TARGET = tvm.target.Target({"kind": "llvm", "opt-level": 0})  # quick to compile; the networks are small
 
 
 class Build:

@@ -1,0 +1,48 @@
+"""tvm-mpq: uniform w8a8 or fp32, built through the project's API, run by plain TVM runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from engines.common import Array, Job
+
+PACKAGES = ("tvm-mpq", "apache-tvm", "apache-tvm-ffi")
+UNIFORM = {"int8": "w8a8", "fp32": "fp32"}
+
+
+def build(job: Job) -> None:
+    from tvm_mpq.pipeline import Options, build_network
+
+    images = job.images()
+    options = Options(
+        job.onnx or job.tflite, data=images, threads=job.threads, db=job.db, calibration_samples=len(images)
+    )
+    build_network(options, uniform=UNIFORM[job.precision]).save(job.folder)
+
+
+class _Runner:
+    def __init__(self, path: Path) -> None:
+        import tvm
+        from tvm import relax
+
+        self._tensor = tvm.runtime.tensor
+        self._machine = relax.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())
+        self._main = self._machine["main"]
+        self._input: Any = None
+        self._result: Any = None
+
+    def feed(self, x: Array) -> None:
+        self._input = self._tensor(x)
+
+    def run(self) -> None:
+        self._result = self._main(self._input)
+
+    def output(self) -> Array:
+        first = self._result if hasattr(self._result, "numpy") else self._result[0]
+        value: Array = first.numpy()
+        return value
+
+
+def load(folder: Path, precision: str, threads: int) -> _Runner:
+    return _Runner(folder / "model.so")
