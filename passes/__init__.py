@@ -1,11 +1,33 @@
-"""Relax passes: a float network in, mixed-precision kernels out.
+"""Passes: Relax module in, new Relax module out. For compile scripts of one's own:
 
     mod = tvm.transform.Sequential([Normalize(), Annotate(), Realize(plan)])(mod)
+
+or `relax.get_pipeline("tvm_mpq", plan=plan)`, which goes on to TVM's default build.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import tvm
+from tvm import relax
 
 from tvm_mpq.passes.annotate import Annotate
 from tvm_mpq.passes.normalize import Normalize
-from tvm_mpq.passes.pipeline import mixed_precision
 from tvm_mpq.passes.realize import Realize
 
-__all__ = ["Annotate", "Normalize", "Realize", "mixed_precision"]
+if TYPE_CHECKING:
+    from tvm_mpq.schema import Plan
+
+__all__ = ["Annotate", "Normalize", "Realize", "pipeline"]
+
+
+def pipeline(plan: Plan) -> tvm.ir.transform.Pass:
+    """From an imported module to what the virtual machine runs: our passes, then TVM's default build."""
+    return tvm.transform.Sequential(
+        [Normalize(), Annotate(target=plan.tvm_target()), Realize(plan), relax.pipeline.default_build_pipeline()]
+    )
+
+
+if "tvm_mpq" not in relax.pipeline.PIPELINE_MAP:
+    relax.register_pipeline("tvm_mpq")(pipeline)

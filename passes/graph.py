@@ -172,7 +172,7 @@ class _Names:
 def _main(mod: tvm.IRModule) -> relax.Function:
     try:
         main = mod["main"]
-    except (KeyError, ValueError, tvm.error.TVMError) as e:
+    except (KeyError, ValueError) as e:
         raise UnsupportedModelError("the module has no function `main`; name the network's function so") from e
     if not isinstance(main.body, relax.SeqExpr):
         raise UnsupportedModelError("main must be in normal form (a sequence of bindings); run Normalize first")

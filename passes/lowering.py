@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.kernels.registry import Kernel, Request, default_kernel, fitting, named_kernel
 from tvm_mpq.numerics.activation_names import is_clamp
 from tvm_mpq.numerics.operands import Operands
@@ -158,6 +159,19 @@ def kernel_chooser(plan: Plan) -> Callable[[Request], Kernel]:
     return choose
 
 
+def _check_names(graph: Graph, plan: Plan) -> None:
+    """Raises InvalidValueError when the plan was made for another network."""
+    names = {n.name for n in graph.weighted()}
+    for what, wrong in (
+        ("lacks operator", names - set(plan.operators)),
+        ("names an operator that the network lacks:", set(plan.operators) - names),
+        ("names a tensor that the network lacks:", set(plan.formats) - set(graph.tensors)),
+    ):
+        if wrong:
+            more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+            raise InvalidValueError(f"the plan {what} {min(wrong)!r}{more}; make a plan for this network")
+
+
 class _Lowering:
     def __init__(self, graph: Graph, plan: Plan, features: frozenset[str], threads: int) -> None:
         self._graph = graph
@@ -165,6 +179,7 @@ class _Lowering:
         self._features = features
         self._threads = threads
         self._choose = kernel_chooser(plan)
+        _check_names(graph, plan)
         self._precisions = {n.name: plan.precision(n.name) for n in graph.weighted()}
         self._formats = {**default_formats(graph, self._precisions), **plan.formats}
         self._steps: list[Step] = []

@@ -1,6 +1,7 @@
 """What every engine offers: `build` once into a folder, then `load` there and run.
 
-An engine is a module of this package with `PACKAGES` (whose versions are reported), `build(job)` and `load(...)`.
+An engine is a module of this package with `PACKAGES` (whose versions are reported), `MODULES` (imported before anything
+is timed), `build(job)` and `load(folder, precision, threads)`.
 This file needs numpy only: an engine's Python may lack the project itself.
 """
 
@@ -19,7 +20,12 @@ Array = npt.NDArray[np.float32]
 MODULES = {"ours": "ours", "ort": "ort", "openvino": "ov", "litert": "litert"}
 """First part of an engine's name -> module here."""
 
-PRECISIONS = {"ours": ("int8", "fp32"), "ort": ("int8", "fp32"), "openvino": ("int8", "bf16", "fp32"), "litert": ("int8", "fp32")}
+PRECISIONS = {
+    "ours": ("int8", "fp32"),
+    "ort": ("int8", "fp32"),
+    "openvino": ("int8", "bf16", "fp32"),
+    "litert": ("int8", "fp32"),
+}
 
 
 class NotOffered(Exception):
@@ -47,7 +53,8 @@ class Job:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Job:
-        paths = {k: Path(v) for k, v in data.items() if k in ("folder", "calibration", "onnx", "tflite", "tflite_int8") and v}
+        files = ("folder", "calibration", "onnx", "tflite", "tflite_int8")
+        paths = {k: Path(v) for k, v in data.items() if k in files and v}
         return cls(**{**data, **paths})
 
     def images(self) -> Array:
@@ -81,4 +88,4 @@ def versions(packages: tuple[str, ...]) -> dict[str, str]:
 
 def rows(x: Array) -> list[Array]:
     """float32[n, ...] as n arrays float32[1, ...]."""
-    return [np.ascontiguousarray(x[i : i + 1]) for i in range(len(x))]
+    return [np.array(x[i : i + 1], order="C") for i in range(len(x))]  # copies: OpenVINO wants writable memory

@@ -17,6 +17,7 @@ import numpy as np
 from engines.common import Array, Job, NotOffered, rows
 
 PACKAGES = ("ai-edge-litert", "litert-torch", "ai-edge-quantizer")
+MODULES = ("ai_edge_litert.interpreter",)
 
 
 def build(job: Job) -> None:

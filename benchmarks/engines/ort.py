@@ -12,6 +12,7 @@ from typing import Any
 from engines.common import Array, Job, NotOffered, rows
 
 PACKAGES = ("onnxruntime", "onnx")
+MODULES = ("onnxruntime",)
 
 
 def build(job: Job) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from engines.common import Array, Job
 
 PACKAGES = ("tvm-mpq", "apache-tvm", "apache-tvm-ffi")
+MODULES = ("tvm", "tvm.relax")
 UNIFORM = {"int8": "w8a8", "fp32": "fp32"}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from engines.common import Array, Job, NotOffered, rows
 
 PACKAGES = ("openvino", "nncf")
+MODULES = ("openvino",)
 
 
 def build(job: Job) -> None:

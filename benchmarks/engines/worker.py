@@ -1,8 +1,8 @@
 """The process of one engine: builds, loads, and times a turn when told. One JSON line in, one out.
 
     {"do": "build", "job": {...}}                                -> {"seconds"}
-    {"do": "load", "job": {...}, "input": x.npy}                 -> {"load_ms", "first_ms", "versions", "bytes"}
-    {"do": "turn", "seconds": 0.05}                              -> {"median_us", "calls", "before_us", "after_us", "waited"}
+    {"do": "load", "job": {...}, "input": x.npy}                 -> {"load_ms", "first_ms", "versions"}
+    {"do": "turn", "seconds": 0.05}                              -> the fields of `rounds.Turn`
     {"do": "outputs", "inputs": x.npy, "to": y.npy}              -> {}
 
 A failure answers {"error": text}, or {"not_offered": text}. The process ends when its standard input closes.
@@ -76,6 +76,8 @@ def turn(runner: Runner, seconds: float) -> dict[str, Any]:
 
 
 class Worker:
+    """Answers messages; holds the loaded network."""
+
     def __init__(self) -> None:
         self._runner: Runner | None = None
 
@@ -100,6 +102,10 @@ class Worker:
         if todo == "build":
             engine.build(job)
             return {"seconds": time.perf_counter() - start}
+        sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # TVM imports it when it can, and needs it not
+        for name in engine.MODULES:
+            importlib.import_module(name)
+        start = time.perf_counter()
         self._runner = runner = engine.load(job.folder, job.precision, job.threads)
         load_ms = 1e3 * (time.perf_counter() - start)
         runner.feed(np.load(message["input"]))

@@ -59,8 +59,8 @@ def open_bench(options: Options) -> Bench:
     lacking = targets.missing_features(row)
     if lacking:
         raise TargetMismatchError(
-            f"target {row.name!r} needs {', '.join(lacking)}, which this CPU lacks; nothing can be measured for it here: "
-            "choose target 'local', or run on a machine that has them"
+            f"target {row.name!r} needs {', '.join(lacking)}, which this CPU lacks, so nothing can be measured for it "
+            "here: choose target 'local', or run on a machine that has them"
         )
     path = Path(options.db) if options.db else default_path()
     db = LatencyDatabase(path)

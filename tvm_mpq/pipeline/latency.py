@@ -27,6 +27,9 @@ SETTINGS = MeasureSettings(max_relative_iqr=0.2, retakes=6)
 CALL_SETTINGS = MeasureSettings(max_relative_iqr=1.0, repeats=21)
 """A call costs a fraction of a microsecond: its own scatter is large beside it and small beside any kernel."""
 
+NOISE_RETRIES = 3
+"""Rounds in which kernels refused as noisy are tried again at the end, when whatever disturbed them may be over."""
+
 
 @dataclass
 class LatencyTable:
@@ -126,9 +129,14 @@ def fill(meter: Meter, requests: Sequence[Request], *, every_candidate: bool = F
             else:
                 table.offer(kernel, record)
                 table.cached += 1
-    for record in meter.measure({key: meter.store.source(kernel) for key, kernel in todo.items()}):
-        table.measured += 1
-        table.offer(todo[record.key], record)
+    for _ in range(1 + NOISE_RETRIES):
+        noisy: dict[LatencyKey, Kernel] = {}
+        for record in meter.measure({key: meter.store.source(kernel) for key, kernel in todo.items()}):
+            table.measured += 1
+            table.offer(todo[record.key], record)
+            if record.failure and "noisy" in record.failure:
+                noisy[record.key] = todo[record.key]
+        todo = noisy
     for request in requests:
         if not math.isfinite(table.latency_us(request)):
             why = next((r.failure for r in table.refused if r.key.workload == request.workload.key), "no kernel")

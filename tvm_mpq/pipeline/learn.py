@@ -52,7 +52,8 @@ def ranges(
         method=options.observer,
         progress=options.progress,
     )
-    ResultStore(db).put("ranges", key, {name: [dataclasses.asdict(q) for q in quants] for name, quants in found.items()})
+    rows = {name: [dataclasses.asdict(q) for q in quants] for name, quants in found.items()}
+    ResultStore(db).put("ranges", key, rows)
     return found
 
 

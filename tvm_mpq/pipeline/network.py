@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,12 @@ def plan_digest(prepared: Prepared, plan: Plan) -> str:
     ranges = repr(sorted(plan.tensors.items()))
     whole = "|".join((prepared.loaded.fingerprint, text, ranges, tvm.__version__))
     return hashlib.sha256(whole.encode()).hexdigest()
+
+
+def summary(plan: Plan) -> str:
+    """How many operators run at each precision, such as `4 x w4a8, 14 x w8a8`."""
+    counts = Counter(plan.operators.values())
+    return ", ".join(f"{n} x {precision}" for precision, n in sorted(counts.items())) or "no weighted operator"
 
 
 def plan_info(prepared: Prepared) -> dict[str, Any]:

@@ -6,21 +6,22 @@ from typing import Any
 
 from tvm_mpq.calibrate.data import load_dataset
 from tvm_mpq.pipeline.bench import open_bench
-from tvm_mpq.pipeline.optimize import build_tables
 from tvm_mpq.pipeline.options import Options
+from tvm_mpq.pipeline.tables import build_tables, corrected_tables
+from tvm_mpq.pipeline.workshop import Workshop
 from tvm_mpq.select.evaluate import uniform
 from tvm_mpq.select.pareto import front
 from tvm_mpq.select.problem import Problem
 
 
 def search(options: Options, *, points: int, axis: str) -> dict[str, Any]:
-    """Sweep budgets over measured tables; nothing is built.
+    """Sweep budgets over measured tables; only the uniform networks are built, to correct them.
 
     axis: `latency` or `size`, against loss. Uniform plans are priced by the same tables and marked when dominated.
     """
     bench = open_bench(options)
     data = load_dataset(options.data, bench.prepared.inputs)
-    tables = build_tables(bench, data)
+    tables = corrected_tables(bench, build_tables(bench, data), Workshop(bench, data.sample(0)))
     options.tell("selecting")
     weighted = {n.name for n in bench.prepared.graph.weighted()}
     found = front(tables.problem, axis, points, given=_uniforms(tables.problem, weighted))

@@ -1,0 +1,68 @@
+"""The comparison as a table on standard output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def show(report: dict[str, Any]) -> None:
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console = Console(markup=False, highlight=False, width=160)
+    for row in report["rows"]:
+        console.print(_table(row))
+        for precision, ratio in row["ratios"].items():
+            if ratio:
+                r = ratio["ratio"]
+                quartiles = f"quartiles {r['low']:.3f} to {r['high']:.3f}"
+                console.print(f"  {precision}: ours / {ratio['peer']} = {r['median']:.3f} ({quartiles})")
+        rounds = row["rounds"]
+        if rounds["calm"] < rounds["wanted"]:
+            counts = f"{rounds['calm']} calm of {rounds['taken']} rounds, {rounds['used']} used"
+            console.print(f"  busy machine: {counts}", style="yellow")
+        for name, reason in row["skipped"].items():
+            console.print(f"  without {name}: {reason}", style="dim")
+        console.print()
+    for name, reason in report["missing"].items():
+        console.print(f"without {name}: {reason}", style="dim")
+    m = report["machine"]
+    load = " ".join(f"{v:.1f}" for v in m["load_average"])
+    versions: dict[str, str] = {}
+    for row in report["rows"]:
+        for entry in row["engines"].values():
+            versions |= entry["versions"]
+    console.print(f"{m['cpu']} ({m['core_type']}), {m['cores']} cores, load {load} at the start")
+    console.print(", ".join(f"{name} {version}" for name, version in versions.items()))
+
+
+def _table(row: dict[str, Any]) -> Table:
+    title = f"{row['network']}, {row['threads']} thread(s), batch 1; images: {row['images']}"
+    table = Table(title=title, title_justify="left")
+    for header in ("engine", "ms", "IQR", "to best peer", "first ms", "load ms", "agrees", "error", "top-1"):
+        table.add_column(header, justify="left" if header == "engine" else "right")
+    for name, entry in sorted(row["engines"].items(), key=lambda item: item[1].get("median_ms", 0.0)):
+        precision = name.split("-")[1]
+        others = [e for n, e in row["engines"].items() if n.endswith(precision) and not n.startswith("ours")]
+        peers = [e["median_ms"] for e in others]
+        table.add_row(
+            name,
+            f"{entry['median_ms']:.4g}",
+            f"{100 * entry['iqr_ms'] / entry['median_ms']:.1f} %",
+            f"{entry['median_ms'] / min(peers):.3f}" if peers else "-",
+            f"{entry['first_ms']:.1f}",
+            f"{entry['load_ms']:.0f}",
+            _share(entry.get("agreement")),
+            f"{100 * entry['relative_error']:.2f} %" if "relative_error" in entry else "-",
+            _share(entry.get("top1"), percent=True),
+            style="bold" if name.startswith("ours") else None,
+        )
+    return table
+
+
+def _share(hits: list[int] | None, percent: bool = False) -> str:
+    if hits is None:
+        return "-"
+    return f"{hits[0]}/{hits[1]}" + (f" = {100 * hits[0] / hits[1]:.2f} %" if percent else "")

@@ -1,0 +1,42 @@
+"""The interpreter: runs do not disturb each other. That it equals the library: tests/integration/test_exactness.py."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from mpq_testing.definition import assert_steps_follow_the_definition
+from mpq_testing.lab import Lab
+
+
+@pytest.mark.parametrize("default", ["fp32", "w8a8", "w4a8"])
+def test_steps_follow_the_definition(tiny: Lab, default: str) -> None:
+    plan = tiny.plan(default)
+    assert_steps_follow_the_definition(tiny.graph, tiny.steps(plan), tiny.values(plan))
+
+
+def test_plans_take_turns_without_trace(tiny: Lab) -> None:
+    """Buffers and constants are kept between runs; results must not depend on who ran before."""
+    plans = [tiny.plan("w8a8"), tiny.plan("w4a8"), tiny.plan("fp32"), tiny.plan("w8a8", {"block": "fp32"})]
+    first = [tiny.interpret(p) for p in plans]
+    for sample in (1, 0):
+        again = [tiny.interpret(p, sample) for p in reversed(plans)][::-1]
+    for a, b in zip(first, again, strict=True):
+        np.testing.assert_array_equal(a[0], b[0])
+    assert len({a[0].tobytes() for a in first}) == 4
+
+
+def test_outputs_are_copies(tiny: Lab) -> None:
+    steps = tiny.steps(tiny.plan("fp32"))
+    run = [tiny.interpreter.outputs(tiny.interpreter.run(steps, tiny.interpreter.load(s), tag="x"))[0] for s in tiny.samples]
+    assert len({r.tobytes() for r in run}) == len(run)
+
+
+def test_values_of_an_earlier_run_stay(tiny: Lab) -> None:
+    """A trial on top of a base run writes into buffers of its own."""
+    steps = tiny.steps(tiny.plan("fp32"))
+    base = tiny.interpreter.run(steps, tiny.interpreter.load(tiny.samples[0]), tag="base")
+    before = tiny.interpreter.outputs(base)[0]
+    trial = tiny.steps(tiny.plan("w4a8"))
+    tiny.interpreter.prepare(trial)
+    tiny.interpreter.run(trial, base, tag="trial")
+    np.testing.assert_array_equal(tiny.interpreter.outputs(base)[0], before)

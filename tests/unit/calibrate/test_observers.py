@@ -1,0 +1,84 @@
+"""Observers: which range each method gives."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tvm_mpq.calibrate.observers import METHODS, Observer, check_method
+from tvm_mpq.errors import DataError, InvalidValueError
+from tvm_mpq.numerics.affine import dequantize, quantize
+from tvm_mpq.schema import TensorQuant
+
+
+def observed(*batches: np.ndarray) -> Observer:
+    observer = Observer("t")
+    for batch in batches:
+        observer.see(batch.astype(np.float32))
+    return observer
+
+
+def ends(q: TensorQuant) -> tuple[float, float]:
+    return (0 - q.zero_point) * q.scale, (2**q.bits - 1 - q.zero_point) * q.scale
+
+
+def error(x: np.ndarray, q: TensorQuant) -> float:
+    x = x.astype(np.float32)
+    return float(np.mean((dequantize(quantize(x, q), q) - x) ** 2, dtype=np.float64))
+
+
+def test_minmax_covers_everything_of_all_samples(rng: np.random.Generator) -> None:
+    q = observed(rng.uniform(-1, 1, 50), np.array([7.5]), np.array([-3.0])).quant(8, "minmax")
+    low, high = ends(q)
+    assert low == pytest.approx(-3, abs=q.scale) and high == pytest.approx(7.5, abs=q.scale)
+
+
+def test_percentile_forgets_one_outlier(rng: np.random.Generator) -> None:
+    x = rng.normal(size=(8, 4096))
+    x[0, 0] = 1000
+    low, high = ends(observed(*x).quant(8, "percentile"))
+    assert -6 < low < -3 and 3 < high < 6
+
+
+def test_mse_is_never_worse_than_minmax(rng: np.random.Generator) -> None:
+    for x in (rng.normal(size=4096), rng.laplace(size=4096), rng.uniform(0, 1, 4096), rng.exponential(size=4096)):
+        for bits in (2, 4, 8):
+            observer = observed(x)
+            assert error(x, observer.quant(bits, "mse")) <= error(x, observer.quant(bits, "minmax"))
+
+
+def test_mse_cuts_tails_when_bits_are_few(rng: np.random.Generator) -> None:
+    observer = observed(rng.laplace(size=4096))
+    assert observer.quant(3, "mse").scale < 0.7 * observer.quant(3, "minmax").scale
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=40),
+    st.sampled_from(sorted(METHODS)),
+    st.integers(2, 8),
+)
+def test_zero_is_exact_whatever_was_seen(values: list[float], method: str, bits: int) -> None:
+    """Padding and relu need a zero without error."""
+    q = observed(np.array(values)).quant(bits, method)
+    assert q.bits == bits and 0 <= q.zero_point < 2**bits
+    assert np.isfinite(q.scale) and q.scale > 0 and q.scale == np.float32(q.scale)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_a_tensor_of_zeros(method: str) -> None:
+    q = observed(np.zeros(10)).quant(8, method)
+    assert q.scale > 0 and dequantize(quantize(np.zeros(3, np.float32), q), q).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_bad_values_name_the_tensor(value: float) -> None:
+    with pytest.raises(DataError, match="'t' holds NaN or infinity"):
+        observed(np.array([1.0, value]))
+
+
+def test_unknown_method() -> None:
+    with pytest.raises(InvalidValueError, match=r"\['minmax', 'mse', 'percentile'\] \(got 'max'\)"):
+        check_method("max")

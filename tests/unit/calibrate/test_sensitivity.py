@@ -1,0 +1,100 @@
+"""Sensitivity: one operator changed, everything else as it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mpq_testing.lab import Lab
+
+from tvm_mpq.calibrate.sensitivity import Loss, float_plan, kl_divergence, measure_losses, metric_for, trials
+from tvm_mpq.passes.lowering import KernelStep
+from tvm_mpq.schema import FLOAT_BITS, Plan
+
+FLOATS = st.floats(-50, 50, width=32)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.tuples(FLOATS, FLOATS), min_size=2, max_size=20), FLOATS)
+def test_kl_is_no_distance_below_zero_and_ignores_shifts(pairs: list[tuple[float, float]], shift: float) -> None:
+    p, q = (np.array(x, np.float64) for x in zip(*pairs, strict=True))
+    assert kl_divergence(p, q) >= 0
+    assert kl_divergence(p, p + shift) == pytest.approx(0, abs=1e-9)
+    assert kl_divergence(p, q) == pytest.approx(kl_divergence(p + shift, q), rel=1e-6, abs=1e-9)
+
+
+def test_kl_of_known_distributions() -> None:
+    p, q = np.log([0.5, 0.5]), np.log([0.9, 0.1])
+    assert kl_divergence(p, q) == pytest.approx(0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1))
+    both = kl_divergence(np.stack([p, q]), np.stack([q, q]))
+    assert both == pytest.approx(kl_divergence(p, q) / 2)  # the mean of a batch's rows
+
+
+def test_loss_counts() -> None:
+    loss = Loss()
+    loss.add(np.array([[0.0, 1.0, 0.0]]), np.array([[2.0, 1.0, 0.0]]), 1)  # right before, wrong after
+    loss.add(np.array([[0.0, 1.0, 0.0]]), np.array([[0.0, 2.0, 0.0]]), 1)  # right both times
+    loss.add(np.array([[0.0, 1.0, 0.0]]), np.array([[2.0, 1.0, 0.0]]), 0)  # wrong before, right after
+    loss.add(np.array([[0.0, 1.0, 0.0]]), np.array([[2.0, 1.0, 0.0]]), None)
+    assert (loss.samples, loss.disagree, loss.wrong) == (4, 3, 0)
+    assert loss.mse == pytest.approx(4 + 1 + 4 + 4)
+
+
+def test_a_trial_for_every_integer_candidate(tiny: Lab) -> None:
+    found = trials(tiny.graph, float_plan(tiny.graph, tiny.plan("fp32")), tiny.prepared.features, 1)
+    wanted = {(n.name, c) for n in tiny.graph.weighted() for c in n.candidates if c != "fp32"}
+    assert {(t.operator, str(t.precision)) for t in found} == wanted
+
+
+def test_a_trial_is_the_whole_network_with_one_operator_changed(tiny: Lab) -> None:
+    """Running only what changed on top of the float values gives what running all of it gives."""
+    plan = float_plan(tiny.graph, tiny.plan("fp32"))
+    base_steps = tiny.steps(plan)
+    found = trials(tiny.graph, plan, tiny.prepared.features, 1)
+    for trial in found:
+        integer = [s for s in trial.steps if isinstance(s, KernelStep) and not s.kernel.request.precision.is_float]
+        assert {s.node for s in integer if ":" not in s.node} == {trial.operator}
+        tiny.interpreter.prepare([*base_steps, *trial.steps])
+        base = tiny.interpreter.run(base_steps, tiny.interpreter.load(tiny.samples[0]), tag="base")
+        quick = tiny.interpreter.outputs(tiny.interpreter.run(trial.steps, base, tag="trial"))[0]
+        formats = dict.fromkeys(tiny.graph.tensors, FLOAT_BITS)
+        whole = Plan("", {}, {**plan.operators, trial.operator: str(trial.precision)}, tiny.ranges, formats)
+        np.testing.assert_array_equal(quick, tiny.interpret(whole)[0])
+
+
+def test_fewer_bits_lose_more(tiny: Lab) -> None:
+    plan = float_plan(tiny.graph, tiny.plan("fp32"))
+    todo = trials(tiny.graph, plan, tiny.prepared.features, 1)
+    losses = measure_losses(tiny.interpreter, tiny.steps(plan), todo, tiny.samples, None)
+    for name in tiny.names:
+        assert 0 < losses[name, "w8a8"].mse < losses[name, "w4a8"].mse
+    assert all(loss.samples == len(tiny.samples) for loss in losses.values())
+
+
+def test_it_goes_on_where_it_stopped(tiny: Lab) -> None:
+    plan = float_plan(tiny.graph, tiny.plan("fp32"))
+    todo = trials(tiny.graph, plan, tiny.prepared.features, 1)
+    steps, labels = tiny.steps(plan), np.zeros(len(tiny.samples), np.int64)
+    kept: dict[int, dict] = {}
+
+    def keep(done: int, sums: dict[tuple[str, str], Loss]) -> None:
+        kept[done] = {key: dataclasses.replace(loss) for key, loss in sums.items()}
+
+    whole = measure_losses(tiny.interpreter, steps, todo, tiny.samples, labels, on_sample=keep)
+    assert sorted(kept) == list(range(1, len(tiny.samples) + 1))
+    rest = measure_losses(tiny.interpreter, steps, todo, tiny.samples, labels, start=2, losses=kept[2])
+    assert rest == whole
+
+
+def test_metric(tiny: Lab) -> None:
+    def metric(result: tuple[int, ...]) -> str:
+        (output,) = tiny.graph.outputs
+        tensor = dataclasses.replace(tiny.graph.tensors[output], shape=result)
+        return metric_for(dataclasses.replace(tiny.graph, tensors={**tiny.graph.tensors, output: tensor}))
+
+    assert [metric(s) for s in ((1, 10), (4, 10), (1, 10, 1, 1))] == ["kl"] * 3
+    assert [metric(s) for s in ((1, 3, 6, 6), (1, 5, 8, 8), (1, 1), (1, 6, 16))] == ["mse"] * 4

@@ -1,0 +1,89 @@
+"""Realize: a plan becomes a module that TVM compiles; the caller's module stays as it was."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tvm
+from mpq_testing.networks import residual_network
+from tvm import relax
+
+from tvm_mpq.errors import InvalidValueError
+from tvm_mpq.passes import Annotate, Normalize, Realize
+from tvm_mpq.passes.graph import read_graph
+from tvm_mpq.passes.lowering import KernelStep, lower
+from tvm_mpq.passes.realize import KERNEL_ATTR, constants_bytes
+from tvm_mpq.schema import Plan, TensorQuant
+from tvm_mpq.targets import features, local_row, to_tvm_attrs
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    """A mix, with ranges that fit normal inputs roughly."""
+    graph = read_graph(residual_network())
+    operators = {n.name: "w8a8" for n in graph.weighted()} | {"block.conv1": "w4a8", "down": "fp32"}
+    ranges = {t: [TensorQuant(8, 0.0625, 100)] for t in graph.integer_tensors()}
+    return Plan(local_row().name, to_tvm_attrs(local_row(), 1), operators, ranges)
+
+
+def run(mod: tvm.IRModule, plan: Plan, x: np.ndarray) -> np.ndarray:
+    machine = relax.VirtualMachine(tvm.compile(mod, target=plan.tvm_target()), tvm.cpu())
+    return np.asarray(machine["main"](tvm.runtime.tensor(x)).numpy())
+
+
+def test_input_is_unchanged(plan: Plan) -> None:
+    mod = Annotate()(residual_network())
+    before = mod.script(show_meta=True)
+    Realize(plan)(mod)
+    assert mod.script(show_meta=True) == before
+
+
+def test_twice_the_same(plan: Plan) -> None:
+    """Nothing depends on the order of sets or on what was realized before."""
+    mod = Annotate()(residual_network())
+    tvm.ir.assert_structural_equal(Realize(plan)(mod), Realize(plan)(mod))
+
+
+def test_signature_stays(plan: Plan) -> None:
+    before, after = residual_network()["main"], Realize(plan)(Annotate()(residual_network()))["main"]
+    assert [p.name for p in after.params] == [p.name for p in before.params]
+    tvm.ir.assert_structural_equal(after.ret_ty, before.ret_ty)
+
+
+def test_what_runs_is_what_was_lowered(plan: Plan) -> None:
+    """One PrimFunc per distinct kernel, marked with its request; equal kernels share one."""
+    mod = Realize(plan)(Annotate()(residual_network()))
+    steps = lower(read_graph(Annotate()(residual_network())), plan, features(local_row()), 1)
+    wanted = {s.kernel.request.key for s in steps if isinstance(s, KernelStep)}
+    found = [f.attrs[KERNEL_ATTR] for f in mod.functions.values() if f.attrs is not None and KERNEL_ATTR in f.attrs]
+    assert sorted(map(str, found)) == sorted(wanted)
+    assert constants_bytes(steps) > 0
+
+
+def test_the_compile_script_of_the_readme(plan: Plan, tmp_path: Path) -> None:
+    """A saved plan, the three passes in a row, and TVM's pipeline of our name all give one network."""
+    plan.save(tmp_path / "plan.json")
+    loaded = Plan.load(tmp_path / "plan.json")
+    assert loaded == plan
+    mod = residual_network()
+    passes = tvm.transform.Sequential([Normalize(), Annotate(), Realize(loaded)])
+    x = np.random.default_rng(0).normal(size=(1, 3, 12, 12)).astype(np.float32)
+    y = run(passes(mod), loaded, x)
+    assert y.shape == (1, 10) and np.isfinite(y).all() and np.ptp(y) > 0
+    executable = tvm.compile(mod, target=loaded.tvm_target(), relax_pipeline=relax.get_pipeline("tvm_mpq", plan=loaded))
+    machine = relax.VirtualMachine(executable, tvm.cpu())
+    np.testing.assert_array_equal(machine["main"](tvm.runtime.tensor(x)).numpy(), y)
+
+
+def test_operators_that_do_not_match(plan: Plan) -> None:
+    mod = Annotate()(residual_network())
+    for operators in (
+        {**plan.operators, "attention": "w8a8"},
+        {k: v for k, v in plan.operators.items() if k != "stem"},
+    ):
+        with pytest.raises(InvalidValueError, match="'attention'|'stem'") as caught:
+            Realize(dataclasses.replace(plan, operators=operators))(mod)
+        assert "\n" not in str(caught.value)

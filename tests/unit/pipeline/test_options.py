@@ -1,0 +1,65 @@
+"""Options are checked at once; a result is written whole or refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tvm_mpq.errors import InvalidValueError, OutputError
+from tvm_mpq.pipeline.options import Options, Result, check_output, to_json
+from tvm_mpq.schema import Plan
+
+
+@pytest.mark.parametrize("name", ["batch", "threads", "calibration_samples", "sensitivity_samples"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_counts(name: str, value: int) -> None:
+    with pytest.raises(InvalidValueError, match=rf"{name} must be 1 or more \(got {value}\)"):
+        Options("model.onnx", **{name: value})
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
+def test_time_limit(value: float) -> None:
+    with pytest.raises(InvalidValueError, match="solver_time_limit_sec must be above 0"):
+        Options("model.onnx", solver_time_limit_sec=value)
+
+
+def test_observer() -> None:
+    with pytest.raises(InvalidValueError, match="'median'"):
+        Options("model.onnx", observer="median")
+
+
+def test_messages_need_no_listener() -> None:
+    heard: list[str] = []
+    Options("model.onnx").tell("nobody hears this")
+    Options("model.onnx", say=heard.append).tell("hello")
+    assert heard == ["hello"]
+
+
+def test_save_copies_everything_and_names_it(tmp_path: Path) -> None:
+    built = tmp_path / "built"
+    built.mkdir()
+    (built / "model.so").write_bytes(b"code")
+    (built / "plan.json").write_text("{}")
+    report = Result(Plan("local", {}, {}, {}), {"model": "m"}, built).save(tmp_path / "deep" / "out")
+    assert report["model"] == "m"
+    assert report["artifacts"] == {n: str(tmp_path / "deep" / "out" / n) for n in ("model.so", "plan.json")}
+    assert (tmp_path / "deep" / "out" / "model.so").read_bytes() == b"code"
+
+
+@pytest.mark.parametrize("below", ["file", "file/deeper"])
+def test_a_folder_that_cannot_be(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot write to output folder .*choose another with --out"):
+        check_output(tmp_path / below)
+
+
+def test_check_leaves_nothing_behind(tmp_path: Path) -> None:
+    assert list(check_output(tmp_path / "out").iterdir()) == []
+
+
+def test_json_refuses_what_json_has_not() -> None:
+    assert json.loads(to_json({"b": 1.5, "a": [1]})) == {"a": [1], "b": 1.5}
+    with pytest.raises(ValueError, match="JSON"):
+        to_json({"x": float("nan")})

@@ -1,0 +1,94 @@
+"""The report of `optimize` as one JSON object: the command line's contract."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from tvm_mpq.calibrate.data import Dataset
+from tvm_mpq.pipeline import network
+from tvm_mpq.pipeline.bench import Bench
+from tvm_mpq.pipeline.choose import Tried, effective_budget
+from tvm_mpq.pipeline.tables import Tables
+from tvm_mpq.pipeline.workshop import Checked
+from tvm_mpq.schema import Plan
+
+
+def describe(
+    bench: Bench,
+    tables: Tables,
+    data: Dataset,
+    eval_data: Dataset,
+    chosen: Tried,
+    tried: list[Tried],
+    plans: Mapping[str, Plan],
+    checked: Mapping[str, Checked],
+) -> dict[str, Any]:
+    """The JSON object of the contract."""
+    predicted = {
+        "fp32": tables.fp32.latency_us / 1000,
+        "int8": tables.int8.latency_us / 1000,
+        "mixed": chosen.solution.latency_us / 1000,
+    }
+    measured = {name: c.median_us / 1000 for name, c in checked.items()}
+    solution = chosen.solution
+    metric = checked["mixed"].accuracy.metric
+    operators = []
+    for node in bench.prepared.graph.weighted():
+        choice = tables.problem.operator(node.name).choice(solution.choices[node.name])
+        operators.append(
+            {
+                "name": node.name,
+                "workload": node.conv.key,
+                "precision": solution.choices[node.name],
+                "candidates": {
+                    c.label: {"latency_us": dict(c.latency_us), "loss": c.loss, "size_bytes": c.size_bytes}
+                    for c in tables.problem.operator(node.name).choices
+                },
+                "latency_us": min(choice.latency_us.values()),
+                "macs": node.conv.macs,
+            }
+        )
+    return {
+        "model": bench.prepared.loaded.name,
+        "target": bench.prepared.row.name,
+        "device": bench.device.key,
+        "threads": bench.options.threads,
+        "operators": operators,
+        "plan": dict(plans["mixed"].operators),
+        "latency_ms": {**measured, "predicted": predicted["mixed"]},
+        "latency_iqr_ms": {name: c.iqr_us / 1000 for name, c in checked.items()},
+        "predicted_ms": predicted,
+        "accuracy": {
+            "metric": metric,
+            **{name: c.accuracy.value for name, c in checked.items()},
+            "hits": {name: c.accuracy.hits for name, c in checked.items()},
+            "samples": checked["mixed"].accuracy.samples,
+            "on_calibration_data": eval_data is data,
+        },
+        "size_bytes": {name: c.bytes for name, c in checked.items()},
+        "weight_bytes": {
+            "fp32": tables.fp32.size_bytes,
+            "int8": tables.int8.size_bytes,
+            "mixed": chosen.solution.size_bytes,
+        },
+        "budget": dataclasses.asdict(effective_budget(bench.options.budget)),
+        "solver": {
+            "name": solution.solver,
+            "status": solution.status,
+            "objective": solution.objective,
+            "bound": solution.bound,
+            "gap": solution.gap,
+            "seconds": solution.seconds,
+        },
+        "plans_tried": [
+            {"predicted_ms": t.solution.latency_us / 1000, "loss": t.solution.loss, "drop": t.quality.drop}
+            for t in tried
+        ],
+        "correction": dataclasses.asdict(tables.correction),
+        "latency_entries": {"measured": tables.latency.measured, "predicted": 0, "cached": tables.latency.cached},
+        "boundaries": network.conversions(network.all_steps(bench.prepared, plans["mixed"])),
+        "calibration": {"samples": len(data), "synthetic": data.synthetic, "observer": bench.options.observer},
+        "artifacts": {},
+    }

@@ -1,0 +1,95 @@
+"""Everything that is measured and learned about one network, and the selection problem made of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from tvm_mpq.calibrate.data import Dataset
+from tvm_mpq.pipeline import latency, learn, network
+from tvm_mpq.pipeline.bench import Bench
+from tvm_mpq.pipeline.correction import Correction, correct, fit, observe
+from tvm_mpq.pipeline.problem import Space, build_problem
+from tvm_mpq.pipeline.workshop import Workshop
+from tvm_mpq.schema import Plan, Precision
+from tvm_mpq.select.evaluate import cost, uniform
+from tvm_mpq.select.ilp import Solution
+from tvm_mpq.select.problem import Problem
+
+UNIFORM = "w8a8"
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Everything measured about a network, and the selection problem made of it."""
+
+    plan: Plan  # fp32, with ranges and kernels; the frame every other plan fills
+    latency: latency.LatencyTable
+    losses: dict[tuple[str, str], float]
+    problem: Problem
+    correction: Correction
+
+    @cached_property
+    def fp32(self) -> Solution:
+        """Everything in float32."""
+        return cost(self.problem, uniform(self.problem, "fp32"))
+
+    @cached_property
+    def int8(self) -> Solution:
+        """w8a8 wherever there is a kernel for it; tensors without weights as is fastest."""
+        weighted = [o.name for o in self.problem.operators if any(o.exact_inputs)]
+        labels = uniform(self.problem, UNIFORM, ["fp32"])
+        return cost(self.problem, {name: labels[name] for name in weighted})
+
+
+def build_tables(bench: Bench, data: Dataset) -> Tables:
+    """Measure latencies, calibrate, estimate sensitivity; whatever the database knows is not done again."""
+    options, prepared = bench.options, bench.prepared
+    space = Space(prepared.graph, prepared.features, prepared.threads)
+    options.tell("measuring kernels on this CPU")
+    meter = bench.meter()
+    table = latency.fill(meter, space.requests())
+    options.tell("calibrating")
+    ranges = learn.ranges(prepared, bench.interpreter, data, bench.db, options)
+    plan = dataclasses.replace(learn.bare_plan(prepared, ranges), kernels=_kernel_rows(table))
+    options.tell("estimating sensitivity")
+    found = learn.losses(prepared, bench.interpreter, plan, data, bench.db, options)
+    losses = learn.loss_table(prepared, found)
+    problem = build_problem(
+        space,
+        table.latency_us,
+        table.kernel,
+        losses,
+        fixed_us=latency.float_time_us(meter, network.float_functions(network.realize(prepared, plan))),
+        call_us=latency.call_us(meter),
+    )
+    return Tables(plan, table, losses, problem, Correction())
+
+
+def corrected_tables(bench: Bench, tables: Tables, workshop: Workshop) -> Tables:
+    """The same tables, corrected by what uniform fp32 and 8 bit networks really take on this device.
+
+    The runs are kept in the database, so that a repeated search sees the same tables.
+    """
+    bench.options.tell("building and measuring uniform networks")
+    solutions = {"fp32": tables.fp32, "int8": tables.int8}
+    plans = {name: plan_of(bench, tables, s) for name, s in solutions.items()}
+    measured = workshop.known_us(plans)
+    seen = [observe(tables.problem, solutions[name], us) for name, us in measured.items()]
+    correction = fit(seen)
+    return dataclasses.replace(tables, problem=correct(tables.problem, correction), correction=correction)
+
+
+def _kernel_rows(table: latency.LatencyTable) -> dict[str, dict[str, Any]]:
+    return {key: {"family": k.family.name, "knobs": k.knobs} for key, k in sorted(table.kernels.items())}
+
+
+def plan_of(bench: Bench, tables: Tables, solution: Solution) -> Plan:
+    """The plan that a solution stands for."""
+    names = [n.name for n in bench.prepared.graph.weighted()]
+    operators = {name: solution.choices[name] for name in names}
+    used = {Precision.parse(text).activation_bits for text in operators.values()}
+    tensors = {name: [q for q in found if q.bits in used | {8}] for name, found in tables.plan.tensors.items()}
+    return dataclasses.replace(tables.plan, operators=operators, formats=dict(solution.formats), tensors=tensors)

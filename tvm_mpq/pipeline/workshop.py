@@ -1,0 +1,125 @@
+"""Whole networks: built once each, run on the device, timed side by side, and remembered."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import tvm
+
+from tvm_mpq.calibrate.data import Dataset
+from tvm_mpq.calibrate.sensitivity import classifies
+from tvm_mpq.pipeline import latency, network
+from tvm_mpq.pipeline.bench import Bench
+from tvm_mpq.schema import Plan
+from tvm_mpq.tuning.network import NetworkJob, WholeNetworkLatency, measure_networks
+from tvm_mpq.tuning.network_store import NetworkRun, NetworkStore
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One built network, measured. latency in microseconds."""
+
+    median_us: float
+    iqr_us: float
+    accuracy: network.Accuracy
+    bytes: int
+
+
+class Workshop:
+    """Builds each distinct plan of one network once; its folder goes away with it."""
+
+    def __init__(self, bench: Bench, sample: Mapping[str, npt.NDArray[Any]]) -> None:
+        self._bench = bench
+        self._inputs = [sample[name] for name in bench.prepared.inputs]
+        self._work: tempfile.TemporaryDirectory[str] = tempfile.TemporaryDirectory(prefix="tvm_mpq_")
+        self._built: dict[str, network.Built] = {}
+        self._store = NetworkStore(bench.db)
+
+    def build(self, plan: Plan) -> network.Built:
+        """The plan's library, built when it is not there yet."""
+        digest = self._digest(plan)
+        if digest not in self._built:
+            path = Path(self._work.name) / f"{digest[:24]}.so"
+            self._built[digest] = network.build(self._bench.prepared, plan, path)
+        return self._built[digest]
+
+    def known_us(self, plans: Mapping[str, Plan]) -> dict[str, float]:
+        """Whole-network medians, microseconds; what the database knows is not measured again."""
+        device = self._bench.device.key
+        found = {name: self._store.get(self._digest(plan), device) for name, plan in plans.items()}
+        missing = {name: plans[name] for name, run in found.items() if run is None}
+        measured = {name: time.median_us for name, time in self.measure(missing).items()}
+        return {name: run.median_us if run is not None else measured[name] for name, run in found.items()}
+
+    def measure(
+        self, plans: Mapping[str, Plan], predicted_us: Mapping[str, float] | None = None
+    ) -> dict[str, WholeNetworkLatency]:
+        """Time plans in turns in one session, so that their ratios hold; equal plans are timed once."""
+        if not plans:
+            return {}
+        digests = {name: self._digest(plan) for name, plan in plans.items()}
+        distinct = {digest: plans[name] for name, digest in digests.items()}
+        jobs = [NetworkJob(self._built_with_progress(plan).path, self._inputs) for plan in distinct.values()]
+        with self._bench.open_session() as session:
+            times = dict(zip(distinct, measure_networks(session, jobs, latency.SETTINGS), strict=True))
+        for name, digest in digests.items():
+            self._remember(digest, times[digest], (predicted_us or {}).get(name))
+        return {name: times[digest] for name, digest in digests.items()}
+
+    def check(self, plans: Mapping[str, Plan], data: Dataset, predicted_us: Mapping[str, float]) -> dict[str, Checked]:
+        """Run every plan on the data on the device, and time all of them. The plan `fp32` is the reference."""
+        prepared, options = self._bench.prepared, self._bench.options
+        inputs = [[sample[n] for n in prepared.inputs] for sample in data.samples()]
+        outputs: dict[str, list[npt.NDArray[Any]]] = {}
+        with self._bench.open_session() as session:
+            for i, plan in enumerate(plans.values(), 1):
+                digest = self._digest(plan)
+                if digest not in outputs:
+                    outputs[digest] = network.run_library(session, self._built_with_progress(plan).path, inputs)
+                if options.progress:
+                    options.progress(i, len(plans), "verifying")
+        times = self.measure(plans, predicted_us)
+        results = {}
+        for name, plan in plans.items():
+            quality = network.accuracy(
+                outputs[self._digest(plan)],
+                outputs[self._digest(plans["fp32"])],
+                data.labels,
+                classifies=classifies(prepared.graph),
+            )
+            time = times[name]
+            results[name] = Checked(time.median_us, time.iqr_us, quality, self.build(plan).bytes)
+        return results
+
+    def _digest(self, plan: Plan) -> str:
+        return network.plan_digest(self._bench.prepared, plan)
+
+    def _built_with_progress(self, plan: Plan) -> network.Built:
+        if self._digest(plan) not in self._built:
+            self._bench.options.tell(f"compiling the network ({network.summary(plan)})")
+        return self.build(plan)
+
+    def _remember(self, digest: str, time: WholeNetworkLatency, predicted_us: float | None) -> None:
+        bench = self._bench
+        self._store.put(
+            NetworkRun(
+                digest,
+                bench.device.key,
+                bench.prepared.row.name,
+                bench.prepared.loaded.fingerprint,
+                tvm.__version__,
+                time.median_us,
+                time.iqr_us,
+                time.repeats,
+                time.load_ms,
+                time.first_run_us,
+                predicted_us,
+                datetime.now(timezone.utc).isoformat(),
+            )
+        )
