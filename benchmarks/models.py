@@ -17,7 +17,7 @@ SIZE = 224
 CLASSES = 1000
 
 
-def conv(ci: int, co: int, kernel: int, stride: int = 1, groups: int = 1, act: nn.Module | None = None) -> nn.Sequential:
+def conv(ci: int, co: int, kernel: int, stride: int = 1, groups: int = 1, act: nn.Module | None = None) -> nn.Module:
     """Convolution, batch norm, activation."""
     layers = [nn.Conv2d(ci, co, kernel, stride, kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(co)]
     return nn.Sequential(*layers, *([act] if act else []))
@@ -77,30 +77,35 @@ def resnet(blocks: Sequence[int], bottleneck: bool) -> nn.Module:
 def mobilenetv1() -> nn.Module:
     layers: list[nn.Module] = [conv(3, 32, 3, 2, act=nn.ReLU6())]
     ci = 32
-    for co, stride in ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1),) * 5, (1024, 2), (1024, 1)):
+    table = (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1)
+    for co, stride in table:
         layers += [conv(ci, ci, 3, stride, ci, nn.ReLU6()), conv(ci, co, 1, act=nn.ReLU6())]
         ci = co
     return nn.Sequential(*layers, *head(ci))
 
 
-def inverted(ci: int, co: int, wide: int, kernel: int, stride: int, act: Callable[[], nn.Module], se: int = 0) -> nn.Module:
+Act = Callable[[], nn.Module]
+
+
+def inverted(ci: int, co: int, wide: int, kernel: int, stride: int, act: Act, se: int = 0) -> nn.Module:
     """Expand, depthwise, squeeze-excite of `se` channels, project; with a shortcut where the shape stays."""
     layers: list[nn.Module] = [conv(ci, wide, 1, act=act())] if wide != ci else []
+    layers.append(conv(wide, wide, kernel, stride, wide, act()))
     if se:
-        layers += [conv(wide, wide, kernel, stride, wide), SqueezeExcite(wide, se), act()]
-    else:
-        layers.append(conv(wide, wide, kernel, stride, wide, act()))
+        layers.append(SqueezeExcite(wide, se))
     body = nn.Sequential(*layers, conv(wide, co, 1))
     return Residual(body) if stride == 1 and ci == co else body
 
 
 def mobilenetv3_large() -> nn.Module:
-    # kernel, expanded channels, output channels, squeeze-excite, hard-swish, stride (table 1 of the paper)
+    # Howard et al. 2019, table 1: kernel, expanded channels, output channels, inner channels of squeeze-excite,
+    # hard-swish, stride.
     table = (
-        (3, 16, 16, 0, 0, 1), (3, 64, 24, 0, 0, 2), (3, 72, 24, 0, 0, 1), (5, 72, 40, 24, 0, 2), (5, 120, 40, 32, 0, 1),
-        (5, 120, 40, 32, 0, 1), (3, 240, 80, 0, 1, 2), (3, 200, 80, 0, 1, 1), (3, 184, 80, 0, 1, 1), (3, 184, 80, 0, 1, 1),
-        (3, 480, 112, 120, 1, 1), (3, 672, 112, 168, 1, 1), (5, 672, 160, 168, 1, 2), (5, 960, 160, 240, 1, 1),
-        (5, 960, 160, 240, 1, 1),
+        (3, 16, 16, 0, 0, 1), (3, 64, 24, 0, 0, 2), (3, 72, 24, 0, 0, 1),
+        (5, 72, 40, 24, 0, 2), (5, 120, 40, 32, 0, 1), (5, 120, 40, 32, 0, 1),
+        (3, 240, 80, 0, 1, 2), (3, 200, 80, 0, 1, 1), (3, 184, 80, 0, 1, 1), (3, 184, 80, 0, 1, 1),
+        (3, 480, 112, 120, 1, 1), (3, 672, 112, 168, 1, 1),
+        (5, 672, 160, 168, 1, 2), (5, 960, 160, 240, 1, 1), (5, 960, 160, 240, 1, 1),
     )  # fmt: skip
     layers: list[nn.Module] = [conv(3, 16, 3, 2, act=nn.Hardswish())]
     ci = 16

@@ -43,19 +43,19 @@ def _random(data: str = "squeezenet1_1") -> Source:
     return Source((3, 224, 224), data, random=True, labelled=False)
 
 
-_CIFAR = {"calibration": "train", "evaluation": "test"}
 _TFLITE = "models/tflite/"
 NETWORKS = {
     "mobilenetv2": Source((3, 224, 224), "mobilenetv2", onnx="models/mobilenetv2.onnx"),
     "squeezenet1_1": Source((3, 224, 224), "squeezenet1_1", onnx="models/squeezenet1_1.onnx"),
-    "resnet20": Source((3, 32, 32), "resnet20", onnx="models/resnet20.onnx", **_CIFAR),
-    "resnet56": Source((3, 32, 32), "resnet56", onnx="models/resnet56.onnx", **_CIFAR),
+    "resnet20": Source((3, 32, 32), "resnet20", "train", "test", onnx="models/resnet20.onnx"),
+    "resnet56": Source((3, 32, 32), "resnet56", "train", "test", onnx="models/resnet56.onnx"),
     "resnet8": Source(
         (32, 32, 3),
         "resnet8",
+        "train",
+        "test",
         tflite=_TFLITE + "pretrainedResnet.tflite",
         tflite_int8=_TFLITE + "pretrainedResnet_quant.tflite",
-        **_CIFAR,
     ),
     "vww": Source(
         (96, 96, 3),

@@ -10,8 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import tvm
+import tvm_ffi
 from tvm import relax
 
+from tvm_mpq import errors
 from tvm_mpq.passes.annotate import Annotate
 from tvm_mpq.passes.normalize import Normalize
 from tvm_mpq.passes.realize import Realize
@@ -28,6 +30,11 @@ def pipeline(plan: Plan) -> tvm.ir.transform.Pass:
         [Normalize(), Annotate(target=plan.tvm_target()), Realize(plan), relax.pipeline.default_build_pipeline()]
     )
 
+
+# A pass runs behind TVM's foreign function interface, which turns errors it does not know into RuntimeError.
+for _name, _error in vars(errors).items():
+    if isinstance(_error, type) and issubclass(_error, errors.MPQError):
+        tvm_ffi.register_error(_name, _error)
 
 if "tvm_mpq" not in relax.pipeline.PIPELINE_MAP:
     relax.register_pipeline("tvm_mpq")(pipeline)

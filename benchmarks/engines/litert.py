@@ -84,7 +84,8 @@ class _Runner:
         if value.dtype == np.float32:
             return np.asarray(value)
         scale, zero = self._out["quantization"]
-        return ((value.astype(np.float32) - np.float32(zero)) * np.float32(scale)).astype(np.float32)
+        real: Array = (value.astype(np.float32) - np.float32(zero)) * np.float32(scale)
+        return real
 
 
 def _quantized(x: Array, details: dict[str, Any]) -> Any:

@@ -57,7 +57,7 @@ def turn(runner: Runner, seconds: float) -> dict[str, Any]:
         runner.run()
         calls += 1
     before = sentinel_us()
-    times = []
+    times: list[float] = []
     idle, start = waited_seconds(), time.perf_counter()
     last = start
     while len(times) < LEAST_CALLS or last - start < seconds:

@@ -9,14 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import tvm
-import tvm_ffi
 from tvm import relax
 
 from tvm_mpq.errors import UnsupportedModelError
 from tvm_mpq.passes.normalize.exprs import shape_of
-
-# A pass runs behind TVM's foreign function interface, which turns errors it does not know into RuntimeError.
-tvm_ffi.register_error("UnsupportedModelError", UnsupportedModelError)
 
 OUTPUT = -1
 """In `Rewriter.uses`: the use as a result of main."""

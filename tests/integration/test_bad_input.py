@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -31,9 +32,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def refused(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., str]:
+def refused(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """refused(error, **what optimize is given) -> the message; nothing may be measured before it."""
 
     def measured(*args: Any, **options: Any) -> Any:
@@ -178,8 +177,7 @@ def test_results_that_cannot_be_written(tmp_path: Path) -> None:
     from tvm_mpq.pipeline.options import Result
 
     (tmp_path / "file").write_text("")
-    (tmp_path / "built").mkdir()
-    result = Result(mpq.Plan("local", {}, {}, {}), {}, tmp_path / "built")
+    result = Result(mpq.Plan("local", {}, {}, {}), {}, TemporaryDirectory(dir=tmp_path))
     with pytest.raises(errors.OutputError, match="file/out") as caught:
         result.save(tmp_path / "file" / "out")
     assert "\n" not in str(caught.value)

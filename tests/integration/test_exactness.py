@@ -40,14 +40,14 @@ def check_equal(lab: Lab, plan: Plan, built: list[np.ndarray], name: str) -> Non
 
 @pytest.fixture(scope="module")
 def built_residual(lab: GetLab, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Plan, list[np.ndarray]]]:
-    """Three uniform plans and three random ones of the residual network, built, and run by a stranger."""
+    """Three uniform plans and two random ones of the residual network, built, and run by a stranger."""
     network = lab("residual")
     rng = np.random.default_rng(7)
-    plans = [network.plan(p) for p in ("fp32", "w8a8", "w4a8")] + [network.random_plan(rng) for _ in range(3)]
+    plans = [network.plan(p) for p in ("fp32", "w8a8", "w4a8")] + [network.random_plan(rng) for _ in range(2)]
     return list(zip(plans, network.run_built(plans, tmp_path_factory.mktemp("residual_plans")), strict=True))
 
 
-@pytest.mark.parametrize("index", range(6), ids=["fp32", "w8a8", "w4a8", "random0", "random1", "random2"])
+@pytest.mark.parametrize("index", range(5), ids=["fp32", "w8a8", "w4a8", "random0", "random1"])
 def test_library_equals_interpreter_and_definition(
     lab: GetLab, built_residual: list[tuple[Plan, list[np.ndarray]]], index: int
 ) -> None:

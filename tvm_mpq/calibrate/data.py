@@ -117,7 +117,9 @@ def _arrays(source: Any, inputs: Inputs) -> dict[str, npt.NDArray[Any]]:
     try:
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise FileFormatError(f"{str(path)!r} holds one bare array; save with numpy.savez(path, <input name>=array)")
+            raise FileFormatError(
+                f"{str(path)!r} holds one bare array; save with numpy.savez(path, <input name>=array)"
+            )
         with archive:
             return {name: archive[name] for name in archive.files}
     except FileFormatError:

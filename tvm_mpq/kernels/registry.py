@@ -7,6 +7,7 @@ constants as `Family.constants` gives them, and the output last.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -75,10 +76,7 @@ class Kernel:
 
     def build(self) -> PrimFunc:
         """The kernel's PrimFunc, its body in a root block as Relax's passes expect of any PrimFunc."""
-        func = self.family.build(self.request, self.knobs)
-        if isinstance(func.body, SBlockRealize):
-            return func
-        return func.with_body(SBlockRealize([], True, SBlock([], [], [], "root", func.body)))
+        return _build(self.request, self.family.name, self.knobs_text)
 
     def constants(self, operands: Operands) -> list[np.ndarray]:
         return self.family.constants(self.request, self.knobs, operands)
@@ -131,6 +129,15 @@ def named_kernel(request: Request, family: str, knobs: Knobs) -> Kernel:
     if row is None or not row.fits(request):
         raise NoKernelError(f"kernel family {family!r} does not serve {request.workload.key} at {request.precision}")
     return Kernel(request, row, knobs)
+
+
+@functools.lru_cache(maxsize=1024)
+def _build(request: Request, family: str, knobs_text: str) -> PrimFunc:
+    """Kept, because parsing a kernel's script takes longer than everything else that is done with it but compiling."""
+    func = _FAMILIES[family].build(request, json.loads(knobs_text))
+    if isinstance(func.body, SBlockRealize):
+        return func
+    return func.with_body(SBlockRealize([], True, SBlock([], [], [], "root", func.body)))
 
 
 def buffers(func: PrimFunc) -> list[tuple[tuple[int, ...], str]]:

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 
 import tvm
 
-from tvm_mpq.errors import MeasurementError
+from tvm_mpq.errors import DeviceLostError, MeasurementError, VerificationError
 from tvm_mpq.kernels.registry import Kernel, Request, candidates, default_kernel
 from tvm_mpq.pipeline.kernel_store import KernelStore, Source
 from tvm_mpq.pipeline.options import Progress
@@ -20,6 +20,7 @@ from tvm_mpq.tuning.measure import Job, MeasureSettings, measure
 from tvm_mpq.tuning.network import call_overhead_us
 from tvm_mpq.tuning.results import ResultStore
 from tvm_mpq.tuning.session_base import Session
+from tvm_mpq.tuning.verify import verify_kernel
 
 SETTINGS = MeasureSettings(max_relative_iqr=0.2, retakes=6)
 """For kernels and networks on a machine that other people use too: more patience, and a record shows its spread."""
@@ -91,7 +92,7 @@ class Meter:
         for key, compiled in zip(items, self.store.compile(list(items.values()), self.progress), strict=True):
             source = compiled.source
             if compiled.path is None:
-                yield self._failure(key, source.version, compiled.failure or "does not compile")
+                yield self.failure(key, source.version, compiled.failure or "does not compile")
             else:
                 jobs.append(Job(key, compiled.path, source.symbol, source.arguments()))
         with self.open_session() as session:
@@ -103,7 +104,8 @@ class Meter:
                     self.progress(done, len(jobs), "measuring kernels")
                 yield record
 
-    def _failure(self, key: LatencyKey, version: str, reason: str) -> LatencyRecord:
+    def failure(self, key: LatencyKey, version: str, reason: str) -> LatencyRecord:
+        """A record that says why there is no time."""
         now = datetime.now(timezone.utc).isoformat()
         return LatencyRecord(
             key, self.device.key, tvm.__version__, version, None, None, 0, now, "measured", failure=reason
@@ -129,6 +131,7 @@ def fill(meter: Meter, requests: Sequence[Request], *, every_candidate: bool = F
             else:
                 table.offer(kernel, record)
                 table.cached += 1
+    todo = _right_ones(meter, table, todo)
     for _ in range(1 + NOISE_RETRIES):
         noisy: dict[LatencyKey, Kernel] = {}
         for record in meter.measure({key: meter.store.source(kernel) for key, kernel in todo.items()}):
@@ -142,6 +145,34 @@ def fill(meter: Meter, requests: Sequence[Request], *, every_candidate: bool = F
             why = next((r.failure for r in table.refused if r.key.workload == request.workload.key), "no kernel")
             raise MeasurementError(f"no measured kernel for {request.key}: {why}")
     return table
+
+
+def _right_ones(meter: Meter, table: LatencyTable, todo: dict[LatencyKey, Kernel]) -> dict[LatencyKey, Kernel]:
+    """The kernels whose numbers are right on the device; the others become failure records."""
+    if not todo:
+        return {}
+    kept: dict[LatencyKey, Kernel] = {}
+    sources = [meter.store.source(kernel) for kernel in todo.values()]
+    compiled = meter.store.compile(sources, meter.progress)
+    with meter.open_session() as session:
+        for done, ((key, kernel), library) in enumerate(zip(todo.items(), compiled, strict=True), 1):
+            reason = library.failure
+            if library.path is not None:
+                try:
+                    verify_kernel(session, library.path, library.source.symbol, kernel)
+                except DeviceLostError as e:
+                    reason = str(e)
+                    session.restart()
+                except (VerificationError, MeasurementError) as e:
+                    reason = str(e)
+            if reason is None:
+                kept[key] = kernel
+            else:
+                table.refused.append(meter.failure(key, library.source.version, reason))
+                meter.db.put(table.refused[-1])
+            if meter.progress:
+                meter.progress(done, len(todo), "checking kernels")
+    return kept
 
 
 def float_time_us(meter: Meter, functions: Sequence[tuple[tvm.tirx.PrimFunc, int]]) -> float:

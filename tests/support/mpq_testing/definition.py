@@ -76,6 +76,8 @@ def assert_steps_follow_the_definition(graph: Graph, steps: Sequence[Step], valu
         wanted = evaluate_step(graph, step, [values[v] for v in step.inputs])
         if _floats(step):
             # A sum of n float products in another order differs by about eps * sqrt(n) of its largest terms.
-            np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max() + 1e-6, err_msg=step.node)
+            np.testing.assert_allclose(
+                got, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max() + 1e-6, err_msg=step.node
+            )
         else:
             np.testing.assert_array_equal(got, wanted, err_msg=step.node)

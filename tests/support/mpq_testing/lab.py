@@ -89,7 +89,13 @@ class Lab:
         np.savez(folder / "inputs.npz", *self.samples[sample].values())
         for i, plan in enumerate(plans):
             built = network.build(self.prepared, plan, folder / f"model{i}.so")
-            jobs.append({"library": str(built.path), "inputs": str(folder / "inputs.npz"), "outputs": str(folder / f"out{i}.npz")})
+            jobs.append(
+                {
+                    "library": str(built.path),
+                    "inputs": str(folder / "inputs.npz"),
+                    "outputs": str(folder / f"out{i}.npz"),
+                }
+            )
         return run_strangers(jobs, folder)
 
 

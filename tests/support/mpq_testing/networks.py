@@ -36,7 +36,9 @@ class NormalForm:
     def softmax(self, x: relax.Var) -> relax.Var:
         return self._builder.emit(relax.op.nn.softmax(x))
 
-    def conv(self, name: str, x: relax.Var, out: int, *, kernel=3, stride=1, padding=1, activation="relu", residual=None):
+    def conv(
+        self, name: str, x: relax.Var, out: int, *, kernel=3, stride=1, padding=1, activation="relu", residual=None
+    ):
         n, h, w, c = _shape(x)
         work = Conv2dWorkload(
             n, h, w, c, out, (kernel, kernel), (stride, stride), (padding,) * 4, residual=residual is not None,
@@ -76,7 +78,12 @@ class NormalForm:
         n, h, w, c = _shape(x)
         work = Pool2dWorkload("avg", n, h, w, c, (h, w), (h, w), (0, 0, 0, 0), 1, 1)
         return self._composite(
-            name, "avg_pool2d", work, [x], lambda b, a: b.emit(relax.op.nn.avg_pool2d(a[0], (h, w), layout="NHWC")), None
+            name,
+            "avg_pool2d",
+            work,
+            [x],
+            lambda b, a: b.emit(relax.op.nn.avg_pool2d(a[0], (h, w), layout="NHWC")),
+            None,
         )
 
     def reshape(self, name: str, x: relax.Var, shape: tuple[int, ...]):

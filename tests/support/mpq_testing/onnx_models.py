@@ -138,7 +138,10 @@ def batch_of_two() -> onnx.ModelProto:
 def float_middle() -> onnx.ModelProto:
     """Operators without a template between linear layers: layer normalization and softmax."""
     net = OnnxNet({"x": (1, 6, 24)})
-    weight = [net.normal(*s, name=n) for n, s in (("embed.weight", (24, 32)), ("mix.weight", (32, 32)), ("head.weight", (32, 16)))]
+    weight = [
+        net.normal(*s, name=n)
+        for n, s in (("embed.weight", (24, 32)), ("mix.weight", (32, 32)), ("head.weight", (32, 16)))
+    ]
     y = net.op("MatMul", "x", weight[0])
     y = net.op("LayerNormalization", y, net.value(np.ones(32)), net.value(np.zeros(32)), axis=-1)
     y = net.op("MatMul", y, weight[1])

@@ -23,7 +23,10 @@ def test_array_mapping_and_archive_are_the_same(tmp_path: Path) -> None:
     x, labels = numbered(5, 2, 3), np.arange(5)
     np.savez(tmp_path / "d.npz", x=x, labels=labels)
     assert load_dataset(x, ONE).labels is None
-    found = [load_dataset(source, ONE) for source in ({"x": x, "labels": labels}, tmp_path / "d.npz", str(tmp_path / "d.npz"))]
+    found = [
+        load_dataset(source, ONE)
+        for source in ({"x": x, "labels": labels}, tmp_path / "d.npz", str(tmp_path / "d.npz"))
+    ]
     for data in found:
         assert len(data) == 5 and not data.synthetic
         np.testing.assert_array_equal(data.arrays["x"], x)

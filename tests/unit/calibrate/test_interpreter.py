@@ -27,7 +27,10 @@ def test_plans_take_turns_without_trace(tiny: Lab) -> None:
 
 def test_outputs_are_copies(tiny: Lab) -> None:
     steps = tiny.steps(tiny.plan("fp32"))
-    run = [tiny.interpreter.outputs(tiny.interpreter.run(steps, tiny.interpreter.load(s), tag="x"))[0] for s in tiny.samples]
+    run = [
+        tiny.interpreter.outputs(tiny.interpreter.run(steps, tiny.interpreter.load(s), tag="x"))[0]
+        for s in tiny.samples
+    ]
     assert len({r.tobytes() for r in run}) == len(run)
 
 

@@ -20,7 +20,9 @@ PRECISIONS = {"fp32": (32, 10.0, 400, 0.0), "w8a8": (8, 4.0, 100, 1.0), "w4a8": 
 @pytest.fixture
 def problem() -> Problem:
     """A chain; each operator is faster, smaller and worse with fewer bits."""
-    tensors = [Tensor(f"t{i}", (32, 8), {(32, 8): 0.5, (8, 32): 0.5}, fixed=32 if i == 0 else None) for i in range(COUNT)]
+    tensors = [
+        Tensor(f"t{i}", (32, 8), {(32, 8): 0.5, (8, 32): 0.5}, fixed=32 if i == 0 else None) for i in range(COUNT)
+    ]
     tensors.append(Tensor(f"t{COUNT}", (32,)))
     operators = [
         Operator(

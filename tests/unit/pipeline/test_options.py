@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -38,11 +39,11 @@ def test_messages_need_no_listener() -> None:
 
 
 def test_save_copies_everything_and_names_it(tmp_path: Path) -> None:
-    built = tmp_path / "built"
-    built.mkdir()
+    work = TemporaryDirectory(dir=tmp_path)
+    built = Path(work.name)
     (built / "model.so").write_bytes(b"code")
     (built / "plan.json").write_text("{}")
-    report = Result(Plan("local", {}, {}, {}), {"model": "m"}, built).save(tmp_path / "deep" / "out")
+    report = Result(Plan("local", {}, {}, {}), {"model": "m"}, work).save(tmp_path / "deep" / "out")
     assert report["model"] == "m"
     assert report["artifacts"] == {n: str(tmp_path / "deep" / "out" / n) for n in ("model.so", "plan.json")}
     assert (tmp_path / "deep" / "out" / "model.so").read_bytes() == b"code"
