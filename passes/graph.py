@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -75,11 +76,12 @@ class Graph:
 
     def producer(self, tensor: str) -> Node | None:
         """None for a network input."""
-        return self._producers().get(tensor)
+        return self._producers.get(tensor)
 
     def consumers(self, tensor: str) -> list[Node]:
         return [n for n in self.nodes if tensor in n.inputs]
 
+    @cached_property
     def _producers(self) -> dict[str, Node]:
         return {n.output: n for n in self.nodes}
 

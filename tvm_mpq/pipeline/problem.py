@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -60,21 +61,17 @@ class Space:
 
     def formats(self, name: str) -> tuple[int, ...]:
         """Formats in which this tensor may be stored."""
-        tensor = self.graph.tensors[name]
-        if tensor.dtype != "float32" or (name in self.graph.inputs and not self._quantizable(name)):
-            return (FLOAT_BITS,)
-        bits = {
-            Precision.parse(text).activation_bits
-            for node in self.graph.weighted()
-            for text in node.candidates
-            if not Precision.parse(text).is_float
-        }
-        return (FLOAT_BITS, *sorted(bits, reverse=True)) if self._quantizable(name) else (FLOAT_BITS,)
-
-    def _quantizable(self, name: str) -> bool:
         producer = self.graph.producer(name)
-        nodes = [*self.graph.consumers(name), *([producer] if producer else [])]
-        return any(n.kind not in ("float", "layout") for n in nodes)
+        users = [*self.graph.consumers(name), *([producer] if producer else [])]
+        if self.graph.tensors[name].dtype != "float32" or all(n.kind in ("float", "layout") for n in users):
+            return (FLOAT_BITS,)
+        return (FLOAT_BITS, *self.activation_bits)
+
+    @cached_property
+    def activation_bits(self) -> tuple[int, ...]:
+        """Bits of integer activations that some operator could read, most first."""
+        offered = {Precision.parse(text) for node in self.graph.weighted() for text in node.candidates}
+        return tuple(sorted({p.activation_bits for p in offered if not p.is_float}, reverse=True))
 
     def conversions(self, name: str) -> dict[tuple[int, int], Request]:
         """(from, to) -> boundary request. Behind the layout change at the input, all formats come from the input."""
@@ -85,7 +82,7 @@ class Space:
         found = {}
         for source in formats:
             for to in formats:
-                if source != to or (layout and to == source):
+                if source != to or layout:
                     origin = FLOAT_BITS if layout else source
                     request = conversion_request(shape, origin, to, layout, self.features, self.threads)
                     if fitting(request):
