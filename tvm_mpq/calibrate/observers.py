@@ -40,7 +40,7 @@ class Observer:
     def see(self, values: npt.NDArray[np.float32]) -> None:
         low, high = float(values.min()), float(values.max())
         if not (np.isfinite(low) and np.isfinite(high)):
-            raise DataError(f"tensor {self._name!r} holds NaN or infinity on the calibration data; check data and weights")
+            raise DataError(f"tensor {self._name!r} holds NaN or infinity on calibration data; check data and weights")
         self._low, self._high = min(self._low, low), max(self._high, high)
         flat = values.reshape(-1)
         picked = np.linspace(0, flat.size - 1, min(SAMPLE, flat.size)).astype(np.int64)

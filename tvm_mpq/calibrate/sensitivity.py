@@ -69,7 +69,7 @@ def _log_softmax(x: Array) -> Array:
 
 
 def classifies(graph: Graph) -> bool:
-    """Whether the first output is one score per class: [N, C], also with axes of length 1, and not the input's shape."""
+    """Whether the first output is one score per class: [N, C], perhaps with axes of length 1; not the input's shape."""
     source, result = graph.tensors[graph.inputs[0]], graph.tensors[graph.outputs[0]]
     axes = [length for length in result.shape[1:] if length > 1]
     return source.shape != result.shape and result.dtype == "float32" and len(axes) == 1

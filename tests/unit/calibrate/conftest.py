@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx
 import pytest
+
 from mpq_testing.lab import Lab
 from mpq_testing.onnx_models import OnnxNet
 

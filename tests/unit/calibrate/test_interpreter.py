@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
+
 from mpq_testing.definition import assert_steps_follow_the_definition
 from mpq_testing.lab import Lab
 
@@ -23,6 +26,16 @@ def test_plans_take_turns_without_trace(tiny: Lab) -> None:
     for a, b in zip(first, again, strict=True):
         np.testing.assert_array_equal(a[0], b[0])
     assert len({a[0].tobytes() for a in first}) == 4
+
+
+def test_constants_follow_the_ranges(tiny: Lab) -> None:
+    """Packed constants are kept; another range of any one tensor must not find the old ones."""
+    plan = tiny.plan("w8a8")
+    tiny.values(plan)
+    for name, (quant,) in tiny.ranges.items():
+        ranges = {**tiny.ranges, name: [dataclasses.replace(quant, scale=quant.scale * 2)]}
+        other = dataclasses.replace(plan, tensors=ranges)
+        assert_steps_follow_the_definition(tiny.graph, tiny.steps(other), tiny.values(other))
 
 
 def test_outputs_are_copies(tiny: Lab) -> None:

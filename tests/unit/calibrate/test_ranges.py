@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from mpq_testing.lab import Lab
 
+from mpq_testing.lab import Lab
 from tvm_mpq.calibrate.ranges import calibrate
 from tvm_mpq.errors import DataError, InvalidValueError
 from tvm_mpq.numerics.affine import tensor_quant
@@ -51,7 +51,7 @@ def test_progress_is_told(tiny: Lab) -> None:
 
 def test_an_overflow_inside_names_the_tensor(tiny: Lab) -> None:
     huge = [{"x": np.full((1, 3, 6, 6), 3e38, np.float32)}]
-    with pytest.raises(DataError, match="tensor '.+' holds NaN or infinity"):
+    with pytest.raises(DataError, match=r"tensor '.+' holds NaN or infinity"):
         calibrate(tiny.graph, tiny.interpreter, tiny.steps(tiny.plan("fp32")), huge)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import tvm
-from mpq_testing.networks import residual_network
 
+from mpq_testing.networks import residual_network
 from tvm_mpq.errors import UnknownTargetError
 from tvm_mpq.kernels import candidate_precisions
 from tvm_mpq.passes import Annotate, Normalize

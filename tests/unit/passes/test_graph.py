@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import tvm
-from mpq_testing.networks import NormalForm, residual_network
 from tvm import relax
 
+from mpq_testing.networks import NormalForm, residual_network
 from tvm_mpq.errors import UnsupportedModelError
 from tvm_mpq.passes import Annotate
 from tvm_mpq.passes.graph import Graph, read_graph

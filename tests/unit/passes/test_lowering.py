@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from mpq_testing.networks import NormalForm, residual_network
 from tvm import relax
 
+from mpq_testing.networks import NormalForm, residual_network
 from tvm_mpq.errors import InvalidValueError, NoKernelError
 from tvm_mpq.kernels.registry import default_kernel
 from tvm_mpq.passes import Annotate
@@ -149,7 +149,7 @@ def test_a_tensor_the_network_lacks(graph: Graph) -> None:
 
 def test_a_range_the_plan_lacks(graph: Graph) -> None:
     plan = plan_for(graph, "w8a8")
-    with pytest.raises(InvalidValueError, match="no 8 bit range for tensor .*calibrate"):
+    with pytest.raises(InvalidValueError, match=r"no 8 bit range for tensor .*calibrate"):
         lowered(graph, dataclasses.replace(plan, tensors={}))
 
 

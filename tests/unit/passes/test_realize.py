@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tvm
-from mpq_testing.networks import residual_network
 from tvm import relax
 
+from mpq_testing.networks import residual_network
 from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.passes import Annotate, Normalize, Realize
 from tvm_mpq.passes.graph import read_graph
@@ -84,6 +84,6 @@ def test_operators_that_do_not_match(plan: Plan) -> None:
         {**plan.operators, "attention": "w8a8"},
         {k: v for k, v in plan.operators.items() if k != "stem"},
     ):
-        with pytest.raises(InvalidValueError, match="'attention'|'stem'") as caught:
+        with pytest.raises(InvalidValueError, match=r"'attention'|'stem'") as caught:
             Realize(dataclasses.replace(plan, operators=operators))(mod)
         assert "\n" not in str(caught.value)

@@ -52,7 +52,7 @@ def test_save_copies_everything_and_names_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("below", ["file", "file/deeper"])
 def test_a_folder_that_cannot_be(tmp_path: Path, below: str) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot write to output folder .*choose another with --out"):
+    with pytest.raises(OutputError, match=r"cannot write to output folder .*choose another with --out"):
         check_output(tmp_path / below)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from mpq_testing.onnx_models import GRAPHS
 
+from mpq_testing.onnx_models import GRAPHS
 from tvm_mpq import targets
 from tvm_mpq.kernels.registry import Kernel, Request, default_kernel
 from tvm_mpq.passes.lowering import KernelStep
