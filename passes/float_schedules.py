@@ -136,9 +136,13 @@ class FloatScheduler:
     def _one(self, block: Block) -> None:
         if block.injective:
             self._injective(block)
-        elif (self._is_matmul(block) and self._attempt(lambda: self._matmul(block))) or (block.reduces_contiguously and self._attempt(lambda: self._row_reduction(block))) or (block.spreads_contiguously and self._attempt(lambda: self._column_reduction(block))):
-            pass
-        else:
+            return
+        done = (
+            (self._is_matmul(block) and self._attempt(lambda: self._matmul(block)))
+            or (block.reduces_contiguously and self._attempt(lambda: self._row_reduction(block)))
+            or (block.spreads_contiguously and self._attempt(lambda: self._column_reduction(block)))
+        )
+        if not done:
             self._attempt(
                 lambda: self._parallel_outer(self._sch.get_sblock(block.name), block.leading, block.operations)
             )

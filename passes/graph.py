@@ -225,7 +225,9 @@ def _input_layout(
     value: relax.Expr, names: tuple[str, ...], inputs: tuple[str, ...], tensors: dict[str, Tensor]
 ) -> ConvertWorkload | None:
     """NCHW -> NHWC of a float32 network input, which quantization can swallow."""
-    if not (isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.Op) and value.op.name == "relax.permute_dims"):
+    if not (
+        isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.Op) and value.op.name == "relax.permute_dims"
+    ):
         return None
     if len(names) != 1 or names[0] not in inputs or [int(a) for a in value.attrs.axes] != [0, 2, 3, 1]:
         return None

@@ -1,7 +1,7 @@
 """Runs lowered steps one by one with the compiled kernels: every tensor can be seen, any operator swapped.
 
-This is the network that Realize would build, without building it: calibration reads its tensors, sensitivity changes one
-operator of it, and the end-to-end check of candidate plans asks it for outputs.
+This is the network that Realize would build, without building it: calibration reads its tensors, sensitivity changes
+one operator of it, and the end-to-end check of candidate plans asks it for outputs.
 """
 
 from __future__ import annotations

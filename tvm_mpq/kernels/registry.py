@@ -1,6 +1,6 @@
 """The one table of kernel families: what each computes, what it needs of the machine, and how to build it.
 
-Candidates, tests, tuning, documentation and `tvm-mpq inspect` all walk `families()`. Choosing a kernel is a look-up over
+Candidates, tests, tuning, documentation and `tvm-mpq inspect` walk `families()`. Choosing a kernel is a look-up over
 rows, never an if-ladder. A family's PrimFunc takes, in this order: activations (data, then residual or second operand),
 constants as `Family.constants` gives them, and the output last.
 """

@@ -89,7 +89,9 @@ class Workshop:
                 except MeasurementError:
                     self._bench.options.tell("whole-network times scatter; measuring again")
             self._bench.options.tell("this machine is busy: see the IQR, and repeat when it is quiet")
-            return measure_networks(session, jobs, dataclasses.replace(latency.SETTINGS, max_relative_iqr=100.0, max_drift=100.0))
+            return measure_networks(
+                session, jobs, dataclasses.replace(latency.SETTINGS, max_relative_iqr=100.0, max_drift=100.0)
+            )
 
     def check(self, plans: Mapping[str, Plan], data: Dataset, predicted_us: Mapping[str, float]) -> dict[str, Checked]:
         """Run every plan on the data on the device, and time all of them. The plan `fp32` is the reference."""

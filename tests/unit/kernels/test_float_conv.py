@@ -232,7 +232,7 @@ def test_rows_and_what_they_refuse():
     assert float_conv.CONV2D not in fitting(Request(w, FP32, 8, AVX2))
     assert float_conv.CONV2D not in fitting(Request(w, Precision(8, 8), 32, AVX2))
     assert not float_conv.CONV2D.accepts(Request(C(1, 4, 4, 8, 8, (3, 3), activation="sine"), FP32, 32, AVX2))
-    assert [f for f in fitting(Request(DEPTHWISE[0], FP32, 32, AVX2))][0] is float_conv.DWCONV2D
+    assert next(iter(fitting(Request(DEPTHWISE[0], FP32, 32, AVX2)))) is float_conv.DWCONV2D
     kernel = default_kernel(Request(w, FP32, 32, AVX2))
     with pytest.raises(InvalidValueError, match="needs a weight and a bias"):
         kernel.constants(Operands((None,), None))
