@@ -10,7 +10,7 @@ demo: $(VENV)/.demo-ready  ## train a small network on digits, then optimize it 
 	$(BIN)/tvm-mpq demo
 
 test: $(VENV)/.dev-ready  ## all tests and doctests, lint and types among them
-	$(BIN)/python -m pytest -q
+	TVM_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: $(VENV)/.dev-ready
 	$(BIN)/ruff check .
