@@ -17,7 +17,7 @@ import tvm
 from tvm import relax
 
 from tvm_mpq.errors import UnsupportedModelError
-from tvm_mpq.schema import Conv2dWorkload, ConvertWorkload, Workload
+from tvm_mpq.schema import Conv2dWorkload, ConvertWorkload, Precision, Workload
 
 TIED_KINDS = frozenset({"max_pool2d", "copy", "reshape"})
 """Kinds whose output holds values of their input, so that both share one TensorQuant."""
@@ -73,6 +73,12 @@ class Graph:
 
     def weighted(self) -> Iterator[Node]:
         return (n for n in self.nodes if n.kind in WEIGHTED_KINDS)
+
+    @cached_property
+    def activation_bits(self) -> tuple[int, ...]:
+        """Bits in which integer candidates read their input, most first."""
+        offered = {Precision.parse(text) for node in self.weighted() for text in node.candidates}
+        return tuple(sorted({p.activation_bits for p in offered if not p.is_float}, reverse=True))
 
     def producer(self, tensor: str) -> Node | None:
         """None for a network input."""

@@ -60,7 +60,7 @@ def test_library_equals_interpreter_and_definition(
 def test_random_plans_mix(built_residual: list[tuple[Plan, list[np.ndarray]]]) -> None:
     """Else the test above would show less than it says."""
     mixed = [set(plan.operators.values()) for plan, _ in built_residual[3:]]
-    assert set().union(*mixed) == {"fp32", "w8a8", "w4a8"} and all(len(m) > 1 for m in mixed)
+    assert set().union(*mixed) >= {"fp32", "w8a8", "w4a8"} and all(len(m) > 1 for m in mixed)
 
 
 @pytest.mark.parametrize("precision", ["w8a8", "w4a8"])

@@ -13,7 +13,7 @@ from tvm_mpq.calibrate.observers import Observer, check_method
 from tvm_mpq.kernels.registry import default_kernel
 from tvm_mpq.numerics.activation_names import is_clamp
 from tvm_mpq.passes.graph import Graph, Node
-from tvm_mpq.passes.lowering import KernelStep, Step, Value
+from tvm_mpq.passes.lowering import BYTE, KernelStep, Step, Value
 from tvm_mpq.schema import FLOAT_BITS, TensorQuant
 
 Progress = Callable[[int, int, str], None]
@@ -26,7 +26,7 @@ def calibrate(
     float_steps: Sequence[Step],
     samples: Sequence[Sample],
     *,
-    bits: Sequence[int] = (8,),
+    bits: Sequence[int] | None = None,
     method: str = "mse",
     progress: Progress | None = None,
 ) -> dict[str, list[TensorQuant]]:
@@ -39,7 +39,7 @@ def calibrate(
     samples
         One mapping from input name to float32 array per sample.
     bits
-        The bit-widths wanted; the result has one TensorQuant for each.
+        The bit-widths wanted; the result has one TensorQuant for each. None: 8, and what the candidates read.
     method
         `minmax`, `percentile` or `mse`.
 
@@ -54,6 +54,7 @@ def calibrate(
         If a tensor becomes NaN or infinite; the text names it.
     """
     check_method(method)
+    bits = bits or sorted({BYTE, *graph.activation_bits}, reverse=True)
     pre_steps = _pre_activation_steps(graph, float_steps)
     interpreter.prepare([*float_steps, *pre_steps])
     observers = {name: Observer(name) for name in graph.integer_tensors()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tvm_mpq.kernels import carriers, conv, float_conv  # noqa: F401  each registers its rows
+from tvm_mpq.kernels import carriers, conv, float_conv, lut  # noqa: F401  each registers its rows
 from tvm_mpq.kernels.registry import (
     Family,
     Kernel,
@@ -15,18 +15,22 @@ from tvm_mpq.kernels.registry import (
 )
 from tvm_mpq.schema import FLOAT_BITS, Precision, Workload
 
-OFFERED = tuple(map(Precision.parse, ("fp32", "w8a8", "w4a8")))
-"""Precisions that `optimize` searches when kernels for them fit the target."""
+OFFERED = tuple(map(Precision.parse, ("fp32", "w8a8", "w4a8", "w2a4")))
+"""Precisions that `optimize` searches when kernels of their own fit the target, most bits first."""
 
 
 def candidate_precisions(workload: Workload, features: frozenset[str], threads: int = 1) -> list[Precision]:
-    """The offered precisions that some kernel family serves for this workload."""
-    found = []
+    """The offered precisions that a kernel family of their own serves for this workload.
+
+    Fewer bits served by the same code as more bits would only lose accuracy, so they are no candidates.
+    """
+    found: dict[str, Precision] = {}
     for precision in OFFERED:
         out_bits = FLOAT_BITS if precision.is_float else 8
-        if fitting(Request(workload, precision, out_bits, features, threads)):
-            found.append(precision)
-    return found
+        rows = fitting(Request(workload, precision, out_bits, features, threads))
+        if rows:
+            found.setdefault(rows[0].name, precision)
+    return list(found.values())
 
 
 __all__ = [

@@ -18,7 +18,7 @@ from tvm_mpq.schema import Plan, TensorQuant
 from tvm_mpq.tuning.database import LatencyDatabase
 from tvm_mpq.tuning.results import ResultStore
 
-VERSION = 1
+VERSION = 2
 """Part of every stored key: raise it when the meaning of ranges or losses changes."""
 
 
@@ -39,7 +39,7 @@ def ranges(
 ) -> dict[str, list[TensorQuant]]:
     """Activation ranges from at most `options.calibration_samples` samples."""
     used = data.head(options.calibration_samples)
-    key = _key(prepared, used, options.observer)
+    key = _key(prepared, used, options.observer, prepared.graph.activation_bits)
     stored = ResultStore(db).get("ranges", key)
     if stored is not None:
         return {name: [TensorQuant(**q) for q in quants] for name, quants in stored.items()}

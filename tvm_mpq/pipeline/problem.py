@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -65,13 +64,7 @@ class Space:
         users = [*self.graph.consumers(name), *([producer] if producer else [])]
         if self.graph.tensors[name].dtype != "float32" or all(n.kind in ("float", "layout") for n in users):
             return (FLOAT_BITS,)
-        return (FLOAT_BITS, *self.activation_bits)
-
-    @cached_property
-    def activation_bits(self) -> tuple[int, ...]:
-        """Bits of integer activations that some operator could read, most first."""
-        offered = {Precision.parse(text) for node in self.graph.weighted() for text in node.candidates}
-        return tuple(sorted({p.activation_bits for p in offered if not p.is_float}, reverse=True))
+        return (FLOAT_BITS, *self.graph.activation_bits)
 
     def conversions(self, name: str) -> dict[tuple[int, int], Request]:
         """(from, to) -> boundary request. Behind the layout change at the input, all formats come from the input."""

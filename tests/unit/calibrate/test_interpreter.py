@@ -32,8 +32,8 @@ def test_constants_follow_the_ranges(tiny: Lab) -> None:
     """Packed constants are kept; another range of any one tensor must not find the old ones."""
     plan = tiny.plan("w8a8")
     tiny.values(plan)
-    for name, (quant,) in tiny.ranges.items():
-        ranges = {**tiny.ranges, name: [dataclasses.replace(quant, scale=quant.scale * 2)]}
+    for name, quants in tiny.ranges.items():
+        ranges = {**tiny.ranges, name: [dataclasses.replace(q, scale=q.scale * 2) for q in quants]}
         other = dataclasses.replace(plan, tensors=ranges)
         assert_steps_follow_the_definition(tiny.graph, tiny.steps(other), tiny.values(other))
 

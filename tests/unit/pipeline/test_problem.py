@@ -61,8 +61,9 @@ def problem_of(found: Prepared, seed: int) -> Problem:
 
 
 def lowered_us(found: Prepared, solution: Solution, seed: int) -> float:
-    ranges = {t: [TensorQuant(8, 0.03125, 100)] for t in found.graph.integer_tensors()}
-    ranges |= {f"{n.name}:pre": [TensorQuant(8, 0.03125, 100)] for n in found.graph.nodes}
+    quants = [TensorQuant(8, 0.03125, 100), TensorQuant(4, 0.5, 6)]
+    ranges = dict.fromkeys(found.graph.integer_tensors(), quants)
+    ranges |= {f"{n.name}:pre": quants for n in found.graph.nodes}
     operators = {n.name: solution.choices[n.name] for n in found.graph.weighted()}
     plan = dataclasses.replace(learn.bare_plan(found, ranges), operators=operators, formats=solution.formats)
     steps = network.all_steps(found, plan)
