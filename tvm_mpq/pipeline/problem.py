@@ -125,7 +125,14 @@ def _tensor(space: Space, name: str, latency_us: Callable[[Request], float], fix
         fixed=fixed,
         required=FLOAT_BITS if name in space.graph.outputs else None,
         tie=producer.inputs[0] if producer is not None and producer.kind in TIED_KINDS else None,
+        copies_only=_copies_only(space, name),
     )
+
+
+def _copies_only(space: Space, name: str) -> tuple[int, ...]:
+    """Fewer than 8 bits are for convolutions, whose sensitivity was measured so; residuals and carriers read 8."""
+    others = [n for n in space.graph.consumers(name) if n.kind not in WEIGHTED_KINDS or name in n.inputs[1:]]
+    return tuple(f for f in space.formats(name) if f < BYTE) if others else ()
 
 
 def _choices(

@@ -117,11 +117,11 @@ class Model:
     def _add_tensor(self, index: int, tensor: Tensor) -> None:
         for bits in tensor.formats:
             self.e[tensor.name, bits] = self._binary(f"e_{index}_{bits}")
-            if tensor.fixed not in (None, bits):
+            if tensor.fixed not in (None, bits) or bits in tensor.copies_only:
                 _switch_off([self.e[tensor.name, bits]])
         self.lp += pulp.lpSum(self.e[tensor.name, f] for f in tensor.formats) == 1
         for source, to in tensor.convert_us:
-            if tensor.fixed in (None, source):
+            if tensor.fixed in (None, source) and source not in tensor.copies_only:
                 self.y[tensor.name, source, to] = self._binary(f"y_{index}_{source}_{to}")
                 self.lp += self.y[tensor.name, source, to] <= self.e[tensor.name, source]
 

@@ -84,7 +84,8 @@ def _copies(
 ) -> tuple[int, ...]:
     """The formats a tensor has to be converted to, ascending."""
     emitted = formats[tensor.name]
-    if emitted not in tensor.formats or (tensor.fixed is not None and emitted != tensor.fixed):
+    possible = [f for f in tensor.formats if f not in tensor.copies_only and tensor.fixed in (None, f)]
+    if emitted not in possible:
         raise InvalidValueError(f"tensor {tensor.name!r} cannot be stored at {emitted} bits")
     needed = set() if tensor.required is None else {tensor.required}
     any_integer = False

@@ -80,7 +80,8 @@ class Tensor:
     formats: what it may be stored in. convert_us: microseconds per (from, to), paid once however many consumers read
     the copy; an absent pair is impossible. fixed: the format it is produced in (network inputs, float operators).
     required: a format in which it must be available (network outputs, float consumers). tie: an input of the producer
-    with which it shares its integer format (max pooling, copies and reshapes keep their input's range).
+    with which it shares its integer format (max pooling, copies and reshapes keep their input's range). copies_only:
+    formats that exist as conversions and are never emitted: too few bits for readers whose loss is not in the tables.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Tensor:
     fixed: int | None = None
     required: int | None = None
     tie: str | None = None
+    copies_only: tuple[int, ...] = ()
 
     @property
     def integer_formats(self) -> tuple[int, ...]:
@@ -197,6 +199,8 @@ def _check_tensor(tensor: Tensor, producer: Operator | None) -> None:
     for name, value in (("fixed", tensor.fixed), ("required", tensor.required)):
         if value is not None and value not in tensor.formats:
             raise InvalidValueError(f"{what}: {name} must be one of its formats {tensor.formats} (got {value})")
+    if not set(tensor.formats) > set(tensor.copies_only):
+        raise InvalidValueError(f"{what}: copies_only must leave one of {tensor.formats} (got {tensor.copies_only})")
     for (source, to), cost in tensor.convert_us.items():
         if source == to or source not in tensor.formats or to not in tensor.formats:
             raise InvalidValueError(f"{what}: conversions join two of its formats {tensor.formats} (got {source, to})")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import tvm_mpq.select.ilp as ilp
 from tvm_mpq.errors import InfeasibleError, InvalidValueError
-from tvm_mpq.select.ilp import THEN, Limits, k_best, solve
+from tvm_mpq.select.ilp import THEN, Limits, Solution, k_best, solve
 from tvm_mpq.select.pricing import price
 from tvm_mpq.select.problem import LIMIT_FIELDS, Choice, Operator, Problem, Tensor
 from tvm_mpq.select.solver import Run
@@ -315,3 +315,22 @@ def test_bad_arguments(arguments, text):
 
 def test_solver_is_named_with_its_version():
     assert solve(_chain()).solver.startswith("HiGHS ")
+
+
+def test_a_format_for_copies_only_is_never_emitted():
+    conv = Operator("a", ("x",), "t", (Choice("w8a8", 8, {8: 1.0}),), (True,))
+    narrow = Operator("b", ("t",), "y", (Choice("w2a4", 4, {32: 1.0}),), (True,))
+    residual = Operator("c", ("t",), "z", (Choice("a8", 8, {32: 1.0}),), (False,))
+    costs = {(8, 4): 5.0, (4, 8): 5.0}
+
+    def solved(copies_only: tuple[int, ...]) -> Solution:
+        tensors = (
+            Tensor("x", (8,), fixed=8),
+            Tensor("t", (8, 4), costs, copies_only=copies_only),
+            Tensor("y", (32,)),
+            Tensor("z", (32,)),
+        )
+        return solve(Problem((conv, narrow, residual), tensors), objective="latency")
+
+    assert solved(()).formats["t"] == 4 and not solved(()).conversions
+    assert solved((4,)).formats["t"] == 8 and solved((4,)).conversions == (("t", 8, 4),)
