@@ -25,11 +25,14 @@ from tvm_mpq.tuning.verify import verify_kernel
 SETTINGS = MeasureSettings(max_relative_iqr=0.2, retakes=6)
 """For kernels and networks on a machine that other people use too: more patience, and a record shows its spread."""
 
-CALL_SETTINGS = MeasureSettings(max_relative_iqr=1.0, repeats=21)
+CALL_SETTINGS = MeasureSettings(max_relative_iqr=1.0, max_drift=10.0, repeats=21)
 """A call costs a fraction of a microsecond: its own scatter is large beside it and small beside any kernel."""
 
-NOISE_RETRIES = 3
-"""Rounds in which kernels refused as noisy are tried again at the end, when whatever disturbed them may be over."""
+NOISE_RETRIES = 5
+"""Rounds in which kernels refused as unsteady are tried again at the end, when whatever disturbed them may be over."""
+
+UNSTEADY = ("noisy", "drifts")
+"""Words in the failures that a busy machine causes, not the kernel."""
 
 
 @dataclass
@@ -137,7 +140,7 @@ def fill(meter: Meter, requests: Sequence[Request], *, every_candidate: bool = F
         for record in meter.measure({key: meter.store.source(kernel) for key, kernel in todo.items()}):
             table.measured += 1
             table.offer(todo[record.key], record)
-            if record.failure and "noisy" in record.failure:
+            if record.failure and any(sign in record.failure for sign in UNSTEADY):
                 noisy[record.key] = todo[record.key]
         todo = noisy
     for request in requests:
