@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import tvm
 from tvm import relax
 
@@ -127,7 +126,7 @@ class Emitter:
         self._vars[step.output] = self._shaped(result, stored_shape(self._graph, step.output))
 
     def _prim_func(self, kernel: Kernel) -> tuple[tvm.ir.GlobalVar, tvm.tirx.PrimFunc]:
-        key = (kernel.request.key, kernel.family.name, kernel.knobs_text)
+        key = kernel.key
         if key not in self._kernels:
             func = kernel.build().without_attr("global_symbol").with_attr(KERNEL_ATTR, kernel.request.key)
             name = f"{kernel.request.workload.kind}_{kernel.request.precision}_{len(self._kernels)}"
@@ -160,12 +159,3 @@ def substitute(expr: relax.Expr, replace: Callable[[relax.Var], relax.Expr]) -> 
         args = [substitute(a, replace) for a in expr.args]
         return relax.Call(expr.op, args, expr.attrs, expr.ty_args)
     return expr
-
-
-def constants_bytes(steps: list[KernelStep | FloatStep | ReshapeStep]) -> int:
-    """Bytes of all packed constants, as the library will hold them."""
-    arrays: list[np.ndarray] = []
-    for step in steps:
-        if isinstance(step, KernelStep):
-            arrays += step.kernel.constants(step.operands)
-    return sum(a.nbytes for a in arrays)

@@ -35,10 +35,6 @@ class Runtime(Protocol):
     def empty(self, shape: tuple[int, ...], dtype: str) -> Any: ...
 
 
-def _kernel_key(kernel: Kernel) -> tuple[str, str, str]:
-    return kernel.request.key, kernel.family.name, kernel.knobs_text
-
-
 class Interpreter:
     """Executes steps of one graph on one runtime; compiled code and packed constants are kept between runs."""
 
@@ -56,8 +52,8 @@ class Interpreter:
         kernels: dict[tuple[str, str, str], Kernel] = {}
         nodes: dict[str, Node] = {}
         for step in steps:
-            if isinstance(step, KernelStep) and _kernel_key(step.kernel) not in self._functions:
-                kernels[_kernel_key(step.kernel)] = step.kernel
+            if isinstance(step, KernelStep) and step.kernel.key not in self._functions:
+                kernels[step.kernel.key] = step.kernel
             elif isinstance(step, FloatStep) and step.node.name not in self._floats:
                 nodes[step.node.name] = step.node
         if kernels:
@@ -93,7 +89,7 @@ class Interpreter:
         return [values[Value(name, FLOAT_BITS)].numpy() for name in self._graph.outputs]
 
     def _run_kernel(self, step: KernelStep, held: Values, tag: str) -> Any:
-        key = _kernel_key(step.kernel)
+        key = step.kernel.key
         shapes = self._shapes[key]
         arguments = [_view(held[v], shape) for v, shape in zip(step.inputs, shapes, strict=False)]
         slot = (tag, step.output, shapes[-1])

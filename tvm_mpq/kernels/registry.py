@@ -82,6 +82,11 @@ class Kernel:
         return self.family.constants(self.request, self.knobs, operands)
 
     @property
+    def key(self) -> tuple[str, str, str]:
+        """Equal for kernels that are the same code on one target: request, family, knobs."""
+        return self.request.key, self.family.name, self.knobs_text
+
+    @property
     def knobs_text(self) -> str:
         return json.dumps(self.knobs, sort_keys=True, separators=(",", ":"))
 

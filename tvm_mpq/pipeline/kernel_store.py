@@ -74,10 +74,9 @@ class KernelStore:
 
     def source(self, kernel: Kernel) -> Source:
         """The kernel's TIR and its version; built once."""
-        key = (kernel.request.key, kernel.family.name, kernel.knobs_text)
-        if key not in self._sources:
-            self._sources[key] = self.source_of(kernel.build())
-        return self._sources[key]
+        if kernel.key not in self._sources:
+            self._sources[kernel.key] = self.source_of(kernel.build())
+        return self._sources[kernel.key]
 
     def source_of(self, func: tvm.tirx.PrimFunc) -> Source:
         """Any PrimFunc with its version: a hash of its code, the target and TVM's version."""

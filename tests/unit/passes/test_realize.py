@@ -15,7 +15,8 @@ from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.passes import Annotate, Normalize, Realize
 from tvm_mpq.passes.graph import read_graph
 from tvm_mpq.passes.lowering import KernelStep, lower
-from tvm_mpq.passes.realize import KERNEL_ATTR, constants_bytes
+from tvm_mpq.passes.realize import KERNEL_ATTR
+from tvm_mpq.pipeline.network import weight_bytes
 from tvm_mpq.schema import Plan, TensorQuant
 from tvm_mpq.targets import features, local_row, to_tvm_attrs
 
@@ -60,7 +61,7 @@ def test_what_runs_is_what_was_lowered(plan: Plan) -> None:
     wanted = {s.kernel.request.key for s in steps if isinstance(s, KernelStep)}
     found = [f.attrs[KERNEL_ATTR] for f in mod.functions.values() if f.attrs is not None and KERNEL_ATTR in f.attrs]
     assert sorted(map(str, found)) == sorted(wanted)
-    assert constants_bytes(steps) > 0
+    assert weight_bytes(steps) > 0
 
 
 def test_the_compile_script_of_the_readme(plan: Plan, tmp_path: Path) -> None:
