@@ -23,7 +23,7 @@ import tables
 from engines.child import Child, EngineError
 from engines.common import MODULES, PRECISIONS, Job, NotOffered
 from networks import NETWORKS, Material, MissingSourceError, digest, material
-from rounds import Round, Turn, calm_rounds, ratio_to_best, rotated, spread
+from rounds import Ratio, Round, Turn, calm_turns, ratio_to_best, rotated, spread, turn_times
 
 ENGINES = tuple(f"{kind}-{p}" for kind, precisions in PRECISIONS.items() for p in precisions)
 BUILD_SEC, LOAD_SEC, TURN_SEC, OUTPUTS_SEC = 3600.0, 300.0, 300.0, 1800.0
@@ -37,7 +37,7 @@ def arguments() -> argparse.Namespace:
     add("--networks", default="resnet20", help=f"comma separated, of {', '.join(NETWORKS)}; or all")
     add("--engines", default="all", help=f"comma separated, of {', '.join(ENGINES)}; or all")
     add("--threads", default="1", help="comma separated thread counts (default 1)")
-    add("--rounds", type=int, default=15, help="calm rounds wanted (default 15)")
+    add("--rounds", type=int, default=15, help="calm rounds wanted for each ratio (default 15)")
     add("--attempts", type=int, default=4, help="at most this many times as many rounds are tried (default 4)")
     add("--turn-ms", type=float, default=60.0, help="least length of an engine's turn (default 60)")
     add("--max-drift", type=float, default=0.10, help="of the sentinel, relative (default 0.10)")
@@ -179,12 +179,11 @@ class Comparison:
                 entry["top1"] = [int((y.argmax(1) == self._network.labels).sum()), len(y)]
 
     def _rounds(self) -> list[Round]:
-        """Take rounds until enough are calm or patience ends; returns those that count."""
+        """Take rounds until there are enough calm ones for every ratio, or patience ends."""
         options = self._options
         taken: list[Round] = []
-        calm: list[Round] = []
         names = list(self._children)
-        while names and len(calm) < options.rounds and len(taken) < options.rounds * options.attempts:
+        while names and self._calm_pairs(taken) < options.rounds and len(taken) < options.rounds * options.attempts:
             one: dict[str, Turn] = {}
             for name in rotated(names, len(taken)):
                 time.sleep(SETTLE_SEC)
@@ -195,27 +194,36 @@ class Comparison:
                     names.remove(name)
             taken.append(one)
             taken = [{n: t for n, t in r.items() if n in names} for r in taken]
-            calm = calm_rounds(taken, options.max_drift, options.max_waited)
         self.row.turns = [{n: asdict(t) for n, t in r.items()} for r in taken]
-        self.row.rounds = {"taken": len(taken), "calm": len(calm), "wanted": options.rounds}
-        if len(calm) < options.rounds:
-            say(f"{self._network.name}: only {len(calm)} of {len(taken)} rounds were calm; the machine is busy")
-        # Numbers from a busy machine are marked by the table, not withheld. A process that shared its core at full
-        # clock lost whole slices, which the median of short calls hardly feels.
-        enough = max(1, options.rounds // 2)
-        choices = calm, calm_rounds(taken, options.max_drift, 1e9)
-        return next((c for c in choices if len(c) >= enough), taken)
+        self.row.rounds = {"taken": len(taken), "calm": self._calm_pairs(taken), "wanted": options.rounds}
+        return taken
 
-    def _summarize(self, rounds: list[Round]) -> None:
-        self.row.rounds["used"] = len(rounds)
-        for name in self._children:
-            values = [r[name].median_us / 1e3 for r in rounds]
-            s = spread(values)
-            self.row.engines[name] |= {"median_ms": s.median, "iqr_ms": s.iqr, "rounds_ms": values}
+    def _ratios(self, rounds: list[Round]) -> dict[str, Ratio | None]:
+        options = self._options
+        calm = calm_turns(rounds, options.max_drift, options.max_waited)
+        found = {}
         for precision in ("int8", "fp32"):
             peers = [n for n in self._children if n.endswith(precision) and not n.startswith("ours")]
-            ratio = ratio_to_best(rounds, f"ours-{precision}", peers)
-            self.row.ratios[precision] = asdict(ratio) if ratio else None
+            found[precision] = ratio_to_best(
+                rounds, calm, f"ours-{precision}", peers, max(1, options.rounds // 2), options.max_drift
+            )
+        return found
+
+    def _calm_pairs(self, rounds: list[Round]) -> int:
+        """Rounds that the ratio with the fewest of them has from a calm machine."""
+        ratios = [r for r in self._ratios(rounds).values() if r is not None]
+        if not ratios:
+            return len(rounds)
+        return min(r.rounds if r.basis == "calm" else 0 for r in ratios)
+
+    def _summarize(self, rounds: list[Round]) -> None:
+        options = self._options
+        calm = calm_turns(rounds, options.max_drift, options.max_waited)
+        for name in self._children:
+            values = [us / 1e3 for us in turn_times(rounds, calm, name, max(1, options.rounds // 2))]
+            s = spread(values)
+            self.row.engines[name] |= {"median_ms": s.median, "iqr_ms": s.iqr, "turns_ms": values}
+        self.row.ratios = {p: asdict(ratio) if ratio else None for p, ratio in self._ratios(rounds).items()}
 
 
 def _code(kind: str) -> list[Path]:

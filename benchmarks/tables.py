@@ -7,6 +7,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+BASES = {
+    "calm": "calm rounds",
+    "alike": "rounds on a busy machine, both engines in the same state of it,",
+    "all": "rounds on a busy machine",
+}
+
 
 def show(report: dict[str, Any]) -> None:
     console = Console(markup=False, highlight=False)
@@ -18,11 +24,8 @@ def show(report: dict[str, Any]) -> None:
             if ratio:
                 r = ratio["ratio"]
                 quartiles = f"quartiles {r['low']:.3f} to {r['high']:.3f}"
-                console.print(f"  {precision}: ours / {ratio['peer']} = {r['median']:.3f} ({quartiles})")
-        rounds = row["rounds"]
-        if rounds["calm"] < rounds["wanted"]:
-            counts = f"{rounds['calm']} calm of {rounds['taken']} rounds, {rounds['used']} used"
-            console.print(f"  busy machine: {counts}", style="yellow")
+                basis = f"{ratio['rounds']} {BASES[ratio['basis']]} of {row['rounds']['taken']}"
+                console.print(f"  {precision}: ours / {ratio['peer']} = {r['median']:.3f} ({quartiles}; {basis})")
         for name, reason in row["skipped"].items():
             console.print(f"  without {name}: {reason}", style="dim")
         console.print()

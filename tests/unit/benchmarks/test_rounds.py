@@ -37,21 +37,23 @@ def turns(rounds, before: float = 100.0, after: float = 100.0, waited: float = 0
 
 
 @pytest.mark.parametrize("trouble", [{"before": 111.0}, {"after": 111.0}, {"after": 89.0}, {"waited": 0.06}])
-def test_one_disturbed_turn_spoils_its_round_only(rounds, trouble) -> None:
+def test_a_disturbed_turn_spoils_itself_only(rounds, trouble) -> None:
     good = [turns(rounds, ours=float(i)) for i in range(5)]
-    assert rounds.calm_rounds([*good, turns(rounds, **trouble)], 0.10, 0.05) == good
+    disturbed = turns(rounds, **trouble)
+    left = {name: t for name, t in disturbed.items() if name != "ort-int8"}
+    assert rounds.calm_turns([*good, disturbed], 0.10, 0.05) == [*good, left]
 
 
 def test_disturbances_within_the_limits_count(rounds) -> None:
     taken = [turns(rounds), turns(rounds, before=109.0, after=91.0, waited=0.05)]
-    assert rounds.calm_rounds(taken, 0.10, 0.05) == taken
-    assert rounds.calm_rounds([], 0.10, 0.05) == []
+    assert rounds.calm_turns(taken, 0.10, 0.05) == taken
+    assert rounds.calm_turns([], 0.10, 0.05) == []
 
 
 def test_usual_sentinel_time_is_that_of_the_calm_machine_even_when_most_rounds_are_not(rounds) -> None:
     slow = {name: rounds.Turn(1.0, 9, 150.0, 160.0, 0.0) for name in ("a", "b")}
     calm = {name: rounds.Turn(1.0, 9, 100.0, 101.0, 0.0) for name in ("a", "b")}
-    assert rounds.calm_rounds([slow, calm, slow, calm, slow], 0.10, 0.05) == [calm, calm]
+    assert rounds.calm_turns([slow, calm, slow, calm, slow], 0.10, 0.05) == [{}, calm, {}, calm, {}]
 
 
 def test_everybody_comes_first_equally_often(rounds) -> None:
@@ -66,14 +68,40 @@ def test_ratio_is_formed_round_by_round_against_the_best_peer(rounds) -> None:
         {"ours-int8": _turn(rounds, a), "ort-int8": _turn(rounds, b), "openvino-int8": _turn(rounds, 50.0)}
         for a, b in ((1.0, 2.0), (4.0, 4.0), (30.0, 20.0))
     ]
-    ratio = rounds.ratio_to_best(taken, "ours-int8", ["openvino-int8", "ort-int8", "litert-int8"])
+    ratio = rounds.ratio_to_best(taken, taken, "ours-int8", ["openvino-int8", "ort-int8", "litert-int8"], 1, 0.1)
     assert (ratio.peer, ratio.ratio.median, ratio.ratio.low, ratio.ratio.high) == ("ort-int8", 1.0, 0.75, 1.25)
+    assert (ratio.basis, ratio.rounds) == ("calm", 3)
+
+
+def test_a_ratio_falls_back_to_rounds_that_are_alike_and_then_to_all(rounds) -> None:
+    def both(state: float, ours: float, other: float | None = None):
+        mine = rounds.Turn(ours, 9, state, state, 0.0)
+        return {"ours-int8": mine, "ort-int8": rounds.Turn(2.0, 9, other or state, other or state, 0.0)}
+
+    slow, mixed, calm = both(190.0, 3.0), both(100.0, 1.0, other=190.0), both(100.0, 2.0)
+    taken = [slow, slow, slow, mixed, mixed, calm]
+    found = [
+        rounds.ratio_to_best(taken, rounds.calm_turns(taken, 0.1, 0.05), "ours-int8", ["ort-int8"], enough, 0.1)
+        for enough in (1, 2, 6)
+    ]
+    assert [(r.basis, r.rounds, r.ratio.median) for r in found] == [
+        ("calm", 1, 1.0),
+        ("alike", 4, 1.5),
+        ("all", 6, 1.25),
+    ]
 
 
 def test_no_ratio_without_ours_peers_or_rounds(rounds) -> None:
-    assert rounds.ratio_to_best([turns(rounds)], "ours-fp32", ["ort-int8"]) is None
-    assert rounds.ratio_to_best([turns(rounds)], "ours-int8", ["ort-fp32"]) is None
-    assert rounds.ratio_to_best([], "ours-int8", ["ort-int8"]) is None
+    one = [turns(rounds)]
+    assert rounds.ratio_to_best(one, one, "ours-fp32", ["ort-int8"], 1, 0.1) is None
+    assert rounds.ratio_to_best(one, one, "ours-int8", ["ort-fp32"], 1, 0.1) is None
+    assert rounds.ratio_to_best([], [], "ours-int8", ["ort-int8"], 1, 0.1) is None
+
+
+def test_an_engines_time_comes_from_its_calm_turns_while_there_are_enough(rounds) -> None:
+    taken, calm = [turns(rounds, ours=float(i)) for i in range(3)], [{}, turns(rounds, ours=1.0), {}]
+    assert rounds.turn_times(taken, calm, "ours-int8", 1) == [1.0]
+    assert rounds.turn_times(taken, calm, "ours-int8", 2) == [0.0, 1.0, 2.0]
 
 
 def _turn(rounds, value: float):
