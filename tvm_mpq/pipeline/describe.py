@@ -68,6 +68,7 @@ def describe(
             "on_calibration_data": eval_data is data,
         },
         "size_bytes": {name: c.bytes for name, c in checked.items()},
+        "activation_bytes": {name: c.activation_bytes for name, c in checked.items()},
         "weight_bytes": {
             "fp32": tables.fp32.size_bytes,
             "int8": tables.int8.size_bytes,

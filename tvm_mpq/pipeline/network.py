@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,15 +22,17 @@ from tvm_mpq.passes.lowering import KernelStep, Step, lower
 from tvm_mpq.passes.realize import KERNEL_ATTR, Realize
 from tvm_mpq.pipeline.prepare import Prepared
 from tvm_mpq.schema import Plan
+from tvm_mpq.tuning.network import compile_network
 from tvm_mpq.tuning.session_base import Session
 
 
 @dataclass(frozen=True)
 class Built:
-    """An exported library. mod: what it was compiled from."""
+    """An exported library. mod: what it was compiled from; activation_bytes: what a run allocates for tensors."""
 
     path: Path
     mod: tvm.IRModule
+    activation_bytes: int
 
     @property
     def bytes(self) -> int:
@@ -45,12 +48,37 @@ def realize(prepared: Prepared, plan: Plan) -> tvm.IRModule:
 def build(prepared: Prepared, plan: Plan, path: Path, mod: tvm.IRModule | None = None) -> Built:
     """Compile and export. Raises OutputError when the library cannot be written."""
     mod = realize(prepared, plan) if mod is None else mod
-    executable = tvm.compile(mod, target=prepared.tvm_target())
+    memory = PlannedMemory()
+    with tvm.transform.PassContext(opt_level=3, instruments=[memory]):
+        executable = compile_network(mod, prepared.tvm_target())
     try:
         executable.export_library(str(path))
     except OSError as e:
         raise OutputError(f"cannot write library {str(path)!r}: {e.strerror}") from e
-    return Built(path, mod)
+    return Built(path, mod, memory.bytes)
+
+
+@tvm.ir.instrument.pass_instrument
+class PlannedMemory:
+    """Reads the static memory plan as it is made: bytes of all storages, which later tensors use again.
+
+    Inputs, outputs, weights, and the scratch space within a kernel are not in it.
+    """
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+    def run_after_pass(self, mod: tvm.IRModule, info: tvm.transform.PassInfo) -> None:
+        if info.name != "StaticPlanBlockMemory":
+            return
+        sizes: list[int] = []
+
+        def collect(expr: relax.Expr) -> None:
+            if isinstance(expr, relax.Call) and expr.op == tvm.ir.Op.get("relax.memory.alloc_storage"):
+                sizes.append(math.prod(int(d) for d in expr.args[0].values))
+
+        relax.analysis.post_order_visit(mod["main"], collect)
+        self.bytes = sum(sizes)
 
 
 def plan_digest(prepared: Prepared, plan: Plan) -> str:
@@ -171,4 +199,3 @@ def conversions(steps: Sequence[Step]) -> list[str]:
     """Readable boundaries of lowered steps, such as `layer1.conv1:32->8`."""
     names = {s.node for s in steps if isinstance(s, KernelStep) and ":" in s.node}
     return sorted(names)
-

@@ -59,6 +59,7 @@ def build_network(
         "target": prepared.row.name,
         "plan": dict(chosen.operators),
         "size_bytes": built.bytes,
+        "activation_bytes": built.activation_bytes,
         "weight_bytes": network.weight_bytes(network.all_steps(prepared, chosen)),
         "artifacts": {},
     }

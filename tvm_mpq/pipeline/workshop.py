@@ -34,6 +34,7 @@ class Checked:
     iqr_us: float
     accuracy: network.Accuracy
     bytes: int
+    activation_bytes: int
 
 
 class Workshop:
@@ -115,7 +116,8 @@ class Workshop:
                 classifies=classifies(prepared.graph),
             )
             time = times[name]
-            results[name] = Checked(time.median_us, time.iqr_us, quality, self.build(plan).bytes)
+            built = self.build(plan)
+            results[name] = Checked(time.median_us, time.iqr_us, quality, built.bytes, built.activation_bytes)
         return results
 
     def _digest(self, plan: Plan) -> str:

@@ -84,10 +84,10 @@ def _table(headers: Sequence[str], rows: Iterable[str]) -> str:
 def _networks(report: Report) -> str:
     rows = [
         _cell(escape(r.name))
-        + "".join(_cell(escape(c), "n") for c in (r.accuracy, r.measured, r.size, r.weights, r.speedup))
+        + "".join(_cell(escape(c), "n") for c in (r.accuracy, r.measured, r.size, r.weights, r.memory, r.speedup))
         for r in summary.network_rows(report)
     ]
-    headers = ("network", summary.metric(report), "latency, ms", "library", "weights", "speed against 8 bit")
+    headers = ("network", summary.metric(report), "latency, ms", "library", "weights", "tensors", "speed against 8 bit")
     return "<h2>Result</h2>" + _table(headers, rows)
 
 

@@ -35,6 +35,7 @@ class NetworkRow:
     predicted: str
     size: str
     weights: str
+    memory: str
     speedup: str
 
 
@@ -56,6 +57,7 @@ def network_rows(report: Report) -> list[NetworkRow]:
                 number(predicted) + (f" ({percent(error - 1, signed=True)})" if error is not None else ""),
                 text.size(report.get("size_bytes", {}).get(key)),
                 text.size(report.get("weight_bytes", {}).get(key)),
+                text.size(report.get("activation_bytes", {}).get(key)),
                 times(ratio(latency.get("int8"), latency[key])),
             )
         )

@@ -55,9 +55,10 @@ def show_optimize(report: Report) -> None:
     console = _console()
     where = f"{report.get('model', 'network')} on {report.get('device', 'this device')}"
     console.print(one_line(where), soft_wrap=True)
-    headers = ("network", summary.metric(report), "latency ms", "predicted ms", "library", "weights", "speed vs 8 bit")
+    sizes = ("library", "weights", "tensors")
+    headers = ("network", summary.metric(report), "latency ms", "predicted ms", *sizes, "speed vs 8 bit")
     rows = [
-        (r.name, r.accuracy, r.measured, r.predicted, r.size, r.weights, r.speedup)
+        (r.name, r.accuracy, r.measured, r.predicted, r.size, r.weights, r.memory, r.speedup)
         for r in summary.network_rows(report)
     ]
     _table(console, headers, rows, right=headers[1:])
@@ -147,6 +148,7 @@ def show_build(report: Report) -> None:
             ("plan", summary.plan_counts(report["plan"])),
             ("library", text.size(report["size_bytes"])),
             ("weights", text.size(report["weight_bytes"])),
+            ("tensors", text.size(report.get("activation_bytes"))),
             *_artifacts(report),
         ],
     )

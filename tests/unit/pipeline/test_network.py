@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tvm
+from tvm import relax
 
 from tvm_mpq.errors import DataError
-from tvm_mpq.pipeline.network import accuracy, check_labels
+from tvm_mpq.pipeline.network import PlannedMemory, accuracy, check_labels
 
 
 def scores(*best: int, classes: int = 4) -> list[np.ndarray]:
@@ -40,3 +42,19 @@ def test_labels_need_class_scores() -> None:
     check_labels(np.array([1]), classifies=True)
     with pytest.raises(DataError, match="labels need a model whose first output is one score per class"):
         check_labels(np.array([1]), classifies=False)
+
+
+@pytest.mark.parametrize(("calls", "tensors"), [(1, 0), (2, 1), (3, 2), (9, 2)])
+def test_planned_memory_counts_storages_that_later_tensors_use_again(calls: int, tensors: int) -> None:
+    builder = relax.BlockBuilder()
+    value = start = relax.Var("x", relax.TensorType((100,), "float32"))
+    with builder.function("main", [start]):
+        with builder.dataflow():
+            for _ in range(calls):
+                value = builder.emit_te(lambda a: tvm.te.compute(a.shape, lambda i: a[i] + 1.0), value)
+            value = builder.emit_output(value)
+        builder.emit_func_output(value)
+    memory = PlannedMemory()
+    with tvm.transform.PassContext(opt_level=3, instruments=[memory]):
+        relax.pipeline.default_build_pipeline()(builder.get())
+    assert memory.bytes == 400 * tensors

@@ -51,6 +51,7 @@ def report() -> dict[str, Any]:
         },
         "size_bytes": {"fp32": 2_000_000, "int8": 600_000, "mixed": 450_000},
         "weight_bytes": {"fp32": 1_600_000, "int8": 400_000, "mixed": 280_000},
+        "activation_bytes": {"fp32": 81_920, "int8": 20_480, "mixed": 20_481},
         "solver": {
             "name": "HiGHS 1.15",
             "status": "optimal",

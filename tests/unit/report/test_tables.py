@@ -24,7 +24,7 @@ def test_optimize(report: Report, capsys: pytest.CaptureFixture[str]) -> None:
     tables.show_optimize(report)
     found = lines(capsys)
     rows = {line.split("  ")[0]: line for line in found}
-    mixed = "mixed 98.10 % (529/539) 0.200 (IQR 0.00300) 0.210 (+5.0 %) 450 kB 280 kB 1.25x"
+    mixed = "mixed 98.10 % (529/539) 0.200 (IQR 0.00300) 0.210 (+5.0 %) 450 kB 280 kB 20.5 kB 1.25x"
     assert " ".join(rows["mixed"].split()) == mixed
     assert {"fp32", "uniform 8 bit"} <= rows.keys()
     words = "\n".join(found)
@@ -129,6 +129,7 @@ def test_build(capsys: pytest.CaptureFixture[str]) -> None:
             "plan": {"a": "w8a8"},
             "size_bytes": 1e6,
             "weight_bytes": 2e3,
+            "activation_bytes": 4_096,
             "artifacts": {"model.so": "out/model.so"},
         }
     )
