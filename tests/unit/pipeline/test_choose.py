@@ -10,6 +10,7 @@ import pytest
 from tvm_mpq.errors import InfeasibleError
 from tvm_mpq.pipeline.choose import TOP_K, Quality, choose, limits_of
 from tvm_mpq.schema import Budget
+from tvm_mpq.select.evaluate import cost, uniform
 from tvm_mpq.select.ilp import Solution
 from tvm_mpq.select.problem import Choice, Operator, Problem, Tensor
 
@@ -49,8 +50,12 @@ def judge(solution: Solution) -> Quality:
     return Quality(0.5 * narrow(solution), solution.loss)
 
 
+def int8_of(problem: Problem) -> Solution:
+    return cost(problem, uniform(problem, "w8a8"))
+
+
 def pick(problem: Problem, budget: Budget, truth: Callable[[Solution], Quality] = judge) -> Solution:
-    chosen, tried = choose(problem, budget, 16.5, truth, time_limit_sec=10)
+    chosen, tried = choose(problem, budget, int8_of(problem), truth, time_limit_sec=10)
     assert chosen in tried
     return chosen.solution
 
@@ -81,7 +86,7 @@ def test_end_to_end_accuracy_overrules_the_sum(problem: Problem) -> None:
     def truth(solution: Solution) -> Quality:
         return Quality(0.0, 100.0 if solution.choices == on_paper.choices else solution.loss)
 
-    chosen, tried = choose(problem, Budget(latency_ms=0.0145), 16.5, truth, time_limit_sec=10)
+    chosen, tried = choose(problem, Budget(latency_ms=0.0145), int8_of(problem), truth, time_limit_sec=10)
     assert len(tried) == TOP_K and chosen.solution.choices != on_paper.choices
     assert chosen.quality.loss == min(t.quality.loss for t in tried)
 
@@ -122,3 +127,24 @@ def test_no_plan_is_judged_twice(problem: Problem) -> None:
 
     pick(problem, Budget(max_drop=0.7), truth)
     assert all(a != b for a, b in itertools.combinations(seen, 2))
+
+
+def test_8_bit_is_found_when_the_drop_allows_nothing_else_than_it(problem: Problem) -> None:
+    """A plan that mixes fp32 in on paper's advice drops as much as 4 bits do: only uniform 8 bit and fp32 keep it."""
+
+    def truth(solution: Solution) -> Quality:
+        kinds = set(solution.choices.values())
+        return Quality(0.5 if kinds == {"w8a8"} else 0.0 if kinds == {"fp32"} else 3.0, solution.loss)
+
+    assert set(pick(problem, Budget(max_drop=1.0), truth).choices.values()) == {"w8a8"}
+    assert set(pick(problem, Budget(max_drop=0.2), truth).choices.values()) == {"fp32"}
+
+
+def test_a_limit_that_8_bit_breaks_keeps_it_out(problem: Problem) -> None:
+    def truth(solution: Solution) -> Quality:
+        return Quality(0.0 if "w4a8" not in solution.choices.values() else 3.0, solution.loss)
+
+    size = int8_of(problem).size_bytes
+    assert set(pick(problem, Budget(max_drop=1.0, size_mb=size / 1e6), truth).choices.values()) == {"w8a8"}
+    with pytest.raises(InfeasibleError, match="max_drop 1 points cannot be met"):
+        pick(problem, Budget(max_drop=1.0, size_mb=(size - 1) / 1e6), truth)
