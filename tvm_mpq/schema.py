@@ -29,6 +29,8 @@ _FLOAT_NAMES = {32: "fp32", 16: "bf16"}
 class Precision:
     """Weight and activation bits of one operator. Floats are (32, 32) and (16, 16).
 
+    Both kinds of float operator read and write float32 tensors; bf16 rounds its operands inside (numerics/bfloat16).
+
     >>> Precision.parse("w4a8")
     Precision(weight_bits=4, activation_bits=8)
     >>> str(Precision(8, 8)), str(Precision.parse("fp32"))
@@ -69,6 +71,7 @@ class Precision:
 
 
 FP32 = Precision(32, 32)
+BF16 = Precision(16, 16)
 W8A8 = Precision(8, 8)
 W4A8 = Precision(4, 8)
 

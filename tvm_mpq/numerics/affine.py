@@ -22,6 +22,7 @@ ByteArray = npt.NDArray[np.uint8]
 _SHRINK = np.linspace(1.0, 0.2, 41)  # shares of max|w| tried as the clipping point below 8 bits
 _BLOCK = 1 << 15  # weights handled at once, so that the 41 passes stay in the cache
 _TINY = float(np.finfo(np.float32).tiny)
+_NO_SCALE = 2.0**-60  # of a channel of zeros: fine for its bias, and at one bit, where codes are never 0, for its sums
 
 
 def unsigned_range(bits: int) -> tuple[int, int]:
@@ -41,38 +42,40 @@ def unsigned_range(bits: int) -> tuple[int, int]:
 
 
 def weight_range(bits: int) -> tuple[int, int]:
-    """Least and greatest integer of a symmetric weight.
+    """Least and greatest integer of a symmetric weight; at one bit these two are the only ones.
 
     Raises
     ------
     UnsupportedBitsError
-        If `bits` is outside 2..8.
+        If `bits` is outside 1..8.
 
-    >>> weight_range(4)
-    (-7, 7)
+    >>> weight_range(4), weight_range(1)
+    ((-7, 7), (-1, 1))
     """
-    if not 2 <= bits <= 8:
-        raise UnsupportedBitsError(f"weight bits must be in [2, 8] (got {bits})")
-    high = 2 ** (bits - 1) - 1
+    if not 1 <= bits <= 8:
+        raise UnsupportedBitsError(f"weight bits must be in [1, 8] (got {bits})")
+    high = max(1, 2 ** (bits - 1) - 1)
     return -high, high
 
 
 def weight_scale(w: npt.NDArray[Any], bits: int) -> FloatArray:
     """Choose the scale of each output channel (axis 0).
 
-    8 bits: max|w| / 127. Below: of 41 clipping points between max|w| and 0.2 max|w| the one with the least squared
-    error; of equal ones the widest.
+    8 bits: max|w| / 127. 7 to 2 bits: of 41 clipping points between max|w| and 0.2 max|w| the one with the least
+    squared error; of equal ones the widest. 1 bit: mean|w|, which has the least squared error of all scales when the
+    codes are signs (Rastegari et al. 2016, XNOR-Net).
 
     Parameters
     ----------
     w : float32[O, ...]
     bits : int
-        2..8.
+        1..8.
 
     Returns
     -------
     scale : float32[O]
-        Real units per integer step; 1.0 for a channel of zeros.
+        Real units per integer step. A channel of zeros (or of subnormal numbers) gets 2^-60: its bias is rounded to
+        fine steps, and at one bit, where no integer is 0, its sums vanish beside any output step.
 
     Raises
     ------
@@ -81,6 +84,9 @@ def weight_scale(w: npt.NDArray[Any], bits: int) -> FloatArray:
     """
     qmax = weight_range(bits)[1]
     flat = _finite_rows(w)
+    if bits == 1:
+        mean = np.abs(flat).sum(axis=1, dtype=np.float64) / max(1, flat.shape[1])
+        return _usable_scale(mean)
     top = np.abs(flat).max(axis=1, initial=0.0).astype(np.float64)
     full = _usable_scale(top / qmax)
     if bits == 8 or flat.shape[1] == 0:
@@ -111,29 +117,42 @@ def _least_squares_scale(flat: FloatArray, top: npt.NDArray[np.float64], qmax: i
     return chosen
 
 
-def quantize_weight(w: npt.NDArray[Any], bits: int) -> tuple[npt.NDArray[np.int8], FloatArray]:
+def quantize_weight(
+    w: npt.NDArray[Any], bits: int, least_scale: FloatArray | None = None
+) -> tuple[npt.NDArray[np.int8], FloatArray]:
     """Quantize `w` per output channel (axis 0): q = clip(round_half_even(w / scale)).
+
+    At one bit q is the sign of w, and +1 for a zero of either sign.
 
     Parameters
     ----------
     w : float32[O, ...]
     bits : int
-        2..8.
+        1..8.
+    least_scale : float32[O], optional
+        Scales are raised to these, so that a bias can be expressed in steps (`conv.least_scale`).
 
     Returns
     -------
     q : int8[same shape as w]
         In `weight_range(bits)`.
     scale : float32[O]
-        As `weight_scale` gives it.
+        As `weight_scale` gives it, not below `least_scale`.
 
     Raises
     ------
     InvalidValueError
         If `w` holds NaN or infinity.
+
+    >>> quantize_weight(np.array([[-3.0, 0.0, 1.0, 4.0]]), 1)
+    (array([[-1,  1,  1,  1]], dtype=int8), array([2.], dtype=float32))
     """
     low, high = weight_range(bits)
     scale = weight_scale(w, bits)
+    if least_scale is not None:
+        scale = np.maximum(scale, least_scale)
+    if bits == 1:
+        return np.where(np.asarray(w) < 0, np.int8(-1), np.int8(1)), scale
     w = np.asarray(w, dtype=np.float32)
     steps = np.rint(w / scale.reshape(-1, *[1] * (w.ndim - 1)))
     return np.clip(steps, low, high).astype(np.int8), scale
@@ -214,6 +233,6 @@ def _finite_rows(w: npt.NDArray[Any]) -> FloatArray:
 
 
 def _usable_scale(scale: npt.NDArray[np.float64]) -> FloatArray:
-    """float32 scales; 1.0 where a channel is zero or too small for a normal number."""
+    """float32 scales; 2^-60 where a channel is zero or too small for a normal number."""
     rounded = scale.astype(np.float32)
-    return np.where(rounded < _TINY, np.float32(1.0), rounded)
+    return np.where(rounded < _TINY, np.float32(_NO_SCALE), rounded)

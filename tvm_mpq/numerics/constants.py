@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.numerics import activations, affine
-from tvm_mpq.numerics.conv import fold_bias
+from tvm_mpq.numerics.conv import fold_bias, least_scale
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.numerics.requantize import multiplier
 from tvm_mpq.schema import FLOAT_BITS, Conv2dWorkload, Pool2dWorkload, TensorQuant
@@ -85,8 +85,8 @@ def conv_constants(workload: Conv2dWorkload, weight_bits: int, out_bits: int, op
         raise InvalidValueError("conv2d needs a weight (got none)")
     x = integer_input(operands, 0)
     end = finish(workload.activation, out_bits, operands)
-    weight, scale = affine.quantize_weight(operands.weight, weight_bits)
-    bias = np.zeros(len(weight), np.float32) if operands.bias is None else operands.bias
+    bias = np.zeros(len(operands.weight), np.float32) if operands.bias is None else operands.bias
+    weight, scale = affine.quantize_weight(operands.weight, weight_bits, least_scale(bias, x.scale))
     residual = integer_input(operands, 1) if workload.residual else None
     return ConvConstants(
         weight=weight,

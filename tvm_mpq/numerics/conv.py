@@ -28,11 +28,25 @@ def fold_bias(
     InvalidValueError
         If a bias is NaN or infinite.
     """
-    wide = np.asarray(bias, dtype=np.float64)
-    if not np.isfinite(wide).all():
-        raise InvalidValueError(f"bias must be finite (got {wide[~np.isfinite(wide)][0]}); repair the model")
+    wide = _finite(bias)
     steps = np.rint(wide / (np.float64(input_scale) * weight_scale.astype(np.float64)))
     return np.asarray(np.clip(steps, -_BIAS_LIMIT, _BIAS_LIMIT).astype(np.int32))
+
+
+def least_scale(bias: npt.NDArray[Any], input_scale: float) -> npt.NDArray[np.float32]:
+    """float32[O] weight scales at which `fold_bias` reaches +-2^30: |bias| / (input_scale * 2^30).
+
+    With a smaller scale (a channel of weights near zero) the bias would be clipped. At this scale the products of such
+    a channel change its result by less than terms * (2^activation_bits - 1) / 2^30 of the bias.
+
+    Raises
+    ------
+    InvalidValueError
+        If a bias is NaN or infinite.
+    """
+    with np.errstate(over="ignore", under="ignore"):
+        scale = np.abs(_finite(bias)) / (np.float64(input_scale) * _BIAS_LIMIT)
+        return np.asarray(np.minimum(scale, np.finfo(np.float32).max).astype(np.float32))
 
 
 def integer_conv2d(
@@ -111,3 +125,10 @@ def _convolve(x: npt.NDArray[np.float64], w: npt.NDArray[np.float64], work: Conv
     if not depthwise:
         y = np.ascontiguousarray(y.transpose(1, 0, 2))
     return y.reshape(work.batch, rows, columns, work.out_channels)
+
+
+def _finite(bias: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    wide = np.asarray(bias, dtype=np.float64)
+    if not np.isfinite(wide).all():
+        raise InvalidValueError(f"bias must be finite (got {wide[~np.isfinite(wide)][0]}); repair the model")
+    return wide

@@ -6,19 +6,21 @@ Arrays are logical: channels-last, channels not padded; uint8 for integer tensor
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tvm_mpq.errors import InvalidValueError
-from tvm_mpq.numerics import activations, affine, constants
+from tvm_mpq.numerics import activations, affine, bfloat16, constants
 from tvm_mpq.numerics.constants import Finish
 from tvm_mpq.numerics.conv import float_conv2d, integer_conv2d
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.numerics.pooling import average_pool, max_pool
 from tvm_mpq.numerics.requantize import multiplier, round_clamp, scale_accumulator
 from tvm_mpq.schema import (
+    BF16,
     FLOAT_BITS,
     ActivationWorkload,
     AddWorkload,
@@ -45,7 +47,7 @@ def evaluate(workload: Workload, precision: Precision, out_bits: int, operands: 
     workload : Workload
         Any kind but `float`.
     precision : Precision
-        Integer, or fp32 (then operands hold no ranges, except those of a convert).
+        Integer, or fp32 or bf16 (then operands hold no ranges, except those of a convert). bf16: convolutions only.
     out_bits : int
         32 gives float32, fewer give uint8.
     operands : Operands
@@ -72,6 +74,8 @@ def evaluate(workload: Workload, precision: Precision, out_bits: int, operands: 
             raise InvalidValueError(f"input {i} at {precision} must be {np.dtype(wanted)} (got {x.dtype})")
     for kind, (as_float, as_integer) in _RULES.items():
         if isinstance(workload, kind):
+            if precision == BF16:
+                return np.asarray(_conv_bfloat16(workload, operands, inputs), dtype=np.float32)
             if is_float:
                 return np.asarray(as_float(workload, operands, inputs), dtype=np.float32)
             return np.asarray(as_integer(workload, precision, out_bits, operands, inputs))
@@ -107,6 +111,14 @@ def _conv_float(w: Conv2dWorkload, operands: Operands, inputs: Inputs) -> Array:
     if w.residual:
         y = y + inputs[1]
     return activations.apply(w.activation, y)
+
+
+def _conv_bfloat16(w: Workload, operands: Operands, inputs: Inputs) -> Array:
+    if not isinstance(w, Conv2dWorkload) or operands.weight is None:
+        raise InvalidValueError(f"bf16 is for convolutions with a weight (got {w.key})")
+    data, *residual = inputs
+    rounded = replace(operands, weight=bfloat16.round_to_bfloat16(operands.weight))
+    return _conv_float(w, rounded, [bfloat16.round_to_bfloat16(data), *residual])
 
 
 def _conv_integer(w: Conv2dWorkload, precision: Precision, out_bits: int, operands: Operands, inputs: Inputs) -> Array:

@@ -31,9 +31,33 @@ def test_bits_outside_are_refused(bits):
         affine.weight_range(bits)
 
 
-def test_one_bit_weights_are_refused():
-    with pytest.raises(UnsupportedBitsError):
-        affine.weight_range(1)
+def test_one_bit_weights_are_signs():
+    w = np.array([[[-0.5, 0.0], [-0.0, 2.0]], [[0, 0], [0, 0]], [[1e-42, 0], [0, -1e-42]]], np.float32)
+    q, scale = affine.quantize_weight(w, 1)
+    assert q.dtype == np.int8 and affine.weight_range(1) == (-1, 1)
+    assert q.tolist() == [[[-1, 1], [1, 1]], [[1, 1], [1, 1]], [[1, 1], [1, -1]]]  # a zero of either sign counts as +1
+    assert scale.tolist() == [0.625, 2.0**-60, 2.0**-60]
+
+
+@settings(max_examples=60, deadline=None)
+@given(w=hnp.arrays(np.float32, (1, 7), elements=st.floats(-100, 100, width=32)), factor=st.floats(0.1, 3.0))
+def test_one_bit_scale_has_the_least_error(w, factor):
+    q, scale = affine.quantize_weight(w, 1)
+
+    def loss(s):
+        return np.square(q * s - w.astype(np.float64)).sum()
+
+    # a scale rounded to float32 and that of weights which count as zeros cost next to nothing
+    assert loss(np.float64(scale[0])) <= loss(np.float64(scale[0]) * factor) + 1e-6 * np.square(w).sum() + 1e-30
+
+
+def test_a_least_scale_raises_smaller_ones(rng):
+    w = rng.standard_normal((3, 50)).astype(np.float32)
+    for bits in (1, 2, 8):
+        plain = affine.weight_scale(w, bits)
+        q, scale = affine.quantize_weight(w, bits, np.float32([0.0, 10.0, plain[2] / 2]))
+        assert scale.tolist() == [plain[0], 10.0, plain[2]]
+        assert bits == 1 or not q[1].any()
 
 
 @settings(max_examples=60, deadline=None)
@@ -57,7 +81,7 @@ def test_scale_is_the_best_of_the_grid(rng, bits):
     q, scale = affine.quantize_weight(w, bits)
     high = affine.weight_range(bits)[1]
     top = np.abs(w).max(axis=(1, 2, 3)).astype(np.float64)
-    assert scale[2] == 1.0 and not q[2].any()
+    assert scale[2] == 2.0**-60 and not q[2].any()
     for o in (0, 1, 3, 4):
         if bits == 8:
             assert scale[o] == np.float32(top[o] / 127)
@@ -91,9 +115,9 @@ def test_a_scalar_weight_is_refused():
         affine.weight_scale(np.float32(1), 8)
 
 
-def test_subnormal_weights_get_scale_one():
+def test_subnormal_weights_are_zeros():
     q, scale = affine.quantize_weight(np.full((1, 4), 1e-42, np.float32), 4)
-    assert scale[0] == 1.0 and not q.any()
+    assert scale[0] == 2.0**-60 and not q.any()
 
 
 @settings(max_examples=200, deadline=None)

@@ -107,6 +107,18 @@ def test_fold_bias_rounds_and_clips():
         conv.fold_bias(np.float32([np.nan]), 1.0, np.float32([1]))
 
 
+def test_least_scale_keeps_every_bias():
+    bias = np.float32([3.0, -3.0, 0.0, 3e38])
+    least = conv.least_scale(bias, 0.125)
+    assert least.dtype == np.float32 and least[2] == 0 and np.isfinite(least).all()
+    folded = conv.fold_bias(bias, 0.125, np.maximum(least, np.float32(2.0**-60)))
+    assert np.abs(folded[:2]).min() >= 2**30 * (1 - 2.0**-23) and folded[2] == 0
+    assert np.allclose(folded[:2] * 0.125 * least[:2].astype(np.float64), bias[:2], rtol=2.0**-23)
+    assert np.isfinite(conv.least_scale(np.float32([3e38]), 1e-38)).all()
+    with pytest.raises(InvalidValueError, match="bias must be finite"):
+        conv.least_scale(np.float32([np.inf]), 1.0)
+
+
 def test_a_real_layer_is_fast(rng):
     work = Conv2dWorkload(1, 56, 56, 64, 64, (3, 3), (1, 1), (1, 1, 1, 1))
     x, w, bias = operands(work, rng)

@@ -70,6 +70,23 @@ def test_conv2d(rng, activation, residual):
         np.testing.assert_allclose(y, real, rtol=1e-5, atol=0.01)
 
 
+@pytest.mark.parametrize("size", [0.0, 1e-42, 1e-20])
+@pytest.mark.parametrize("weight_bits", [1, 2, 8])
+def test_channels_of_next_to_nothing_keep_their_bias(rng, weight_bits, size):
+    """Integers of 30 bits hold a bias only in steps that are not much smaller; one bit has no zero at all."""
+    work = Conv2dWorkload(1, 6, 6, 64, 4, (3, 3), (1, 1), (1, 1, 1, 1))
+    x_q = rng.integers(0, 16, (1, 6, 6, 64)).astype(np.uint8)
+    bias = np.float32([1.7, -1.7, 0.0, 3.1])
+    weight = np.full((4, 3, 3, 64), size, np.float32)
+    out = TensorQuant(8, 0.02, 100)
+    operands = Operands((TensorQuant(4, 0.3, 3),), out, weight, bias)
+    expected = np.broadcast_to(affine.quantize(bias, out), (1, 6, 6, 4))
+    precision = Precision(weight_bits, 4)
+    assert np.array_equal(evaluate(work, precision, 8, operands, [x_q]), expected)
+    y = evaluate(work, precision, 32, operands, [x_q])
+    np.testing.assert_allclose(y, np.broadcast_to(bias, y.shape), rtol=9 * 64 * 15 / 2**30, atol=1e-12)
+
+
 def test_conv2d_in_float_rounds_once(rng):
     work = Conv2dWorkload(1, 1, 9, 33, 5, (1, 1), residual=True, activation="relu")
     x, r = rng.standard_normal((1, 1, 9, 33)).astype(np.float32), rng.standard_normal((1, 1, 9, 5)).astype(np.float32)
