@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import tvm
 
 from tvm_mpq.kernels import conv  # noqa: F401  registers the rows
+from tvm_mpq.kernels.conv import geometry, ranges
+from tvm_mpq.kernels.conv.geometry import ChannelTiles, tile_channels, useful_threads
 from tvm_mpq.kernels.registry import Kernel, Request, families, fitting
 from tvm_mpq.numerics.activation_names import is_clamp
 from tvm_mpq.numerics.operands import Operands
@@ -19,7 +23,7 @@ C = Conv2dWorkload
 SAME = (1, 1, 1, 1)
 AVX2 = frozenset({"avx2"})
 VNNI = AVX2 | {"avx512f", "avx512bw", "avx512vnni"}
-VBMI = VNNI | {"avx512vbmi"}
+VBMI = VNNI | {"avx512vbmi", "avx512vl"}
 CPU = tvm.target.codegen.llvm_get_system_cpu()
 HOST_FEATURES = frozenset(tvm.target.codegen.llvm_get_cpu_features(tvm.target.Target({"kind": "llvm", "mcpu": CPU})))
 
@@ -50,12 +54,27 @@ DEPTHWISE = [
     C(1, 1, 1, 20, 20, (3, 3), (1, 1), SAME, groups=20),
     C(1, 5, 9, 20, 20, (1, 7), (1, 1), (0, 3, 0, 3), groups=20),
 ]
+PARTS = [  # half blocks, left-over channels and positions, weights expanded once: what the AVX-512 frame does by shape
+    (C(1, 13, 9, 24, 40, (1, 1), residual=True, activation="relu"), W8A8),
+    (C(1, 7, 7, 72, 24, (1, 1), activation="hard_swish"), W8A8),
+    (C(1, 5, 5, 20, 8, (3, 3), (1, 1), SAME, residual=True), W8A8),
+    (C(1, 9, 11, 30, 72, (3, 3), (2, 2), SAME, activation="clip:0.0:3.0"), W4A8),
+    (C(2, 9, 9, 3, 20, (3, 3), (2, 2), SAME), W4A8),
+    (C(1, 1, 197, 12, 200, (1, 1)), W4A8),
+    (C(1, 15, 15, 300, 24, (1, 1)), W4A8),
+    (C(1, 9, 11, 72, 72, (5, 5), (1, 1), (2, 2, 2, 2), groups=72, residual=True), W8A8),
+]
 GROUPED = [
     C(1, 5, 6, 3, 3, (3, 3), (1, 1), SAME, groups=3),
     C(1, 5, 6, 6, 12, (3, 3), (1, 1), SAME, groups=6),
     C(1, 9, 8, 32, 64, (3, 3), (2, 2), SAME, groups=4, residual=True),
     C(1, 5, 4, 30, 20, (1, 1), groups=5),
 ]
+
+
+@pytest.fixture(autouse=True)
+def small_kernels_use_their_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(geometry, "PARALLEL_MACS", 0)
 
 
 def mcpu_of(features: frozenset[str]) -> str:
@@ -98,11 +117,14 @@ def compile_kernel(kernel: Kernel, target: dict[str, object]) -> tvm.runtime.Mod
     return tvm.compile(tvm.IRModule({"main": kernel.build()}), target=tvm.target.Target(target))
 
 
-def check(kernel: Kernel, rng: np.random.Generator, extreme: bool) -> None:
+def check(
+    kernel: Kernel, rng: np.random.Generator, extreme: bool, change: Callable[[Operands], Operands] | None = None
+) -> None:
     request = kernel.request
     w, p = request.workload, request.precision
     assert isinstance(w, C)
     operands, inputs = make_operands(w, p, request.out_bits, rng, extreme), make_inputs(w, p, rng, extreme)
+    operands = change(operands) if change else operands
     library = compile_kernel(kernel, {"kind": "llvm", "mcpu": mcpu_of(request.features)})
     cells = w.out_channels if request.out_bits == 32 else padded_channels(w.out_channels)
     out = np.zeros((w.batch, w.out_height, w.out_width, cells), np.float32 if request.out_bits == 32 else np.uint8)
@@ -179,6 +201,69 @@ def test_every_candidate_equals_reference(w: C, p: Precision, rng: np.random.Gen
     assert 3 <= len(space) <= 12
     for knobs in space:
         check(Kernel(request, family, knobs), rng, extreme=False)
+
+
+@pytest.mark.parametrize("w, p", PARTS)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_parts_equal_reference(w: C, p: Precision, threads: int, rng: np.random.Generator) -> None:
+    if not VBMI <= HOST_FEATURES:
+        pytest.skip("this CPU lacks AVX-512 VNNI")
+    for features, out_bits, every in ((VBMI, 8, 4), (VNNI, 5, 9)) if threads == 1 else ((VBMI, 8, 9),):
+        request = Request(w, p, out_bits, features, threads)
+        family = next(f for f in fitting(request) if f.name.endswith("__avx512vnni"))
+        for knobs in family.knob_space(request)[::every]:
+            check(Kernel(request, family, knobs), rng, extreme=False)
+
+
+@pytest.mark.parametrize("inputs", [64, 129, 130])
+@pytest.mark.parametrize("scale, bias", [(1e-9, 1.0), (1e-4, 1e9), (1e-2, -1e4), (1e-30, 0.0)])
+def test_outputs_far_beyond_int32_saturate(inputs: int, scale: float, bias: float, rng: np.random.Generator) -> None:
+    """Packs saturate int32; constants (up to 129 inputs) or a float minimum (beyond) keep y there."""
+    if not VBMI <= HOST_FEATURES:
+        pytest.skip("this CPU lacks AVX-512 VNNI")
+    request = Request(C(1, 3, 3, inputs, 16, (1, 1)), W8A8, 8, VBMI)
+    assert ranges.bounded(request.workload, 8) == (inputs <= 129)
+    signs = np.where(np.arange(16) % 2, np.float32(bias), np.float32(-bias)).astype(np.float32)
+
+    def far(operands: Operands) -> Operands:
+        return dataclasses.replace(operands, output=TensorQuant(8, float(np.float32(scale)), 100), bias=signs)
+
+    family = fitting(request)[0]
+    check(Kernel(request, family, family.knob_space(request)[0]), rng, extreme=True, change=far)
+
+
+def test_limited_constants_are_equal_ones(rng: np.random.Generator) -> None:
+    w = C(1, 1, 1, 16, 1, (1, 1))
+    for _ in range(300):
+        m = np.array([10 ** rng.uniform(-9, 9)], np.float32)
+        bias = np.array([int(rng.choice([-1, 1]) * 2 ** rng.uniform(0, 30))], np.int32)
+        sums = rng.integers(-255 * 127 * 16, 255 * 127 * 16 + 1, 50)
+        new_bias, new_m = ranges.limited(w, 8, bias, m)
+        zero_point = int(rng.integers(0, 256))
+
+        def out(b: np.ndarray, factor: np.ndarray, sums: np.ndarray = sums, z: int = zero_point) -> np.ndarray:
+            y = (sums + b.astype(np.int64)).astype(np.float32) * factor
+            return np.clip(np.rint(y.astype(np.float64)) + z, 0, 255)
+
+        np.testing.assert_array_equal(out(new_bias, new_m), out(bias, m))
+        assert (np.abs(sums + new_bias.astype(np.int64)).astype(np.float64) * float(new_m[0])).max() < 2**31
+
+
+def test_channel_tiles_cover_each_block_once() -> None:
+    for blocks, tile, half in itertools.product(range(1, 20), range(1, 9), (False, True)):
+        parts = tile_channels(blocks, min(tile, blocks), half)
+        covered = [b for part in parts for b in range(part.first, part.first + part.count * part.blocks)]
+        assert covered == list(range(blocks))
+        assert parts[-1].half == half
+        assert all(not p.half or p.count == 1 for p in parts)
+    assert tile_channels(9, 2, True) == [ChannelTiles(0, 3, 2, False), ChannelTiles(6, 1, 3, True)]
+
+
+def test_small_kernels_stay_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(geometry, "PARALLEL_MACS", 1000)
+    assert useful_threads(C(1, 1, 10, 10, 9, (1, 1)), 2) == 1
+    assert useful_threads(C(1, 1, 10, 10, 10, (1, 1)), 2) == 2
+    assert useful_threads(C(1, 4, 4, 10, 10, (3, 3), groups=10), 2) == 2  # 360 products, each as long as three
 
 
 @pytest.mark.parametrize("target", ["aarch64-linux-gnu", "riscv64-linux-gnu"])

@@ -1,19 +1,34 @@
 """The frame of every dense integer convolution: tiles of positions x channels, borders, threads, epilogue.
 
-Input rows that need padding are first copied into a scratch whose border holds the zero point, so that the reduction
-loop never asks where it is. A tile is `rows` x `columns` output positions x `blocks` * 16 channels, all accumulators in
-registers; where a tile does not divide the map, the last one is moved back and computes some positions twice.
+Input rows that need padding are first copied into a scratch whose border holds the zero point (`border.py`). A tile is
+`rows` x `columns` output positions x `blocks` * 16 channels, all accumulators in registers; where a tile does not
+divide the map, the last one is moved back and computes some positions twice. The channels that the tiles leave over are
+a narrower tile of their own; half a block of them takes half a vector where the machine has one (`Dot.halves`).
 """
 
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 from tvm.tirx import PrimFunc
 
+from tvm_mpq.kernels.conv.border import fill_border
 from tvm_mpq.kernels.conv.dot import Dot
 from tvm_mpq.kernels.conv.epilogue import Cell, Epilogue, activation_params, range_params
-from tvm_mpq.kernels.conv.geometry import BLOCK, ChannelWindow, Geometry, blocks, split_axis, tiles
+from tvm_mpq.kernels.conv.geometry import (
+    BLOCK,
+    ChannelTiles,
+    ChannelWindow,
+    Geometry,
+    blocks,
+    has_half,
+    split_axis,
+    tile_channels,
+    tiles,
+    useful_threads,
+)
+from tvm_mpq.kernels.conv.packed import Quad
 from tvm_mpq.kernels.registry import Knobs, Request
 from tvm_mpq.kernels.tir import Code, ramp
 from tvm_mpq.schema import Conv2dWorkload
@@ -24,10 +39,19 @@ def build_dense(request: Request, knobs: Knobs, dot: Dot) -> PrimFunc:
     return _Dense(request, knobs, dot).build()
 
 
+@dataclass(frozen=True)
+class _Vector:
+    """One accumulator of each position of a tile: `lanes` channels, `offset` channels from the tile's first."""
+
+    offset: int
+    lanes: int
+
+
 class _Dense:
     def __init__(self, request: Request, knobs: Knobs, dot: Dot) -> None:
         assert isinstance(request.workload, Conv2dWorkload)
         self.dot, self.request, self.workload = dot, request, request.workload
+        self.threads = useful_threads(request.workload, request.threads)
         self.g = Geometry.of(request.workload, request.out_bits)
         self.rows = min(knobs["rows"], self.g.out_height)
         self.columns = min(knobs["columns"], self.g.out_width)
@@ -44,130 +68,149 @@ class _Dense:
             "g": tiles(self.all_blocks, self.blocks),
         }
         steps = self.g.kernel[0] * self.g.kernel[1] * self.window.cells // dot.channels
-        self.block_bytes = steps * dot.step_bytes * (BLOCK // dot.lanes)
+        self.block_bytes = dot.block_bytes(steps)
         self.weight_shape = dot.packed_shape(self.all_blocks, steps)
+        x_size = self.g.batch * self.g.in_height * self.g.in_width * self.g.in_cells
+        order = "gnhw" if self.all_blocks * self.block_bytes > x_size else "nhwg"
+        self.split = split_axis({axis: self.counts[axis] for axis in order}, self.threads)
+        if self.threads > 1 and self.split == "g":  # equal tiles that threads can share
+            self.parts = [ChannelTiles(0, self.counts["g"], self.blocks, False, True)]
+        else:
+            self.parts = tile_channels(self.all_blocks, self.blocks, has_half(request, dot.halves))
 
     def build(self) -> PrimFunc:
-        g, code, threads = self.g, self.code, self.request.threads
+        g, code = self.g, self.code
         x_size = g.batch * g.in_height * g.in_width * g.in_cells
         code.line(f'XI = T.decl_buffer(({x_size},), "uint8", data=x.data)')
-        w_size = self.all_blocks * self.block_bytes
-        code.line(f'W = T.decl_buffer(({w_size},), "{self.dot.weight_dtype}", data=weight.data)')
-        scratch = g.rows * g.row_width * g.in_cells
+        self.scratch = g.rows * g.row_width * g.in_cells
         if g.bordered:
-            code.line(f'X = T.alloc_buffer(({threads * scratch},), "uint8")')
+            code.line(f'X = T.alloc_buffer(({self.threads * self.scratch},), "uint8")')
         else:
             code.line(f'X = T.decl_buffer(({x_size},), "uint8", data=x.data)')
+        size = 1
+        for extent in self.weight_shape:
+            size *= extent
+        self.unpacked = self.block_bytes * (self.blocks_at_once if self.dot.unpacks else 0)
+        name = "P" if self.dot.unpacks else "W"
+        code.line(f'{name} = T.decl_buffer(({size},), "{self.dot.weight_dtype}", data=weight.data)')
+        if self.dot.unpacks:
+            code.line(f'W = T.alloc_buffer(({self.threads * self.unpacked},), "int8")')
         self.dot.header(code)
         self.epilogue.header(code)
-        order = "gnhw" if w_size > x_size else "nhwg"
-        self.split = split_axis({axis: self.counts[axis] for axis in order}, threads)
         with ExitStack() as stack:
-            if threads > 1:
-                stack.enter_context(code.block(f"for task in T.parallel({threads}):"))
-            self._task(scratch)
+            if self.threads > 1:
+                stack.enter_context(code.block(f"for task in T.parallel({self.threads}):"))
+            self._task()
         weight = ("weight", self.weight_shape, self.dot.weight_dtype)
         return code.to_prim_func([*activation_params(self.request), weight, *range_params(self.request)])
 
+    @property
+    def blocks_at_once(self) -> int:
+        """Blocks that are unpacked together: those of a tile, or all where tiles change their channels innermost."""
+        return max(part.blocks for part in self.parts) if self.order[0] == "g" else self.all_blocks
+
     def _range(self, axis: str) -> tuple[str, str]:
         """The tiles of one axis that a task does."""
-        count, threads = self.counts[axis], self.request.threads
-        if threads == 1 or axis != self.split:
+        count = self.counts[axis]
+        if self.threads == 1 or axis != self.split:
             return "0", str(count)
-        return f"task * {count} // {threads}", f"(task + 1) * {count} // {threads}"
+        return f"task * {count} // {self.threads}", f"(task + 1) * {count} // {self.threads}"
 
-    def _task(self, scratch: int) -> None:
+    def _task(self) -> None:
         g, code = self.g, self.code
+        shared = self.threads > 1
         self.epilogue.locals(code)
-        with ExitStack() as stack:
-            stack.enter_context(code.block(f"for n in range({', '.join(self._range('n'))}):"))
-            code.let("base", f"task * {scratch}" if g.bordered and self.request.threads > 1 else "0")
+        if self.dot.unpacks:
+            code.let("w_base", f"task * {self.unpacked}" if shared else "0")
+            if self.order[0] != "g":
+                self.dot.unpack(code, "0", "w_base", self.all_blocks, self.block_bytes)
+        with code.block(f"for n in range({', '.join(self._range('n'))}):"):
+            code.let("base", f"task * {self.scratch}" if g.bordered and shared else "0")
             if g.bordered:
-                self._fill_border()
-            for axis in self.order:
-                stack.enter_context(code.block(f"for {axis} in range({', '.join(self._range(axis))}):"))
-                if axis == "h":
-                    self._tile_start("oh", "h", self.rows, g.out_height)
-                elif axis == "w":
-                    self._tile_start("ow", "w", self.columns, g.out_width)
-                else:
-                    self._tile_start("block", "g", self.blocks, self.all_blocks)
-            self._tile()
+                fill_border(code, g, self.rows, *self._range("h"))
+            self._loops(self.order, self.parts[0])
 
-    def _tile_start(self, name: str, index: str, tile: int, extent: int) -> None:
-        exact = extent % tile == 0
-        self.code.let(name, f"{index} * {tile}" if exact else f"T.min({index} * {tile}, {extent - tile})")
+    def _loops(self, axes: tuple[str, ...], part: ChannelTiles) -> None:
+        """The loops over tiles, outermost first."""
+        if not axes:
+            self._tile(part)
+            return
+        code, axis, rest = self.code, axes[0], axes[1:]
+        if axis == "g":
+            for each in self.parts:
+                low, high = self._range("g") if each.overlaps else ("0", str(each.count))
+                with code.block(f"for g in range({low}, {high}):"):
+                    last = f"T.min(g * {each.blocks}, {self.all_blocks - each.blocks})"
+                    code.let("block", last if each.overlaps else f"{each.first} + g * {each.blocks}")
+                    if self.dot.unpacks and self.order[0] == "g":
+                        self.dot.unpack(code, "block", "w_base", each.blocks, self.block_bytes)
+                    self._loops(rest, each)
+            return
+        with code.block(f"for {axis} in range({', '.join(self._range(axis))}):"):
+            tile, extent = (self.rows, self.g.out_height) if axis == "h" else (self.columns, self.g.out_width)
+            exact = extent % tile == 0
+            code.let(f"o{axis}", f"{axis} * {tile}" if exact else f"T.min({axis} * {tile}, {extent - tile})")
+            self._loops(rest, part)
 
-    def _fill_border(self) -> None:
-        """Copy the rows this task reads into its scratch, zero points around them."""
-        g, code = self.g, self.code
-        top, left, _, right = g.padding
-        low, high = self._range("h")
-        code.let("z", 'T.Cast("uint8", Q[0])')
-        reach = (self.rows - 1) * g.stride[0] + (g.kernel[0] - 1) * g.dilation[0] + 1
-        first = f"T.min(({low}) * {self.rows}, {g.out_height - self.rows}) * {g.stride[0]}"
-        last = f"T.min(({high}) * {self.rows} - {self.rows}, {g.out_height - self.rows}) * {g.stride[0]} + {reach}"
-        row_bytes, wide = g.in_width * g.in_cells, g.row_width * g.in_cells
-        with code.block(f"for y in range({first}, {last}):"):
-            code.let("row", f"base + y * {wide}")
-            with code.block(f"if T.And({top} <= y, y < {top + g.in_height}):"):
-                self._fill("row", left * g.in_cells, "yl")
-                code.let("source", f"(n * {g.in_height} + y - {top}) * {row_bytes}")
-                self._copy(f"row + {left * g.in_cells}", "source", row_bytes)
-                self._fill(f"row + {left * g.in_cells + row_bytes}", right * g.in_cells, "yr")
-            with code.block("else:"):
-                self._fill("row", wide, "yt")
+    def _vectors(self, part: ChannelTiles) -> list[_Vector]:
+        lanes = self.dot.lanes
+        vectors = [_Vector(offset, lanes) for offset in range(0, part.blocks * BLOCK, lanes)]
+        if part.half:
+            vectors[-1] = _Vector(vectors[-1].offset, lanes // 2)
+        return vectors
 
-    def _fill(self, offset: str, count: int, index: str) -> None:
-        for start, size, times in _chunks(count):
-            if times > 1:
-                with self.code.block(f"for {index} in range({times}):"):
-                    self.code.line(
-                        f"X[{ramp(f'{offset} + {start} + {index} * {size}', size)}] = T.Broadcast(z, {size})"
-                    )
-            else:
-                self.code.line(f"X[{ramp(f'{offset} + {start}', size)}] = T.Broadcast(z, {size})")
-
-    def _copy(self, target: str, source: str, count: int) -> None:
-        for start, size, times in _chunks(count):
-            with self.code.block(f"for i in range({times}):"):
-                at = f"{start} + i * {size}"
-                self.code.line(f"X[{ramp(f'{target} + {at}', size)}] = XI[{ramp(f'{source} + {at}', size)}]")
-
-    def _tile(self) -> None:
-        g, code, dot = self.g, self.code, self.dot
-        per_block = BLOCK // dot.lanes
-        vectors = [(b, v) for b in range(self.blocks) for v in range(per_block)]
+    def _tile(self, part: ChannelTiles) -> None:
+        code, dot, vectors = self.code, self.dot, self._vectors(part)
         positions = [(r, c) for r in range(self.rows) for c in range(self.columns)]
-        names = [[f"a{p}_{v}" for v in range(len(vectors))] for p in range(len(positions))]
-        lanes = ramp(0, dot.lanes)
-        accs = [[f"{name}[{lanes}]" for name in row] for row in names]
-        for row in names:
-            for name in row:
-                code.line(f'{name} = T.alloc_buffer(({dot.lanes},), "int32")')
-        channel = [f"block * {BLOCK} + {b * BLOCK + v * dot.lanes}" for b, v in vectors]
-        for v, c in enumerate(channel):
-            start = f"T.Broadcast(0, {dot.lanes})" if dot.shift else code.let(f"b{v}", f"bias[{ramp(c, dot.lanes)}]")
+        accs = []
+        for p in range(len(positions)):
+            for v, vector in enumerate(vectors):
+                code.line(f'a{p}_{v} = T.alloc_buffer(({vector.lanes},), "int32")')
+            accs.append([f"a{p}_{v}[{ramp(0, vector.lanes)}]" for v, vector in enumerate(vectors)])
+        code.let("channel", f"block * {BLOCK}")
+        for v, vector in enumerate(vectors):
+            start = f"T.Broadcast(0, {vector.lanes})"
+            if not dot.shift:
+                start = code.let(f"b{v}", f"bias[{ramp(f'channel + {vector.offset}', vector.lanes)}]")
             for row in accs:
                 code.line(f"{row[v]} = {start}")
         self._reduce(positions, vectors, accs)
-        cells = []
-        for v, c in enumerate(channel):
-            code.let(f"m{v}", f"multiplier[{ramp(c, dot.lanes)}]")
+        self.epilogue.finish(code, self._cells(positions, vectors, accs, part))
+
+    def _cells(
+        self, positions: list[tuple[int, int]], vectors: list[_Vector], accs: list[list[str]], part: ChannelTiles
+    ) -> list[Cell]:
+        """The epilogue's view of the accumulators; halves are joined in pairs of positions."""
+        g, code, dot = self.g, self.code, self.dot
+        for v, vector in enumerate(vectors):
+            m = f"multiplier[{ramp(f'channel + {vector.offset}', vector.lanes)}]"
+            half = vector.lanes < dot.lanes
+            code.let(f"m{v}", f"T.Shuffle([{m}, {m}], {list(range(dot.lanes))})" if half else m)
             if dot.shift:
-                code.let(f"b{v}", f"bias[{ramp(c, dot.lanes)}]")
-        for p, (r, col) in enumerate(positions):
-            position = f"(n * {g.out_height} + oh + {r}) * {g.out_width} + ow + {col}"
-            for v, (b, part) in enumerate(vectors):
-                if self.all_blocks == 1 and part * dot.lanes >= self.epilogue.stored_channels:
+                code.let(f"b{v}", f"bias[{ramp(f'channel + {vector.offset}', vector.lanes)}]")
+        places = [f"(n * {g.out_height} + oh + {r}) * {g.out_width} + ow + {c}" for r, c in positions]
+        cells, waiting = [], 0
+        for p, position in enumerate(places):
+            for v, vector in enumerate(vectors):
+                if vector.lanes < dot.lanes:
+                    if p % 2 == 0 and p + 1 < len(places):
+                        waiting = p
+                        continue
+                    first = waiting if p % 2 else p
+                    acc = f"T.Shuffle([{accs[first][v]}, {accs[p][v]}], {list(range(dot.lanes))})"
+                    quads = tuple(Quad(places[i], "channel", vector.offset + o) for i in (first, p) for o in (0, 4))
+                    cells.append(Cell(acc, f"m{v}", position, "channel", offset=vector.offset, quads=quads))
+                    continue
+                if self.all_blocks == 1 and vector.offset >= self.epilogue.stored_channels:
                     continue  # half a block past the last channel
                 acc = accs[p][v]
                 if dot.shift:
                     acc = f"(T.shift_right({acc}, T.Broadcast({dot.shift}, {dot.lanes})) + b{v})"
-                cells.append(Cell(acc, f"m{v}", position, channel[v], b == self.blocks - 1))
-        self.epilogue.finish(code, cells)
+                reaches_end = vector.offset // BLOCK == part.blocks - 1
+                cells.append(Cell(acc, f"m{v}", position, "channel", reaches_end, vector.offset))
+        return cells
 
-    def _reduce(self, positions: list[tuple[int, int]], vectors: list[tuple[int, int]], accs: list[list[str]]) -> None:
+    def _reduce(self, positions: list[tuple[int, int]], vectors: list[_Vector], accs: list[list[str]]) -> None:
         g, code, dot = self.g, self.code, self.dot
         (kh, kw), width = g.kernel, g.row_width
         merged = g.dilation[1] == 1 and self.window.cells == g.in_cells
@@ -177,6 +220,8 @@ class _Dense:
         offsets = [(r * g.stride[0] * width + c * g.stride[1]) * g.in_cells for r, c in positions]
         with ExitStack() as stack:
             x, w = f"x_tile + {self.window.start_code('block')}", f"block * {self.block_bytes}"
+            if dot.unpacks:
+                w = "w_base" if self.order[0] == "g" else f"w_base + {w}"
             if kh > 1:
                 stack.enter_context(code.block(f"for ky in range({kh}):"))
                 x += f" + ky * {g.dilation[0] * width * g.in_cells}"
@@ -190,16 +235,5 @@ class _Dense:
             stack.enter_context(code.block(f"for k in range({length}):"))
             xs = [f"x_row + k * {dot.channels} + {offset}" for offset in offsets]
             size = self.block_bytes // (BLOCK // dot.lanes)
-            ws = [f"w_row + {b * self.block_bytes + v * size} + k * {dot.step_bytes}" for b, v in vectors]
-            dot.step(code, xs, ws, accs)
-
-
-def _chunks(count: int) -> list[tuple[int, int, int]]:
-    """(start, size, times) that cover `count` bytes, in vectors of 64 bytes and smaller ones for the rest."""
-    out, start = [], 0
-    for size in (64, 32, 16, 8, 4):
-        times = (count - start) // size
-        if times:
-            out.append((start, size, times))
-            start += times * size
-    return out
+            ws = [f"w_row + {vector.offset // dot.lanes * size} + k * {dot.step_bytes}" for vector in vectors]
+            dot.step(code, xs, ws, accs, vectors[-1].lanes < dot.lanes)

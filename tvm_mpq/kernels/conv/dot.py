@@ -17,13 +17,16 @@ class Dot(ABC):
     """One machine's multiply and accumulate.
 
     lanes: int32 lanes of an accumulator, 16 or a divisor; channels: input channels of one step; shift: bits by which
-    the sums are too large and are shifted right (exactly) before the bias comes.
+    the sums are too large and are shifted right (exactly) before the bias comes; halves: whether the last vector of a
+    step may be half as wide; unpacks: whether weights are expanded to int8 in a scratch before they are used.
     """
 
     lanes: int = 16
     channels: int = 4
     shift: int = 0
     weight_dtype: str = "int8"
+    halves: bool = False
+    unpacks: bool = False
 
     @abstractmethod
     def pack(self, weight: npt.NDArray[np.int8]) -> npt.NDArray[np.generic]:
@@ -38,6 +41,10 @@ class Dot(ABC):
     def step_bytes(self) -> int:
         """Weight bytes of one step of one vector of `lanes` output channels."""
 
+    def block_bytes(self, steps: int) -> int:
+        """Bytes from one block of 16 output channels to the next, as `step` reads them."""
+        return steps * self.step_bytes * (16 // self.lanes)
+
     def registers(self, positions: int, vectors: int) -> int:
         """Vector registers that a tile needs."""
         return positions * vectors + vectors + 1
@@ -45,10 +52,14 @@ class Dot(ABC):
     def header(self, code: Code) -> None:  # noqa: B027 - most machines need no constants
         """Bind constants once per call."""
 
+    def unpack(self, code: Code, block: str, target: str, count: int, block_bytes: int) -> None:
+        """Expand `count` blocks of weights from `block` on, from P to W at `target`. Only where `unpacks`."""
+        raise NotImplementedError
+
     @abstractmethod
-    def step(self, code: Code, xs: list[str], weights: list[str], accs: list[list[str]]) -> None:
+    def step(self, code: Code, xs: list[str], weights: list[str], accs: list[list[str]], half: bool = False) -> None:
         """Accumulate one step.
 
         xs: byte index of each position's channels in X; weights: byte index of each vector's weights in W;
-        accs[position][vector]: accumulator expressions, readable and assignable.
+        accs[position][vector]: accumulator expressions, readable and assignable; half: the last vector has lanes / 2.
         """

@@ -8,14 +8,14 @@ import numpy as np
 from tvm.tirx import PrimFunc
 
 from tvm_mpq.kernels.conv.dense import build_dense
-from tvm_mpq.kernels.conv.depthwise import build_depthwise, depthwise_knobs, pack_depthwise
+from tvm_mpq.kernels.conv.depthwise import build_depthwise, depthwise_knobs, lane_order, pack_depthwise
 from tvm_mpq.kernels.conv.dot import Dot
 from tvm_mpq.kernels.conv.geometry import ChannelWindow, blocks
 from tvm_mpq.kernels.conv.knobs import small_tiles, tiles_512
 from tvm_mpq.kernels.conv.pack import integer_constants, padded_weight, windowed_weight, with_ranges
 from tvm_mpq.kernels.conv.portable import Elementwise, Scalar
 from tvm_mpq.kernels.conv.x86_256 import Bytes, Words
-from tvm_mpq.kernels.conv.x86_512 import Vnni, VnniNibble
+from tvm_mpq.kernels.conv.x86_512 import Vnni, VnniNibble, VnniUnpacked
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
 from tvm_mpq.numerics.activation_names import is_clamp
 from tvm_mpq.numerics.operands import Operands
@@ -23,8 +23,10 @@ from tvm_mpq.schema import Conv2dWorkload, padded_channels
 
 _VNNI = frozenset({"avx512f", "avx512bw", "avx512vnni"})
 _AVX2 = frozenset({"avx2"})
-_ANY_WEIGHT = frozenset(range(2, 9))
+_ANY_WEIGHT = frozenset(range(1, 9))
 _ANY_ACTIVATION = frozenset(range(2, 9))
+_FEW_POSITIONS = 12
+"""Of so many positions one tile holds all: each weight is expanded and used once, and a scratch gains nothing."""
 
 
 def _workload(request: Request) -> Conv2dWorkload:
@@ -55,10 +57,13 @@ def _short_depthwise(request: Request) -> bool:
     return _depthwise(request) and max(_workload(request).kernel) <= 7
 
 
-def _nibbles(request: Request) -> bool:
+def _nibble_dot(request: Request) -> Dot:
+    """Weights that few positions share are expanded in registers, others once for all positions."""
     w = _workload(request)
     cells = padded_channels(w.in_channels)
-    return _dense(request) and cells % 8 == 0 and 16 * 255 * 7 * w.kernel[0] * w.kernel[1] * cells < 2**31
+    in_registers = cells % 8 == 0 and 16 * 255 * 7 * w.kernel[0] * w.kernel[1] * cells < 2**31
+    few = w.batch * w.out_height * w.out_width <= _FEW_POSITIONS
+    return VnniNibble() if few and in_registers else VnniUnpacked()
 
 
 def _bytes_depth(request: Request) -> int:
@@ -113,7 +118,9 @@ def _row(
 
 def _depthwise_constants(request: Request, knobs: Knobs, operands: Operands) -> list[np.ndarray]:
     numbers = integer_constants(request, operands)
-    return with_ranges(request, numbers, pack_depthwise(_workload(request), knobs, numbers.weight))
+    weight, bias, multiplier, *rest = with_ranges(request, numbers, pack_depthwise(request, knobs, numbers.weight))
+    order = lane_order(request)
+    return [weight, bias[order], multiplier[order], *rest]
 
 
 _row("qu8_qs8_s32_conv2d__avx512vnni", _VNNI, 40, _dense, lambda r: Vnni(), tiles_512)
@@ -121,11 +128,11 @@ _row(
     "qu8_qc4s_s32_conv2d__avx512vnni",
     _VNNI,
     50,
-    _nibbles,
-    lambda r: VnniNibble(),
+    _dense,
+    _nibble_dot,
     tiles_512,
     "x 0..255, w -7..7",
-    frozenset({2, 3, 4}),
+    frozenset({1, 2, 3, 4}),
 )
 register(
     Family(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from tvm_mpq.schema import Conv2dWorkload, padded_channels
+from tvm_mpq.kernels.registry import Request
+from tvm_mpq.schema import FLOAT_BITS, Conv2dWorkload, padded_channels
 
 BLOCK = 16
 """Output channels of one block: one u8 store of 16 bytes, one 512 bit int32 accumulator."""
@@ -87,7 +88,9 @@ class ChannelWindow:
         stored = padded_channels(w.in_channels)
         ins, outs = w.in_channels // w.groups, w.out_channels // w.groups
         if w.groups == 1:
-            return cls(1, ins, outs, stored, 0)
+            # one tap: the padded channels need no steps; more: their steps join the taps of a row to one long loop
+            used = -(-ins // channels) * channels if w.kernel[1] == 1 else stored
+            return cls(1, ins, outs, min(used, stored), 0)
         longest = 0
         for first in range(0, w.out_channels, BLOCK):
             last = min(first + BLOCK, w.out_channels) - 1
@@ -108,6 +111,53 @@ class ChannelWindow:
 def tiles(extent: int, tile: int) -> int:
     """Tiles that cover `extent`; the last one is moved back and overlaps its neighbour."""
     return -(-extent // tile)
+
+
+@dataclass(frozen=True)
+class ChannelTiles:
+    """`count` tiles of `blocks` blocks of 16 channels from block `first`.
+
+    half: the last block is half a block; overlaps: the last tile is moved back, as threads like it.
+    """
+
+    first: int
+    count: int
+    blocks: int
+    half: bool
+    overlaps: bool = False
+
+
+def tile_channels(all_blocks: int, tile: int, half: bool) -> list[ChannelTiles]:
+    """Equal tiles and a narrower one for the rest; half a block alone joins the tile before it."""
+    rest = all_blocks % tile
+    full = all_blocks // tile
+    if half and rest == 1 and full:
+        rest, full = tile + 1, full - 1
+    elif half and rest == 0:
+        rest, full = tile, full - 1
+    parts = [ChannelTiles(0, full, tile, False)] if full else []
+    if rest:
+        parts.append(ChannelTiles(full * tile, 1, rest, half))
+    return parts
+
+
+def has_half(request: Request, machine: bool) -> bool:
+    """Whether the last block is computed as half a block: at most 8 of its channels exist, and bytes leave."""
+    w = request.workload
+    assert isinstance(w, Conv2dWorkload)
+    few = 0 < w.out_channels % BLOCK <= BLOCK // 2 and w.out_channels > 4
+    bytes_out = request.out_bits != FLOAT_BITS and "avx512bw" in request.features
+    return machine and few and w.groups == 1 and bytes_out and "avx512vl" in request.features
+
+
+PARALLEL_MACS = 1_500_000
+"""Work below which a kernel stays on one thread: a parallel region was measured to cost 3 to 4 microseconds, half of
+what so many dense products take on one core of 200 GMAC/s."""
+
+
+def useful_threads(w: Conv2dWorkload, threads: int) -> int:
+    """How many of `threads` the kernel uses; a depthwise product takes about three times as long as a dense one."""
+    return threads if w.macs * (3 if w.is_depthwise else 1) >= PARALLEL_MACS else 1
 
 
 def even_tile(extent: int, limit: int) -> int:

@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tvm_mpq.kernels.conv.geometry import BLOCK, blocks
+from tvm_mpq.kernels.conv.ranges import bounded, limited
 from tvm_mpq.kernels.registry import Request
 from tvm_mpq.numerics.constants import ConvConstants, conv_constants
 from tvm_mpq.numerics.operands import Operands
-from tvm_mpq.schema import Conv2dWorkload
+from tvm_mpq.schema import FLOAT_BITS, Conv2dWorkload
 
 Int8 = npt.NDArray[np.int8]
 
@@ -56,6 +57,7 @@ def nibble_weight(weight: Int8) -> npt.NDArray[np.uint8]:
     ones the second, both in two's complement; an odd last step is paired with zeros.
     """
     bits = blocked_weight(weight, 4).view(np.uint8) & 0x0F
+    bits = np.pad(bits, [(0, 0), (0, bits.shape[1] % 2), (0, 0), (0, 0)])
     return np.ascontiguousarray(bits[:, 0::2] | (bits[:, 1::2] << 4))
 
 
@@ -64,12 +66,17 @@ def with_ranges(request: Request, c: ConvConstants, weight: npt.NDArray[Any]) ->
 
     bias holds -input zero point * sum of the channel's weights (modulo 2^32, as the kernels' sums are).
     """
+    w = request.workload
+    assert isinstance(w, Conv2dWorkload)
     out = blocks(len(c.weight)) * BLOCK
-    folded = c.bias.astype(np.int64) - c.input_zero_point * c.weight.astype(np.int64).sum(axis=(1, 2, 3))
+    channel_bias, channel_multiplier = c.bias, c.multiplier
+    if request.out_bits != FLOAT_BITS and not w.residual and bounded(w, request.precision.weight_bits):
+        channel_bias, channel_multiplier = limited(w, request.precision.weight_bits, c.bias, c.multiplier)
+    folded = channel_bias.astype(np.int64) - c.input_zero_point * c.weight.astype(np.int64).sum(axis=(1, 2, 3))
     bias = np.zeros(out, np.int32)
     bias[: len(folded)] = folded.astype(np.int32)
     multiplier = np.zeros(out, np.float32)
-    multiplier[: len(c.multiplier)] = c.multiplier
+    multiplier[: len(channel_multiplier)] = channel_multiplier
     end = c.finish
     q = np.array([c.input_zero_point, end.zero_point, end.lo, end.hi, c.residual_zero_point, 0, 0, 0], np.int32)
     f = np.array([c.residual_multiplier, end.float_lo, end.float_hi, 0], np.float32)

@@ -33,7 +33,7 @@ class Scalar(Dot):
     def packed_shape(self, out_blocks: int, steps: int) -> tuple[int, ...]:
         return (out_blocks, steps, BLOCK, 1)
 
-    def step(self, code: Code, xs: list[str], weights: list[str], accs: list[list[str]]) -> None:
+    def step(self, code: Code, xs: list[str], weights: list[str], accs: list[list[str]], half: bool = False) -> None:
         for j, w in enumerate(weights):
             code.let(f"w{j}", _wide(f"W[{ramp(w, BLOCK)}]"))
         for i, x in enumerate(xs):
@@ -61,7 +61,7 @@ class Elementwise(Dot):
     def packed_shape(self, out_blocks: int, steps: int) -> tuple[int, ...]:
         return (out_blocks, steps, BLOCK)
 
-    def step(self, code: Code, xs: list[str], weights: list[str], accs: list[list[str]]) -> None:
+    def step(self, code: Code, xs: list[str], weights: list[str], accs: list[list[str]], half: bool = False) -> None:
         w = code.let("w", _wide(f"W[{ramp(weights[0], BLOCK)}]"))
         for i, x in enumerate(xs):
             code.line(f"{accs[i][0]} = {accs[i][0]} + {_wide(f'X[{ramp(x, BLOCK)}]')} * {w}")

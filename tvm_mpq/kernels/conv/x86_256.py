@@ -11,6 +11,7 @@ from tvm_mpq.kernels.conv.dot import Dot
 from tvm_mpq.kernels.conv.pack import blocked_weight
 from tvm_mpq.kernels.conv.x86_512 import broadcast4
 from tvm_mpq.kernels.tir import Code, intrin, ramp
+from tvm_mpq.numerics.affine import weight_range
 
 _MADD_WORDS = "llvm.x86.avx2.pmadd.wd"
 _MADD_BYTES = "llvm.x86.avx2.pmadd.ub.sw"
@@ -43,7 +44,7 @@ class Words(_HalfBlocks):
     def header(self, code: Code) -> None:
         code.let("v_even", "T.Broadcast(T.uint16(255), 16)")
 
-    def step(self, code: Code, xs: list[str], weights: list[str], accs: list[list[str]]) -> None:
+    def step(self, code: Code, xs: list[str], weights: list[str], accs: list[list[str]], half: bool = False) -> None:
         eight = "T.Broadcast(T.int16(8), 16)"
         for j, w in enumerate(weights):
             both = code.let(f"p{j}", f'T.reinterpret("int16x16", W[{ramp(w, 32)}])')
@@ -72,7 +73,7 @@ class Bytes(_HalfBlocks):
     @staticmethod
     def limit(weight_bits: int, activation_bits: int) -> int:
         """The greatest exact depth; 0 when even one product pair can overflow."""
-        return int(32767 // (2 * (2**activation_bits - 1) * (2 ** (weight_bits - 1) - 1)))
+        return int(32767 // (2 * (2**activation_bits - 1) * weight_range(weight_bits)[1]))
 
     @property
     def step_bytes(self) -> int:
@@ -81,7 +82,7 @@ class Bytes(_HalfBlocks):
     def registers(self, positions: int, vectors: int) -> int:
         return positions * vectors + self.depth + 2
 
-    def step(self, code: Code, xs: list[str], weights: list[str], accs: list[list[str]]) -> None:
+    def step(self, code: Code, xs: list[str], weights: list[str], accs: list[list[str]], half: bool = False) -> None:
         ones = "T.Broadcast(T.int16(1), 16)"
         for i, x in enumerate(xs):
             parts = [code.let(f"x{i}_{d}", broadcast4(f"{x} + {4 * d}", 8)) for d in range(self.depth)]
