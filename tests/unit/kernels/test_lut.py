@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 import tvm
 
 from tvm_mpq.kernels import lut  # noqa: F401  registers the row
+from tvm_mpq.kernels.lut.coding import CODINGS, TABLE_BYTES, even_parts
 from tvm_mpq.kernels.lut.pack import index_shape, pack_indices
-from tvm_mpq.kernels.lut.shape import GROUP, LutShape, sums_limit
+from tvm_mpq.kernels.lut.shape import LutShape
+from tvm_mpq.kernels.lut.tables import partial_sums
 from tvm_mpq.kernels.registry import Family, Kernel, Request, families
 from tvm_mpq.numerics.activation_names import is_clamp
+from tvm_mpq.numerics.affine import quantize
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.numerics.reference import evaluate, pad_channels
 from tvm_mpq.schema import Conv2dWorkload, Precision, TensorQuant, padded_channels
@@ -25,6 +29,8 @@ CPU = tvm.target.codegen.llvm_get_system_cpu()
 HOST_FEATURES = frozenset(tvm.target.codegen.llvm_get_cpu_features(tvm.target.Target({"kind": "llvm", "mcpu": CPU})))
 needs_vbmi = pytest.mark.skipif(not NEEDED <= HOST_FEATURES, reason="this CPU lacks AVX-512 VNNI or VBMI")
 
+BITS = [(2, 4, 8), (2, 5, 32), (2, 2, 8), (2, 3, 32), (1, 4, 8), (1, 5, 8), (1, 2, 32), (1, 3, 8)]
+"""Weight, activation and output bits."""
 CHANNELS = [
     C(1, 7, 7, 1, 100, (3, 3), (1, 1), SAME),
     C(1, 13, 9, 3, 33, (3, 3), (2, 2), (0, 1, 2, 1), activation="relu"),
@@ -35,6 +41,7 @@ CHANNELS = [
     C(1, 1, 1, 33, 64, (3, 3), (1, 1), SAME),
     C(1, 13, 9, 64, 7, (3, 1), (1, 2), (1, 0, 1, 0)),
     C(3, 5, 5, 100, 1, (1, 1)),
+    C(1, 7, 7, 63, 63, (3, 3), (1, 1), SAME, activation="relu"),
     C(1, 1, 197, 20, 40, (1, 1), residual=True),
     C(2, 9, 9, 3, 16, (7, 7), (2, 2), (3, 3, 3, 3), residual=True, activation="relu"),
     C(1, 7, 7, 10, 33, (1, 1), (2, 1), (1, 0, 0, 2)),
@@ -48,9 +55,8 @@ TABLES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def family() -> Family:
-    (row,) = (f for f in families() if f.name == "qu8_qs2_s32_lutconv2d__avx512vbmi")
+def family(weight_bits: int) -> Family:
+    (row,) = (f for f in families() if f.name == f"qu8_qs{weight_bits}_s32_lutconv2d__avx512vbmi")
     return row
 
 
@@ -72,113 +78,174 @@ def make_operands(w: C, bits: int, out_bits: int, rng: np.random.Generator, extr
     return Operands(inputs, output, weight, rng.standard_normal(w.out_channels).astype(np.float32), pre)
 
 
-def check(kernel: Kernel, rng: np.random.Generator, extreme: int | None = None) -> None:
-    request = kernel.request
+Run = Callable[[Operands, list[np.ndarray]], np.ndarray]
+
+
+def compiled(kernel: Kernel) -> Run:
+    """The kernel on logical arrays."""
+    w, out_bits = kernel.request.workload, kernel.request.out_bits
+    assert isinstance(w, C)
+    target = tvm.target.Target({"kind": "llvm", "mcpu": "icelake-server"})
+    library = tvm.compile(tvm.IRModule({"main": kernel.build()}), target=target)
+    cells = w.out_channels if out_bits == 32 else padded_channels(w.out_channels)
+
+    def run(operands: Operands, inputs: list[np.ndarray]) -> np.ndarray:
+        out = np.zeros((w.batch, w.out_height, w.out_width, cells), np.float32 if out_bits == 32 else np.uint8)
+        stored = [pad_channels(i, fill=251) for i in inputs]  # padded cells may hold anything
+        args = [tvm.runtime.tensor(a) for a in (*stored, *kernel.constants(operands), out)]
+        library["main"](*args)
+        return np.asarray(args[-1].numpy()[..., : w.out_channels])
+
+    return run
+
+
+def check(kernel: Kernel, rng: np.random.Generator, extremes: Sequence[int | None] = (None,)) -> None:
+    request, run = kernel.request, compiled(kernel)
     w, p = request.workload, request.precision
     assert isinstance(w, C)
     top = 2**p.activation_bits - 1
-    operands = make_operands(w, p.activation_bits, request.out_bits, rng, extreme)
-    x = rng.integers(0, top + 1, (w.batch, w.in_height, w.in_width, w.in_channels)).astype(np.uint8)
-    if extreme is not None:
-        x = rng.choice([0, top], x.shape).astype(np.uint8)
-        x[:, : (w.in_height + 3) // 2] = top  # windows whose sums are the greatest
-    inputs = [x]
-    if w.residual:
-        shape = (w.batch, w.out_height, w.out_width, w.out_channels)
-        inputs.append(rng.integers(0, 256, shape).astype(np.uint8))
-    target = tvm.target.Target({"kind": "llvm", "mcpu": "icelake-server"})
-    library = tvm.compile(tvm.IRModule({"main": kernel.build()}), target=target)
-    cells = w.out_channels if request.out_bits == 32 else padded_channels(w.out_channels)
-    out = np.zeros((w.batch, w.out_height, w.out_width, cells), np.float32 if request.out_bits == 32 else np.uint8)
-    stored = [pad_channels(i, fill=251) for i in inputs]  # padded cells may hold anything
-    args = [tvm.runtime.tensor(a) for a in (*stored, *kernel.constants(operands), out)]
-    library["main"](*args)
-    expected = evaluate(w, p, request.out_bits, operands, inputs)
-    np.testing.assert_array_equal(args[-1].numpy()[..., : w.out_channels], expected)
+    for extreme in extremes:
+        operands = make_operands(w, p.activation_bits, request.out_bits, rng, extreme)
+        x = rng.integers(0, top + 1, (w.batch, w.in_height, w.in_width, w.in_channels)).astype(np.uint8)
+        if extreme is not None:
+            x = rng.choice([0, top], x.shape).astype(np.uint8)
+            x[:, : (w.in_height + 3) // 2] = top  # windows whose sums are the greatest
+        inputs = [x]
+        if w.residual:
+            shape = (w.batch, w.out_height, w.out_width, w.out_channels)
+            inputs.append(rng.integers(0, 256, shape).astype(np.uint8))
+        expected = evaluate(w, p, request.out_bits, operands, inputs)
+        np.testing.assert_array_equal(run(operands, inputs), expected)
 
 
-def some_knobs(family: Family, request: Request, turn: int, **changed: object) -> dict[str, object]:
-    space = family.knob_space(request)
+def some_knobs(request: Request, turn: int, **changed: object) -> dict[str, object]:
+    space = family(request.precision.weight_bits).knob_space(request)
     return {**space[turn % len(space)], **changed}
 
 
 @needs_vbmi
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("bits, out_bits", [(4, 8), (5, 32), (2, 8), (3, 32)])
-def test_equals_reference(family: Family, bits: int, out_bits: int, threads: int, rng: np.random.Generator) -> None:
-    """Every workload meets every thread count; bands of one row, of a few and of the whole map take turns."""
+@pytest.mark.parametrize("weight_bits, bits, out_bits", BITS)
+def test_equals_reference(weight_bits: int, bits: int, out_bits: int, threads: int, rng: np.random.Generator) -> None:
+    """Workloads, thread counts and bits meet in turns; so do bands of one row, of a few and of the whole map."""
     for turn, w in enumerate(CHANNELS):
-        if (turn + bits) % 2:
+        if (turn + 2 * BITS.index((weight_bits, bits, out_bits)) + threads) % 8:
             continue
-        request = Request(w, Precision(2, bits), out_bits, NEEDED, threads)
-        assert family.fits(request)
-        band = (1, 3, 1000)[(turn + threads) % 3]
-        check(Kernel(request, family, some_knobs(family, request, turn, band=band)), rng)
+        request = Request(w, Precision(weight_bits, bits), out_bits, NEEDED, threads)
+        assert family(weight_bits).fits(request)
+        band, depth = (1, 3, 1000)[(turn // 8 + bits) % 3], (turn + bits) % 4 + 1
+        knobs = some_knobs(request, turn, band=band, depth=depth)
+        check(Kernel(request, family(weight_bits), knobs), rng)
 
 
 @needs_vbmi
+@pytest.mark.parametrize("weight_bits", [1, 2])
 @pytest.mark.parametrize("w", TABLES, ids=["hard_swish", "silu"])
-def test_table_activation_equals_reference(family: Family, w: C, rng: np.random.Generator) -> None:
-    request = Request(w, Precision(2, 4), 8, NEEDED)
-    check(Kernel(request, family, some_knobs(family, request, 0)), rng)
+def test_table_activation_equals_reference(weight_bits: int, w: C, rng: np.random.Generator) -> None:
+    request = Request(w, Precision(weight_bits, 4), 8, NEEDED)
+    check(Kernel(request, family(weight_bits), some_knobs(request, 0)), rng)
 
 
 @needs_vbmi
 @pytest.mark.parametrize("bits", [2, 3, 4, 5])
-@pytest.mark.parametrize("sign", [1, -1])
-def test_ends_of_the_ranges(family: Family, bits: int, sign: int, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("weight_bits", [1, 2])
+def test_ends_of_the_ranges(weight_bits: int, bits: int, rng: np.random.Generator) -> None:
     """All activations at one end, all weights at one: the greatest sums that bytes must hold."""
     w = C(1, 5, 5, 40, 20, (3, 3), (1, 1), SAME)
-    request = Request(w, Precision(2, bits), 32, NEEDED)
-    knobs = some_knobs(family, request, 0, sums=sums_limit(bits))
-    check(Kernel(request, family, knobs), rng, sign)
+    request = Request(w, Precision(weight_bits, bits), 32, NEEDED)
+    check(Kernel(request, family(weight_bits), some_knobs(request, 0, depth=4)), rng, (1, -1))
 
 
 @needs_vbmi
-def test_every_candidate_equals_reference(family: Family, rng: np.random.Generator) -> None:
-    request = Request(C(1, 9, 9, 48, 80, (3, 3), (1, 1), SAME), Precision(2, 4), 8, NEEDED)
-    space = family.knob_space(request)
+@pytest.mark.parametrize("weight_bits", [1, 2])
+def test_every_candidate_equals_reference(weight_bits: int, rng: np.random.Generator) -> None:
+    request = Request(C(1, 8, 9, 48, 64, (3, 3), (1, 1), SAME), Precision(weight_bits, 4), 8, NEEDED)
+    space = family(weight_bits).knob_space(request)
     assert 3 <= len(space) <= 12
     for knobs in space:
-        check(Kernel(request, family, knobs), rng)
+        check(Kernel(request, family(weight_bits), knobs), rng)
+
+
+@needs_vbmi
+def test_a_channel_of_zeros_gives_its_bias(rng: np.random.Generator) -> None:
+    """One bit has no zero: the channel's scale makes its sums vanish, in the kernel as in the definition."""
+    w = C(1, 7, 7, 20, 17, (3, 3), (1, 1), SAME)
+    request = Request(w, Precision(1, 4), 8, NEEDED)
+    operands = make_operands(w, 4, 8, rng, None)
+    assert operands.weight is not None and operands.bias is not None and operands.output is not None
+    operands.weight[5] = 0
+    x = rng.integers(0, 16, (1, 7, 7, 20)).astype(np.uint8)
+    got = compiled(Kernel(request, family(1), some_knobs(request, 0)))(operands, [x])
+    np.testing.assert_array_equal(got, evaluate(w, request.precision, 8, operands, [x]))
+    assert (got[..., 5] == quantize(operands.bias[5], operands.output)).all()
 
 
 def test_looked_up_bytes_cannot_overflow() -> None:
-    for bits in (2, 3, 4, 5):
-        assert sums_limit(bits) >= 1 and sums_limit(bits) * GROUP * (2**bits - 1) <= 255
-    assert sums_limit(6) == 0
+    for coding, bits in itertools.product(CODINGS.values(), (2, 3, 4, 5)):
+        limit = coding.sums_limit(bits)
+        assert limit >= 1 and limit * coding.group * (2**bits - 1) <= (127 if coding.signed else 255)
+        assert coding.sums_limit(6) == 0
 
 
-def test_indices_select_the_subsets(rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("weight_bits", [1, 2])
+def test_tables_hold_the_sums(weight_bits: int, rng: np.random.Generator) -> None:
+    """Partial sums and picks, in plain indexing, give every entry of every table."""
+    coding = CODINGS[weight_bits]
+    terms, picks = partial_sums(coding)
+    a = np.zeros(32, np.int64)
+    a[: coding.together * coding.channels] = rng.integers(0, 32, coding.together * coding.channels)
+    v = np.concatenate([a, -a if coding.signed else np.zeros(32, np.int64)])
+    sums = np.sum([v[t] for t in terms], axis=0)
+    for table, parts in enumerate(picks):
+        got = np.sum([sums[p] for p in parts], axis=0)
+        for q, e in itertools.product(range(coding.groups), range(1 << coding.group)):
+            group = a[table * coding.channels + q * coding.group :][: coding.group]
+            chosen = [x if e >> j & 1 else -x if coding.signed else 0 for j, x in enumerate(group)]
+            assert got[(q << coding.group) + e] == sum(chosen)
+
+
+def test_parts_cover_everything_once() -> None:
+    for count, limit in itertools.product(range(1, 20), range(1, 5)):
+        parts = even_parts(count, limit)
+        assert [i for start, stop in parts for i in range(start, stop)] == list(range(count))
+        assert max(stop - start for start, stop in parts) <= limit and len(parts) == -(-count // limit)
+
+
+@pytest.mark.parametrize("weight_bits, depth", [(2, 1), (2, 4), (1, 2)])
+def test_indices_select_the_subsets(weight_bits: int, depth: int, rng: np.random.Generator) -> None:
     """A look-up in plain loops over the packed indices gives the sum of products."""
-    w = C(1, 1, 1, 17, 20, (1, 3), (1, 1), (0, 1, 0, 1))
-    shape, sums = LutShape.of(w), 4
-    weight = rng.integers(-2, 2, (20, 1, 3, 17)).astype(np.int8)
-    packed = pack_indices(weight, shape, sums)
-    assert packed.shape == index_shape(shape, sums) and packed.max() < 64
-    x = np.zeros((3, 20), np.int64)
-    x[:, :17] = rng.integers(0, 16, (3, 17))
-    flat = np.zeros((packed.shape[1], 2, GROUP), np.int64)
-    flat[: 3 * shape.tables] = x.reshape(-1, 2, GROUP)
+    w, coding = C(1, 1, 1, 37, 20, (1, 3), (1, 1), (0, 1, 0, 1)), CODINGS[weight_bits]
+    shape = LutShape.of(w, coding)
+    weight = rng.integers(-2, 2, (20, 1, 3, 37)) if weight_bits == 2 else rng.choice([-1, 1], (20, 1, 3, 37))
+    packed = pack_indices(weight.astype(np.int8), shape, depth)
+    assert packed.shape == index_shape(shape) and packed.max() < TABLE_BYTES
+    x = np.zeros((3, shape.tables * coding.channels), np.int64)
+    x[:, :37] = rng.integers(0, 16, (3, 37))
+    flat = x.reshape(3, shape.tables, coding.groups, coding.group)
+    factors = (1, -2, 1, -2) if weight_bits == 2 else (1, 1, 1, 1)
     for o in (0, 7, 19):
         total = 0
-        for step, byte in itertools.product(range(packed.shape[1]), range(4)):
-            q, entry = divmod(int(packed[o // 16, step, o % 16, byte]), 32)
-            subset = sum(int(flat[step, q, j]) for j in range(GROUP) if entry >> j & 1)
-            total += (1, -2, 1, -2)[byte] * subset
-        assert total == int((x[:, :17] * weight[o, 0]).sum())
+        for (i, (table, column)), byte in itertools.product(enumerate(shape.order(depth)), range(4)):
+            q, entry = divmod(int(packed[o // 16, i, o % 16, byte]), 1 << coding.group)
+            group = flat[column, table, q]
+            subset = sum(int(a) if entry >> j & 1 else -int(a) * coding.signed for j, a in enumerate(group))
+            total += factors[byte] * subset
+        assert total == int((x[:, :37] * weight[o, 0]).sum())
 
 
-def test_refuses_what_it_cannot_do(family: Family) -> None:
+@pytest.mark.parametrize("bits", [1, 2])
+def test_refuses_what_it_cannot_do(bits: int) -> None:
     w = C(1, 8, 8, 16, 16, (3, 3), (1, 1), SAME)
-    assert family.fits(Request(w, Precision(2, 4), 8, NEEDED))
+    row, precision = family(bits), Precision(bits, 4)
+    assert row.fits(Request(w, precision, 8, NEEDED))
     refused = [
-        Request(w, Precision(2, 6), 8, NEEDED),
+        Request(w, Precision(bits, 6), 8, NEEDED),
+        Request(w, Precision(3 - bits, 4), 8, NEEDED),
         Request(w, Precision(3, 4), 8, NEEDED),
-        Request(w, Precision(2, 4), 8, NEEDED - {"avx512vbmi"}),
-        Request(dataclasses.replace(w, groups=4), Precision(2, 4), 8, NEEDED),
-        Request(dataclasses.replace(w, dilation=(2, 2)), Precision(2, 4), 8, NEEDED),
-        Request(dataclasses.replace(w, activation="gelu"), Precision(2, 4), 32, NEEDED),
-        Request(C(1, 1, 1, 64, 64, (1, 1)), Precision(2, 4), 8, NEEDED),
+        Request(w, precision, 8, NEEDED - {"avx512vbmi"}),
+        Request(dataclasses.replace(w, groups=4), precision, 8, NEEDED),
+        Request(dataclasses.replace(w, dilation=(2, 2)), precision, 8, NEEDED),
+        Request(dataclasses.replace(w, activation="gelu"), precision, 32, NEEDED),
+        Request(C(1, 1, 1, 64, 64, (1, 1)), precision, 8, NEEDED),
     ]
-    assert not [r.key for r in refused if family.fits(r)]
+    assert not [r.key for r in refused if row.fits(r)]

@@ -1,3 +1,3 @@
-"""Convolutions by table look-up for weights of two bits: sums of activations are looked up instead of multiplied."""
+"""Convolutions by table look-up for weights of one and two bits: sums of activations are looked up, not multiplied."""
 
 from tvm_mpq.kernels.lut import families as families

@@ -1,8 +1,8 @@
 """The look-up convolution around its tables: bands of output rows, tiles of positions x channels, threads, epilogue.
 
 A band's new rows of tables are built, then serve all kernel positions and all output channels of the band. One step of
-a tile looks `sums` tables up for every position and block of 16 output channels, adds the bytes, and one vpdpbusd adds
-the four bytes of each channel with weights (1, -2, 1, -2) to its int32 accumulator.
+a tile looks `depth` tables of every kernel column up for every position and block of 16 output channels, adds as many
+of the bytes as fit, and one vpdpbusd adds the four bytes of each channel, weighted, to its int32 accumulator.
 """
 
 from __future__ import annotations
@@ -12,21 +12,23 @@ from contextlib import ExitStack
 from tvm.tirx import PrimFunc
 
 from tvm_mpq.kernels.conv.epilogue import Cell, Epilogue, activation_params, range_params
-from tvm_mpq.kernels.conv.geometry import BLOCK, tiles
+from tvm_mpq.kernels.conv.geometry import BLOCK, split_axis, tiles
 from tvm_mpq.kernels.lut import tables
+from tvm_mpq.kernels.lut.coding import TABLE_BYTES, coding_of, even_parts
 from tvm_mpq.kernels.lut.pack import index_shape
-from tvm_mpq.kernels.lut.shape import TABLE_BYTES, LutShape
+from tvm_mpq.kernels.lut.shape import LutShape
 from tvm_mpq.kernels.registry import Knobs, Request
 from tvm_mpq.kernels.tir import Code, intrin, ramp
 from tvm_mpq.schema import Conv2dWorkload
 
 _DOT = "llvm.x86.avx512.vpdpbusd.512"
-_SIGNS = -33423871  # bytes 1, -2, 1, -2 as one little-endian int32
+_PLANES = -33423871  # bytes 1, -2, 1, -2 as one little-endian int32
+_ONES = 16843009  # bytes 1, 1, 1, 1
 _UNROLLED = 16  # shorter reduction loops would be unrolled whole, and spill
 
 
 def build_lut(request: Request, knobs: Knobs) -> PrimFunc:
-    """The convolution of `request` with knobs {"columns", "blocks", "sums", "band", "order"}."""
+    """The convolution of `request` with knobs {"columns", "blocks", "depth", "band", "order"}."""
     return _Lut(request, knobs).build()
 
 
@@ -34,20 +36,21 @@ class _Lut:
     def __init__(self, request: Request, knobs: Knobs) -> None:
         assert isinstance(request.workload, Conv2dWorkload)
         self.request, self.workload = request, request.workload
-        self.s = LutShape.of(request.workload)
-        self.sums: int = knobs["sums"]
+        self.coding = coding_of(request)
+        self.s = LutShape.of(request.workload, self.coding)
+        self.sums = self.coding.sums_limit(request.precision.activation_bits)
+        self.depth = min(knobs["depth"], self.s.tables)
         self.columns = min(knobs["columns"], self.s.out_width)
         self.blocks = min(knobs["blocks"], self.s.out_blocks)
         self.band = min(knobs["band"], self.s.out_height)
         self.order: str = knobs["order"]
         self.slots = self.s.slots(self.band)
-        self.row_bytes = self.s.row_bytes(self.sums)
-        self.steps = self.s.steps(self.sums)
-        self.block_bytes = self.s.kernel[0] * self.steps * self.sums * TABLE_BYTES
+        self.row_bytes = self.s.row_bytes
+        self.block_bytes = self.s.kernel[0] * self.s.lookups * TABLE_BYTES
         self.epilogue = Epilogue(request, BLOCK)
         self.code = Code()
         self.whole = self.band == self.s.out_height
-        self.rows = tables.RowBuilder(self.code, self.s, self.sums)
+        self.rows = tables.RowBuilder(self.code, self.s, self.workload.in_channels)
 
     def build(self) -> PrimFunc:
         s, w, code, threads = self.s, self.workload, self.code, self.request.threads
@@ -57,16 +60,17 @@ class _Lut:
         self.set_bytes = self.slots * self.row_bytes
         code.line(f'TB = T.alloc_buffer(({sets * self.set_bytes},), "uint8")')
         code.line(f'L = T.alloc_buffer(({threads * s.line_bytes},), "uint8")')
-        tables.header(code)
+        tables.header(code, self.coding)
         code.let("z", 'T.Cast("uint8", Q[0])')
-        code.let("v_signs", f'T.reinterpret("int8x64", T.Broadcast(T.int32({_SIGNS}), 16))')
+        weights = _ONES if self.coding.signed else _PLANES
+        code.let("v_weights", f'T.reinterpret("uint8x64", T.Broadcast(T.int32({weights}), 16))')
         self.epilogue.header(code)
         if self.whole:
             self._whole()
         else:
             with self._parallel() as task:
                 self._bands(task)
-        weight = ("weight", index_shape(s, self.sums), "uint8")
+        weight = ("weight", index_shape(s), "uint8")
         return code.to_prim_func([*activation_params(self.request), weight, *range_params(self.request)])
 
     def _parallel(self) -> _Task:
@@ -79,7 +83,7 @@ class _Lut:
             with self._parallel() as task, code.block(f"for y in range({task.part(s.rows)}):"):
                 self.rows.build("y", f"y * {self.row_bytes}", task.offset(s.line_bytes))
             groups = tiles(s.out_blocks, self.blocks)
-            by_rows = s.out_height >= 2 * self.request.threads or groups < self.request.threads
+            by_rows = split_axis({"rows": s.out_height, "groups": groups}, self.request.threads) == "rows"
             with self._parallel() as task:
                 self.epilogue.locals(code)
                 rows = task.part(s.out_height) if by_rows else f"0, {s.out_height}"
@@ -146,7 +150,9 @@ class _Lut:
 
     def _reduce(self, base: str, accs: list[list[str]]) -> None:
         s, code = self.s, self.code
-        kh, step = s.kernel[0], self.sums * TABLE_BYTES
+        kh, kw = s.kernel
+        steps, rest = divmod(s.tables, self.depth)
+        t_step, w_step = self.depth * TABLE_BYTES, self.depth * kw * TABLE_BYTES
         code.let("t_tile", f"{base} + ow * {s.stride[1] * s.tables * TABLE_BYTES}")
         code.let("w_tile", f"block * {self.block_bytes}")
 
@@ -154,32 +160,48 @@ class _Lut:
             y = f"(oh * {s.stride[0]} + {ky})"
             return f"t_tile + {y if self.slots == s.rows else f'{y} % {self.slots}'} * {self.row_bytes}"
 
-        if kh > 1 and self.steps < _UNROLLED:
-            with code.block(f"for k in range({kh * self.steps}):"):
-                code.let("ky", f"k // {self.steps}")
-                code.let("t", f"{row('ky')} + (k - ky * {self.steps}) * {step}")
-                self._step("t", f"w_tile + k * {step}", accs)
+        if kh > 1 and not rest and steps < _UNROLLED:
+            with code.block(f"for k in range({kh * steps}):"):
+                code.let("ky", f"k // {steps}")
+                code.let("t", f"{row('ky')} + (k - ky * {steps}) * {t_step}")
+                self._step("t", f"w_tile + k * {w_step}", accs, self.depth)
             return
         with ExitStack() as stack:
             if kh > 1:
                 stack.enter_context(code.block(f"for ky in range({kh}):"))
             code.let("t_row", row("ky" if kh > 1 else "0"))
-            code.let("w_row", f"w_tile + ky * {self.steps * step}" if kh > 1 else "w_tile")
-            stack.enter_context(code.block(f"for k in range({self.steps}):"))
-            self._step(f"t_row + k * {step}", f"w_row + k * {step}", accs)
+            code.let("w_row", f"w_tile + ky * {s.lookups * TABLE_BYTES}" if kh > 1 else "w_tile")
+            with code.block(f"for k in range({steps}):"):
+                self._step(f"t_row + k * {t_step}", f"w_row + k * {w_step}", accs, self.depth)
+            if rest:
+                self._step(f"t_row + {steps * t_step}", f"w_row + {steps * w_step}", accs, rest, "r")
 
-    def _step(self, t: str, w: str, accs: list[list[str]]) -> None:
-        code = self.code
-        for b in range(self.blocks):
-            for i in range(self.sums):
-                code.let(f"w{b}_{i}", f"W[{ramp(f'{w} + {b * self.block_bytes + i * TABLE_BYTES}', 64)}]")
-        apart = self.s.stride[1] * self.s.tables * TABLE_BYTES
-        for p, row in enumerate(accs):
-            for i in range(self.sums):
-                code.let(f"t{p}_{i}", f"TB[{ramp(f'{t} + {p * apart + i * TABLE_BYTES}', 64)}]")
-            for b, acc in enumerate(row):
-                found = [intrin("uint8x64", tables.PERMUTE, f"t{p}_{i}", f"w{b}_{i}") for i in range(self.sums)]
-                code.line(f"{acc} = {intrin('int32x16', _DOT, acc, ' + '.join(found), 'v_signs')}")
+    def _step(self, t: str, w: str, accs: list[list[str]], depth: int, mark: str = "") -> None:
+        """`depth` tables of all kernel columns, in chains of as many look-ups as a byte can hold."""
+        s, code = self.s, self.code
+        order = [(table, column) for table in range(depth) for column in range(s.kernel[1])]
+        chains = even_parts(len(order), self.sums)
+        for c, (start, stop) in enumerate(chains):
+            for b in range(len(accs[0])):
+                for i in range(start, stop):
+                    at = f"{w} + {b * self.block_bytes + i * TABLE_BYTES}"
+                    code.let(f"w{mark}{b}_{i}", f"W[{ramp(at, TABLE_BYTES)}]")
+            loaded: set[str] = set()
+            for p, row in enumerate(accs):
+                names = []
+                for table, column in order[start:stop]:
+                    x = p * s.stride[1] + column
+                    name = f"t{mark}{c}_{x}_{table}"
+                    if name not in loaded:
+                        at = f"{t} + {(x * s.tables + table) * TABLE_BYTES}"
+                        loaded.add(code.let(name, f"TB[{ramp(at, TABLE_BYTES)}]"))
+                    names.append(name)
+                for b, acc in enumerate(row):
+                    indices = [f"w{mark}{b}_{i}" for i in range(start, stop)]
+                    pairs = zip(names, indices, strict=True)
+                    found = " + ".join(intrin("uint8x64", tables.PERMUTE, *pair) for pair in pairs)
+                    factors = ("v_weights", found) if self.coding.signed else (found, "v_weights")
+                    code.line(f"{acc} = {intrin('int32x16', _DOT, acc, *factors)}")
 
 
 class _Task(ExitStack):

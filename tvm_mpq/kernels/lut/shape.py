@@ -1,7 +1,6 @@
 """Loop extents of a look-up convolution: rows of tables, positions, and steps of the reduction.
 
-A *table* is 64 bytes: the subset sums of two groups of five activations, entry [32 * q + e] = sum of the activations of
-group q whose bit is set in e. A position has one table for every ten input channels.
+A position has one table for every ten (weights of two bits) or sixteen (one bit) input channels.
 """
 
 from __future__ import annotations
@@ -9,23 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tvm_mpq.kernels.conv.geometry import blocks, tiles
+from tvm_mpq.kernels.lut.coding import TABLE_BYTES, Coding
 from tvm_mpq.schema import Conv2dWorkload, padded_channels
 
-GROUP = 5
-"""Activations of one group: 32 entries."""
-PER_TABLE = 2 * GROUP
-TABLE_BYTES = 64
 _FOLDED = (28, 112)  # positions of one table row where a map without taps is cut freely
 _TILE = 7  # columns of the tile that usually wins
-
-
-def sums_limit(activation_bits: int) -> int:
-    """How many looked-up bytes may be added before they overflow; 0 when not even one fits.
-
-    >>> [sums_limit(b) for b in (2, 3, 4, 5, 6)]
-    [4, 4, 3, 1, 0]
-    """
-    return min(4, 255 // (GROUP * ((1 << activation_bits) - 1)))
 
 
 @dataclass(frozen=True)
@@ -52,13 +39,14 @@ class LutShape:
     in_cells: int
     tables: int  # of one position
     out_blocks: int
+    coding: Coding
 
     @classmethod
-    def of(cls, w: Conv2dWorkload) -> LutShape:
+    def of(cls, w: Conv2dWorkload, coding: Coding) -> LutShape:
         (kh, kw), (sh, sw) = w.kernel, w.stride
         top, left = w.padding[0], w.padding[1]
-        cells, tables = padded_channels(w.in_channels), -(-w.in_channels // PER_TABLE)
-        last = (w.in_height, w.in_width, top, left, cells, tables, blocks(w.out_channels))
+        cells, tables = padded_channels(w.in_channels), -(-w.in_channels // coding.channels)
+        last = (w.in_height, w.in_width, top, left, cells, tables, blocks(w.out_channels), coding)
         if w.kernel == w.stride == (1, 1) and not any(w.padding):
             count = w.batch * w.in_height * w.in_width
             width = _folded_width(count)
@@ -78,16 +66,22 @@ class LutShape:
         """Positions of one row of tables."""
         return (self.out_width - 1) * self.stride[1] + self.kernel[1]
 
-    def steps(self, sums: int) -> int:
-        """Steps of one kernel row: `sums` tables each, the last one perhaps not full."""
-        return -(-self.kernel[1] * self.tables // sums)
+    @property
+    def lookups(self) -> int:
+        """Look-ups of one kernel row."""
+        return self.kernel[1] * self.tables
 
-    def slack(self, sums: int) -> int:
-        """Tables that the last step reads past the window; weights have index 0 there."""
-        return self.steps(sums) * sums - self.kernel[1] * self.tables
+    def order(self, depth: int) -> list[tuple[int, int]]:
+        """(table, kernel column) of the look-ups of one kernel row.
 
-    def row_bytes(self, sums: int) -> int:
-        return (self.columns * self.tables + self.slack(sums)) * TABLE_BYTES
+        A step takes `depth` tables of all kernel columns, so that neighbouring positions share what it loads.
+        """
+        steps = range(0, self.tables, depth)
+        return [(t, k) for s in steps for t in range(s, min(s + depth, self.tables)) for k in range(self.kernel[1])]
+
+    @property
+    def row_bytes(self) -> int:
+        return self.columns * self.tables * TABLE_BYTES
 
     def slots(self, band: int) -> int:
         """Rows of tables held at once when `band` output rows are done together: all, or a power of two."""

@@ -1,67 +1,116 @@
-"""Building one row of tables: input row with its border into a line, then five activations at a time into sums."""
+"""Building one row of tables: input row with its border into a line, then a few tables at a time from partial sums."""
 
 from __future__ import annotations
 
-from tvm_mpq.kernels.lut.shape import GROUP, PER_TABLE, TABLE_BYTES, LutShape
+import numpy as np
+import numpy.typing as npt
+
+from tvm_mpq.kernels.lut.coding import TABLE_BYTES, Coding
+from tvm_mpq.kernels.lut.shape import LutShape
 from tvm_mpq.kernels.tir import Code, intrin, ramp
 
 PERMUTE = "llvm.x86.avx512.permvar.qi.512"
-_ZERO = 32  # a byte of the source vector that holds 0
-_PAIR = 16  # where sums of neighbours begin in the source vector
+_LOAD = 32  # activations loaded for the tables of one vector of partial sums
+_UNROLLED = 4  # vectors of partial sums of a position that are written out
+
+Picks = list[npt.NDArray[np.uint8]]
 
 
-def _byte(value: int) -> str:
-    return f"T.Broadcast(T.uint8({value}), 64)"
+def partial_sums(coding: Coding) -> tuple[Picks, list[Picks]]:
+    """How tables come from 32 activations: `terms`, and for each table its `picks`.
 
-
-def header(code: Code) -> None:
-    """Bind the permutations: for each entry e of a table, the source byte of its bits 0-1, 2-3 and 4.
-
-    A source vector holds ten activations a_i at 0.., a_i + a_(i+1) at 16.. and zeros from 32, so two bits of e are one
-    look-up.
+    The bytes of a vector s are the sum over terms of v[term], where v holds the activations in its lower half; in its
+    upper half it holds their negatives (signed sums) or zeros. A table is the sum over its picks of s[pick]: the sums
+    chosen by the lower bits of an entry, and those by the upper ones.
     """
-    code.let("v_e", "T.Ramp(T.uint8(0), T.uint8(1), 64)")
-    code.let("v_group", f"T.shift_right(v_e, {_byte(5)}) * {_byte(GROUP)}")
-    for i, first in enumerate((0, 2)):
-        bits = code.let(f"v_bits{i}", f"T.bitwise_and(T.shift_right(v_e, {_byte(first)}), {_byte(3)})")
-        base = code.let(f"v_base{i}", f"v_group + {_byte(first)}")
-        one = f"T.Select({bits} == {_byte(2)}, {base} + {_byte(1)}, {base})"
-        some = f"T.Select({bits} == {_byte(3)}, {base} + {_byte(_PAIR)}, {one})"
-        code.let(f"v_pick{i}", f"T.Select({bits} == {_byte(0)}, {_byte(_ZERO)}, {some})")
-    last = f"T.bitwise_and(T.shift_right(v_e, {_byte(4)}), {_byte(1)})"
-    code.let("v_pick2", f"T.Select({last} == {_byte(0)}, {_byte(_ZERO)}, v_group + {_byte(4)})")
-    code.let("v_none", "T.Broadcast(T.uint8(0), 16)")
+    low = coding.group // 2 if coding.signed else (coding.group + 1) // 2
+    parts = [range(low), range(low, coding.group)]
+    columns: list[list[int]] = []  # for each byte of s the bytes of v that it adds
+    picks: list[Picks] = []
+    where: dict[tuple[int, int, int, int], int] = {}
+    for table in range(coding.together):
+        for q in range(coding.groups):
+            first = table * coding.channels + q * coding.group
+            for half, part in enumerate(parts):
+                for e in range(1 << len(part)):
+                    terms = [first + j if e >> i & 1 else _LOAD + first + j for i, j in enumerate(part)]
+                    if not coding.signed:
+                        terms = [t for t in terms if t < _LOAD]
+                    if terms:
+                        where[table, q, half, e] = len(columns)
+                        columns.append(terms)
+    none = len(columns)  # at least one byte of s is 0 where subsets can be empty
+    assert none + (not coding.signed) <= TABLE_BYTES
+    columns += [[]] * (TABLE_BYTES - none)
+    depth = max(len(c) for c in columns)
+    terms_of = [np.array([c[i] if i < len(c) else _LOAD for c in columns], np.uint8) for i in range(depth)]
+    entries = [(q, e) for q in range(coding.groups) for e in range(1 << coding.group)]
+    for table in range(coding.together):
+        lower = [where.get((table, q, 0, e & ((1 << low) - 1)), none) for q, e in entries]
+        upper = [where.get((table, q, 1, e >> low), none) for q, e in entries]
+        picks.append([np.array(lower, np.uint8), np.array(upper, np.uint8)])
+    return terms_of, picks
+
+
+def header(code: Code, coding: Coding) -> None:
+    """Bind the permutations of `partial_sums` as v_term<i> and v_pick<table>_<i>."""
+    terms, picks = partial_sums(coding)
+    for i, term in enumerate(terms):
+        code.let(f"v_term{i}", _vector(term))
+    for table, parts in enumerate(picks):
+        for i, part in enumerate(parts):
+            code.let(f"v_pick{table}_{i}", _vector(part))
+    code.let("v_none", f"T.Broadcast(T.uint8(0), {_LOAD})")
+
+
+def _vector(values: npt.NDArray[np.uint8]) -> str:
+    """A constant vector, through words because TIR has no other notation for one."""
+    words = ", ".join(f"T.int32({v})" for v in values.view(np.int32))
+    return f'T.reinterpret("uint8x{len(values)}", T.Shuffle([{words}], {list(range(len(values) // 4))}))'
 
 
 class RowBuilder:
     """Code that fills table row `y` of image `n` at byte `target` of TB, by way of the line at byte `line` of L."""
 
-    def __init__(self, code: Code, shape: LutShape, sums: int) -> None:
-        self.code, self.s, self.sums = code, shape, sums
+    def __init__(self, code: Code, shape: LutShape, channels: int) -> None:
+        self.code, self.s, self.channels = code, shape, channels
 
     def build(self, y: str, target: str, line: str) -> None:
         self._line(y, line)
-        s, code = self.s, self.code
+        s, code, coding = self.s, self.code, self.s.coding
+        rest = self.channels % (coding.together * coding.channels)  # channels of the last, not full vector
+        whole = self.channels // (coding.together * coding.channels)
         with code.block(f"for px in range({s.columns}):"):
             code.let("px_source", f"{line} + px * {s.in_cells}")
             code.let("px_target", f"{target} + px * {s.tables * TABLE_BYTES}")
-            if s.tables <= 4:
-                for i in range(s.tables):
-                    self._table(f"px_source + {i * PER_TABLE}", f"px_target + {i * TABLE_BYTES}", str(i))
+            loaded, written = coding.together * coding.channels, coding.together * TABLE_BYTES
+            if whole > _UNROLLED:
+                with code.block(f"for pg in range({whole}):"):
+                    self._tables(f"px_source + pg * {loaded}", f"px_target + pg * {written}", "", coding.together)
             else:
-                with code.block(f"for pg in range({s.tables}):"):
-                    self._table(f"px_source + pg * {PER_TABLE}", f"px_target + pg * {TABLE_BYTES}", "")
-        for i in range(s.slack(self.sums)):
-            at = f"{target} + {(s.columns * s.tables + i) * TABLE_BYTES}"
-            code.line(f"TB[{ramp(at, 64)}] = {_byte(0)}")
+                for i in range(whole):
+                    at = f"px_source + {i * loaded}", f"px_target + {i * written}"
+                    self._tables(*at, str(i), coding.together)
+            if rest:
+                at = f"px_source + {whole * loaded}", f"px_target + {whole * written}"
+                count = s.tables - whole * coding.together
+                self._tables(*at, "_rest", count, rest if coding.signed and rest % coding.channels else _LOAD)
 
-    def _table(self, source: str, target: str, mark: str) -> None:
-        code = self.code
-        x = code.let(f"xs{mark}", f"L[{ramp(source, 16)}]")
-        pairs = code.let(f"ps{mark}", f"{x} + L[{ramp(f'{source} + 1', 16)}]")
-        v = code.let(f"vs{mark}", f"T.Shuffle([{x}, {pairs}, v_none, v_none], {list(range(64))})")
-        parts = [intrin("uint8x64", PERMUTE, v, f"v_pick{i}") for i in range(3)]
-        code.line(f"TB[{ramp(target, 64)}] = {' + '.join(parts)}")
+    def _tables(self, source: str, target: str, mark: str, count: int, valid: int = _LOAD) -> None:
+        """`count` tables of the activations at `source`, of which the first `valid` exist and the others are 0."""
+        code, signed = self.code, self.s.coding.signed
+        terms, picks = partial_sums(self.s.coding)
+        value = f"L[{ramp(source, _LOAD)}]"
+        if valid < _LOAD:
+            exists = _vector(np.where(np.arange(_LOAD) < valid, 255, 0).astype(np.uint8))
+            value = f"T.bitwise_and({value}, {exists})"
+        x = code.let(f"xs{mark}", value)
+        upper = f"v_none - {x}" if signed else "v_none"
+        v = code.let(f"vs{mark}", f"T.Shuffle([{x}, {upper}], {list(range(2 * _LOAD))})")
+        sums = code.let(f"ss{mark}", " + ".join(_permute(v, f"v_term{i}") for i in range(len(terms))))
+        for table in range(count):
+            parts = [_permute(sums, f"v_pick{table}_{i}") for i in range(len(picks[table]))]
+            code.line(f"TB[{ramp(f'{target} + {table * TABLE_BYTES}', 64)}] = {' + '.join(parts)}")
 
     def _line(self, y: str, line: str) -> None:
         """The input row of table row `y`, zero points around it, into the line."""
@@ -97,6 +146,10 @@ class RowBuilder:
             with self.code.block(f"for i in range({times}):"):
                 at = f"{start} + i * {size}"
                 self.code.line(f"L[{ramp(f'{target} + {at}', size)}] = X[{ramp(f'{source} + {at}', size)}]")
+
+
+def _permute(values: str, indices: str) -> str:
+    return intrin("uint8x64", PERMUTE, values, indices)
 
 
 def _chunks(count: int) -> list[tuple[int, int, int]]:
