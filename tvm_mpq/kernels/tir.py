@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import tvm
 from tvm.tirx import PrimFunc
 
-_ATTRS = '{"tirx.noalias": True, "tirx.is_scheduled": True, "op_pattern": 8, "global_symbol": "main"}'
+_ATTRS = '"tirx.noalias": True, "tirx.is_scheduled": True, "op_pattern": 8'
 
 
 class Code:
@@ -34,15 +34,15 @@ class Code:
         self.line(f"{name}: T.let = {value}")
         return name
 
-    def to_prim_func(self, params: list[tuple[str, tuple[int, ...], str]]) -> PrimFunc:
+    def to_prim_func(self, params: list[tuple[str, tuple[int, ...], str]], symbol: str = "main") -> PrimFunc:
         """The function over parameters (name, shape, dtype) with the attributes every kernel carries."""
         signature = ", ".join(f'{name}: T.Buffer({shape!r}, "{dtype}")' for name, shape, dtype in params)
         source = "\n".join(
             [
                 "# from tvm.script import tirx as T",
                 "@T.prim_func(s_tir=True)",
-                f"def main({signature}):",
-                f"    T.func_attr({_ATTRS})",
+                f"def {symbol}({signature}):",
+                f'    T.func_attr({{{_ATTRS}, "global_symbol": "{symbol}"}})',
                 *self._lines,
             ]
         )

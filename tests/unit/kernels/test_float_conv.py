@@ -155,7 +155,7 @@ def small(request):
     """A kernel with a small tile, which compiles quickly."""
     family = fitting(request)[0]
     names = family.knob_space(request)[0]
-    tile = {"lanes": 8, "rows": 1, "cols": 2, "blocks": 2}
+    tile = {"lanes": 8, "rows": 1, "cols": 2, "blocks": 2, "chunks": 2}
     return Kernel(request, family, {name: tile[name] for name in names})
 
 
@@ -223,6 +223,21 @@ def test_compiles_for_other_machines(target):
     for w in (C(1, 8, 8, 16, 32, (3, 3), (1, 1), SAME, activation="gelu"), DEPTHWISE[3]):
         func = default_kernel(Request(w, FP32, 32, features)).build()
         tvm.compile(tvm.IRModule({"main": func.with_attr("global_symbol", "main")}), target=tvm.target.Target(target))
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 3])
+def test_depthwise_in_chunks_of_channels(chunks, rng):
+    w = C(1, 5, 6, 40, 40, (3, 3), (1, 1), SAME, (1, 1), 40)
+    request = Request(w, FP32, 32, MACHINES[HOST])
+    check(w, Kernel(request, float_conv.DWCONV2D, {"lanes": 8, "cols": 3, "chunks": chunks}), HOST, rng)
+
+
+def test_depthwise_chunks_keep_the_rows_under_a_kernel_near():
+    def first(size, channels):
+        w = C(1, size, size, channels, channels, (3, 3), (1, 1), SAME, (1, 1), channels)
+        return float_conv.DWCONV2D.knob_space(Request(w, FP32, 32, AVX512))[0]
+
+    assert [first(*s)["chunks"] for s in ((14, 576), (28, 192), (7, 960), (14, 64), (112, 96))] == [4, 3, 4, 1, 1]
 
 
 def test_rows_and_what_they_refuse():

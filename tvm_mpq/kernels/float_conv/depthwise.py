@@ -1,7 +1,9 @@
 """Depthwise convolution: one vector of channels at a time, a run of neighbouring columns in registers.
 
-Nothing is copied. Kernel rows outside the input are left out by the bounds of the row loop; columns outside it are
-known when the code is generated, because the first and last tiles of a row have code of their own.
+Nothing is copied. A chunk of channels is done for all rows before the next one: so few channels that the input rows
+under a kernel stay in the first-level cache until the last output row has read them. Kernel rows outside the input are
+left out by the bounds of the row loop; columns outside it are known when the code is generated, because the first and
+last tiles of a row have code of their own.
 """
 
 from __future__ import annotations
@@ -19,6 +21,10 @@ FloatArray = npt.NDArray[np.float32]
 _TASKS_PER_THREAD = 2
 _MOST_COLUMNS = 8
 """Longer tiles read more streams at once than hardware prefetchers follow, and are slower on maps beyond the caches."""
+_CHUNK_BYTES = 24 * 1024
+"""Input under one kernel row by row: what should stay in a first-level cache."""
+_CHUNKED_INPUT_BYTES = 2 * 1024 * 1024
+"""A larger input comes from afar, and whole rows come faster than parts of them."""
 
 
 def pack_depthwise(w: Conv2dWorkload, weight: FloatArray, bias: FloatArray) -> list[FloatArray]:
@@ -29,14 +35,25 @@ def pack_depthwise(w: Conv2dWorkload, weight: FloatArray, bias: FloatArray) -> l
 
 
 def depthwise_tiles(w: Conv2dWorkload, features: frozenset[str]) -> list[Knobs]:
-    """Columns of a tile and lanes; the first is the default."""
+    """Columns of a tile, lanes, and chunks of channels; the first is the default."""
     widest = fitting_lanes(w.out_channels, native_lanes(features))
     limit = min(w.out_width, _MOST_COLUMNS)
     tiles: list[Knobs] = []
     for lanes in dict.fromkeys((widest, max(widest // 2, 1))):
+        chunks = _chunks(w, lanes)
         by_waste = sorted(range(1, limit + 1), key=lambda c: (-(-w.out_width // c)) * (c + 0.5 * w.kernel[1] + 1))
-        tiles += [{"lanes": lanes, "cols": cols} for cols in by_waste[:3]]
+        orders = chunks if lanes == widest else chunks[:1]
+        tiles += [{"lanes": lanes, "cols": cols, "chunks": n} for n in orders for cols in by_waste[:3]]
     return tiles
+
+
+def _chunks(w: Conv2dWorkload, lanes: int) -> list[int]:
+    """How many parts the channels are worth dividing into, the default first."""
+    vectors = -(-w.out_channels // lanes)
+    fitting = max(1, _CHUNK_BYTES // (w.kernel[0] * w.in_width * lanes * 4))
+    parts = -(-vectors // fitting)
+    near = w.in_height * w.in_width * w.in_channels * 4 <= _CHUNKED_INPUT_BYTES
+    return list(dict.fromkeys((parts, 1) if near else (1, parts)))
 
 
 def build_depthwise(w: Conv2dWorkload, knobs: Knobs, threads: int) -> PrimFunc:
@@ -47,7 +64,7 @@ def build_depthwise(w: Conv2dWorkload, knobs: Knobs, threads: int) -> PrimFunc:
 class _Depthwise:
     def __init__(self, w: Conv2dWorkload, knobs: Knobs) -> None:
         self.w, self.lanes, self.cols = w, knobs["lanes"], knobs["cols"]
-        self.channels = w.out_channels
+        self.channels, self.chunks = w.out_channels, knobs["chunks"]
         shape_in = (w.batch, w.in_height, w.in_width, w.in_channels)
         shape_out = (w.batch, w.out_height, w.out_width, w.out_channels)
         buffers: list[tuple[str, tuple[int, ...]]] = [("x", shape_in), *([("r", shape_out)] if w.residual else [])]
@@ -63,7 +80,8 @@ class _Depthwise:
             self.activation.declare()
             for col in range(self.cols):
                 e.vector_buffer(f"a{col}", self.lanes)
-            with e.block(f"for row in range(task * {rows} // {tasks}, (task + 1) * {rows} // {tasks}):"):
+            some_rows = f"for row in range(task * {rows} // {tasks}, (task + 1) * {rows} // {tasks}):"
+            with e.block(f"for chunk in range({self.chunks}):"), e.block(some_rows):
                 e.line(f"image = row // {w.out_height}")
                 e.line(f"ih0 = row % {w.out_height} * {w.stride[0]} - {w.padding[0]}")
                 # first kernel row inside the input, and the one past the last
@@ -98,7 +116,8 @@ class _Depthwise:
         w, e, lanes = self.w, self.emitter, self.lanes
         vectors = -(-self.channels // lanes)
         offset = f"v * {lanes}" if self.channels % lanes == 0 else f"T.min(v * {lanes}, {self.channels - lanes})"
-        with e.block(f"for v in range({vectors}):"):
+        bounds = f"chunk * {vectors} // {self.chunks}, (chunk + 1) * {vectors} // {self.chunks}"
+        with e.block(f"for v in range({bounds}):"):
             e.line(f"c = {offset}")
             for col in range(self.cols):
                 e.line(f"{vec(f'a{col}', '0', lanes)} = {vec('b', 'c', lanes)}")

@@ -1,75 +1,70 @@
-"""Text of TVMScript functions: indentation, float buffers with flat aliases, vector reads and writes."""
+"""Text of float kernels: flat aliases of every buffer, accumulators, runs of vectors."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 
-import tvm
 from tvm.tirx import PrimFunc
 
-_HEADER = "# from tvm.script import tirx as T\n@T.prim_func(s_tir=True)\n"
+from tvm_mpq.kernels.tir import Code, ramp
+
+Convert = Callable[[str, int], str]
+"""(vector's text, lanes) -> text of the vector in another type."""
 
 
-class Emitter:
-    """Collects the lines of one function. `with emitter.block("for i in range(4):")` indents."""
+class Emitter(Code):
+    """Lines of one function over float32 `buffers`, each of which is read and written flat by its name.
 
-    def __init__(self, name: str, buffers: Sequence[tuple[str, tuple[int, ...]]]) -> None:
-        self._depth = 1
-        arguments = ", ".join(f'{n}_nd: T.Buffer({_tuple(s)}, "float32")' for n, s in buffers)
-        attrs = f'{{"global_symbol": "{name}", "tirx.noalias": True, "tirx.is_scheduled": True, "op_pattern": 8}}'
-        self._lines = [f"def {name}({arguments}):", f"    T.func_attr({attrs})"]
-        for n, s in buffers:
-            self.line(f'{n} = T.decl_buffer(({math.prod(s)},), "float32", data={n}_nd.data)')
+    dtypes: of the buffers that are not float32, by name.
+    """
 
-    def line(self, text: str) -> None:
-        self._lines.append("    " * self._depth + text)
-
-    @contextmanager
-    def block(self, head: str) -> Iterator[None]:
-        self.line(head)
-        self._depth += 1
-        yield
-        self._depth -= 1
+    def __init__(
+        self, name: str, buffers: Sequence[tuple[str, tuple[int, ...]]], dtypes: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__()
+        self._name = name
+        self._params = []
+        for buffer, shape in buffers:
+            dtype = (dtypes or {}).get(buffer, "float32")
+            self._params.append((f"{buffer}_nd", shape, dtype))
+            self.line(f'{buffer} = T.decl_buffer(({math.prod(shape)},), "{dtype}", data={buffer}_nd.data)')
 
     def vector_buffer(self, name: str, lanes: int) -> None:
         """A buffer of one vector; being small and of default scope it ends up in a register."""
         self.line(f'{name} = T.alloc_buffer(({lanes},), "float32")')
 
-    def fill_zero(self, buffer: str, start: str, count: int, lanes: int) -> None:
-        self._span(buffer, start, count, lanes, None)
+    def fill_zero(self, buffer: str, start: str, count: int, lanes: int, dtype: str = "float32") -> None:
+        self._span(buffer, start, count, lanes, lambda _, width: splat(f"T.{dtype}(0)", width))
 
-    def copy(self, buffer: str, start: str, source: str, source_start: str, count: int, lanes: int) -> None:
-        """`count` neighbouring elements; the last vector overlaps the one before it instead of being masked."""
-        self._span(buffer, start, count, lanes, (source, source_start))
+    def copy(
+        self, to: str, to_start: str, source: str, start: str, count: int, lanes: int, convert: Convert | None = None
+    ) -> None:
+        """`count` neighbours, converted if asked; the last vector overlaps the one before it, nothing is masked."""
 
-    def _span(self, buffer: str, start: str, count: int, lanes: int, source: tuple[str, str] | None) -> None:
+        def value(offset: str, width: int) -> str:
+            taken = vec(source, f"{start} + {offset}", width)
+            return convert(taken, width) if convert else taken
+
+        self._span(to, to_start, count, lanes, value)
+
+    def _span(self, buffer: str, start: str, count: int, lanes: int, value: Convert) -> None:
         if count == 0:
             return
         lanes = min(lanes, 1 << (count.bit_length() - 1))
         vectors = -(-count // lanes)
         offset = f"v * {lanes}" if count % lanes == 0 else f"T.min(v * {lanes}, {count - lanes})"
-        value = vec(source[0], f"{source[1]} + {offset}", lanes) if source else splat("T.float32(0)", lanes)
         with self.block(f"for v in range({vectors}):"):
-            self.line(f"{vec(buffer, f'{start} + {offset}', lanes)} = {value}")
+            self.line(f"{vec(buffer, f'{start} + {offset}', lanes)} = {value(offset, lanes)}")
 
     def build(self) -> PrimFunc:
-        return tvm.script.from_source(_HEADER + "\n".join(self._lines) + "\n")
-
-    @property
-    def source(self) -> str:
-        return _HEADER + "\n".join(self._lines) + "\n"
+        return self.to_prim_func(self._params, self._name)
 
 
 def vec(buffer: str, index: str, lanes: int) -> str:
     """Text of `lanes` neighbouring elements of a flat buffer."""
-    return f"{buffer}[{index}]" if lanes == 1 else f"{buffer}[T.Ramp({index}, 1, {lanes})]"
+    return f"{buffer}[{ramp(index, lanes)}]"
 
 
 def splat(value: str, lanes: int) -> str:
     return value if lanes == 1 else f"T.Broadcast({value}, {lanes})"
-
-
-def _tuple(shape: tuple[int, ...]) -> str:
-    return "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"

@@ -56,6 +56,20 @@ class Geometry:
         return self.out_channels // self.groups
 
     @property
+    def merged(self) -> bool:
+        """Whether the inputs under a kernel row are neighbours in memory."""
+        return self.groups == 1 and (self.dilation[1] == 1 or self.kernel[1] == 1)
+
+    @property
+    def segment(self) -> int:
+        """Inputs that lie side by side under the kernel: those of a kernel row, or of one position."""
+        return self.in_group * (self.kernel[1] if self.merged else 1)
+
+    @property
+    def segments(self) -> int:
+        return self.kernel[0] * (1 if self.merged else self.kernel[1])
+
+    @property
     def padded(self) -> bool:
         return any(self.padding)
 
@@ -96,12 +110,12 @@ def fitting_lanes(channels: int, widest: int) -> int:
     return max(lanes, 1)
 
 
-def conv_tiles(geo: Geometry, features: frozenset[str]) -> list[Knobs]:
+def conv_tiles(geo: Geometry, features: frozenset[str], only_lanes: int | None = None) -> list[Knobs]:
     """Tiles ordered by estimated time; the first is the default, the list holds about ten."""
     widest = fitting_lanes(geo.out_group, native_lanes(features))
     registers = vector_registers(features)
     ranked: list[tuple[float, int, Knobs]] = []
-    for lanes in {widest, max(widest // 2, 1)}:
+    for lanes in {only_lanes} if only_lanes else {widest, max(widest // 2, 1)}:
         vectors = -(-geo.out_group // lanes)
         for rows in range(1, min(4, geo.out_height) + 1):
             for cols in range(1, min(28, geo.out_width) + 1):
