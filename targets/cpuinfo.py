@@ -41,6 +41,7 @@ X86_FLAGS: Mapping[str, str] = {
 ARM64_FLAGS: Mapping[str, str] = {
     "bf16": "bf16",
     "dotprod": "asimddp",
+    "fp-armv8": "fp",  # every 64-bit ARM core has it, and no row of 32-bit ARM
     "fullfp16": "asimdhp",
     "i8mm": "i8mm",
     "neon": "asimd",

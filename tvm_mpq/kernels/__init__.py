@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tvm_mpq.kernels import carriers, conv, float_conv, lut  # noqa: F401  each registers its rows
+from tvm_mpq.kernels import carriers, conv, conv_neon, float_conv, lut, nibble_lut  # noqa: F401  each registers rows
 from tvm_mpq.kernels.registry import (
     Family,
     Kernel,
@@ -15,7 +15,7 @@ from tvm_mpq.kernels.registry import (
 )
 from tvm_mpq.schema import FLOAT_BITS, Precision, Workload
 
-OFFERED = tuple(map(Precision.parse, ("fp32", "w8a8", "w4a8", "w2a4")))
+OFFERED = tuple(map(Precision.parse, ("fp32", "bf16", "w8a8", "w4a8", "w2a4", "w1a4")))
 """Precisions that `optimize` searches when kernels of their own fit the target, most bits first."""
 
 

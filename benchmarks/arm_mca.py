@@ -1,0 +1,112 @@
+"""Static analysis of our kernels on ARM cores: products a cycle in the inner loop, as llvm-mca sees it.
+
+    python benchmarks/arm_mca.py [--llvm-mca PROGRAM]     # Debian package llvm-16 or later
+
+NOT a measurement. llvm-mca knows the core's ports and latencies as LLVM's scheduling model tells them; it assumes that
+all data are in the first-level cache, and sees neither the loops around the inner one nor the end of a tile. LLVM
+describes cortex-a72 by the model of cortex-a57, and cortex-a76 by it too: for a76 its server twin neoverse-n1 is asked.
+A look-up counts as the products that it replaces.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+
+import tvm
+
+from tvm_mpq.kernels.registry import Kernel, Request, fitting
+from tvm_mpq.schema import Conv2dWorkload, Precision
+from tvm_mpq.targets import features, resolve, to_tvm
+
+SAME = (1, 1, 1, 1)
+LAYERS = {
+    "3x3 256@14": Conv2dWorkload(1, 14, 14, 256, 256, (3, 3), (1, 1), SAME),
+    "1x1 256->1024@14": Conv2dWorkload(1, 14, 14, 256, 1024, (1, 1)),
+    "depthwise 3x3 96@14": Conv2dWorkload(1, 14, 14, 96, 96, (3, 3), (1, 1), SAME, groups=96),
+}
+CORES = {
+    "cortex-a53": "cortex-a53",
+    "cortex-a72": "cortex-a72",
+    "cortex-a55": "cortex-a55",
+    "cortex-a76": "neoverse-n1",
+}
+PRECISIONS = ("w8a8", "w4a8", "w2a4", "w1a4")
+PRODUCTS = {"smull": 8, "smull2": 8, "smlal": 8, "smlal2": 8, "sdot": 16}
+ITERATIONS = 100
+
+
+def inner_loop(assembly: str) -> list[str]:
+    """Instructions of the innermost loop that holds most vector instructions."""
+    best: list[str] = []
+    label, body = "", list[str]()
+    for line in assembly.splitlines():
+        text = line.split("//")[0].strip()
+        if match := re.fullmatch(r"(\.L\w+):", text):
+            if not match[1].startswith(".Ltmp"):
+                label, body = match[1], []
+        elif text and not text.startswith("."):
+            body.append(text)
+            if re.match(rf"(b\.\w+|cbn?z|tbn?z)\s.*{re.escape(label)}$", text) and label:
+                best = max(best, list(body), key=weight)
+    return best
+
+
+def weight(body: list[str]) -> int:
+    return sum(1 for text in body if text.split()[0] in {*PRODUCTS, "tbl"})
+
+
+def products(body: list[str], weight_bits: int) -> float:
+    """Multiply-adds that one pass of the loop does, or replaces."""
+    total = 0.0
+    for text in body:
+        name = text.split()[0]
+        total += 16 * 4 / weight_bits if name == "tbl" else PRODUCTS.get(name, 0)
+    return total
+
+
+def cycles(program: str, core: str, body: list[str]) -> float:
+    """Of one pass. Raises CalledProcessError when llvm-mca refuses an instruction."""
+    command = [program, "-mtriple=aarch64", f"-mcpu={core}", f"-iterations={ITERATIONS}"]
+    done = subprocess.run(command, input="\n".join(body) + "\n", capture_output=True, text=True, check=True)
+    found = re.search(r"Total Cycles:\s+(\d+)", done.stdout)
+    assert found is not None
+    return int(found[1]) / ITERATIONS
+
+
+def row(program: str, name: str, core: str, precision: Precision) -> str:
+    """The best of the kernel's tiles."""
+    target = resolve(core)
+    request = Request(LAYERS[name], precision, 8, features(target))
+    family = fitting(request)[0]
+    rates = []
+    for knobs in family.knob_space(request):
+        kernel = Kernel(request, family, knobs).build()
+        module = tvm.compile(tvm.IRModule({"main": kernel}), target=to_tvm(target)).mod
+        body = inner_loop(module.inspect_source("s"))
+        if weight(body):
+            rates.append(products(body, precision.weight_bits) / cycles(program, CORES[core], body))
+    rate = f"{max(rates):5.1f}" if rates else "straight code"
+    return f"{name:20} {core:11} {precision!s:5} {rate:>6}  {family.name}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--llvm-mca", default="llvm-mca", help="the program (default: %(default)s)")
+    args = parser.parse_args()
+    print("static analysis by llvm-mca, not measured: products a cycle in the inner loop, best of the offered tiles")
+    try:
+        for name in LAYERS:
+            for core in CORES:
+                for text in PRECISIONS[:1] if name.startswith("depthwise") else PRECISIONS:
+                    print(row(args.llvm_mca, name, core, Precision.parse(text)), flush=True)
+    except OSError as e:
+        sys.exit(f"error: cannot start {args.llvm_mca!r} ({e.strerror}); install Debian package llvm-16 or later")
+    except subprocess.CalledProcessError as e:
+        sys.exit(f"error: {e.stderr.strip().splitlines()[0]}; a newer LLVM may know this instruction")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""Look-up convolutions with 16 entries equal the definition bit for bit: shapes, tails, ends of ranges, every tile."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import tvm
+
+from tvm_mpq.kernels import nibble_lut  # noqa: F401  registers the rows
+from tvm_mpq.kernels.nibble_lut.build import part_count
+from tvm_mpq.kernels.nibble_lut.pack import pack_nibbles, packed_shape
+from tvm_mpq.kernels.nibble_lut.shape import GROUP, NibbleShape, greatest, lookups_limit, part_channels, sums_limit
+from tvm_mpq.kernels.registry import Family, Kernel, Request, families, fitting
+from tvm_mpq.numerics.activation_names import is_clamp
+from tvm_mpq.numerics.operands import Operands
+from tvm_mpq.numerics.reference import evaluate, pad_channels
+from tvm_mpq.schema import Conv2dWorkload, Precision, TensorQuant, padded_channels
+
+C = Conv2dWorkload
+SAME = (1, 1, 1, 1)
+AVX2 = frozenset({"avx2"})
+avx2 = pytest.mark.isa("avx2", "fma")
+
+SHAPES = [
+    C(1, 7, 7, 1, 100, (3, 3), (1, 1), SAME),
+    C(1, 13, 9, 3, 33, (3, 3), (2, 2), (0, 1, 2, 1), activation="relu"),
+    C(1, 13, 9, 7, 17, (1, 1)),
+    C(1, 7, 7, 10, 16, (3, 3), (1, 1), SAME),
+    C(1, 13, 9, 16, 10, (5, 5), (2, 2), (2, 2, 2, 2)),
+    C(1, 7, 7, 17, 3, (1, 1), (2, 2), residual=True, activation="clip:0.0:3.0"),
+    C(1, 1, 1, 33, 64, (3, 3), (1, 1), SAME),
+    C(1, 13, 9, 64, 7, (3, 1), (1, 2), (1, 0, 1, 0)),
+    C(3, 5, 5, 100, 1, (1, 1)),
+    C(1, 1, 197, 20, 40, (1, 1), residual=True),
+    C(2, 9, 9, 3, 16, (7, 7), (2, 2), (3, 3, 3, 3), residual=True, activation="relu"),
+    C(1, 7, 7, 10, 33, (1, 1), (2, 1), (1, 0, 0, 2)),
+    C(2, 8, 6, 20, 20, (3, 3), (1, 1)),
+    C(1, 9, 7, 12, 16, (2, 3), (3, 3), (0, 0, 0, 1)),
+    C(1, 4, 1, 5, 17, (3, 3), (5, 5), (4, 4, 4, 0)),
+    C(1, 56, 56, 16, 4, (3, 3), (1, 1), SAME),
+    C(1, 7, 7, 63, 24, (5, 5), (1, 1), (2, 2, 2, 2)),
+]
+TABLES = [
+    C(1, 6, 7, 20, 33, (3, 3), (1, 1), SAME, activation="hard_swish"),
+    C(1, 4, 5, 20, 3, (1, 1), residual=True, activation="silu"),
+]
+
+
+def family(bits: int) -> Family:
+    (row,) = (f for f in families() if f.name == f"qu8_qs{bits}_s32_lutconv2d__avx2")
+    return row
+
+
+def make_operands(w: C, bits: int, out_bits: int, rng: np.random.Generator, extreme: int | None) -> Operands:
+    """`extreme`: None for random weights and zero points, else the sign of all weights and the end of the range."""
+    top = 2**bits - 1
+    weight = rng.standard_normal((w.out_channels, *w.kernel, w.in_channels)).astype(np.float32)
+    zero_point = int(rng.integers(0, top + 1))
+    if extreme is not None:
+        weight, zero_point = np.full_like(weight, extreme), 0 if extreme > 0 else top
+    spread = (w.kernel[0] * w.kernel[1] * w.in_channels) ** (0.5 if extreme is None else 1.0)
+
+    def quant(scale: float, zero_point: int, bits: int = 8) -> TensorQuant:
+        return TensorQuant(bits, float(np.float32(scale)), zero_point)
+
+    inputs = (quant(0.03, zero_point, bits), *([quant(0.05, 131)] if w.residual else []))
+    output = None if out_bits == 32 else quant(0.004 * spread, 120)
+    pre = None if is_clamp(w.activation) else quant(0.005 * spread, 100)
+    return Operands(inputs, output, weight, rng.standard_normal(w.out_channels).astype(np.float32), pre)
+
+
+def check(kernel: Kernel, rng: np.random.Generator, extreme: int | None = None) -> None:
+    request = kernel.request
+    w, p = request.workload, request.precision
+    assert isinstance(w, C)
+    top = 2**p.activation_bits - 1
+    operands = make_operands(w, p.activation_bits, request.out_bits, rng, extreme)
+    x = rng.integers(0, top + 1, (w.batch, w.in_height, w.in_width, w.in_channels)).astype(np.uint8)
+    if extreme is not None:
+        x = rng.choice([0, top], x.shape).astype(np.uint8)
+        x[:, : (w.in_height + 3) // 2] = top  # windows whose sums are the greatest
+    inputs = [x]
+    if w.residual:
+        shape = (w.batch, w.out_height, w.out_width, w.out_channels)
+        inputs.append(rng.integers(0, 256, shape).astype(np.uint8))
+    target = tvm.target.Target({"kind": "llvm", "mcpu": "haswell"})
+    library = tvm.compile(tvm.IRModule({"main": kernel.build()}), target=target)
+    cells = w.out_channels if request.out_bits == 32 else padded_channels(w.out_channels)
+    out = np.zeros((w.batch, w.out_height, w.out_width, cells), np.float32 if request.out_bits == 32 else np.uint8)
+    stored = [pad_channels(i, fill=251) for i in inputs]  # padded cells may hold anything
+    args = [tvm.runtime.tensor(a) for a in (*stored, *kernel.constants(operands), out)]
+    library["main"](*args)
+    expected = evaluate(w, p, request.out_bits, operands, inputs)
+    np.testing.assert_array_equal(args[-1].numpy()[..., : w.out_channels], expected)
+
+
+def kernel_of(request: Request, turn: int = 0, **changed: object) -> Kernel:
+    row = family(request.precision.weight_bits)
+    assert row.fits(request)
+    space = row.knob_space(request)
+    return Kernel(request, row, {**space[turn % len(space)], **changed})
+
+
+@avx2
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("precision, out_bits", [("w2a4", 8), ("w2a5", 32), ("w1a4", 8), ("w1a2", 32)])
+def test_equals_reference(precision: str, out_bits: int, threads: int, rng: np.random.Generator) -> None:
+    """Every workload at one and at two bits; bands of one row, of a few and of the whole map take turns."""
+    p = Precision.parse(precision)
+    for turn, w in enumerate(SHAPES):
+        if (turn + out_bits // 16 + 2 * threads) % 4:
+            continue
+        request = Request(w, p, out_bits, AVX2, threads)
+        check(kernel_of(request, turn, band=(1, 3, 1000)[(turn + threads) % 3]), rng)
+
+
+@avx2
+@pytest.mark.parametrize("precision", ["w2a4", "w1a3"])
+@pytest.mark.parametrize("w", TABLES, ids=["hard_swish", "silu"])
+def test_table_activation_equals_reference(w: C, precision: str, rng: np.random.Generator) -> None:
+    check(kernel_of(Request(w, Precision.parse(precision), 8, AVX2)), rng)
+
+
+@avx2
+@pytest.mark.parametrize("activation_bits", [2, 3, 4, 5])
+@pytest.mark.parametrize("weight_bits", [1, 2])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_ends_of_the_ranges(sign: int, weight_bits: int, activation_bits: int, rng: np.random.Generator) -> None:
+    """All activations at one end, all weights at one: the greatest sums that bytes must hold."""
+    w = C(1, 5, 5, 40, 20, (3, 3), (1, 1), SAME)
+    request = Request(w, Precision(weight_bits, activation_bits), 32, AVX2)
+    check(kernel_of(request, sums=sums_limit(activation_bits)), rng, sign)
+
+
+@avx2
+@pytest.mark.parametrize("precision", ["w2a5", "w1a5"])
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("w", [C(1, 2, 4, 5000, 16, (1, 1)), C(1, 5, 4, 1000, 16, (3, 3))], ids=["channels", "rows"])
+def test_counters_move_before_they_overflow(w: C, sign: int, precision: str, rng: np.random.Generator) -> None:
+    """Reductions longer than 16 bits hold, within one row of the kernel and over its rows."""
+    p = Precision.parse(precision)
+    tables = w.kernel[0] * w.kernel[1] * -(-w.in_channels // GROUP) // 2
+    assert tables > lookups_limit(p.weight_bits, p.activation_bits)
+    check(kernel_of(Request(w, p, 32, AVX2)), rng, sign)
+
+
+@avx2
+@pytest.mark.parametrize("precision", ["w2a4", "w1a4"])
+def test_every_candidate_equals_reference(precision: str, rng: np.random.Generator) -> None:
+    request = Request(C(1, 9, 9, 48, 80, (3, 3), (1, 1), SAME), Precision.parse(precision), 8, AVX2)
+    space = family(request.precision.weight_bits).knob_space(request)
+    assert 3 <= len(space) <= 12
+    for turn in range(len(space)):
+        check(kernel_of(request, turn), rng)
+
+
+def test_bounds_hold_at_their_ends() -> None:
+    for bits in (2, 3, 4, 5):
+        assert greatest(bits) == GROUP * (2**bits - 1)
+        assert sums_limit(bits) >= 2 and sums_limit(bits) * greatest(bits) <= 255
+        for weight_bits in (1, 2):
+            limit = lookups_limit(weight_bits, bits)
+            assert limit * weight_bits * greatest(bits) <= 65535 < (limit + 1) * weight_bits * greatest(bits)
+    assert sums_limit(6) == 0
+
+
+@pytest.mark.parametrize("bits", [1, 2])
+def test_nibbles_select_the_subsets(bits: int, rng: np.random.Generator) -> None:
+    """A look-up in plain loops over the packed nibbles gives the sum of products."""
+    w, sums = C(1, 1, 1, 17, 20, (1, 3), (1, 1), (0, 1, 0, 1)), 4
+    shape, parts = NibbleShape.of_workload(w), part_count(Request(w, Precision(bits, 4), 8, AVX2))
+    weight = rng.choice([-1, 1] if bits == 1 else [-1, 0, 1], (20, 1, 3, 17)).astype(np.int8)
+    packed = pack_nibbles(weight, bits, shape, parts, sums)
+    assert packed.shape == packed_shape(shape, parts, sums)
+    x = np.zeros((3, shape.tables * GROUP), np.int64)
+    x[:, :17] = rng.integers(0, 16, (3, 17))
+    flat = np.zeros((4 * packed.shape[1], GROUP), np.int64)
+    flat[: 3 * shape.tables] = x.reshape(-1, GROUP)
+    width = part_channels(bits)
+    for o in (0, 7, 8, 19):
+        channel, total = o % width, 0
+        places = [2 * channel, 2 * channel + 1] if bits == 2 else [2 * (channel % 8) + channel // 8]
+        for vector, row, place in itertools.product(range(packed.shape[1]), range(2), places):
+            byte = int(packed[o // width, vector, row, place])
+            for nibble, entry in enumerate((byte & 15, byte >> 4)):
+                activations = flat[4 * vector + 2 * nibble + row]
+                total += sum(int(activations[j]) for j in range(GROUP) if entry >> j & 1)
+        assert (3 - bits) * total - x.sum() == int((x[:, :17] * weight[o, 0]).sum())
+
+
+@pytest.mark.parametrize("bits", [1, 2])
+def test_refuses_what_it_cannot_do(bits: int) -> None:
+    w = C(1, 8, 8, 16, 16, (3, 3), (1, 1), SAME)
+    good = Request(w, Precision(bits, 4), 8, AVX2)
+    assert family(bits).fits(good)
+    refused = [
+        dataclasses.replace(good, precision=Precision(bits, 6)),
+        dataclasses.replace(good, precision=Precision(3, 4)),
+        dataclasses.replace(good, features=frozenset()),
+        dataclasses.replace(good, workload=dataclasses.replace(w, groups=4)),
+        dataclasses.replace(good, workload=dataclasses.replace(w, dilation=(2, 2))),
+        dataclasses.replace(good, workload=dataclasses.replace(w, activation="gelu"), out_bits=32),
+        dataclasses.replace(good, workload=C(1, 1, 1, 64, 64, (1, 1))),
+        dataclasses.replace(good, workload=C(1, 8, 8, 80_000, 16, (1, 1)), precision=Precision(bits, 4)),
+    ]
+    assert not [r.key for r in refused if family(bits).fits(r)]
+
+
+@pytest.mark.parametrize("bits", [1, 2])
+def test_a_wider_permute_comes_first(bits: int) -> None:
+    narrow = Request(C(1, 8, 8, 16, 16, (3, 3), (1, 1), SAME), Precision(bits, 4), 8, AVX2)
+    assert fitting(narrow)[0] is family(bits)
+    wide = AVX2 | {"avx512f", "avx512bw", "avx512vnni", "avx512vbmi"}
+    assert fitting(dataclasses.replace(narrow, features=wide))[0] is not family(bits)

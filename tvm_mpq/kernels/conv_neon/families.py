@@ -1,0 +1,155 @@
+"""Rows of the kernel table for 64-bit ARM.
+
+`fp-armv8` tells 64-bit ARM from 32-bit, whose NEON lacks these instructions under LLVM's names used here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from tvm.tirx import PrimFunc
+
+from tvm_mpq.kernels.conv.dense import build_dense
+from tvm_mpq.kernels.conv.dot import Dot
+from tvm_mpq.kernels.conv.geometry import ChannelWindow, blocks
+from tvm_mpq.kernels.conv.pack import integer_constants, padded_weight, windowed_weight
+from tvm_mpq.kernels.conv_neon.centre import centred_ranges
+from tvm_mpq.kernels.conv_neon.depthwise import ByteLanes, build_depthwise
+from tvm_mpq.kernels.conv_neon.knobs import depthwise_tiles, pairwise_tiles, sdot_tiles
+from tvm_mpq.kernels.conv_neon.pairwise import PairwiseDot, TapRow, build_pairwise, exact_depth
+from tvm_mpq.kernels.conv_neon.sdot import SignedDot
+from tvm_mpq.kernels.registry import Family, Knobs, Request, register
+from tvm_mpq.numerics.activation_names import is_clamp
+from tvm_mpq.numerics.operands import Operands
+from tvm_mpq.schema import Conv2dWorkload, padded_channels
+
+_NEON = frozenset({"fp-armv8", "neon"})
+_DOTPROD = _NEON | {"dotprod"}
+
+
+def _workload(request: Request) -> Conv2dWorkload:
+    assert isinstance(request.workload, Conv2dWorkload)
+    return request.workload
+
+
+def _finishable(request: Request) -> bool:
+    return request.out_bits <= 8 or is_clamp(_workload(request).activation)
+
+
+def _depthwise(request: Request) -> bool:
+    w = _workload(request)
+    plain = w.is_depthwise and w.out_channels == w.in_channels
+    return plain and padded_channels(w.in_channels) >= 16 and _finishable(request)
+
+
+def _dense(request: Request) -> bool:
+    return _workload(request).groups == 1 and _finishable(request)
+
+
+def _grouped(request: Request) -> bool:
+    return _workload(request).groups > 1 and _finishable(request) and not _depthwise(request)
+
+
+def _has_vector(request: Request) -> bool:
+    """Rows of taps must hold a vector of 8 bytes."""
+    return TapRow.of(_workload(request)).length >= 8
+
+
+def _deferred(request: Request) -> bool:
+    """More than the two products that 8 bit operands allow, and rows of taps that have them."""
+    p = request.precision
+    exact = exact_depth(p.weight_bits, p.activation_bits)
+    return _dense(request) and exact >= 4 and TapRow.of(_workload(request)).length >= 32
+
+
+def _signed_dot(request: Request) -> Dot:
+    return SignedDot(padded_channels(_workload(request).in_channels), request.precision.activation_bits)
+
+
+def _pairwise_dot(request: Request) -> Dot:
+    return PairwiseDot(_workload(request), request.precision.activation_bits)
+
+
+def _lanes(request: Request) -> Dot:
+    return ByteLanes(request.precision.activation_bits)
+
+
+def _constants(request: Request, dot: Dot, operands: Operands) -> list[np.ndarray]:
+    w = _workload(request)
+    numbers = integer_constants(request, operands)
+    window = ChannelWindow.of(w, dot.channels)
+    if w.groups == 1:
+        weight = padded_weight(numbers.weight, window.cells)
+    else:
+        starts = [window.start(b) for b in range(blocks(w.out_channels))]
+        weight = windowed_weight(numbers.weight, w.groups, starts, window.cells)
+    return centred_ranges(request, numbers, dot.pack(weight))
+
+
+def _row(
+    name: str,
+    features: frozenset[str],
+    rank: int,
+    accepts: Callable[[Request], bool],
+    dot_for: Callable[[Request], Dot],
+    knob_space: Callable[[Request], list[Knobs]],
+    build: Callable[[Request, Knobs], PrimFunc],
+    ranges: str = "x 0..255, w -127..127",
+) -> None:
+    register(
+        Family(
+            name=name,
+            workload_type=Conv2dWorkload,
+            isa_features=features,
+            weight_bits=frozenset(range(1, 9)),
+            activation_bits=frozenset(range(2, 9)),
+            operand_ranges=ranges,
+            accepts=accepts,
+            knob_space=knob_space,
+            build=build,
+            constants=lambda request, knobs, operands: _constants(request, dot_for(request), operands),
+            rank=rank,
+        )
+    )
+
+
+def _sdot_row(name: str, accepts: Callable[[Request], bool]) -> None:
+    _row(
+        name,
+        _DOTPROD,
+        40,
+        accepts,
+        _signed_dot,
+        lambda request: sdot_tiles(request, _signed_dot(request)),
+        lambda request, knobs: build_dense(request, knobs, _signed_dot(request)),
+    )
+
+
+def _pairs_row(name: str, accepts: Callable[[Request], bool]) -> None:
+    _row(
+        name,
+        _NEON,
+        20,
+        accepts,
+        _pairwise_dot,
+        pairwise_tiles,
+        lambda request, knobs: build_pairwise(request, knobs, deferred=False),
+    )
+
+
+_sdot_row("qu8_qs8_s32_conv2d__dotprod", _dense)
+_sdot_row("qu8_qs8_s32_gconv2d__dotprod", _grouped)
+_row(
+    "qu8_qs8_s16_conv2d__neon",
+    _NEON,
+    30,
+    _deferred,
+    _pairwise_dot,
+    pairwise_tiles,
+    lambda request, knobs: build_pairwise(request, knobs, deferred=True),
+    "4 * 2^(a - 1) * max|w| <= 32767: w7a8, w8a7 and fewer bits",
+)
+_pairs_row("qu8_qs8_s32_conv2d__neon", lambda request: _dense(request) and _has_vector(request))
+_pairs_row("qu8_qs8_s32_gconv2d__neon", lambda request: _grouped(request) and _has_vector(request))
+_row("qu8_qs8_s32_dwconv2d__neon", _NEON, 50, _depthwise, _lanes, depthwise_tiles, build_depthwise)

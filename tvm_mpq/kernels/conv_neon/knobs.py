@@ -1,0 +1,75 @@
+"""Knob spaces for 32 registers of four int32: tiles that fit, the cheapest by estimate first."""
+
+from __future__ import annotations
+
+from tvm_mpq.kernels.conv.dot import Dot
+from tvm_mpq.kernels.conv.geometry import BLOCK, Geometry, blocks, even_tile, tiles
+from tvm_mpq.kernels.registry import Knobs, Request
+from tvm_mpq.schema import Conv2dWorkload
+
+_TILES = ((6, 1), (5, 1), (4, 1), (3, 1), (2, 1), (1, 1), (3, 2), (2, 2), (1, 4), (1, 3), (1, 2))
+"""Positions x blocks of 16 channels."""
+_REGISTERS = 32
+_CHOICES = 4
+_BUSY = 8  # products in flight that hide the latency of a multiply-add
+_HALF_LEVEL_1 = 16384  # bytes
+
+
+def sdot_tiles(request: Request, dot: Dot) -> list[Knobs]:
+    """Tiles of the dense frame, cheapest first; the first one in both loop orders."""
+    w = request.workload
+    assert isinstance(w, Conv2dWorkload)
+    g = Geometry.of(w, request.out_bits)
+    n = blocks(w.out_channels)
+    found: dict[tuple[int, int, int], float] = {}
+    for limit, deep in _TILES:
+        columns, depth = even_tile(g.out_width, limit), even_tile(n, deep if w.groups == 1 else 1)
+        rows = even_tile(g.out_height, max(1, limit // columns)) if columns == g.out_width else 1
+        if dot.registers(rows * columns, depth) <= _REGISTERS:
+            found[rows, columns, depth] = _instructions(g, n, rows, columns, depth)
+    ranked = sorted(found, key=lambda tile: found[tile])[:_CHOICES]
+    first, second = _orders(g, n)
+    out = [{"rows": r, "columns": c, "blocks": b, "order": first} for r, c, b in ranked]
+    return [out[0], {**out[0], "order": second}, *out[1:]]
+
+
+def pairwise_tiles(request: Request) -> list[Knobs]:
+    """Two or three positions; their accumulators fill the registers."""
+    w = request.workload
+    assert isinstance(w, Conv2dWorkload)
+    g = Geometry.of(w, request.out_bits)
+    first, second = _orders(g, blocks(w.out_channels))
+    out: list[Knobs] = []
+    for limit, order in ((2, first), (3, first), (2, second), (1, first)):
+        columns = even_tile(g.out_width, limit)
+        rows = even_tile(g.out_height, max(1, limit // columns)) if columns == g.out_width else 1
+        knobs = {"rows": rows, "columns": columns, "blocks": 1, "order": order}
+        if knobs not in out:
+            out.append(knobs)
+    return out
+
+
+def depthwise_tiles(request: Request) -> list[Knobs]:
+    """Neighbouring positions share loads; more than a few spill."""
+    w = request.workload
+    assert isinstance(w, Conv2dWorkload)
+    out: list[Knobs] = []
+    for limit in (4, 2, 7, 1):
+        knobs = {"rows": 1, "columns": even_tile(w.out_width, limit), "blocks": 1, "order": "channels"}
+        if knobs not in out:
+            out.append(knobs)
+    return out
+
+
+def _instructions(g: Geometry, out_blocks: int, rows: int, columns: int, depth: int) -> float:
+    """Estimated cost of the map: products, or the wait for them where they are few, and half of each load's."""
+    count = tiles(g.out_height, rows) * tiles(g.out_width, columns) * tiles(out_blocks, depth)
+    products, loads = rows * columns * depth * 4, 16 * depth + rows * columns
+    return count * (4 * max(products, _BUSY) + 0.5 * loads)
+
+
+def _orders(g: Geometry, out_blocks: int) -> tuple[str, str]:
+    """Weights that fit half the first-level cache stay there while positions pass by; else they pass once."""
+    weight_bytes = out_blocks * BLOCK * g.kernel[0] * g.kernel[1] * g.in_cells
+    stay = weight_bytes <= _HALF_LEVEL_1 and g.out_height * g.out_width > 16
+    return ("positions", "channels") if stay else ("channels", "positions")

@@ -1,0 +1,78 @@
+"""Rows of the kernel table for convolutions by look-up in tables of 16 entries."""
+
+from __future__ import annotations
+
+import numpy as np
+from tvm.tirx import PrimFunc
+
+from tvm_mpq.kernels.conv.pack import integer_constants, with_ranges
+from tvm_mpq.kernels.nibble_lut.build import build_nibble_lut, part_count
+from tvm_mpq.kernels.nibble_lut.knobs import nibble_knobs
+from tvm_mpq.kernels.nibble_lut.machine import Machine
+from tvm_mpq.kernels.nibble_lut.neon import Neon
+from tvm_mpq.kernels.nibble_lut.pack import pack_nibbles
+from tvm_mpq.kernels.nibble_lut.shape import NibbleShape
+from tvm_mpq.kernels.nibble_lut.x86_256 import Avx2
+from tvm_mpq.kernels.registry import Family, Knobs, Request, register
+from tvm_mpq.numerics.activation_names import is_clamp
+from tvm_mpq.numerics.operands import Operands
+from tvm_mpq.schema import Conv2dWorkload
+
+_LEAST_POSITIONS = 4
+"""Linear layers with fewer rows are bound by reading weights: tables do not help there."""
+_LANES = 16  # 16 bit lanes that add the activations of one position
+
+
+def _accepts(request: Request) -> bool:
+    w = request.workload
+    assert isinstance(w, Conv2dWorkload)
+    finishable = request.out_bits <= 8 or is_clamp(w.activation)
+    few = w.kernel == (1, 1) and w.batch * w.out_height * w.out_width < _LEAST_POSITIONS
+    return w.groups == 1 and w.dilation == (1, 1) and finishable and not few and _exact(request)
+
+
+def _exact(request: Request) -> bool:
+    """Whether the sums of one position's activations fit 16 bits and a window's fit int32."""
+    w, top = request.workload, (1 << request.precision.activation_bits) - 1
+    assert isinstance(w, Conv2dWorkload)
+    position = -(-w.in_channels // _LANES) * top
+    return position <= 65535 and 4 * w.kernel[0] * w.kernel[1] * w.in_channels * top < 2**31
+
+
+def _constants(request: Request, knobs: Knobs, operands: Operands) -> list[np.ndarray]:
+    assert isinstance(request.workload, Conv2dWorkload)
+    numbers = integer_constants(request, operands)
+    shape, bits = NibbleShape.of_workload(request.workload), request.precision.weight_bits
+    weight = pack_nibbles(numbers.weight, bits, shape, part_count(request), knobs["sums"])
+    return with_ranges(request, numbers, weight)
+
+
+def _row(name: str, features: frozenset[str], bits: int, rank: int, machine: Machine) -> Family:
+    def build(request: Request, knobs: Knobs) -> PrimFunc:
+        return build_nibble_lut(request, knobs, machine)
+
+    weights = {1: "-1 or 1", 2: "-1..1"}[bits]
+    bound = f"channels * max(x) / {_LANES} <= 65535"
+    return register(
+        Family(
+            name=name,
+            workload_type=Conv2dWorkload,
+            isa_features=features,
+            weight_bits=frozenset({bits}),
+            activation_bits=frozenset({2, 3, 4, 5}),
+            operand_ranges=f"x 0..2^a-1 with a <= 5, w {weights}; {bound}",
+            accepts=_accepts,
+            knob_space=lambda request: nibble_knobs(request, machine),
+            build=build,
+            constants=_constants,
+            rank=rank,
+        )
+    )
+
+
+_AVX2 = frozenset({"avx2"})
+_NEON = frozenset({"fp-armv8", "neon"})  # fp-armv8 tells 64-bit ARM from 32-bit
+_row("qu8_qs2_s32_lutconv2d__avx2", _AVX2, 2, 35, Avx2())
+_row("qu8_qs1_s32_lutconv2d__avx2", _AVX2, 1, 35, Avx2())
+_row("qu8_qs2_s32_lutconv2d__neon", _NEON, 2, 35, Neon())  # before products without sdot, behind sdot
+_row("qu8_qs1_s32_lutconv2d__neon", _NEON, 1, 45, Neon())  # before sdot
