@@ -1,13 +1,15 @@
 """Networks that are public by their shape: written out here, with seeded random weights.
 
 Their accuracy means nothing; their speed does, since no engine here looks at the values of weights. Batch-norm
-statistics are taken from seeded noise, so that activations keep a sane size through all layers.
+statistics are taken from seeded noise, so that activations keep a sane size through all layers. The encoders take
+float32 embeddings: looking up tokens is no arithmetic.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -131,19 +133,97 @@ def efficientnet_lite0() -> nn.Module:
     return nn.Sequential(*layers, conv(ci, 1280, 1, act=nn.ReLU6()), *head(1280))
 
 
-NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "resnet18": lambda: resnet((2, 2, 2, 2), bottleneck=False),
-    "resnet50": lambda: resnet((3, 4, 6, 3), bottleneck=True),
-    "mobilenetv1": mobilenetv1,
-    "mobilenetv3_large": mobilenetv3_large,
-    "efficientnet_lite0": efficientnet_lite0,
+def ds_cnn() -> nn.Module:
+    """Keyword spotting of MLPerf Tiny: 49 frames of 10 coefficients, 12 words."""
+    width = 64
+    layers: list[nn.Module] = [nn.ZeroPad2d((1, 1, 4, 5))]  # TensorFlow's SAME for kernel 10x4 at stride 2
+    layers += [nn.Conv2d(1, width, (10, 4), 2, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    for _ in range(4):
+        layers += [conv(width, width, 3, 1, width, nn.ReLU()), conv(width, width, 1, act=nn.ReLU())]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 12))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.scale = heads, (width // heads) ** -0.5
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, tokens, width = x.shape
+        split = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
+        q, k, v = split.permute(2, 0, 3, 1, 4).unbind(0)
+        weights = ((q * self.scale) @ k.transpose(-2, -1)).softmax(-1)
+        return self.out((weights @ v).transpose(1, 2).reshape(batch, tokens, width))
+
+
+def feed_forward(width: int, inner: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(width, inner), nn.GELU(), nn.Linear(inner, width))
+
+
+class VisionTransformer(nn.Module):
+    """Patches, a class token, positions, pre-norm blocks, a classifier on the class token."""
+
+    def __init__(self, width: int, depth: int, heads: int, patch: int) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, patch, patch)
+        self.token = nn.Parameter(0.5 * torch.randn(1, 1, width))
+        self.positions = nn.Parameter(0.5 * torch.randn(1, (SIZE // patch) ** 2 + 1, width))
+        blocks: list[nn.Module] = []
+        for _ in range(depth):
+            blocks.append(Residual(nn.Sequential(nn.LayerNorm(width, 1e-6), Attention(width, heads))))
+            blocks.append(Residual(nn.Sequential(nn.LayerNorm(width, 1e-6), feed_forward(width, 4 * width))))
+        self.blocks = nn.Sequential(*blocks, nn.LayerNorm(width, 1e-6))
+        self.head = nn.Linear(width, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        maps = self.patches(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.token.expand(maps.shape[0], -1, -1), maps], 1) + self.positions
+        return self.head(self.blocks(tokens)[:, 0])
+
+
+class Encoder(nn.Module):
+    """Post-norm blocks on embeddings [batch, tokens, width], a classifier on the pooled first token."""
+
+    def __init__(self, width: int, depth: int, heads: int, inner: int, classes: int) -> None:
+        super().__init__()
+        blocks: list[nn.Module] = [nn.LayerNorm(width)]
+        for _ in range(depth):
+            blocks += [Residual(Attention(width, heads)), nn.LayerNorm(width)]
+            blocks += [Residual(feed_forward(width, inner)), nn.LayerNorm(width)]
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, classes))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.blocks(x)[:, 0])
+
+
+@dataclass(frozen=True)
+class Network:
+    """size: the input's shape without the batch axis."""
+
+    make: Callable[[], nn.Module]
+    size: tuple[int, ...] = (3, SIZE, SIZE)
+
+
+NETWORKS = {
+    "resnet18": Network(lambda: resnet((2, 2, 2, 2), bottleneck=False)),
+    "resnet50": Network(lambda: resnet((3, 4, 6, 3), bottleneck=True)),
+    "mobilenetv1": Network(mobilenetv1),
+    "mobilenetv3_large": Network(mobilenetv3_large),
+    "efficientnet_lite0": Network(efficientnet_lite0),
+    "ds_cnn": Network(ds_cnn, (1, 49, 10)),
+    "vit_tiny": Network(lambda: VisionTransformer(192, 12, 3, 16)),
+    "bert_tiny": Network(lambda: Encoder(128, 2, 2, 512, 2), (128, 128)),
 }
 
 
 def build(name: str, seed: int = 0) -> nn.Module:
     """The network with random weights, in eval mode; the same numbers for the same seed."""
     torch.manual_seed(seed)
-    network = NETWORKS[name]()
+    network = NETWORKS[name].make()
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -153,14 +233,14 @@ def build(name: str, seed: int = 0) -> nn.Module:
             nn.init.uniform_(module.bias, -0.3, 0.3)
     network.train()
     with torch.no_grad():
-        network(torch.randn(8, 3, SIZE, SIZE))
+        network(torch.randn(8, *NETWORKS[name].size))
     return network.eval()
 
 
 def export(name: str, path: Path) -> None:
     """Write ONNX, batch 1, opset 17, batch norms folded; input `input`, output `logits`."""
     buffer = io.BytesIO()
-    image = torch.zeros(1, 3, SIZE, SIZE)
+    example = torch.zeros(1, *NETWORKS[name].size)
     names = {"input_names": ["input"], "output_names": ["logits"]}
-    torch.onnx.export(build(name), (image,), buffer, dynamo=False, opset_version=17, **names)
+    torch.onnx.export(build(name), (example,), buffer, dynamo=False, opset_version=17, **names)
     path.write_bytes(buffer.getvalue())

@@ -24,6 +24,7 @@ class Source:
     """Where a network comes from; paths relative to the shared folder.
 
     data: name under which `dataset.py` there prepares images, None = none exist; calibration, evaluation: its splits.
+    noise: its inputs are no images: seeded noise stands for them.
     size: input shape without the batch axis. labelled: whether the labels mean this network's outputs.
     """
 
@@ -35,6 +36,7 @@ class Source:
     tflite: str | None = None
     tflite_int8: str | None = None
     random: bool = False
+    noise: bool = False
     labelled: bool = True
     classifies: bool = True
 
@@ -69,6 +71,7 @@ NETWORKS = {
         None,
         tflite=_TFLITE + "ad01_fp32.tflite",
         tflite_int8=_TFLITE + "ad01_int8.tflite",
+        noise=True,
         labelled=False,
         classifies=False,
     ),
@@ -77,6 +80,9 @@ NETWORKS = {
     "mobilenetv1": _random(),
     "mobilenetv3_large": _random(),
     "efficientnet_lite0": _random(),
+    "ds_cnn": Source((1, 49, 10), None, random=True, noise=True, labelled=False),
+    "vit_tiny": _random(),
+    "bert_tiny": Source((128, 128), None, random=True, noise=True, labelled=False),
 }
 
 
@@ -152,7 +158,7 @@ def _spaced(x: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
 
 def _images(source: Source, shared: Path | None, samples: int) -> tuple[Any, Any, Any, str]:
     """Calibration and evaluation images float32[n, *size], labels or None, and what they are."""
-    if shared is None or len(source.size) != 3:
+    if shared is None or source.noise:
         rng = np.random.default_rng(0)
         noise = rng.standard_normal((2 * samples, *source.size), dtype=np.float32)
         if len(source.size) == 1:

@@ -16,6 +16,8 @@ from tvm import relax
 
 from tvm_mpq import targets
 from tvm_mpq.kernels.registry import Kernel, buffers
+from tvm_mpq.passes.fuse_attention import FuseAttention
+from tvm_mpq.passes.fuse_norm import FuseNorm
 from tvm_mpq.passes.graph import Graph, read_graph
 from tvm_mpq.passes.lowering import FloatStep, KernelStep, ReshapeStep, Value, lower, stored_shape
 from tvm_mpq.passes.schedule_float import ScheduleFloat
@@ -23,6 +25,9 @@ from tvm_mpq.schema import FLOAT_BITS, Plan
 
 OPAQUE = 8
 """TVM's op pattern "opaque": operator fusion leaves such a PrimFunc alone."""
+
+_NEVER = 2**62
+"""Operations from which a loop nest is spread over threads, where there is one thread only."""
 
 KERNEL_ATTR = "mpq.kernel"
 """Marks PrimFuncs that came from the kernel table; its value is the request's key."""
@@ -56,19 +61,24 @@ class Realize:
         graph = read_graph(mod)
         emitter = Emitter(graph)
         emitter.emit_main(lower(graph, self._plan, self._features, self._threads))
-        return finish(emitter.module(), self._features)
+        return finish(emitter.module(), self._features, self._threads)
 
 
-def finish(mod: tvm.IRModule, features: frozenset[str]) -> tvm.IRModule:
+def finish(mod: tvm.IRModule, features: frozenset[str], threads: int = 1) -> tvm.IRModule:
     """Legalize, fuse and schedule whatever is still a plain Relax operator."""
+    schedule = (
+        ScheduleFloat(features=features) if threads > 1 else ScheduleFloat(features=features, parallel_elements=_NEVER)
+    )
     mod = tvm.transform.Sequential(
         [
+            FuseAttention(features=features, threads=threads),
+            FuseNorm(features=features, threads=threads, kernel_attr=KERNEL_ATTR),
             relax.transform.LegalizeOps(skip_ops=["relax.reshape"]),  # TVM's default pipeline makes views of these
             relax.transform.AnnotateTIROpPattern(),
             relax.transform.FuseOps(),
             relax.transform.FuseTIR(),
             relax.transform.DeadCodeElimination(),
-            ScheduleFloat(features=features),
+            schedule,
         ]
     )(mod)
     functions = {

@@ -115,7 +115,8 @@ class _Rewriter(Rewriter):
     def _fold_before(self, weighted: _Weighted, var: relax.Var) -> _Weighted:
         """Walk up from the data through arithmetic that nothing else uses."""
         old = self.value[var].args[0]
-        while old in self.value and old not in self._folded and self.only_use(old) is not None:
+        taken = self._folded | self._activation
+        while old in self.value and old not in taken and self.only_use(old) is not None:
             affine = _affine(self.value[old], old)
             folded = None if affine is None else weighted.before(replace(affine, x=self.remap(affine.x)))
             if affine is None or folded is None:

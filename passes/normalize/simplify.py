@@ -4,7 +4,7 @@
     squeeze, expand_dims, flatten                             ->  reshape
     reshape(reshape(x)), permute(permute(x))                  ->  one
     batch_norm(x, constants)[0]                               ->  x * scale + shift   (inference)
-    split(x)[i]                                               ->  strided_slice(x)
+    split(x)[i], take(x, one constant index)                  ->  strided_slice(x), reshaped
     mean or max over two axes of a map without keepdims       ->  with keepdims, then reshape
     operators on constants                                    ->  constants           (see fold_constants)
 
@@ -24,7 +24,9 @@ from tvm_mpq.passes.normalize.exprs import (
     dtype_of,
     ints,
     is_constant,
+    number,
     op_name,
+    prod,
     shape_of,
     slice_of,
     zero_pad_of,
@@ -60,6 +62,8 @@ class _Rewriter(Rewriter):
             return self._permute(value)
         if name in _REDUCTIONS:
             return self._reduction(var, value)
+        if name == "relax.take":
+            return self._take(var, value)
         return value.args[0] if _is_noop(name, var, value) else value
 
     def _taken(self, var: relax.Var, value: relax.TupleGetItem) -> relax.Expr:
@@ -125,6 +129,18 @@ class _Rewriter(Rewriter):
             return value
         kept = self.emit(_REDUCTIONS[op_name(value)](value.args[0], axes, keepdims=True), var.name)
         return relax.op.reshape(kept, shape_of(var))
+
+    def _take(self, var: relax.Var, value: relax.Call) -> relax.Expr:
+        source, index, axis = value.args[0], number(value.args[1]), value.attrs.axis
+        shape = shape_of(source)
+        if shape is None or index is None or axis is None or prod(shape_of(value.args[1]) or ()) != 1:
+            return value
+        axis = int(axis) % len(shape)
+        begin = int(index)
+        if not 0 <= begin < shape[axis]:  # what such an index means depends on the operator's mode
+            return value
+        piece = self.emit(relax.op.strided_slice(source, [axis], [begin], [begin + 1], [1]), var.name)
+        return relax.op.reshape(piece, shape_of(var))
 
 
 def _split(call: relax.Call, index: int) -> relax.Expr | None:

@@ -17,6 +17,7 @@ from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter, _get_conver
 from tvm_mpq.errors import FileFormatError, UnsupportedModelError
 from tvm_mpq.frontends.checks import Array, check_values, one_line
 from tvm_mpq.frontends.imported import Imported, abandon
+from tvm_mpq.frontends.onnx_fold import fold_integers
 from tvm_mpq.frontends.onnx_names import operator_names
 from tvm_mpq.frontends.onnx_operators import CONVERTERS
 from tvm_mpq.frontends.shapes import Shapes
@@ -48,6 +49,7 @@ def load_onnx(file: Path, shapes: Shapes) -> Imported:
     model = _read(file)
     graph = model.graph
     _check_operators(graph, file)
+    fold_integers(graph, _opset(model))
     check_values(_tensors(graph))
     initializers = {t.name for t in graph.initializer}
     inputs = [i for i in graph.input if i.name not in initializers]

@@ -25,7 +25,7 @@ INTEGER_BITS = frozenset(range(2, 9))
 FLOAT_ONLY = frozenset({FLOAT_BITS})
 GENERIC: frozenset[str] = frozenset()
 
-_PARALLEL_FROM = 50_000  # elements below which starting threads costs more than it saves
+_PARALLEL_FROM = 50_000  # elements of `add`, about 7 us: below, starting threads costs more than it saves
 _MAGIC = "T.float32(12582912.0)"  # 1.5 * 2^23: adding it rounds |y| < 2^22 half to even into the float's low bits
 
 
@@ -47,17 +47,20 @@ class Carrier(Code):
 
     @contextmanager
     def rows(self, name: str, count: int, elements: int) -> Iterator[None]:
-        """A loop over `count` rows, on several threads when `elements` in all make it worth while."""
+        """A loop over `count` rows, on several threads when `elements` in all (of `add`) make it worth while."""
         split = count > 1 and self._request.threads > 1 and elements > _PARALLEL_FROM
         kind = "T.parallel" if split else "range"
         with self.block(f"for {name} in {kind}({count}):"):
             yield
 
     @contextmanager
-    def flat(self, total: int, lanes: int) -> Iterator[int]:
-        """A loop over `total` elements; yields the lanes in use, the body finds the vector's start in `i`."""
+    def flat(self, total: int, lanes: int, *, ease: int = 1) -> Iterator[int]:
+        """A loop over `total` elements; yields the lanes in use, the body finds the vector's start in `i`.
+
+        ease: how many elements take as long as one of `add`.
+        """
         lanes = fit_lanes(total, lanes)
-        with self.rows("v", -(-total // lanes), total):
+        with self.rows("v", -(-total // lanes), total // ease):
             self.let("i", f"v * {lanes}" if total % lanes == 0 else f"T.min(v * {lanes}, {total - lanes})")
             yield lanes
 

@@ -31,6 +31,7 @@ from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import FLOAT_BITS, CopyWorkload
 
 _BYTE_LANES, _FLOAT_LANES = 64, 16
+_EASE = 4  # elements copied in the time of one addition
 
 
 def _workload(request: Request) -> CopyWorkload:
@@ -90,7 +91,7 @@ def _build(request: Request, knobs: Knobs) -> PrimFunc:
     total, copied = math.prod(a.out for a in axes), math.prod(a.count for a in axes)
     if copied < total:
         code.let("zero", 'T.Cast("uint8", q[0])' if is_bytes else "T.float32(0)")
-        with code.flat(total, lanes) as width:
+        with code.flat(total, lanes, ease=_EASE) as width:
             code.line(f"{vec('out', 'i', width)} = {splat('zero', width)}")
     if copied:
         _copy(code, axes, lanes)
@@ -105,7 +106,7 @@ def _copy(code: Carrier, axes: list[_Axis], lanes: int) -> None:
         source.append(f"({axis.begin} + {axis.stride} * k{k}) * {inner_source}")
         target.append(f"({axis.pad} + k{k}) * {inner_out}")
     rows = math.prod(a.count for a in outer)
-    with code.rows("r", rows, rows * last.count):
+    with code.rows("r", rows, rows * last.count // _EASE):
         rest = rows
         for k, axis in enumerate(outer):
             rest //= axis.count

@@ -18,7 +18,7 @@ def lookup_all(code: Carrier, total: int, vbmi: bool) -> None:
         lookup_scalars(code, total, "x")
         return
     load_table(code)
-    with code.flat(total, VBMI_LANES) as lanes:
+    with code.flat(total, VBMI_LANES, ease=4) as lanes:
         code.line(f"{vec('out', 'i', lanes)} = {lookup(vec('x', 'i', lanes))}")
 
 

@@ -104,7 +104,7 @@ def _maximum(request: Request, code: Carrier, channels: int, dtype: str) -> None
     work = _workload(request)
     height, width = _axes(work)
     small = work.kernel[0] * work.kernel[1] <= _UNROLL_TAPS
-    with _positions(code, work, channels):
+    with _positions(code, work, channels, ease=2 if dtype == "uint8" else 1):
         if small:
             for i in range(work.kernel[0]):
                 for j in range(work.kernel[1]):
@@ -162,10 +162,10 @@ def _average(request: Request, code: Carrier, channels: int, is_bytes: bool) -> 
 
 
 @contextmanager
-def _positions(code: Carrier, work: Pool2dWorkload, channels: int) -> Iterator[None]:
-    """Loops over output positions, binding n, oh, ow and position."""
+def _positions(code: Carrier, work: Pool2dWorkload, channels: int, *, ease: int = 1) -> Iterator[None]:
+    """Loops over output positions, binding n, oh, ow and position; ease as in `Carrier.flat`."""
     rows = work.batch * work.out_height
-    with code.rows("r", rows, rows * work.out_width * channels):
+    with code.rows("r", rows, rows * work.out_width * channels // ease):
         code.let("n", f"r // {work.out_height}")
         code.let("oh", f"r % {work.out_height}")
         with code.block(f"for ow in range({work.out_width}):"):

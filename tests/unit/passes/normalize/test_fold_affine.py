@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from tvm import relax
 
@@ -104,3 +105,14 @@ def test_division_by_zero_is_not_folded(lab) -> None:
 def test_names_survive(lab) -> None:
     mod = lab.module(lambda b, x: b(op.nn.relu(b(op.multiply(b.conv_nhwc(x, 4, name="stem_conv"), b.const(4))))), MAPS)
     assert lab.bindings(FoldAffine()(mod))[0][0].name == "stem_conv"
+
+
+def test_the_last_factor_of_an_activation_stays_in_front_of_a_matmul(lab) -> None:
+    """x * (1 + erf(x / sqrt 2)) * 0.5, as exporters write gelu: taken apart, nobody would know it again."""
+
+    def body(b, x):
+        gate = b(op.add(b(op.erf(b(op.divide(x, relax.const(np.float32(2**0.5)))))), relax.const(np.float32(1))))
+        gelu = b(op.multiply(b(op.multiply(x, gate)), relax.const(np.float32(0.5))))
+        return b(op.matmul(gelu, b.const(4, 8)))
+
+    assert folded(lab, body, (1, 5, 4)) == ["divide", "erf", "add", "multiply", "multiply", "matmul"]

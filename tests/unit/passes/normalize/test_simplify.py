@@ -116,3 +116,16 @@ def test_scale_is_computed_in_double_precision(lab) -> None:
         return b(relax.TupleGetItem(normed, 0))
 
     assert simplified(lab, body) == ["multiply", "add"]
+
+
+@pytest.mark.parametrize(("index", "axis"), [(0, 1), (2, 1), (5, -1), (5, 2)])
+def test_a_pick_by_a_constant_becomes_a_slice(lab, index, axis) -> None:
+    def body(b, x):
+        return b(op.nn.relu(b(op.take(x, relax.const(np.int64(index)), axis))))
+
+    assert simplified(lab, body) == ["strided_slice", "reshape", "nn.relu"]
+
+
+def test_a_pick_by_several_or_unknown_indices_stays(lab) -> None:
+    several = relax.const(np.array([0, 2], np.int64))
+    assert simplified(lab, lambda b, x: b(op.nn.relu(b(op.take(x, several, 1))))) == ["take", "nn.relu"]

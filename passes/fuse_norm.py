@@ -1,0 +1,103 @@
+"""Layer normalisation becomes one kernel, with the boundaries around it.
+
+    [dequantize ->] layer_norm [-> quantize]      ->      call_tir(layer_norm, x, ...)
+
+Stands on a realized network before LegalizeOps. Leaves alone normalisation over several axes and without weights.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import tvm
+from tvm import relax
+
+from tvm_mpq.kernels.float_norm import NormShape, build_layer_norm
+from tvm_mpq.passes.normalize.exprs import axis_list, dtype_of, is_constant, op_name, shape_of
+from tvm_mpq.passes.normalize.rewrite import Rewriter
+from tvm_mpq.passes.rooted import rooted
+from tvm_mpq.schema import FLOAT_BITS, padded_channels
+
+_BOUNDARY = re.compile(r"convert\(shape=[\dx]+,from_bits=(\d+),to_bits=(\d+),channels_first=False\)")
+
+
+@tvm.transform.module_pass(opt_level=0, name="tvm_mpq.FuseNorm")
+class FuseNorm:
+    """Replace layer normalisation in `main` by one PrimFunc for each of its shapes.
+
+    Parameters
+    ----------
+    features : frozenset[str]
+        LLVM feature names of the target.
+    threads : int
+        Threads the kernels are laid out for.
+    kernel_attr : str
+        The attribute by which PrimFuncs of the kernel table are known; its value is the request's key.
+    """
+
+    def __init__(self, *, features: frozenset[str], threads: int, kernel_attr: str) -> None:
+        self._features, self._threads, self._kernel_attr = features, threads, kernel_attr
+
+    def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
+        if "main" not in [gv.name_hint for gv in mod.get_global_vars()]:
+            return mod
+        rewriter = _Rewriter(mod, self._features, self._threads, self._kernel_attr)
+        return rewriter.run() if any(op_name(v) == "relax.nn.layer_norm" for _, v in rewriter.bindings) else mod
+
+
+class _Rewriter(Rewriter):
+    def __init__(self, mod: tvm.IRModule, features: frozenset[str], threads: int, kernel_attr: str) -> None:
+        super().__init__(mod)
+        self._features, self._threads, self._kernel_attr = features, threads, kernel_attr
+        self._kernels: dict[NormShape, tvm.ir.GlobalVar] = {}
+        self._quantized: set[relax.Var] = set()  # boundaries that a normalisation before them has swallowed
+
+    def visit(self, var: relax.Var, value: relax.Expr) -> None:
+        if var in self._quantized:
+            return
+        if op_name(value) != "relax.nn.layer_norm" or not self._normalize(var, value):
+            super().visit(var, value)
+
+    def rewrite(self, var: relax.Var, value: relax.Expr) -> relax.Expr:
+        return value
+
+    def _normalize(self, var: relax.Var, value: relax.Call) -> bool:
+        data, gamma, beta = value.args
+        shape = shape_of(var)
+        if shape is None or dtype_of(var) != "float32" or axis_list(value.attrs.axes, len(shape)) != (len(shape) - 1,):
+            return False
+        if not (is_constant(gamma) and is_constant(beta)):
+            return False
+        unpadded = padded_channels(shape[-1]) == shape[-1]
+        before = self._boundary(data, to_float=True) if unpadded else None
+        user = self.only_use(var) if unpadded else None
+        after = self._boundary(self.bindings[user][0], to_float=False) if user is not None else None
+        args = [self.remap(data), gamma, beta] if before is None else [*map(self.remap, before), gamma, beta]
+        if after is not None:
+            args += after[1:]
+        norm = NormShape(shape, float(value.attrs.epsilon), before is not None, after is not None)
+        if norm not in self._kernels:
+            func = rooted(build_layer_norm(norm, self._features, self._threads))
+            self._kernels[norm] = self.builder.add_func(func, f"layer_norm_{len(self._kernels)}")
+        dtype = "float32" if after is None else "uint8"
+        result = self.emit(relax.call_tir(self._kernels[norm], args, relax.TensorType(shape, dtype)), var.name)
+        end = var
+        if after is not None and user is not None:
+            end = self.bindings[user][0]
+            self._quantized.add(end)
+        self.replace(end, result)
+        return True
+
+    def _boundary(self, var: relax.Expr, *, to_float: bool) -> list[Any] | None:
+        """The arguments x, q, f of the boundary kernel whose result is `var`."""
+        value = self.value.get(var) if isinstance(var, relax.Var) else None
+        if op_name(value) != "relax.call_tir" or value is None:
+            return None
+        attrs = self.mod[value.args[0]].attrs
+        found = _BOUNDARY.match(str(attrs[self._kernel_attr])) if attrs and self._kernel_attr in attrs else None
+        if found is None:
+            return None
+        bits = int(found[1]), int(found[2])
+        right = bits[0] < FLOAT_BITS == bits[1] if to_float else bits[0] == FLOAT_BITS > bits[1]
+        return list(value.args[1].fields) if right else None
