@@ -1,7 +1,7 @@
 """Our passes in a compile script of one's own: a saved plan, TVM's own compilation, a library for plain TVM.
 
-    tvm-mpq optimize model.onnx --data calib.npz --out out/
-    python examples/compile_with_passes.py model.onnx out/plan.json model.so
+tvm-mpq optimize model.onnx --data calib.npz --out out/
+python examples/compile_with_passes.py model.onnx out/plan.json model.so
 """
 
 from __future__ import annotations

@@ -63,6 +63,11 @@ def reconcile(
     return tuple(sorted(real)), tuple(mattr)
 
 
+def local_architecture() -> str:
+    """Of this machine, as `cpuinfo.architecture` names it."""
+    return cpuinfo.architecture(platform.machine())
+
+
 def missing_features(row: TargetRow) -> list[str]:
     """What this CPU lacks to run code for `row`: its architecture, or else feature names; empty = it can."""
     here = cpuinfo.architecture(platform.machine())

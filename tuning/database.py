@@ -25,11 +25,11 @@ __all__ = ["LatencyDatabase", "MergeCounts", "Stats", "default_path"]
 _SELECT = f"SELECT {', '.join(rows.COLUMNS)} FROM latency"
 _IDENTITY = (*rows.KEY_COLUMNS, "device", "provenance")
 _REST = [name for name in (*rows.COLUMNS, "at_us") if name not in _IDENTITY]
-_PUT = (
+_REPLACE = (
     f"INSERT INTO latency ({', '.join(rows.COLUMNS)}, at_us) VALUES ({', '.join('?' * (len(rows.COLUMNS) + 1))}) "
-    f"ON CONFLICT ({', '.join(_IDENTITY)}) DO UPDATE SET {', '.join(f'{n} = excluded.{n}' for n in _REST)} "
-    "WHERE excluded.at_us >= latency.at_us"
+    f"ON CONFLICT ({', '.join(_IDENTITY)}) DO UPDATE SET {', '.join(f'{n} = excluded.{n}' for n in _REST)}"
 )
+_PUT = f"{_REPLACE} WHERE excluded.at_us >= latency.at_us"
 
 
 @dataclass(frozen=True)
@@ -92,14 +92,16 @@ class LatencyDatabase:
     ) -> None:
         self.close()
 
-    def put(self, record: LatencyRecord) -> None:
+    def put(self, record: LatencyRecord, *, replace: bool = False) -> None:
         """Store and commit at once, unless a newer one of the same key, device and provenance is there.
+
+        replace: it was measured just now, whatever the clock said then and says now.
 
         Raises InvalidValueError for a record that contradicts itself or holds NaN or infinity.
         """
         row = rows.to_row(record)
         with self.store.translated() as connection:
-            connection.execute(_PUT, row)
+            connection.execute(_REPLACE if replace else _PUT, row)
 
     def put_all(self, records: Iterable[LatencyRecord]) -> MergeCounts:
         """Store all or none, in one transaction, by the rule of `put`; an equally new record is kept."""

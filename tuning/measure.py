@@ -154,6 +154,7 @@ class _Candidate:
     time: Callable[[], float] | None = None  # microseconds of one round; None until prepared on the living session
     samples: list[Sample] = dataclasses.field(default_factory=list)
     verdict: Verdict | None = None  # set once it is settled
+    lost_device: bool = False  # the connection broke while it ran
 
 
 class _Group:
@@ -220,7 +221,10 @@ class _Group:
             return action()
         except DeviceLostError as e:
             logger.warning("%s; restarting the session", e)
-            candidate.verdict = Verdict(failure=str(e))
+            # A crash here is the candidate's doing. A board may drop for other reasons, so there it takes two.
+            if self._session.is_local or candidate.lost_device:
+                candidate.verdict = Verdict(failure=str(e))
+            candidate.lost_device = True
             self._modules, self._arrays, self._sentinel = {}, {}, None
             for other in self._candidates:
                 other.time = None

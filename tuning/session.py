@@ -11,20 +11,40 @@ import os
 import secrets
 import shutil
 import socket
+import struct
 import tempfile
-from collections.abc import Sequence
-from typing import Any
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from tvm import rpc
 
 from tvm_mpq.errors import DeviceLostError, InvalidValueError, MeasurementError
 from tvm_mpq.tuning.children import Child
 from tvm_mpq.tuning.session_base import Session, one_line
+from tvm_mpq.tuning.tracker import Tracker
 
 __all__ = ["LocalSession", "RpcSession", "Session"]
 
 START_TIMEOUT_SEC = 120.0
 """Importing TVM takes a second on a desktop and ten on an emulated board."""
+
+CONNECT_TIMEOUT_SEC = 20.0
+"""For a server to accept a session: it forks a process for it, and serves one client at a time."""
+
+GRACE_SEC = 5.0
+"""How much later than the deadline here the socket's own one comes."""
+
+_T = TypeVar("_T")
+
+_REFUSALS = {
+    "is not TVM RPC server": "what listens there is no TVM RPC server (for a tracker give its key too)",
+    "cannot find server that matches key": "the server there has another key than the one given",
+}
+"""What TVM says when a connection fails: the same in plain words."""
+
+_dialling = threading.Lock()
+"""Held while TVM opens a socket, so that the new one can be told from those of other sessions."""
 
 
 class LocalSession(Session):
@@ -115,6 +135,13 @@ class RpcSession(Session):
         Deadline of a call that names none, enforced here by cutting the connection.
     session_timeout_sec : int
         After so long in all the board itself ends the session, so that a hanging kernel cannot hold it for ever.
+    connect_timeout_sec : float, optional
+        Deadline for a session to begin; by default `timeout_sec`, but no more than `CONNECT_TIMEOUT_SEC`.
+
+    Attributes
+    ----------
+    address : tuple of str and int
+        Where the board itself is; a tracker may give another one after `restart`.
     """
 
     def __init__(
@@ -127,6 +154,7 @@ class RpcSession(Session):
         tracker: bool = False,
         timeout_sec: float = 120.0,
         session_timeout_sec: int = 7200,
+        connect_timeout_sec: float | None = None,
     ) -> None:
         super().__init__(threads, timeout_sec)
         if not 0 < port < 65536:
@@ -134,26 +162,37 @@ class RpcSession(Session):
         if tracker and not key:
             raise InvalidValueError("a tracker needs the key of the boards it shall choose from (got none)")
         self.host, self.port, self.key, self.tracker = host, port, key, tracker
+        self.address = (host, port)
         self.session_timeout_sec = session_timeout_sec
+        self.connect_timeout_sec = connect_timeout_sec or min(timeout_sec, CONNECT_TIMEOUT_SEC)
         self._foreign: set[str] = set()  # sockets that are not this session's
-        self._own: set[str] | None = None  # None while the connection is being made
+        self._lines: list[socket.socket] = []  # this session's own, beside TVM's descriptors of them
+        self._dials = False
         self.restart()
 
     def describe(self) -> str:
-        return f"{self.key or 'the device'} at {self.host}:{self.port}"
+        return f"{self.key or 'the device'} at {self.address[0]}:{self.address[1]}"
 
     def _open(self) -> Any:
-        self._foreign, self._own = set(_sockets()), None
-        try:
-            session, offered = self._within(self.timeout_sec, self._dial)
-        except TimeoutError as e:
-            raise DeviceLostError(
-                f"{self.describe()} did not accept a session within {self.timeout_sec:g} s; it serves somebody else, "
-                "or a kernel crashed it and the server there must be started again"
-            ) from e
-        except (RuntimeError, OSError) as e:
-            raise DeviceLostError(f"cannot connect to {self.describe()}: {one_line(e)}") from e
-        self._own = set(_sockets()) - self._foreign
+        match = self.key or ""
+        if self.tracker:
+            with Tracker(self.host, self.port, self.connect_timeout_sec) as tracker:
+                host, port, match = tracker.request(match, self.connect_timeout_sec)
+                self.address = (host, port)
+        with _dialling:
+            self._foreign, self._dials = set(_sockets()), True
+            try:
+                session, offered = self._within(self.connect_timeout_sec, lambda: self._dial(match))
+            except TimeoutError as e:
+                raise DeviceLostError(
+                    f"{self.describe()} did not accept a session within {self.connect_timeout_sec:g} s; it serves "
+                    "somebody else, or a kernel crashed it and the server there must be started again"
+                ) from e
+            except (RuntimeError, OSError) as e:
+                reason = next((text for sign, text in _REFUSALS.items() if sign in str(e)), one_line(e))
+                raise DeviceLostError(f"cannot connect to {self.describe()}: {reason}") from e
+            finally:
+                self._dials = False
         if offered != self.threads:
             self.close()
             raise InvalidValueError(
@@ -162,31 +201,58 @@ class RpcSession(Session):
             )
         return session
 
-    def _dial(self) -> tuple[Any, int]:
+    def _dial(self, match: str) -> tuple[Any, int]:
         """A session, and how many threads the board then offers."""
-        if self.tracker:
-            # TVM tries for a minute to reach a tracker that is not there, and warns on standard error.
-            socket.create_connection((self.host, self.port), self.timeout_sec).close()
-            found = rpc.connect_tracker(self.host, self.port)
-            session = found.request(self.key, session_timeout=self.session_timeout_sec, max_retry=1)
-            found.close()
-        else:
-            session = rpc.connect(self.host, self.port, self.key or "", self.session_timeout_sec)
+        session = rpc.connect(*self.address, match, self.session_timeout_sec)
+        self._lines = self._new()
+        self._limit(self.connect_timeout_sec)
         session.get_function("runtime.config_threadpool")(1, self.threads)
         return session, session.get_function("runtime.NumThreads")()
 
-    def _abort(self) -> None:
-        # TVM keeps its socket to itself, but it is one of this process's descriptors, opened in `_open`.
+    def guarded(self, what: str, action: Callable[[], _T], timeout_sec: float | None = None) -> _T:
+        self._limit(self.timeout_sec if timeout_sec is None else timeout_sec)
+        return super().guarded(what, action, timeout_sec)
+
+    def _limit(self, seconds: float) -> None:
+        """The same deadline once more in the system's socket.
+
+        When a remote object is freed, TVM speaks to the board with Python's lock held: no thread here could then abort
+        it, and a board without power would stop this process for ever.
+        """
+        whole = int(seconds + GRACE_SEC)
+        for line in self._lines:
+            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+                with contextlib.suppress(OSError):
+                    line.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", whole, 0))
+
+    def _new(self) -> list[socket.socket]:
+        """The sockets opened since the last snapshot that lead, or will lead, to the board."""
+        # TVM keeps its socket to itself, but it is one of this process's descriptors.
+        found = []
         for name, descriptor in _sockets().items():
-            if name in self._own if self._own is not None else name not in self._foreign:
-                with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
-                    connection.shutdown(socket.SHUT_RDWR)
+            if name not in self._foreign:
+                with contextlib.suppress(OSError):
+                    line = socket.socket(fileno=os.dup(descriptor))
+                    if _peer_port(line) in (self.address[1], None):
+                        found.append(line)
+                    else:
+                        line.close()
+        return found
+
+    def _abort(self) -> None:
+        dialled = self._new() if self._dials and not self._lines else []
+        for line in (*self._lines, *dialled):
+            with contextlib.suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
+        for line in dialled:
+            line.close()
 
     def _release(self) -> None:
         # Arrays that the caller still holds would keep the connection open and the board busy.
-        if self._own is not None:
-            self._abort()
-            self._own = set()
+        self._abort()
+        for line in self._lines:
+            line.close()
+        self._lines = []
 
 
 def _sockets() -> dict[str, int]:
@@ -198,6 +264,15 @@ def _sockets() -> dict[str, int]:
             if name.startswith("socket:"):
                 found[name] = int(text)
     return found
+
+
+def _peer_port(line: socket.socket) -> int | None:
+    """Of the other end; None while there is none."""
+    try:
+        peer = line.getpeername()
+    except OSError:
+        return None
+    return int(peer[1]) if isinstance(peer, tuple) else -1  # a Unix socket
 
 
 def _checked_cores(threads: int, cores: Sequence[int] | None) -> list[int]:

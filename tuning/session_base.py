@@ -7,6 +7,7 @@ arrives as `MeasurementError`.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,6 +35,8 @@ class Session:
         Threads a kernel may use there.
     timeout_sec : float
         Deadline of a call that names none.
+    generation : int
+        Counts connections: what was loaded or copied under another number is gone.
     """
 
     is_local = False
@@ -45,6 +48,7 @@ class Session:
             raise InvalidValueError(f"timeout_sec must be above 0 (got {timeout_sec:g})")
         self.threads = threads
         self.timeout_sec = timeout_sec
+        self.generation = 0
         self._rpc: Any = None
         self._uploads = 0
 
@@ -76,6 +80,7 @@ class Session:
         """Connect anew; modules and arrays of the old connection are gone. Raises DeviceLostError."""
         self.close()
         self._rpc = self._open()
+        self.generation += 1
         self._uploads = 0
 
     def close(self) -> None:
@@ -90,6 +95,11 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def connected(self) -> bool:
+        """False once the connection is lost or closed; `restart` makes a new one."""
+        return self._rpc is not None
 
     @property
     def device(self) -> Any:
@@ -112,9 +122,26 @@ class Session:
         return name
 
     def load_uploaded(self, name: str, timeout_sec: float | None = None) -> Any:
-        """Load a library by the name that `upload` returned."""
+        """Load a library by the name that `upload` returned, and delete its file, which it needs no longer."""
         session = self._connected()
-        return self.guarded(f"loading of {name}", lambda: session.load_module(name), timeout_sec)
+        module = self.guarded(f"loading of {name}", lambda: session.load_module(name), timeout_sec)
+        try:
+            self.guarded(f"removal of {name}", lambda: session.remove(name), timeout_sec)
+        except DeviceLostError:
+            raise
+        except MeasurementError:  # a small server may not offer it; the session's folder goes with the session
+            pass
+        return module
+
+    def download(self, path: str, timeout_sec: float | None = None) -> bytes:
+        """A file there; not one of /proc, whose size nobody knows before."""
+        session = self._connected()
+        return bytes(self.guarded(f"download of {path}", lambda: session.download(path), timeout_sec))
+
+    def call_global(self, name: str, *args: Any, timeout_sec: float | None = None) -> Any:
+        """Call a function that TVM registers there. Raises MeasurementError where it does not."""
+        session = self._connected()
+        return self.guarded(f"call of {name}", lambda: session.get_function(name)(*args), timeout_sec)
 
     def array(self, values: npt.NDArray[Any], timeout_sec: float | None = None) -> Any:
         """Copy to the device; returns a remote tvm.runtime.Tensor."""
@@ -233,7 +260,8 @@ class Session:
 def one_line(error: BaseException) -> str:
     """The first line of an error's text, or its type when it has none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    # TVM puts the failed C++ condition before what it means.
+    return re.sub(r"^Check failed: \(.*?\) is false: ", "", lines[0]) if lines else type(error).__name__
 
 
 def _reason(error: BaseException) -> str:

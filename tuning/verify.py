@@ -131,9 +131,9 @@ _SHAPES: dict[type[Workload], Callable[[Any], list[tuple[int, ...]]]] = {
     ],
     Pool2dWorkload: lambda w: [(w.batch, w.in_height, w.in_width, w.channels)],
     AddWorkload: lambda w: [w.shape, w.shape],
-    MultiplyWorkload: lambda w: [w.shape, (w.shape[0], *(1,) * (len(w.shape) - 2), w.shape[-1])]
-    if w.broadcast
-    else [w.shape, w.shape],
+    MultiplyWorkload: lambda w: (
+        [w.shape, (w.shape[0], *(1,) * (len(w.shape) - 2), w.shape[-1])] if w.broadcast else [w.shape, w.shape]
+    ),
     ConcatWorkload: lambda w: [(w.rows, c) for c in w.channels],
     ActivationWorkload: lambda w: [w.shape],
     CopyWorkload: lambda w: [w.in_shape],

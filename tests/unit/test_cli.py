@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
 from tvm_mpq import cli
+from tvm_mpq.cli import common
 from tvm_mpq.errors import InvalidValueError
 
 ROOT = Path(__file__).parents[2]
@@ -120,7 +121,7 @@ def test_every_leaf_command_prints_json() -> None:
 def test_observers_are_those_of_calibration() -> None:
     from tvm_mpq.calibrate.observers import METHODS
 
-    assert sorted(cli.OBSERVERS) == sorted(METHODS)
+    assert sorted(common.OBSERVERS) == sorted(METHODS)
 
 
 @pytest.mark.parametrize("args", [["--help"], ["optimize", "--help"], ["targets", "--json"]])
@@ -327,7 +328,7 @@ def test_db(run: Run, tmp_path: Path) -> None:
 
 def test_json_has_no_infinity() -> None:
     given = {"a": [float("inf"), 1.5], 8: (float("nan"), "x", None)}
-    assert cli._finite(given) == {"a": [None, 1.5], "8": [None, "x", None]}
+    assert common.finite(given) == {"a": [None, 1.5], "8": [None, "x", None]}
 
 
 @pytest.mark.parametrize(
@@ -367,3 +368,14 @@ def test_as_a_program(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: no database at") and done.stderr.count("\n") == 1
+
+
+def test_bench_says_what_it_takes(run: Run, tmp_path: Path) -> None:
+    for words, text in (
+        (("--engines", "ours-int8,abacus"), "error: --engines takes ours-int8"),
+        (("--threads", "1,zero"), "error: --threads takes whole numbers above 0 by commas (got '1,zero')"),
+        ((), "error: "),
+    ):
+        code, out, err = run("bench", str(tmp_path / "none.onnx"), *words)
+        assert (code, out) == (1, "")
+        assert err.startswith(text) and err.count("\n") == 1

@@ -27,6 +27,10 @@ class Room:
     never: frozenset[str] = frozenset()  # parts of the standard library it must not touch
 
 
+ENGINE_LIBRARIES = {
+    *("tvm", "onnx", "torch", "onnxruntime", "openvino", "nncf", "ai_edge_litert", "litert_torch", "ai_edge_quantizer")
+}
+
 TABLE = {
     "errors": Room(set(), set()),
     "schema": Room({"errors"}, set(), lazy=frozenset({"tvm"})),  # Plan.tvm_target()
@@ -47,7 +51,9 @@ TABLE = {
         {"tvm", "numpy", "rich"},
         lazy=frozenset({"torch", "sklearn"}),
     ),
-    "cli": Room(SHARED, {"click", "rich"}, lazy=frozenset({"pipeline", "report", "targets"})),
+    # Each engine is a process of its own: nothing but the standard library and numpy at import.
+    "peers": Room(SHARED, {"numpy"}, lazy=frozenset({"pipeline", "calibrate", "targets", *ENGINE_LIBRARIES})),
+    "cli": Room(SHARED, {"click", "rich"}, lazy=frozenset({"pipeline", "peers", "report", "targets"})),
 }
 
 
@@ -153,8 +159,6 @@ def test_the_table_has_no_circle() -> None:
         ready = {name for name, row in TABLE.items() if name not in done and row.rooms <= done}
         assert ready, f"these rooms import each other: {sorted(set(TABLE) - done)}"
         done |= ready
-
-
 
 
 LIGHT = ["errors", "schema", "cli", "report", "select", "numerics", "targets"]

@@ -81,14 +81,14 @@ def metric_for(graph: Graph) -> str:
 
 
 def trials(graph: Graph, float_plan: Plan, features: frozenset[str], threads: int) -> list[Trial]:
-    """One trial per (operator, integer candidate)."""
+    """One trial per (operator, candidate other than fp32)."""
     base = {_identity(s) for s in lower(graph, float_plan, features, threads)}
     found = []
     for node in graph.weighted():
         reachable = _downstream(graph, node.output)
         for text in node.candidates:
             precision = Precision.parse(text)
-            if precision.is_float:
+            if precision == FP32:
                 continue
             operators = {**float_plan.operators, node.name: text}
             plan = Plan(float_plan.target, float_plan.tvm_target_attrs, operators, float_plan.tensors, _floats(graph))

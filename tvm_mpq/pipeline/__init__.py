@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tvm_mpq.pipeline.demo import demo as demo_network
+    from tvm_mpq.pipeline.devices import devices as list_devices
     from tvm_mpq.pipeline.doctor import diagnose
     from tvm_mpq.pipeline.inspect import inspect as inspect_network
     from tvm_mpq.pipeline.optimize import optimize as optimize_network
     from tvm_mpq.pipeline.options import Options, Result, check_output
+    from tvm_mpq.pipeline.reread import reread as reread_report
     from tvm_mpq.pipeline.run import run_folder
     from tvm_mpq.pipeline.search import search as search_network
+    from tvm_mpq.pipeline.sensitivity import sensitivity as network_sensitivity
+    from tvm_mpq.pipeline.tune import tune as tune_network
     from tvm_mpq.pipeline.uniform import build_network
 
 __all__ = [
@@ -26,9 +30,13 @@ __all__ = [
     "demo_network",
     "diagnose",
     "inspect_network",
+    "list_devices",
+    "network_sensitivity",
     "optimize_network",
+    "reread_report",
     "run_folder",
     "search_network",
+    "tune_network",
 ]
 
 _HOMES = {
@@ -39,9 +47,13 @@ _HOMES = {
     "demo_network": ("demo", "demo"),
     "diagnose": ("doctor", "diagnose"),
     "inspect_network": ("inspect", "inspect"),
+    "list_devices": ("devices", "devices"),
     "optimize_network": ("optimize", "optimize"),
     "run_folder": ("run", "run_folder"),
+    "network_sensitivity": ("sensitivity", "sensitivity"),
+    "reread_report": ("reread", "reread"),
     "search_network": ("search", "search"),
+    "tune_network": ("tune", "tune"),
 }
 
 

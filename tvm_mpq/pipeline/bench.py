@@ -2,38 +2,48 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, TypeVar
 
 from tvm_mpq import targets
 from tvm_mpq.calibrate.interpreter import Interpreter
 from tvm_mpq.errors import TargetMismatchError
 from tvm_mpq.pipeline import latency
+from tvm_mpq.pipeline.board_runtime import BoardRuntime
 from tvm_mpq.pipeline.kernel_store import KernelStore
 from tvm_mpq.pipeline.options import Options
 from tvm_mpq.pipeline.prepare import Prepared, prepare
 from tvm_mpq.pipeline.runtime import HostRuntime
 from tvm_mpq.schema import DeviceIdentity
+from tvm_mpq.targets import TargetRow, health
+from tvm_mpq.tuning.board_session import parse_address
+from tvm_mpq.tuning.boards import Boards
 from tvm_mpq.tuning.database import LatencyDatabase
-from tvm_mpq.tuning.session import LocalSession
+from tvm_mpq.tuning.place import Place, ThisMachine
+from tvm_mpq.tuning.probe import Probe
+from tvm_mpq.tuning.results import ResultStore
 from tvm_mpq.tuning.session_base import Session
 from tvm_mpq.tuning.store import default_path
+
+_T = TypeVar("_T")
 
 
 @dataclass
 class Bench:
-    """What all commands share: the prepared network, where it runs, and what is known so far."""
+    """What all commands share: the prepared network, where it runs, and what is known so far. A context manager."""
 
     options: Options
     prepared: Prepared
     db: LatencyDatabase
     store: KernelStore
-    interpreter: Interpreter
+    place: Place
     device: DeviceIdentity
-
-    def open_session(self) -> Session:
-        return LocalSession(threads=self.options.threads)
+    health: dict[str, Any]  # of the device, before the work
+    _interpreter: tuple[Any, Interpreter] | None = None  # and the connection it belongs to
 
     def meter(self) -> latency.Meter:
         return latency.Meter(
@@ -41,27 +51,89 @@ class Bench:
             self.device,
             self.store,
             self.db,
-            self.open_session,
+            self.place,
             latency.SETTINGS,
             self.options.progress,
         )
 
+    def interpret(self, work: Callable[[Interpreter], _T]) -> _T:
+        """Do `work` with the interpreter: in this process, or on a board; there anew when the board was lost."""
+        if isinstance(self.place, Boards):
+            return self.place.do(lambda session: work(self._on(session)))
+        return work(self._here())
 
-def open_bench(options: Options) -> Bench:
-    """Load the model and open database and kernel store.
+    def _here(self) -> Interpreter:
+        prepared = self.prepared
+        if self._interpreter is None:
+            runtime = HostRuntime(self.store, prepared.graph, prepared.tvm_target(), prepared.features)
+            self._interpreter = None, Interpreter(prepared.graph, runtime)
+        return self._interpreter[1]
+
+    def _on(self, session: Session) -> Interpreter:
+        """The interpreter of this connection; one of an older connection has lost all it held."""
+        prepared = self.prepared
+        key = (session, session.generation)
+        if self._interpreter is None or self._interpreter[0] != key:
+            self._interpreter = None  # frees its arrays before the new one takes as many
+            runtime = BoardRuntime(session, self.store, prepared.graph, prepared.tvm_target(), prepared.features)
+            self._interpreter = key, Interpreter(prepared.graph, runtime)
+        return self._interpreter[1]
+
+    def condition(self) -> dict[str, Any]:
+        """What a report says of the machine: its health before and after; which boards served, which were lost."""
+        place = self.place
+        report: dict[str, Any] = {"health": {"start": self.health, "end": _health(place)}, "boards": None}
+        if isinstance(place, Boards):
+            lost = [dataclasses.asdict(loss) for loss in place.losses]
+            report["boards"] = {"used": place.names, "lost": lost, "emulated": place.board.emulated}
+        ResultStore(self.db).put("health", self.device.key, report["health"])
+        return report
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the boards to others, and close the database."""
+        self._interpreter = None
+        self.place.close()
+        self.db.close()
+
+
+def _health(place: Place) -> dict[str, Any]:
+    """Now; of the first board when there are several."""
+    if isinstance(place, Boards):
+        return place.do(lambda session: dataclasses.asdict(Probe(session).health()))
+    return dataclasses.asdict(health.read_health(health.read_local))
+
+
+def open_bench(options: Options, *, compile_only: bool = False) -> Bench:
+    """Load the model, find the device, open database and kernel store.
+
+    compile_only: nothing will run, so the device need not be there.
 
     Raises
     ------
     TargetMismatchError
-        If this CPU lacks features of the target: its kernels can be neither measured nor used for calibration here.
+        If the CPU (here, or of the board) lacks features of the target: its kernels can be neither measured nor used
+        for calibration.
+    MissingDependencyError
+        If nothing here links libraries for the target.
     """
     row = targets.resolve(options.target)
-    lacking = targets.missing_features(row)
-    if lacking:
-        raise TargetMismatchError(
-            f"target {row.name!r} needs {', '.join(lacking)}, which this CPU lacks, so nothing can be measured for it "
-            "here: choose target 'local', or run on a machine that has them"
-        )
+    place, device = _device(options, row, compile_only=compile_only)
+    try:
+        return _equipped(options, row, place, device)
+    except BaseException:
+        place.close()
+        raise
+
+
+def _equipped(options: Options, row: TargetRow, place: Place, device: DeviceIdentity) -> Bench:
     path = Path(options.db) if options.db else default_path()
     db = LatencyDatabase(path)
     options.tell(f"reading {_name(options.model)}")
@@ -74,10 +146,47 @@ def open_bench(options: Options) -> Bench:
     )
     for note in prepared.loaded.notes:
         options.tell(note)
-    store = KernelStore(path.parent / f"{path.name}.kernels", prepared.tvm_target_attrs)
-    runtime = HostRuntime(store, prepared.graph, prepared.tvm_target(), prepared.features)
-    device = targets.device_identity(row, options.threads)
-    return Bench(options, prepared, db, store, Interpreter(prepared.graph, runtime), device)
+    store = KernelStore(path.parent / f"{path.name}.kernels", prepared.tvm_target_attrs, linker=targets.linker_of(row))
+    return Bench(options, prepared, db, store, place, device, _health(place))
+
+
+def _device(options: Options, row: TargetRow, *, compile_only: bool) -> tuple[Place, DeviceIdentity]:
+    if options.rpc is not None:
+        boards = open_boards(options.rpc, options.key, options.threads, row, options.tell)
+        return boards, boards.board.identity(options.threads)
+    lacking = targets.missing_features(row)
+    if lacking and not compile_only:
+        raise TargetMismatchError(
+            f"target {row.name!r} needs {', '.join(lacking)}, which this CPU lacks, so nothing can be measured for it "
+            "here: give a board with --rpc HOST:PORT, choose target 'local', or run on a machine that has them"
+        )
+    here = targets.local_row() if lacking else row
+    return ThisMachine(options.threads), targets.device_identity(here, options.threads)
+
+
+def open_boards(rpc: str, key: str | None, threads: int, row: TargetRow, say: Callable[[str], None] | None) -> Boards:
+    """Connect to HOST:PORT, ready to measure code for `row`.
+
+    Raises
+    ------
+    InvalidValueError
+        If the address is none.
+    DeviceLostError
+        If nothing usable answers.
+    TargetMismatchError
+        If what answers cannot run code for `row`.
+    """
+    host, port = parse_address(rpc)
+    boards = Boards(host, port, key, threads=threads, say=say)
+    try:
+        targets.require_board(row, boards.board, boards.names[0])
+        boards.build_sentinel(targets.to_tvm(row, threads))
+    except BaseException:
+        boards.close()
+        raise
+    if boards.board.emulated and say is not None:
+        say("this board is emulated: its numbers are right, its times mean nothing")
+    return boards
 
 
 def _name(model: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -64,13 +65,14 @@ def choose(
     judge: Callable[[Solution], Quality],
     *,
     time_limit_sec: float,
+    latency_share: float = 1.0,
     progress: Progress | None = None,
 ) -> tuple[Tried, list[Tried]]:
     """The plan to build, and all that were run end to end.
 
     With a limit on latency or size only: least loss within it. With `max_drop`: least latency whose real drop stays
     within it (and within the other limits). int8: uniform 8 bit, which latency ratios refer to and the search for the
-    least latency starts from.
+    least latency starts from. latency_share: of the latency budget that may be used by the table's account.
 
     Raises
     ------
@@ -79,6 +81,8 @@ def choose(
     """
     budget = effective_budget(budget)
     limits = limits_of(budget, int8.latency_us)
+    if limits.latency_us is not None:
+        limits = dataclasses.replace(limits, latency_us=latency_share * limits.latency_us)
     if budget.max_drop is None:
         return _least_loss(problem, limits, judge, time_limit_sec, progress)
     return _least_latency(problem, limits, budget.max_drop, int8, judge, time_limit_sec, progress)

@@ -88,7 +88,8 @@ def describe(
             for t in tried
         ],
         "correction": dataclasses.asdict(tables.correction),
-        "latency_entries": {"measured": tables.latency.measured, "predicted": 0, "cached": tables.latency.cached},
+        "latency_entries": tables.latency.entries,
+        "predictor": tables.latency.predictor,
         "boundaries": network.conversions(network.all_steps(bench.prepared, plans["mixed"])),
         "calibration": {"samples": len(data), "synthetic": data.synthetic, "observer": bench.options.observer},
         "artifacts": {},

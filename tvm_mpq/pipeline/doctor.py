@@ -19,6 +19,8 @@ from typing import Any
 
 from tvm_mpq import targets
 from tvm_mpq.errors import MPQError
+from tvm_mpq.targets.cross import TOOLCHAINS, find_linker
+from tvm_mpq.targets.health import BUSY_SHARE
 
 TVM_VERSION = "0.27.0.post1"
 """The one release whose Python names and LLVM the kernels are written for; pyproject.toml pins the same."""
@@ -38,9 +40,6 @@ PROBE_TIMEOUT_SEC = 120.0
 
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
-BUSY_SHARE = 0.5
-"""Load per core above which measurements are called disturbed."""
-
 Check = dict[str, str]
 """name, status (`ok`, `missing` = needed and not there, `warning` = lacks an option or disturbs), detail, mend."""
 
@@ -49,7 +48,7 @@ def diagnose() -> dict[str, Any]:
     """Look at everything. `ok` is false when something needed is missing."""
     tvm, tvm_checks = _tvm()
     checks = [_python(), *tvm_checks, _compiler(), _cpu(), _solver(), _database(usable=bool(tvm))]
-    checks += [*_packages(), _cross_compiler(), _cores(), _governor(), _load()]
+    checks += [*_packages(), *_cross_compilers(), _cores(), _governor(), _load()]
     return {"ok": all(c["status"] != "missing" for c in checks), "checks": checks}
 
 
@@ -122,7 +121,7 @@ def _compiler() -> Check:
         return _check("C++ compiler", "missing", "none of g++, clang++, c++ is in PATH", mend)
     with tempfile.TemporaryDirectory() as folder:
         command = [found, "-shared", "-fPIC", "-x", "c++", "-", "-o", str(Path(folder) / "probe.so")]
-        code, _, err = _run(command, 60, "#include <cstdint>\nextern \"C\" int32_t probe() { return 0; }\n")
+        code, _, err = _run(command, 60, '#include <cstdint>\nextern "C" int32_t probe() { return 0; }\n')
     if code:
         return _check("C++ compiler", "missing", f"{found} cannot link a library: {_last_line(err)}", mend)
     return _check("C++ compiler", "ok", found)
@@ -214,16 +213,23 @@ def _version(distributions: Sequence[str]) -> str:
     return "installed"
 
 
-def _cross_compiler() -> Check:
-    found = shutil.which("aarch64-linux-gnu-g++")
-    if found:
-        return _check("ARM cross compiler", "ok", found)
-    return _check(
-        "ARM cross compiler",
-        "warning",
-        "aarch64-linux-gnu-g++ is not in PATH; needed only to link libraries for 64 bit ARM boards",
-        "apt install g++-aarch64-linux-gnu",
-    )
+def _cross_compilers() -> Iterator[Check]:
+    """One linker for each architecture that target rows have and this machine does not."""
+    here = targets.local_architecture()
+    for architecture, toolchain in TOOLCHAINS.items():
+        if architecture == here:
+            continue
+        name = f"linker for {architecture}"
+        found = find_linker(architecture)
+        if found:
+            yield _check(name, "ok", found)
+            continue
+        yield _check(
+            name,
+            "warning",
+            f"{toolchain.triple}-g++ is not in PATH; needed only to build for {architecture} boards",
+            f"apt install {toolchain.package}",
+        )
 
 
 def _cores() -> Check:

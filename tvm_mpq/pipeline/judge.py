@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,25 @@ import numpy.typing as npt
 
 from tvm_mpq.calibrate.data import Dataset
 from tvm_mpq.calibrate.sensitivity import classifies, kl_divergence, metric_for, predict
+from tvm_mpq.passes.lowering import Step
 from tvm_mpq.pipeline import learn, network
 from tvm_mpq.pipeline.bench import Bench
 from tvm_mpq.pipeline.choose import Quality
 from tvm_mpq.pipeline.tables import Tables, plan_of
 from tvm_mpq.select.ilp import Solution
+
+
+def remembered(judge: Callable[[Solution], Quality]) -> Callable[[Solution], Quality]:
+    """The same judge, which runs no solution twice: what it is worth does not hang on latencies."""
+    known: dict[str, Quality] = {}
+
+    def ask(solution: Solution) -> Quality:
+        name = repr((sorted(solution.choices.items()), sorted(solution.formats.items())))
+        if name not in known:
+            known[name] = judge(solution)
+        return known[name]
+
+    return ask
 
 
 class Judge:
@@ -25,16 +40,19 @@ class Judge:
         self._data = data.head(bench.options.check_samples)
         self._samples = learn.graph_samples(bench.prepared, self._data)
         steps = learn.float_steps(bench.prepared, tables.plan)
-        self._reference = list(predict(bench.interpreter, steps, self._samples))
+        self._reference = self._outputs(steps)
         self._float = self._accuracy(self._reference)
 
     def __call__(self, solution: Solution) -> Quality:
         steps = network.all_steps(self._bench.prepared, plan_of(self._bench, self._tables, solution))
-        outputs = list(predict(self._bench.interpreter, steps, self._samples))
+        outputs = self._outputs(steps)
         result = self._accuracy(outputs)
         drop = self._float.value - result.value
         losses = [self._loss(r, o) for r, o in zip(self._reference, outputs, strict=True)]
         return Quality(-drop if result.metric == "relative_error" else drop, float(np.mean(losses)))
+
+    def _outputs(self, steps: list[Step]) -> list[npt.NDArray[Any]]:
+        return self._bench.interpret(lambda interpreter: list(predict(interpreter, steps, self._samples)))
 
     def _accuracy(self, outputs: list[npt.NDArray[Any]]) -> network.Accuracy:
         graph = self._bench.prepared.graph

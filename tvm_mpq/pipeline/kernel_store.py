@@ -62,15 +62,25 @@ def _example(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np
 
 
 class KernelStore:
-    """Libraries of PrimFuncs in a folder, for one TVM target."""
+    """Libraries of PrimFuncs in a folder, for one TVM target.
 
-    def __init__(self, folder: Path, target_attrs: dict[str, Any], *, workers: int = 2) -> None:
+    linker: command that links for the target, None = this machine's own.
+    """
+
+    def __init__(
+        self, folder: Path, target_attrs: dict[str, Any], *, workers: int = 2, linker: str | None = None
+    ) -> None:
+        self.linker = linker
         self._folder = folder
         self._attrs = target_attrs
         self._workers = workers
         self._failures: dict[str, str] = {}
         self._sources: dict[tuple[str, str, str], Source] = {}
         folder.mkdir(parents=True, exist_ok=True)
+
+    def target(self) -> tvm.target.Target:
+        """What is compiled for."""
+        return tvm.target.Target(dict(self._attrs))
 
     def source(self, kernel: Kernel) -> Source:
         """The kernel's TIR and its version; built once."""
@@ -105,9 +115,9 @@ class KernelStore:
 
     def _build(self, sources: Sequence[Source]) -> None:
         items = [(s.symbol, s.func.with_attr("global_symbol", s.symbol)) for s in sources]
-        target = tvm.target.Target(dict(self._attrs))
+        target = self.target()
         with tempfile.TemporaryDirectory(dir=self._folder) as work:
-            results = build_modules(items, target, workers=self._workers, folder=work)
+            results = build_modules(items, target, workers=self._workers, linker=self.linker, folder=work)
             for source, result in zip(sources, results, strict=True):
                 if result.path is None:
                     self._failures[source.symbol] = result.failure or "no reason given"

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from typing import Any
 
 import tvm
 
-from tvm_mpq.errors import DeviceLostError, MeasurementError, VerificationError
-from tvm_mpq.kernels.registry import Kernel, Request, candidates, default_kernel
-from tvm_mpq.pipeline.kernel_store import KernelStore, Source
+from tvm_mpq.errors import DeviceLostError, MeasurementError, NoKernelError, VerificationError
+from tvm_mpq.kernels.registry import Kernel, Request, candidates, default_kernel, named_kernel
+from tvm_mpq.pipeline.kernel_store import Compiled, KernelStore, Source
 from tvm_mpq.pipeline.options import Progress
+from tvm_mpq.pipeline.versions import Versions
 from tvm_mpq.schema import DeviceIdentity, FloatWorkload, LatencyKey, LatencyRecord
 from tvm_mpq.tuning.database import LatencyDatabase
-from tvm_mpq.tuning.measure import Job, MeasureSettings, measure
+from tvm_mpq.tuning.measure import Job, MeasureSettings
 from tvm_mpq.tuning.network import call_overhead_us
+from tvm_mpq.tuning.place import Place, failed, measure_at
 from tvm_mpq.tuning.results import ResultStore
 from tvm_mpq.tuning.session_base import Session
 from tvm_mpq.tuning.verify import verify_kernel
@@ -45,6 +48,7 @@ class LatencyTable:
     measured: int = 0
     cached: int = 0
     refused: list[LatencyRecord] = field(default_factory=list)
+    predictor: dict[str, Any] | None = None  # held-out errors, where entries were predicted
 
     def latency_us(self, request: Request) -> float:
         """Median microseconds; infinite when every kernel for it failed."""
@@ -55,12 +59,28 @@ class LatencyTable:
         return self.kernels.get(request.key) or default_kernel(request)
 
     def offer(self, kernel: Kernel, record: LatencyRecord) -> None:
-        """Keep the faster of what is known and this."""
+        """Keep the faster of what is known and this; a measurement takes the place of its own prediction."""
+        old = self.records.get(kernel.request.key)
         if record.median_us is None:
             self.refused.append(record)
-        elif record.median_us < self.latency_us(kernel.request):
+        elif old is None or old.key == record.key or record.median_us < self.latency_us(kernel.request):
             self.records[kernel.request.key] = record
             self.kernels[kernel.request.key] = kernel
+
+    def predicted(self) -> dict[LatencyKey, Kernel]:
+        """The kernels whose times are predictions."""
+        return {r.key: self.kernels[name] for name, r in self.records.items() if r.provenance == "predicted"}
+
+    def forget_predictions(self, kernels: Iterable[Kernel]) -> None:
+        """Take back what was only predicted for these kernels."""
+        for name in {kernel.request.key for kernel in kernels}:
+            if name in self.records and self.records[name].provenance == "predicted":
+                del self.records[name], self.kernels[name]
+
+    @property
+    def entries(self) -> dict[str, int]:
+        """How many were measured now, are predicted, and had been measured before."""
+        return {"measured": self.measured, "predicted": len(self.predicted()), "cached": self.cached}
 
 
 def latency_key(kernel: Kernel, target: str) -> LatencyKey:
@@ -78,14 +98,25 @@ class Meter:
     device: DeviceIdentity
     store: KernelStore
     db: LatencyDatabase
-    open_session: Callable[[], Session]
+    place: Place
     settings: MeasureSettings
     progress: Progress | None = None
 
+    def versions(self) -> Versions:
+        """What the database remembers of the kernels' code."""
+        return Versions(self.db, self.store, self.target)
+
     def known(self, key: LatencyKey, version: str) -> LatencyRecord | None:
-        """A good record of this device and this very code."""
-        record = self.db.get(key, self.device.key)
-        return record if record is not None and record.kernel_version == version and record.failure is None else None
+        """A good measurement on this device of this very code."""
+        return self._stored(key, version, "measured")
+
+    def foretold(self, key: LatencyKey, version: str) -> LatencyRecord | None:
+        """A prediction for this device and this very code."""
+        return self._stored(key, version, "predicted")
+
+    def _stored(self, key: LatencyKey, version: str, provenance: str) -> LatencyRecord | None:
+        where = {**vars(key), "device": self.device.key, "kernel_version": version, "provenance": provenance}
+        return next(self.db.records(failures=False, **where), None)
 
     def measure(self, items: Mapping[LatencyKey, Source]) -> Iterator[LatencyRecord]:
         """Compile and time; each record is stored before the next is measured. Failures are records too."""
@@ -98,21 +129,17 @@ class Meter:
                 yield self.failure(key, source.version, compiled.failure or "does not compile")
             else:
                 jobs.append(Job(key, compiled.path, source.symbol, source.arguments()))
-        with self.open_session() as session:
-            records = measure(session, jobs, self.settings, device=self.device.key, kernel_version="")
-            for done, bare in enumerate(records, 1):
-                record = dataclasses.replace(bare, kernel_version=items[bare.key].version)
-                self.db.put(record)
-                if self.progress:
-                    self.progress(done, len(jobs), "measuring kernels")
-                yield record
+        records = measure_at(self.place, jobs, self.settings, device=self.device.key)
+        for done, bare in enumerate(records, 1):
+            record = dataclasses.replace(bare, kernel_version=items[bare.key].version)
+            self.db.put(record, replace=True)
+            if self.progress:
+                self.progress(done, len(jobs), "measuring kernels")
+            yield record
 
     def failure(self, key: LatencyKey, version: str, reason: str) -> LatencyRecord:
         """A record that says why there is no time."""
-        now = datetime.now(timezone.utc).isoformat()
-        return LatencyRecord(
-            key, self.device.key, tvm.__version__, version, None, None, 0, now, "measured", failure=reason
-        )
+        return failed(key, self.device.key, version, reason)
 
 
 def fill(meter: Meter, requests: Sequence[Request], *, every_candidate: bool = False) -> LatencyTable:
@@ -124,30 +151,81 @@ def fill(meter: Meter, requests: Sequence[Request], *, every_candidate: bool = F
         If a request is left without any kernel that could be measured; the text gives the first reason.
     """
     table = LatencyTable(meter.target)
-    todo: dict[LatencyKey, Kernel] = {}
+    measure_all(meter, table, look_up(meter, table, requests, every_candidate=every_candidate))
+    complete(table, requests)
+    return table
+
+
+def look_up(
+    meter: Meter,
+    table: LatencyTable,
+    requests: Sequence[Request],
+    *,
+    every_candidate: bool = False,
+    versions: Versions | None = None,
+) -> dict[LatencyKey, Kernel]:
+    """Enter what was measured before; returns the kernels that were not.
+
+    Of each request the fastest kernel known counts, its default where none is; or all its candidates.
+    """
+    missing: dict[LatencyKey, Kernel] = {}
+    versions = versions or meter.versions()
     for request in requests:
-        for kernel in candidates(request) if every_candidate else [default_kernel(request)]:
+        best = None if every_candidate else tuned_kernel(meter, request, versions)
+        for kernel in candidates(request) if every_candidate else [best or default_kernel(request)]:
             key = latency_key(kernel, meter.target)
-            record = meter.known(key, meter.store.source(kernel).version)
+            record = meter.known(key, versions.of(kernel))
             if record is None:
-                todo[key] = kernel
+                missing[key] = kernel
             else:
                 table.offer(kernel, record)
                 table.cached += 1
-    todo = _right_ones(meter, table, todo)
+    versions.save()
+    return missing
+
+
+def tuned_kernel(meter: Meter, request: Request, versions: Versions) -> Kernel | None:
+    """The fastest kernel that this device measured for a request, None when it measured none but the default."""
+    records = meter.db.records(
+        failures=False,
+        workload=request.workload.key,
+        precision=str(request.precision),
+        out_bits=request.out_bits,
+        target=meter.target,
+        device=meter.device.key,
+        provenance="measured",
+    )
+    found = sorted(records, key=lambda r: (r.median_us or math.inf, r.key.family, r.key.knobs))
+    for record in found if len(found) > 1 else ():
+        try:
+            kernel = named_kernel(request, record.key.family, json.loads(record.key.knobs))
+        except NoKernelError:
+            continue
+        # Knobs of another version may mean nothing to today's builder.
+        if kernel.knobs in kernel.family.knob_space(request) and versions.of(kernel) == record.kernel_version:
+            return kernel
+    return None
+
+
+def measure_all(meter: Meter, table: LatencyTable, kernels: dict[LatencyKey, Kernel]) -> None:
+    """Check and measure kernels and enter their times; those that a busy machine disturbed are tried again."""
+    todo = _right_ones(meter, table, kernels)
     for _ in range(1 + NOISE_RETRIES):
         noisy: dict[LatencyKey, Kernel] = {}
         for record in meter.measure({key: meter.store.source(kernel) for key, kernel in todo.items()}):
-            table.measured += 1
+            table.measured += record.failure is None
             table.offer(todo[record.key], record)
             if record.failure and any(sign in record.failure for sign in UNSTEADY):
                 noisy[record.key] = todo[record.key]
         todo = noisy
+
+
+def complete(table: LatencyTable, requests: Sequence[Request]) -> None:
+    """Raises MeasurementError with the first reason when a request has no time."""
     for request in requests:
         if not math.isfinite(table.latency_us(request)):
             why = next((r.failure for r in table.refused if r.key.workload == request.workload.key), "no kernel")
             raise MeasurementError(f"no measured kernel for {request.key}: {why}")
-    return table
 
 
 def _right_ones(meter: Meter, table: LatencyTable, todo: dict[LatencyKey, Kernel]) -> dict[LatencyKey, Kernel]:
@@ -157,25 +235,32 @@ def _right_ones(meter: Meter, table: LatencyTable, todo: dict[LatencyKey, Kernel
     kept: dict[LatencyKey, Kernel] = {}
     sources = [meter.store.source(kernel) for kernel in todo.values()]
     compiled = meter.store.compile(sources, meter.progress)
-    with meter.open_session() as session:
-        for done, ((key, kernel), library) in enumerate(zip(todo.items(), compiled, strict=True), 1):
-            reason = library.failure
-            if library.path is not None:
-                try:
-                    verify_kernel(session, library.path, library.source.symbol, kernel)
-                except DeviceLostError as e:
-                    reason = str(e)
-                    session.restart()
-                except (VerificationError, MeasurementError) as e:
-                    reason = str(e)
-            if reason is None:
-                kept[key] = kernel
-            else:
-                table.refused.append(meter.failure(key, library.source.version, reason))
-                meter.db.put(table.refused[-1])
-            if meter.progress:
-                meter.progress(done, len(todo), "checking kernels")
+    reasons = {key: library.failure for key, library in zip(todo, compiled, strict=True)}
+    tasks = [(key, todo[key], lib) for key, lib in zip(todo, compiled, strict=True) if lib.path is not None]
+    for done, ((key, _, _), reason) in enumerate(meter.place.run(tasks, _wrong), 1):
+        reasons[key] = str(reason) if isinstance(reason, DeviceLostError) else reason
+        if meter.progress:
+            meter.progress(done, len(tasks), "checking kernels")
+    for (key, reason), library in zip(reasons.items(), compiled, strict=True):
+        if reason is None:
+            kept[key] = todo[key]
+        else:
+            table.refused.append(meter.failure(key, library.source.version, reason))
+            meter.db.put(table.refused[-1], replace=True)
     return kept
+
+
+def _wrong(session: Session, task: tuple[LatencyKey, Kernel, Compiled]) -> str | None:
+    """Why a kernel's numbers are not to be trusted, None = they are right."""
+    _, kernel, library = task
+    assert library.path is not None
+    try:
+        verify_kernel(session, library.path, library.source.symbol, kernel)
+    except DeviceLostError:
+        raise
+    except (VerificationError, MeasurementError) as e:
+        return str(e)
+    return None
 
 
 def float_time_us(meter: Meter, functions: Sequence[tuple[tvm.tirx.PrimFunc, int]]) -> float:
@@ -205,7 +290,8 @@ def call_us(meter: Meter) -> float:
     key = f"{meter.device.key}|{tvm.__version__}"
     stored = ResultStore(meter.db).get("call_overhead", key)
     if stored is None:
-        with meter.open_session() as session:
-            stored = {"us": call_overhead_us(session, CALL_SETTINGS)}
+        target, place = meter.store.target(), meter.place
+        options = {"target": target, "linker": place.linker, "sentinel": place.sentinel()}
+        stored = {"us": place.do(lambda session: call_overhead_us(session, CALL_SETTINGS, **options))}
         ResultStore(meter.db).put("call_overhead", key, stored)
     return float(stored["us"])

@@ -18,7 +18,7 @@ from tvm_mpq.schema import Plan, TensorQuant
 from tvm_mpq.tuning.database import LatencyDatabase
 from tvm_mpq.tuning.results import ResultStore
 
-VERSION = 2
+VERSION = 3
 """Part of every stored key: raise it when the meaning of ranges or losses changes."""
 
 

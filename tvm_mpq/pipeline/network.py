@@ -16,12 +16,14 @@ import numpy.typing as npt
 import tvm
 from tvm import relax
 
+from tvm_mpq import targets
 from tvm_mpq.calibrate.sensitivity import classifies
 from tvm_mpq.errors import DataError, OutputError
 from tvm_mpq.passes.lowering import KernelStep, Step, lower
 from tvm_mpq.passes.realize import KERNEL_ATTR, Realize
 from tvm_mpq.pipeline.prepare import Prepared
 from tvm_mpq.schema import Plan
+from tvm_mpq.targets.cross import export
 from tvm_mpq.tuning.network import compile_network
 from tvm_mpq.tuning.session_base import Session
 
@@ -52,7 +54,7 @@ def build(prepared: Prepared, plan: Plan, path: Path, mod: tvm.IRModule | None =
     with tvm.transform.PassContext(opt_level=3, instruments=[memory]):
         executable = compile_network(mod, prepared.tvm_target())
     try:
-        executable.export_library(str(path))
+        export(executable, path, targets.linker_of(prepared.row))
     except OSError as e:
         raise OutputError(f"cannot write library {str(path)!r}: {e.strerror}") from e
     return Built(path, mod, memory.bytes)

@@ -5,24 +5,38 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tvm_mpq.calibrate.data import load_dataset
 from tvm_mpq.calibrate.sensitivity import classifies
+from tvm_mpq.errors import InfeasibleError
 from tvm_mpq.pipeline import network
-from tvm_mpq.pipeline.bench import open_bench
-from tvm_mpq.pipeline.choose import choose
+from tvm_mpq.pipeline.bench import Bench, open_bench
+from tvm_mpq.pipeline.choose import Quality, Tried, choose
 from tvm_mpq.pipeline.describe import describe
-from tvm_mpq.pipeline.judge import Judge
+from tvm_mpq.pipeline.judge import Judge, remembered
 from tvm_mpq.pipeline.options import Options, Result, to_json
-from tvm_mpq.pipeline.tables import build_tables, corrected_tables, plan_of
+from tvm_mpq.pipeline.tables import Tables, build_tables, corrected_tables, plan_of, settled_tables
 from tvm_mpq.pipeline.workshop import Workshop
 from tvm_mpq.report import write_report
+from tvm_mpq.schema import Budget
+from tvm_mpq.select.ilp import Solution
+
+TIGHTENINGS = 2
+"""How often a plan is chosen anew when the built network misses the latency budget that its table keeps."""
+
+TOLERANCE = 0.01
+"""Relative excess over the latency budget that is left: measuring again would scatter as much."""
 
 
 def optimize(options: Options) -> Result:
     """Find, build and verify. See `tvm_mpq.optimize`."""
-    bench = open_bench(options)
+    with open_bench(options) as bench:
+        return _optimize(bench, options)
+
+
+def _optimize(bench: Bench, options: Options) -> Result:
     prepared = bench.prepared
     data = load_dataset(options.data, prepared.inputs)
     eval_data = load_dataset(options.eval_data, prepared.inputs) if options.eval_data is not None else data
@@ -34,20 +48,25 @@ def optimize(options: Options) -> Result:
         options.tell("the model has no quantizable operator: it is built as fp32")
     workshop = Workshop(bench, data.sample(0))
     tables = corrected_tables(bench, build_tables(bench, data), workshop)
-    options.tell("selecting")
-    chosen, tried = choose(
-        tables.problem,
-        options.budget,
-        tables.int8.latency_us,
-        Judge(bench, tables, data),
-        time_limit_sec=options.solver_time_limit_sec,
-        progress=options.progress,
-    )
-    options.tell("verifying")
-    solutions = {"fp32": tables.fp32, "int8": tables.int8, "mixed": chosen.solution}
-    plans = {name: plan_of(bench, tables, solution) for name, solution in solutions.items()}
-    checked = workshop.check(plans, eval_data, {name: s.latency_us for name, s in solutions.items()})
-    report = describe(bench, tables, data, eval_data, chosen, tried, plans, checked)
+    judge = remembered(Judge(bench, tables, data))
+    tables, chosen, tried = _select(bench, tables, workshop, judge, 1.0)
+    share = 1.0
+    for _ in range(TIGHTENINGS + 1):
+        options.tell("verifying")
+        solutions = {"fp32": tables.fp32, "int8": tables.int8, "mixed": chosen.solution}
+        plans = {name: plan_of(bench, tables, solution) for name, solution in solutions.items()}
+        checked = workshop.check(plans, eval_data, {name: s.latency_us for name, s in solutions.items()})
+        over = excess(options.budget, {name: c.median_us for name, c in checked.items()})
+        if over <= 1 + TOLERANCE:
+            break
+        share /= over
+        options.tell(f"measured {over - 1:.1%} above the latency budget: selecting again with {share:.1%} of it")
+        try:
+            tables, chosen, tried = _select(bench, tables, workshop, judge, share)
+        except InfeasibleError as e:
+            options.tell(f"no plan is predicted to be that fast: {e}")
+            break
+    report = describe(bench, tables, data, eval_data, chosen, tried, plans, checked) | bench.condition()
 
     plan = dataclasses.replace(plans["mixed"], info=network.plan_info(prepared))
     work: tempfile.TemporaryDirectory[str] = tempfile.TemporaryDirectory(prefix="tvm_mpq_")
@@ -57,3 +76,35 @@ def optimize(options: Options) -> Result:
     (folder / "report.json").write_text(to_json(report) + "\n", encoding="utf-8")
     write_report(report, folder / "report.html")
     return Result(plan, report, work)
+
+
+def _select(
+    bench: Bench, tables: Tables, workshop: Workshop, judge: Callable[[Solution], Quality], latency_share: float
+) -> tuple[Tables, Tried, list[Tried]]:
+    """The tables that the chosen plan stands on, measured alone; the plan; and all that were tried."""
+    options = bench.options
+    while True:
+        options.tell("selecting")
+        chosen, tried = choose(
+            tables.problem,
+            options.budget,
+            tables.int8,
+            judge,
+            time_limit_sec=options.solver_time_limit_sec,
+            latency_share=latency_share,
+            progress=options.progress,
+        )
+        settled = settled_tables(bench, tables, workshop, chosen.solution)
+        if settled is None:
+            return tables, chosen, tried
+        tables = settled
+
+
+def excess(budget: Budget, measured_us: Mapping[str, float]) -> float:
+    """What was measured of the mixed network over what the budget allows; at most 1 where it is kept or not limited."""
+    found = [0.0]
+    if budget.latency_ratio is not None:
+        found.append(measured_us["mixed"] / (budget.latency_ratio * measured_us["int8"]))
+    if budget.latency_ms is not None:
+        found.append(measured_us["mixed"] / (1000 * budget.latency_ms))
+    return max(found)

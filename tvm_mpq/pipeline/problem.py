@@ -165,7 +165,8 @@ def _choices(
 
 def _in_bits(node: Node, label: str) -> int:
     if node.kind in WEIGHTED_KINDS:
-        return Precision.parse(label).activation_bits
+        precision = Precision.parse(label)
+        return FLOAT_BITS if precision.is_float else precision.activation_bits
     return FLOAT_BITS if label == CARRIER_FLOAT else BYTE
 
 

@@ -7,20 +7,29 @@ from typing import Any
 
 import numpy as np
 
+from tvm_mpq import targets
 from tvm_mpq.calibrate.data import load_dataset
 from tvm_mpq.errors import FileFormatError, MissingFileError
 from tvm_mpq.pipeline import network
+from tvm_mpq.pipeline.bench import open_boards
 from tvm_mpq.pipeline.latency import SETTINGS
 from tvm_mpq.schema import Plan
-from tvm_mpq.tuning.network import measure_network
-from tvm_mpq.tuning.session import LocalSession
+from tvm_mpq.tuning.network import WholeNetworkLatency, measure_network
+from tvm_mpq.tuning.place import Place, ThisMachine
+from tvm_mpq.tuning.session_base import Session
 
 
-def run_folder(folder: Path, data: Path, reference: Path | None = None) -> dict[str, Any]:
+def run_folder(
+    folder: Path, data: Path, reference: Path | None = None, *, rpc: str | None = None, key: str | None = None
+) -> dict[str, Any]:
     """Accuracy and latency of `folder`/model.so on data; difference to another folder's outputs when given.
+
+    rpc: HOST:PORT of a board to run it on, or with `key` of a tracker; None = this machine.
 
     Raises
     ------
+    TargetMismatchError
+        If the board cannot run what the folder was built for.
     MissingFileError, FileFormatError
         If the folder holds no built library, or a plan that does not say what its inputs are.
     DataError
@@ -35,13 +44,23 @@ def run_folder(folder: Path, data: Path, reference: Path | None = None) -> dict[
     dataset = load_dataset(data, inputs)
     network.check_labels(dataset.labels, classifies=classifies)
     samples = [[sample[n] for n in inputs] for sample in dataset.samples()]
-    with LocalSession(threads=threads) as session:
+    place: Place = ThisMachine(threads)
+    if rpc is not None:
+        place = open_boards(rpc, key, threads, targets.resolve(plan.tvm_target()), None)
+
+    def on_device(session: Session) -> tuple[list[Any], list[Any] | None, WholeNetworkLatency]:
         outputs = network.run_library(session, folder / "model.so", samples)
         compared = None
         if reference is not None:
             _plan(reference)
             compared = network.run_library(session, reference / "model.so", samples)
-        time = measure_network(session, folder / "model.so", samples[0], SETTINGS)
+        time = measure_network(session, folder / "model.so", samples[0], SETTINGS, sentinel=place.sentinel())
+        return outputs, compared, time
+
+    try:
+        outputs, compared, time = place.do(on_device)
+    finally:
+        place.close()
     report: dict[str, Any] = {
         "folder": str(folder),
         "latency_ms": {"median": time.median_us / 1000, "iqr": time.iqr_us / 1000, "threads": threads},

@@ -51,9 +51,7 @@ def float_module(graph: Graph, nodes: Sequence[Node]) -> tvm.IRModule:
     builder = relax.BlockBuilder()
     for i, node in enumerate(nodes):
         assert node.binding is not None
-        used = {
-            graph.var_names[v]: v for v in relax.analysis.free_vars(node.binding.value) if v in graph.var_names
-        }
+        used = {graph.var_names[v]: v for v in relax.analysis.free_vars(node.binding.value) if v in graph.var_names}
         params = {name: relax.Var(f"x{k}", used[name].ty) for k, name in enumerate(node.inputs)}
 
         def replace(var: relax.Var, params: dict[str, relax.Var] = params) -> relax.Expr:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from tvm_mpq.calibrate.data import load_dataset
-from tvm_mpq.pipeline.bench import open_bench
+from tvm_mpq.pipeline.bench import Bench, open_bench
 from tvm_mpq.pipeline.options import Options
 from tvm_mpq.pipeline.tables import build_tables, corrected_tables
 from tvm_mpq.pipeline.workshop import Workshop
+from tvm_mpq.schema import Precision
 from tvm_mpq.select.evaluate import uniform
 from tvm_mpq.select.pareto import front
 from tvm_mpq.select.problem import Problem
@@ -19,7 +20,11 @@ def search(options: Options, *, points: int, axis: str) -> dict[str, Any]:
 
     axis: `latency` or `size`, against loss. Uniform plans are priced by the same tables and marked when dominated.
     """
-    bench = open_bench(options)
+    with open_bench(options) as bench:
+        return _search(bench, options, points, axis)
+
+
+def _search(bench: Bench, options: Options, points: int, axis: str) -> dict[str, Any]:
     data = load_dataset(options.data, bench.prepared.inputs)
     tables = corrected_tables(bench, build_tables(bench, data), Workshop(bench, data.sample(0)))
     options.tell("selecting")
@@ -40,14 +45,15 @@ def search(options: Options, *, points: int, axis: str) -> dict[str, Any]:
             }
             for point in found
         ],
-        "latency_entries": {"measured": tables.latency.measured, "predicted": 0, "cached": tables.latency.cached},
+        "latency_entries": tables.latency.entries,
     }
 
 
 def _uniforms(problem: Problem, weighted: set[str]) -> dict[str, dict[str, str]]:
-    """Every uniform plan: one label everywhere, w8a8 or fp32 where an operator has no kernel for it."""
+    """Every uniform plan: one label everywhere; w8a8 or fp32 where an operator has no kernel for it, floats fp32."""
     labels = {c.label for o in problem.operators if o.name in weighted for c in o.choices}
+    fallback = {label: ("fp32",) if Precision.parse(label).is_float else ("w8a8", "fp32") for label in labels}
     return {
-        f"uniform {label}": {k: v for k, v in uniform(problem, label, ("w8a8", "fp32")).items() if k in weighted}
+        f"uniform {label}": {k: v for k, v in uniform(problem, label, fallback[label]).items() if k in weighted}
         for label in sorted(labels)
     }

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from tvm_mpq.calibrate.data import Dataset
+from tvm_mpq.passes.lowering import KernelStep
 from tvm_mpq.pipeline import latency, learn, network
 from tvm_mpq.pipeline.bench import Bench
 from tvm_mpq.pipeline.correction import Correction, correct, fit, observe
@@ -48,24 +49,49 @@ def build_tables(bench: Bench, data: Dataset) -> Tables:
     """Measure latencies, calibrate, estimate sensitivity; whatever the database knows is not done again."""
     options, prepared = bench.options, bench.prepared
     space = Space(prepared.graph, prepared.features, prepared.threads)
-    options.tell("measuring kernels on this CPU")
+    options.tell("measuring kernels on " + ("this CPU" if options.rpc is None else "the board"))
     meter = bench.meter()
-    table = latency.fill(meter, space.requests())
+    if options.measure_fraction < 1:
+        from tvm_mpq.pipeline.estimate import fill_partly  # importing xgboost takes seconds where PyTorch is installed
+
+        table = fill_partly(meter, space.requests(), prepared.row, options.measure_fraction, options.tell)
+    else:
+        table = latency.fill(meter, space.requests())
     options.tell("calibrating")
-    ranges = learn.ranges(prepared, bench.interpreter, data, bench.db, options)
+    ranges = bench.interpret(lambda run: learn.ranges(prepared, run, data, bench.db, options))
     plan = dataclasses.replace(learn.bare_plan(prepared, ranges), kernels=_kernel_rows(table))
     options.tell("estimating sensitivity")
-    found = learn.losses(prepared, bench.interpreter, plan, data, bench.db, options)
+    found = bench.interpret(lambda run: learn.losses(prepared, run, plan, data, bench.db, options))
     losses = learn.loss_table(prepared, found)
-    problem = build_problem(
-        space,
+    return Tables(plan, table, losses, _problem(bench, plan, table, losses), Correction())
+
+
+def _problem(bench: Bench, plan: Plan, table: latency.LatencyTable, losses: dict[tuple[str, str], float]) -> Problem:
+    """The selection problem of the table as it is now, not corrected."""
+    prepared, meter = bench.prepared, bench.meter()
+    return build_problem(
+        Space(prepared.graph, prepared.features, prepared.threads),
         table.latency_us,
         table.kernel,
         losses,
         fixed_us=latency.float_time_us(meter, network.float_functions(network.realize(prepared, plan))),
         call_us=latency.call_us(meter),
     )
-    return Tables(plan, table, losses, problem, Correction())
+
+
+def settled_tables(bench: Bench, tables: Tables, workshop: Workshop, solution: Solution) -> Tables | None:
+    """Tables in which everything that the solution runs is measured; None when it was so already."""
+    steps = network.all_steps(bench.prepared, plan_of(bench, tables, solution))
+    used = {step.kernel.request.key for step in steps if isinstance(step, KernelStep)}
+    open_ones = {key: k for key, k in tables.latency.predicted().items() if k.request.key in used}
+    if not open_ones:
+        return None
+    bench.options.tell(f"measuring {len(open_ones)} predicted latencies of the chosen plan")
+    latency.measure_all(bench.meter(), tables.latency, open_ones)
+    tables.latency.forget_predictions(open_ones.values())  # of kernels that could not be measured
+    latency.complete(tables.latency, [kernel.request for kernel in open_ones.values()])
+    problem = _problem(bench, tables.plan, tables.latency, tables.losses)
+    return corrected_tables(bench, dataclasses.replace(tables, problem=problem), workshop)
 
 
 def corrected_tables(bench: Bench, tables: Tables, workshop: Workshop) -> Tables:

@@ -9,11 +9,12 @@ from typing import Any
 
 from tvm_mpq.calibrate.data import load_dataset
 from tvm_mpq.errors import InvalidValueError, NoKernelError
-from tvm_mpq.pipeline import learn, network
-from tvm_mpq.pipeline.bench import open_bench
+from tvm_mpq.passes.lowering import KernelStep
+from tvm_mpq.pipeline import latency, learn, network
+from tvm_mpq.pipeline.bench import Bench, open_bench
 from tvm_mpq.pipeline.options import Options, Result
 from tvm_mpq.pipeline.prepare import Prepared
-from tvm_mpq.schema import FP32, Plan, Precision
+from tvm_mpq.schema import Plan, Precision
 
 
 def build_network(
@@ -24,7 +25,8 @@ def build_network(
     Parameters
     ----------
     uniform
-        Precision text for every operator that has a kernel for it; the others fall back to w8a8, then fp32.
+        Precision text for every operator that has a kernel for it; the others fall back to w8a8, then fp32;
+        under a float precision to fp32 at once.
     keep
         Operators that stay at w8a8 (fp32 where that has no kernel): names, or `first` and `last`.
     plan
@@ -37,17 +39,22 @@ def build_network(
     """
     if (uniform is None) == (plan is None):
         raise InvalidValueError("give either --uniform PRECISION or --plan FILE, one of them")
-    bench = open_bench(options)
+    with open_bench(options, compile_only=plan is not None) as bench:
+        return _build(bench, options, uniform, keep, plan)
+
+
+def _build(bench: Bench, options: Options, uniform: str | None, keep: tuple[str, ...], plan: Path | None) -> Result:
     prepared = bench.prepared
     if plan is not None:
         chosen = Plan.load(plan)
     else:
         precisions = uniform_precisions(prepared, Precision.parse(str(uniform)), keep)
         data = load_dataset(options.data, prepared.inputs)
-        if data.synthetic and any(p != str(FP32) for p in precisions.values()):
+        if data.synthetic and not all(Precision.parse(p).is_float for p in precisions.values()):
             options.tell("no calibration data given: synthetic data (standard normal) are used; expect poor ranges")
-        ranges = learn.ranges(prepared, bench.interpreter, data, bench.db, options)
+        ranges = bench.interpret(lambda run: learn.ranges(prepared, run, data, bench.db, options))
         chosen = Plan(prepared.row.name, prepared.tvm_target_attrs, precisions, ranges)
+        chosen = dataclasses.replace(chosen, kernels=_tuned(bench, chosen))
     chosen = dataclasses.replace(chosen, info={**chosen.info, **network.plan_info(prepared)})
     work: tempfile.TemporaryDirectory[str] = tempfile.TemporaryDirectory(prefix="tvm_mpq_")
     folder = Path(work.name)
@@ -66,6 +73,16 @@ def build_network(
     return Result(chosen, report, work)
 
 
+def _tuned(bench: Bench, plan: Plan) -> dict[str, dict[str, Any]]:
+    """Kernels of the plan for which this device knows a faster one than the default, as a plan names them."""
+    meter = bench.meter()
+    versions = meter.versions()
+    steps = network.all_steps(bench.prepared, plan)
+    requests = {s.kernel.request.key: s.kernel.request for s in steps if isinstance(s, KernelStep)}
+    found = {key: latency.tuned_kernel(meter, request, versions) for key, request in requests.items()}
+    return {key: {"family": k.family.name, "knobs": k.knobs} for key, k in sorted(found.items()) if k is not None}
+
+
 def uniform_precisions(prepared: Prepared, wanted: Precision, keep: tuple[str, ...]) -> dict[str, str]:
     """Operator -> precision text."""
     nodes = list(prepared.graph.weighted())
@@ -79,7 +96,8 @@ def uniform_precisions(prepared: Prepared, wanted: Precision, keep: tuple[str, .
         offered = sorted({c for n in nodes for c in n.candidates})
         raise NoKernelError(f"no operator has a kernel for {wanted} on this target; there are {', '.join(offered)}")
     precisions = {}
+    fallback = ["fp32"] if wanted.is_float else ["w8a8", "fp32"]
     for node in nodes:
-        order = ["w8a8", "fp32"] if node.name in held else [str(wanted), "w8a8", "fp32"]
+        order = ["w8a8", "fp32"] if node.name in held else [str(wanted), *fallback]
         precisions[node.name] = next(p for p in order if p in node.candidates)
     return precisions

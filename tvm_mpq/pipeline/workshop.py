@@ -21,6 +21,7 @@ from tvm_mpq.pipeline.bench import Bench
 from tvm_mpq.schema import Plan
 from tvm_mpq.tuning.network import NetworkJob, WholeNetworkLatency, measure_networks
 from tvm_mpq.tuning.network_store import NetworkRun, NetworkStore
+from tvm_mpq.tuning.session_base import Session
 
 ATTEMPTS = 3
 """How often whole networks are timed before a scatter is accepted and said."""
@@ -81,31 +82,35 @@ class Workshop:
 
     def _time(self, jobs: list[NetworkJob]) -> list[WholeNetworkLatency]:
         """Times, taken again while they scatter; on a machine that stays busy, with their scatter and a word."""
-        with self._bench.open_session() as session:
-            for _ in range(ATTEMPTS):
-                try:
-                    return measure_networks(session, jobs, latency.SETTINGS)
-                except DeviceLostError:
-                    raise
-                except MeasurementError:
-                    self._bench.options.tell("whole-network times scatter; measuring again")
-            self._bench.options.tell("this machine is busy: see the IQR, and repeat when it is quiet")
-            return measure_networks(
-                session, jobs, dataclasses.replace(latency.SETTINGS, max_relative_iqr=100.0, max_drift=100.0)
-            )
+        return self._bench.place.do(lambda session: self._timed(session, jobs))
+
+    def _timed(self, session: Session, jobs: list[NetworkJob]) -> list[WholeNetworkLatency]:
+        sentinel = self._bench.place.sentinel()
+        for _ in range(ATTEMPTS):
+            try:
+                return measure_networks(session, jobs, latency.SETTINGS, sentinel=sentinel)
+            except DeviceLostError:
+                raise
+            except MeasurementError:
+                self._bench.options.tell("whole-network times scatter; measuring again")
+        self._bench.options.tell("this machine is busy: see the IQR, and repeat when it is quiet")
+        patient = dataclasses.replace(latency.SETTINGS, max_relative_iqr=100.0, max_drift=100.0)
+        return measure_networks(session, jobs, patient, sentinel=sentinel)
 
     def check(self, plans: Mapping[str, Plan], data: Dataset, predicted_us: Mapping[str, float]) -> dict[str, Checked]:
         """Run every plan on the data on the device, and time all of them. The plan `fp32` is the reference."""
         prepared, options = self._bench.prepared, self._bench.options
         inputs = [[sample[n] for n in prepared.inputs] for sample in data.samples()]
         outputs: dict[str, list[npt.NDArray[Any]]] = {}
-        with self._bench.open_session() as session:
-            for i, plan in enumerate(plans.values(), 1):
-                digest = self._digest(plan)
-                if digest not in outputs:
-                    outputs[digest] = network.run_library(session, self._built_with_progress(plan).path, inputs)
-                if options.progress:
-                    options.progress(i, len(plans), "verifying")
+        for i, plan in enumerate(plans.values(), 1):
+            digest = self._digest(plan)
+            if digest not in outputs:
+                path = self._built_with_progress(plan).path
+                outputs[digest] = self._bench.place.do(
+                    lambda session, path=path: network.run_library(session, path, inputs)  # type: ignore[misc]
+                )
+            if options.progress:
+                options.progress(i, len(plans), "verifying")
         times = self.measure(plans, predicted_us)
         results = {}
         for name, plan in plans.items():

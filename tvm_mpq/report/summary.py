@@ -172,9 +172,10 @@ def time_of(candidate: dict[str, Any]) -> float | None:
 
 
 def labels(report: Report) -> list[str]:
-    """All candidate precisions, fp32 first, then by falling bits."""
+    """All candidate precisions, floats first, then by falling bits."""
     found = {label for o in report.get("operators", []) for label in o.get("candidates", {})}
-    return sorted(found, key=lambda label: (label != "fp32", [-int(d) for d in label if d.isdigit()], label))
+    floats = {"fp32": 0, "bf16": 1}
+    return sorted(found, key=lambda label: (floats.get(label, 2), [-int(d) for d in label if d.isdigit()], label))
 
 
 def answers(report: Report) -> Iterator[tuple[str, str]]:

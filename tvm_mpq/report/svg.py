@@ -13,8 +13,8 @@ BAR = 420  # pixels of the longest bar
 VALUE = 170  # pixels for numbers
 SHOWN = 42  # letters of a name that fit
 
-# By weight bits, from dark (few) to light; fp32 apart. Chosen to differ in lightness too, for readers who see no hue.
-COLOURS = {"fp32": "#b8bec6", "w8a8": "#8ab6e6", "w4a8": "#2f6fb5"}
+# By weight bits, from dark (few) to light; floats apart. Chosen to differ in lightness too, for readers who see no hue.
+COLOURS = {"fp32": "#b8bec6", "bf16": "#d9c9a3", "w8a8": "#8ab6e6", "w4a8": "#2f6fb5"}
 OTHER = "#123a66"
 
 

@@ -117,6 +117,58 @@ def show_inspect(report: Report) -> None:
         console.print(Text.assemble(("note: ", "yellow"), one_line(note)), soft_wrap=True)
 
 
+def show_tune(report: Report) -> None:
+    """What tuning found, greatest gain in the network first."""
+    console = _console()
+    console.print(one_line(f"{report['model']} on {report['device']}"), soft_wrap=True)
+    headers = ("workload", "precision", "uses", "default us", "best us", "gain", "kernel")
+    rows = [
+        (
+            text.workload(row["workload"]),
+            row["precision"],
+            str(row["uses"]),
+            number(row["default_us"]),
+            number(row["best_us"]),
+            percent(1 - row["best_us"] / row["default_us"]),
+            f"{row['family']} {row['knobs']}",
+        )
+        for row in report["tuned"]
+    ]
+    if rows:
+        _table(console, headers, rows, right=headers[2:6])
+    sums = report["sum_ms"]
+    left = report["candidates_left"]
+    _facts(
+        console,
+        [
+            ("candidates", f"{report['trials']} measured in {number(report['seconds'], ' s')}, {left} left"),
+            ("ended", report["ended"]),
+            ("sum of all kernels", f"{number(sums['before'], ' ms')} before, {number(sums['after'], ' ms')} after"),
+            ("latency entries", summary.entries_line(report)),
+        ],
+    )
+
+
+def show_sensitivity(report: Report) -> None:
+    """Loss of every operator at every precision, the most sensitive operator first."""
+    console = _console()
+    kind = {"kl": "KL divergence to fp32, nats", "mse": "squared error relative to fp32"}[report["metric"]]
+    console.print(f"{one_line(report['model'])}: {kind}, {report['samples']} samples", soft_wrap=True)
+    found = {label for o in report["operators"] for label in o["losses"]}
+    labels = summary.labels({"operators": [{"candidates": found}]})
+
+    def worst(operator: dict[str, Any]) -> float:
+        return max((float(entry["loss"]) for entry in operator["losses"].values()), default=0.0)
+
+    rows = [
+        (o["name"], *(number(o["losses"].get(label, {}).get("loss")) for label in labels), text.workload(o["workload"]))
+        for o in sorted(report["operators"], key=worst, reverse=True)
+    ]
+    _table(console, ("operator", *labels, "workload"), rows, right=labels)
+    if report["synthetic"]:
+        console.print(Text.assemble(("note: ", "yellow"), "synthetic data: give real data with --data"), soft_wrap=True)
+
+
 def show_search(report: Report) -> None:
     """The front by ascending cost; plans that another one beats are marked."""
     console = _console()

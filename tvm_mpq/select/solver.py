@@ -66,10 +66,15 @@ def run(lp: pulp.LpProblem, time_limit_sec: float) -> Run:
     MPQError
         If the solver itself fails.
     """
-    lp.solve(pulp.HiGHS(msg=False, threads=1, timeLimit=time_limit_sec, **_OPTIONS))
-    highs = lp.solverModel
-    model_status = highs.getModelStatus()
-    seconds = float(highs.getRunTime())
+    seconds = 0.0
+    for options in (_OPTIONS, {**_OPTIONS, "presolve": "off"}):
+        lp.solve(pulp.HiGHS(msg=False, threads=1, timeLimit=max(time_limit_sec - seconds, 1e-3), **options))
+        highs = lp.solverModel
+        model_status = highs.getModelStatus()
+        seconds += float(highs.getRunTime())
+        # Presolved values may miss the tight tolerances once they are carried back; the model as it stands does not.
+        if model_status != highspy.HighsModelStatus.kSolveError:
+            break
     if model_status == highspy.HighsModelStatus.kModelEmpty:
         return Run(OPTIMAL, True, 0.0, seconds)
     status = _STATUS.get(model_status)

@@ -9,6 +9,7 @@ import pytest
 
 from tvm_mpq.errors import InfeasibleError
 from tvm_mpq.pipeline.choose import TOP_K, Quality, choose, limits_of
+from tvm_mpq.pipeline.optimize import excess
 from tvm_mpq.schema import Budget
 from tvm_mpq.select.evaluate import cost, uniform
 from tvm_mpq.select.ilp import Solution
@@ -72,6 +73,24 @@ def test_least_loss_within_latency(problem: Problem) -> None:
     solution = pick(problem, Budget(latency_ms=0.0145))
     assert solution.latency_us <= 14.5
     assert solution.choices == {"conv0": "w4a8", "conv1": "w4a8", "conv2": "w8a8", "conv3": "w8a8"}
+
+
+def test_a_share_of_the_latency_budget(problem: Problem) -> None:
+    """What a plan measured above its budget asks for: the same budget, kept with something to spare."""
+    for share in (1.0, 0.9):
+        chosen, _ = choose(
+            problem, Budget(latency_ms=0.0155), int8_of(problem), judge, time_limit_sec=10, latency_share=share
+        )
+        assert chosen.solution.latency_us <= share * 15.5
+        assert narrow(chosen.solution) == {1.0: 1, 0.9: 3}[share]
+
+
+def test_excess() -> None:
+    measured = {"fp32": 400.0, "int8": 100.0, "mixed": 90.0}
+    assert excess(Budget(latency_ratio=0.75), measured) == pytest.approx(1.2)
+    assert excess(Budget(latency_ms=0.06), measured) == pytest.approx(1.5)
+    assert excess(Budget(latency_ratio=0.75, latency_ms=0.06), measured) == pytest.approx(1.5)
+    assert excess(Budget(max_drop=1.0), measured) <= 1
 
 
 def test_size(problem: Problem) -> None:

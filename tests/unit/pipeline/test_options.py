@@ -64,3 +64,9 @@ def test_json_refuses_what_json_has_not() -> None:
     assert json.loads(to_json({"b": 1.5, "a": [1]})) == {"a": [1], "b": 1.5}
     with pytest.raises(ValueError, match="JSON"):
         to_json({"x": float("nan")})
+
+
+@pytest.mark.parametrize("value", [0.0, -0.3, 1.01, float("nan")])
+def test_measure_fraction(value: float) -> None:
+    with pytest.raises(InvalidValueError, match="measure_fraction must be above 0 and at most 1"):
+        Options("model.onnx", measure_fraction=value)

@@ -108,7 +108,8 @@ def test_close_leaves_neither_process_nor_folder(library, monkeypatch, tmp_path)
     session = LocalSession()
     run(session, library, "double")
     pid = session.pid
-    assert list(tmp_path.glob("tvm-mpq-*/rpc/*"))
+    assert list(tmp_path.glob("tvm-mpq-*/rpc"))
+    assert not list(tmp_path.glob("tvm-mpq-*/rpc/*"))  # a loaded library's file is deleted
     session.close()
     session.close()
     assert gone(pid, 0.1)

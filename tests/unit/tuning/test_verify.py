@@ -74,4 +74,3 @@ def test_floats_have_a_tolerance_and_nan_is_none():
         compare(np.float32([1.0, 2.0]), np.float32([1.0, 2.001]), "x")
     with pytest.raises(VerificationError, match="off by"):
         compare(np.float32([np.nan, 2.0]), np.float32([1.0, 2.0]), "x")
-

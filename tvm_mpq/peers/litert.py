@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from engines.common import Array, Job, NotOffered, rows
+from tvm_mpq.peers.common import Array, Job, NotOffered, rows
 
 PACKAGES = ("ai-edge-litert", "litert-torch", "ai-edge-quantizer")
 MODULES = ("ai_edge_litert.interpreter",)
@@ -34,7 +34,7 @@ def build(job: Job) -> None:
         import litert_torch
         import torch
     except ImportError as e:
-        raise NotOffered(f"converting needs litert-torch ({e}); give its Python with --python litert=PATH") from e
+        raise NotOffered(f"converting needs litert-torch ({e}); benchmarks/README.md says how to give it") from e
     folder, module, name = job.torch.rsplit(":", 2)
     sys.path.insert(0, folder)
     network = importlib.import_module(module).build(name).eval()

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from engines.common import MODULES, Job, NotOffered, Runner, rows, versions
+from tvm_mpq.peers.common import MODULES, Job, NotOffered, Runner, rows, versions
 
 LEAST_CALLS, WARM_CALLS, WARM_SECONDS = 5, 3, 0.005
 _A, _B, _C = (np.full(2048, v, np.float32) for v in (1.0, 0.5, 0.0))
@@ -97,7 +97,7 @@ class Worker:
             self._runner.feed(rows(np.load(message["inputs"], mmap_mode="r"))[0])
             return {}
         job = Job.from_json(message["job"])
-        engine = importlib.import_module(f"engines.{MODULES[job.kind]}")
+        engine = importlib.import_module(f"tvm_mpq.peers.{MODULES[job.kind]}")
         start = time.perf_counter()
         if todo == "build":
             engine.build(job)
@@ -128,11 +128,9 @@ def main() -> None:
             reply = worker.answer(json.loads(line))
         except NotOffered as e:
             reply = {"not_offered": str(e)}
+        except ModuleNotFoundError as e:
+            reply = {"not_offered": f"needs {e.name}, which is not installed: pip install 'tvm-mpq[bench]'"}
         except Exception as e:  # noqa: BLE001  reported to the parent, which goes on with the other engines
             traceback.print_exc()
             reply = {"error": " ".join(f"{type(e).__name__}: {e}".split())[:500]}
         out.write(json.dumps(reply) + "\n")
-
-
-if __name__ == "__main__":
-    main()

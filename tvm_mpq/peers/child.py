@@ -11,9 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from engines.common import NotOffered
+from tvm_mpq.peers.common import NotOffered
 
-_START = "import sys; sys.path.insert(0, sys.argv[1]); from engines.worker import main; main()"
+_START = "import sys; sys.path.insert(0, sys.argv[1]); from tvm_mpq.peers.worker import main; main()"
 
 
 class EngineError(Exception):
@@ -42,7 +42,7 @@ class Child:
             "TVM_BIND_THREADS": "0",  # TVM would bind by core number; the mask set here is obeyed as it is
         }
         self._process = subprocess.Popen(
-            [python, "-c", _START, str(Path(__file__).parents[1])],
+            [python, "-c", _START, str(Path(__file__).parents[2])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from engines.common import Array, Job, NotOffered, rows
+from tvm_mpq.peers.common import Array, Job, NotOffered, rows
 
 PACKAGES = ("openvino", "nncf")
 MODULES = ("openvino",)

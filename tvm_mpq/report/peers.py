@@ -14,7 +14,7 @@ BASES = {
 }
 
 
-def show(report: dict[str, Any]) -> None:
+def show_peers(report: dict[str, Any]) -> None:
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:
         console = Console(markup=False, highlight=False, width=160)

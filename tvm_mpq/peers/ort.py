@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from engines.common import Array, Job, NotOffered, rows
+from tvm_mpq.peers.common import Array, Job, NotOffered, rows
 
 PACKAGES = ("onnxruntime", "onnx")
 MODULES = ("onnxruntime",)
@@ -32,7 +32,7 @@ def build(job: Job) -> None:
     # Shapes are static already, so that the ONNX checker's own inference is enough.
     quant_pre_process(str(job.onnx), str(prepared), skip_symbolic_shape=True)
 
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+    class Reader(quantization.CalibrationDataReader):
         def __init__(self) -> None:
             self._rows: Iterator[Array] = iter(rows(job.images()))
 

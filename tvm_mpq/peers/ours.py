@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from engines.common import Array, Job
+from tvm_mpq.peers.common import Array, Job
 
 PACKAGES = ("tvm-mpq", "apache-tvm", "apache-tvm-ffi")
 MODULES = ("tvm", "tvm.relax")

@@ -1,0 +1,312 @@
+"""The latency predictor on layers it never saw, and plans made from tables that are measured in part.
+
+    taskset -c 0 python benchmarks/predictor.py --shared FOLDER --db FILE            fill tables, then evaluate
+    taskset -c 0 python benchmarks/predictor.py --shared FOLDER --db FILE --read     evaluate what FILE holds
+    taskset -c 0 python benchmarks/predictor.py --shared FOLDER --db FILE --read --timed DIR
+
+Tables are the project's own: every kernel and boundary that `optimize` would measure for the precisions below, by its
+own measurement; what FILE holds is not measured again, so the first command may be interrupted and repeated. Test
+entries whose shape is in a training network, at whatever precision, are left out. `--read` replays plans from the
+tables; `--timed` makes them anew with empty databases in DIR and the clock running.
+
+Whoever asks for the fastest plan within a loss limit gets, at `--fraction`, a plan whose latency by the fully measured
+table is set beside that of the plan made from that table. Losses are invented: fewer bits lose more, seeded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import models
+import numpy as np
+from networks import NETWORKS
+
+from tvm_mpq.errors import MeasurementError
+from tvm_mpq.kernels.registry import Kernel, Request, default_kernel
+from tvm_mpq.passes.graph import WEIGHTED_KINDS
+from tvm_mpq.pipeline import Options, estimate, latency
+from tvm_mpq.pipeline.bench import Bench, open_bench
+from tvm_mpq.pipeline.estimate import UP_FRONT
+from tvm_mpq.pipeline.problem import Space, build_problem
+from tvm_mpq.schema import LatencyKey, LatencyRecord
+from tvm_mpq.select.ilp import Limits, Solution, solve
+from tvm_mpq.select.problem import Problem, emitted_class
+from tvm_mpq.tuning.predictor import Entry, Machine, Predictor, heldout, most_informative
+
+PRECISIONS = ("fp32", "w8a8", "w4a8", "w2a4")
+TRAIN, TEST, PLANS = "resnet18,resnet50,squeezenet1_1", "mobilenetv2,resnet20", "resnet18,mobilenetv2,resnet20"
+CHUNK = 24
+"""Entries between two safe points of filling a table."""
+LOSS_LIMIT = 0.35
+"""Share of the loss of the fastest plan that a plan may have."""
+
+Records = dict[LatencyKey, LatencyRecord]
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def open_network(name: str, shared: Path | None, db: Path) -> Bench:
+    source = NETWORKS[name]
+    path = db.parent / f"{name}.onnx"
+    if source.onnx is not None:
+        if shared is None:
+            raise SystemExit(f"{name} needs --shared FOLDER")
+        path = shared / source.onnx
+    elif not path.exists():
+        models.export(name, path)
+    return open_bench(Options(str(path), db=db))
+
+
+def space_of(bench: Bench) -> Space:
+    return Space(bench.prepared.graph, bench.prepared.features, bench.prepared.threads)
+
+
+def requests_of(bench: Bench) -> list[Request]:
+    return [r for r in space_of(bench).requests() if str(r.precision) in PRECISIONS]
+
+
+def fill(bench: Bench) -> None:
+    """Measure what is missing, some entries at a time; what stays unsteady is left out and named."""
+    requests = requests_of(bench)
+    for start in range(0, len(requests), CHUNK):
+        try:
+            latency.fill(bench.meter(), requests[start : start + CHUNK])
+        except MeasurementError as e:
+            say(f"left out: {e}")
+        say(f"{bench.prepared.loaded.name}: {min(start + CHUNK, len(requests))} of {len(requests)}")
+
+
+def known(bench: Bench) -> Records:
+    """Records of the network's kernels as they are compiled now."""
+    table = latency.LatencyTable(bench.prepared.row.name)
+    latency.look_up(bench.meter(), table, requests_of(bench))
+    return {record.key: record for record in table.records.values()}
+
+
+def microseconds(record: LatencyRecord) -> float:
+    assert record.median_us is not None
+    return record.median_us
+
+
+def evaluate(train: Records, test: Records, machine: Machine) -> dict[str, Any]:
+    """Train on one set, predict the shapes of the other that it does not hold."""
+    entries = [Entry(key, machine) for key in train]
+    predictor = Predictor(entries, [microseconds(r) for r in train.values()])
+    seen = {e.shape_group for e in entries}
+    tested = [(e, r) for e, r in ((Entry(k, machine), r) for k, r in test.items()) if e.shape_group not in seen]
+    found = predictor.predict([e for e, _ in tested])
+    rows = [(e, microseconds(r), p) for (e, r), p in zip(tested, found, strict=True)]
+    kept = [(e, us, p) for e, us, p in rows if p.refused is None]
+    truth, guess = (np.array([x[i] for x in ((us, p.median_us) for _, us, p in kept)]) for i in (0, 1))
+    errors = heldout.errors_of([e.operator_class for e, _, _ in kept], truth, guess, len(rows) - len(kept))
+    inside = [p.low_us <= us <= p.high_us for _, us, p in kept]
+    refusals: dict[str, int] = {}
+    for e, _, p in rows:
+        if p.refused is not None:
+            refusals[e.operator_class] = refusals.get(e.operator_class, 0) + 1
+    worst = sorted(kept, key=lambda row: -abs(row[2].median_us / row[1] - 1))[:12]
+    return {
+        "trained_on": len(entries),
+        "tested": len(rows),
+        "held_out": predictor.held_out.to_json(),
+        "errors": errors.to_json(),
+        "refused_by_class": refusals,
+        "coverage": float(np.mean(inside)) if inside else None,
+        "worst": [[e.key.workload, e.key.precision, e.key.out_bits, us, p.median_us] for e, us, p in worst],
+    }
+
+
+def show(title: str, report: Mapping[str, Any]) -> None:
+    print(f"\n{title}: trained on {report['trained_on']} entries, tested on {report['tested']} of unseen shapes")
+    print(f"{'class':12s} {'entries':>8s} {'refused':>8s} {'MAPE':>8s} {'worst':>8s} {'Spearman':>9s}")
+    rows, refused = report["errors"]["by_class"], report["refused_by_class"]
+    for name in (*rows, *(n for n in sorted(refused) if n not in rows)):
+        e = rows.get(name, {"count": 0, "mape": None, "worst": None, "spearman": None})
+        gone = sum(refused.values()) if name == heldout.ALL else refused.get(name, 0)
+        texts = [f"{e[k]:8.1%}" if e[k] is not None else f"{'-':>8s}" for k in ("mape", "worst")]
+        rank = f"{e['spearman']:9.3f}" if e["spearman"] is not None else f"{'-':>9s}"
+        print(f"{name:12s} {e['count']:8d} {gone:8d} {' '.join(texts)} {rank}")
+    overall, own = rows[heldout.ALL], report["held_out"]["by_class"][heldout.ALL]
+    print(f"intervals of 90 % held {report['coverage']:.1%}; held-out error stated beforehand: {own['mape']:.1%}")
+    met = overall["mape"] <= 0.15 and overall["spearman"] >= 0.95
+    print(f"bar MAPE <= 15 % and Spearman >= 0.95: {'met' if met else 'NOT met'}")
+
+
+def losses_of(bench: Bench) -> dict[tuple[str, str], float]:
+    rng = np.random.default_rng(0)
+    scale = {"w8a8": 0.02, "w4a8": 0.3, "w2a4": 2.0}
+    return {
+        (node.name, label): float(scale.get(label, 1.0) * rng.lognormal(0, 1))
+        for node in bench.prepared.graph.weighted()
+        for label in node.candidates
+        if label != "fp32"
+    }
+
+
+def problem_of(bench: Bench, us: Callable[[Request], float]) -> Problem:
+    kernels: dict[str, Kernel] = {}
+
+    def kernel(request: Request) -> Kernel:
+        return kernels.setdefault(request.key, default_kernel(request))
+
+    return build_problem(space_of(bench), us, kernel, losses_of(bench), fixed_us=0.0, call_us=0.3)
+
+
+def best(problem: Problem) -> Solution:
+    """The fastest plan within the loss limit."""
+    fastest = solve(problem, objective="latency")
+    return solve(problem, Limits(loss=LOSS_LIMIT * fastest.loss), objective="latency")
+
+
+def used(space: Space, solution: Solution) -> Iterator[Request]:
+    """Requests that a solution runs."""
+    for node in space.graph.nodes:
+        formats = solution.formats
+        if node.kind == "layout":
+            yield space.conversions(node.output)[formats[node.output], formats[node.output]]
+        elif node.kind not in ("float", "reshape"):
+            label = solution.choices[node.name]
+            yield space.options(node)[label][emitted_class(formats[node.output])]
+    for conversion in solution.conversions:
+        tensor, source, to = conversion
+        yield space.conversions(tensor)[source, to]
+
+
+def price(bench: Bench, truth: Problem, solution: Solution) -> float:
+    """Microseconds of a plan's choices and formats by the measured table."""
+    weighted = [n.name for n in bench.prepared.graph.nodes if n.kind in WEIGHTED_KINDS]
+    return solve(truth, objective="latency", keep={name: solution.choices[name] for name in weighted}).latency_us
+
+
+def replay(bench: Bench, records: Records, fraction: float) -> dict[str, Any]:
+    """`optimize --measure-fraction` from an empty database, its measurements taken from `records`."""
+    machine = Machine.of(bench.prepared.row)
+    keys = {r.key: latency.latency_key(default_kernel(r), bench.prepared.row.name) for r in requests_of(bench)}
+    missing = sorted({k for k in keys.values() if k in records}, key=str)
+    entries = [Entry(k, machine) for k in missing]
+    times: dict[LatencyKey, float] = {}
+
+    def expected_us(request: Request) -> float:
+        return times.get(keys[request.key], np.inf) if request.key in keys else np.inf
+
+    def known_us(request: Request) -> float:
+        record = records.get(keys[request.key]) if request.key in keys else None
+        return np.inf if record is None else microseconds(record)
+
+    measured = {missing[i] for i in most_informative([], entries, UP_FRONT * fraction)}
+    learned = [e for e in entries if e.key in measured]
+    predictor = Predictor(learned, [microseconds(records[e.key]) for e in learned])
+    refused = 0
+    for entry, found in zip(entries, predictor.predict(entries), strict=True):
+        if entry.key in measured or found.refused is not None:
+            refused += entry.key not in measured
+            measured.add(entry.key)
+            times[entry.key] = microseconds(records[entry.key])
+        else:
+            times[entry.key] = found.median_us
+    rounds = 0
+    while True:
+        rounds += 1
+        solution = best(problem_of(bench, expected_us))
+        fresh = {keys[r.key] for r in used(space_of(bench), solution)} - measured
+        if not fresh:
+            break
+        measured |= fresh
+        times |= {key: microseconds(records[key]) for key in fresh}
+    truth = problem_of(bench, known_us)
+    return {
+        "entries": len(missing),
+        "refused": refused,
+        "share_measured": len(measured) / len(missing),
+        "rounds": rounds,
+        "latency_ratio": price(bench, truth, solution) / best(truth).latency_us,
+        "held_out": predictor.held_out.overall.mape,
+    }
+
+
+def timed(name: str, shared: Path | None, folder: Path, fraction: float) -> dict[str, Any]:
+    """Both ways from empty databases, compiling and checking included."""
+    seconds, solutions, benches = {}, {}, {}
+    for label, share in (("part", fraction), ("full", 1.0)):
+        bench = benches[label] = open_network(name, shared, folder / f"{name}.{label}.db")
+        requests, start = requests_of(bench), time.perf_counter()
+        table = estimate.fill_partly(bench.meter(), requests, bench.prepared.row, share, say)
+        while True:
+            solutions[label] = best(problem_of(bench, table.latency_us))
+            wanted = {r.key for r in used(space_of(bench), solutions[label])}
+            fresh = {key: kernel for key, kernel in table.predicted().items() if kernel.request.key in wanted}
+            if not fresh:
+                break
+            latency.measure_all(bench.meter(), table, fresh)
+        seconds[label] = time.perf_counter() - start
+    truth = problem_of(benches["full"], table.latency_us)  # the last table is the full one
+    ratio = price(benches["full"], truth, solutions["part"]) / solutions["full"].latency_us
+    return {"seconds": seconds, "time_ratio": seconds["part"] / seconds["full"], "latency_ratio": ratio}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shared", type=Path, help="folder of the trained networks' files")
+    parser.add_argument("--db", type=Path, required=True)
+    parser.add_argument("--train", default=TRAIN)
+    parser.add_argument("--test", default=TEST)
+    parser.add_argument("--also", default="", help="networks to train on beside --train, as a second evaluation")
+    parser.add_argument("--plans", default=PLANS, help="networks to plan for")
+    parser.add_argument("--fraction", type=float, default=0.3)
+    parser.add_argument("--read", action="store_true", help="measure nothing")
+    parser.add_argument("--timed", type=Path, metavar="DIR", help="make the plans anew in DIR, with the clock running")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+
+    def names(text: str) -> Sequence[str]:
+        return [n for n in text.split(",") if n]
+
+    asked = dict.fromkeys([*names(options.train), *names(options.test), *names(options.also), *names(options.plans)])
+    benches = {name: open_network(name, options.shared, options.db) for name in asked}
+    if not options.read:
+        for bench in benches.values():
+            fill(bench)
+    tables = {name: known(bench) for name, bench in benches.items()}
+    for name, bench in benches.items():
+        print(f"{name}: {len(tables[name])} of {len(requests_of(bench))} entries measured")
+    machine = Machine.of(next(iter(benches.values())).prepared.row)
+
+    def together(wanted: Sequence[str]) -> Records:
+        return {key: record for name in wanted for key, record in tables[name].items()}
+
+    report: dict[str, Any] = {"device": next(iter(benches.values())).device.key, "plans": {}, "timed": {}}
+    test = together(names(options.test))
+    report["unseen"] = evaluate(together(names(options.train)), test, machine)
+    show(f"{options.train} -> {options.test}", report["unseen"])
+    if options.also:
+        report["also"] = evaluate(together([*names(options.train), *names(options.also)]), test, machine)
+        show(f"{options.train},{options.also} -> {options.test}", report["also"])
+    for name in names(options.plans):
+        row = report["plans"][name] = replay(benches[name], tables[name], options.fraction)
+        print(
+            f"\n{name}, {options.fraction:g} of {row['entries']} entries measured, replayed: "
+            f"plan {row['latency_ratio'] - 1:+.1%} of the fully measured plan's latency (bar 3 %); measured in the end "
+            f"{row['share_measured']:.0%} ({row['refused']} refused), {row['rounds']} solves"
+        )
+    if options.timed:
+        options.timed.mkdir(parents=True, exist_ok=True)
+        for name in names(options.plans):
+            row = report["timed"][name] = timed(name, options.shared, options.timed, options.fraction)
+            print(
+                f"\n{name}, timed: plan {row['latency_ratio'] - 1:+.1%} (bar 3 %) in {row['time_ratio']:.0%} of the "
+                f"time (bar 40 %): {row['seconds']['part']:.0f} of {row['seconds']['full']:.0f} s"
+            )
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""`bench` on a small network: what it reports, and what it says when something is missing."""
+
+from __future__ import annotations
+
+import json
+import sys
+import venv
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from mpq_testing import onnx_models
+from tvm_mpq.errors import DataError, InvalidValueError, UnsupportedModelError
+from tvm_mpq.peers.bench import bench_model
+from tvm_mpq.peers.child import Child
+from tvm_mpq.peers.common import NotOffered
+from tvm_mpq.peers.compare import Settings
+from tvm_mpq.report.peers import show_peers
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bench") / "small.onnx"
+    onnx.save(onnx_models.GRAPHS["two_outputs"](), str(path))
+    return path
+
+
+def test_ours_is_compared_with_what_is_installed(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said: list[str] = []
+    settings = Settings(
+        tmp_path / "cache",
+        ("ours-int8", "ours-fp32", "litert-int8"),
+        rounds=1,
+        attempts=1,
+        turn_ms=1.0,
+        db=str(tmp_path / "db.sqlite"),
+        say=said.append,
+    )
+    report = json.loads(json.dumps(bench_model(model, settings, [1])))
+    (row,) = report["rows"]
+    assert row["images"] == "synthetic (standard normal)" and row["threads"] == 1
+    assert row["engines"].keys() == {"ours-int8", "ours-fp32"}
+    assert all(entry["median_ms"] > 0 for entry in row["engines"].values())
+    assert row["engines"]["ours-int8"]["reference"] == "ours-fp32"
+    assert 0 < row["engines"]["ours-int8"]["relative_error"] < 0.5
+    assert row["skipped"] == {"litert-int8": "needs a TFLite file or a torch network"}
+    assert any("building ours-int8" in line for line in said)
+    show_peers(report)
+    shown = capsys.readouterr().out
+    assert "ours-int8" in shown and "without litert-int8: needs a TFLite file" in shown
+
+
+def test_bad_input_is_one_line(model: Path, tmp_path: Path) -> None:
+    settings = Settings(tmp_path / "cache")
+    with pytest.raises(InvalidValueError, match="threads must be at most"):
+        bench_model(model, settings, [10_000])
+    with pytest.raises(InvalidValueError, match="bench compares"):
+        bench_model(tmp_path / "net.pt2", settings, [1])
+    two = tmp_path / "two.onnx"
+    onnx.save(onnx_models.GRAPHS["two_inputs"](), str(two))
+    with pytest.raises(UnsupportedModelError, match="one input; two"):
+        bench_model(two, settings, [1])
+    np.savez(tmp_path / "wrong.npz", nonsense=np.zeros((4, 3), np.float32))
+    with pytest.raises(DataError):
+        bench_model(model, settings, [1], data=tmp_path / "wrong.npz")
+
+
+def test_an_engines_python_needs_no_project(tmp_path: Path) -> None:
+    """A Python that has only numpy answers; what it lacks is said, not thrown."""
+    venv.create(tmp_path / "bare")
+    numpy_home = Path(np.__file__).parents[1]
+    (site,) = (tmp_path / "bare" / "lib").glob("python*/site-packages")
+    for found in numpy_home.glob("numpy*"):
+        (site / found.name).symlink_to(found)
+    np.save(tmp_path / "x.npy", np.zeros((2, 3), np.float32))
+    job = {"kind": "openvino", "precision": "fp32", "folder": str(tmp_path), "threads": 1, "onnx": "none.onnx"}
+    job["calibration"] = str(tmp_path / "x.npy")
+    python = str(tmp_path / "bare" / "bin" / Path(sys.executable).name)
+    with (tmp_path / "log").open("wb") as log, Child(python, [0], 1, log, tmp_path) as process:
+        with pytest.raises(NotOffered, match="needs openvino, which is not installed"):
+            process.ask(60.0, do="build", job=job)

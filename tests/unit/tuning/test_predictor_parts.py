@@ -1,0 +1,195 @@
+"""Parts of the predictor: keys read back, work counted, prices fitted, entries chosen."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tvm_mpq.errors import FileFormatError
+from tvm_mpq.schema import (
+    ActivationWorkload,
+    AddWorkload,
+    ConcatWorkload,
+    Conv2dWorkload,
+    ConvertWorkload,
+    CopyWorkload,
+    FloatWorkload,
+    LatencyKey,
+    MultiplyWorkload,
+    Pool2dWorkload,
+    Workload,
+)
+from tvm_mpq.targets import ROWS
+from tvm_mpq.tuning.predictor import Entry, Machine, Predictor, most_informative
+from tvm_mpq.tuning.predictor.entry import read_workload
+from tvm_mpq.tuning.predictor.law import Law, columns
+from tvm_mpq.tuning.predictor.work import count_work
+
+MACHINE = Machine(l1d_bytes=32 << 10, l2_bytes=1 << 20, lanes=16)
+CONV = Conv2dWorkload(1, 28, 28, 64, 96, (3, 3), padding=(1, 1, 1, 1), residual=True, activation="clip:0.0:6.0")
+WORKLOADS: list[Workload] = [
+    CONV,
+    dataclasses.replace(CONV, groups=32, activation="leaky_relu:0.01", residual=False),
+    Pool2dWorkload("avg_valid", 1, 28, 28, 64, (3, 3), (2, 2), (1, 1, 1, 1), 14, 14),
+    AddWorkload((1, 8, 8, 16), "relu"),
+    MultiplyWorkload((1, 8, 8, 16), True),
+    ConcatWorkload(64, (16, 32)),
+    ConcatWorkload(64, (16,)),
+    ActivationWorkload((1, 8, 8, 16), "hard_swish"),
+    CopyWorkload((1, 8, 8, 16), (1, 4, 4, 32), (0, 0, 0, 0), (1, 2, 2, 1), (1, 4, 4, 16), (0, 0, 0, 8)),
+    ConvertWorkload((1, 8, 8, 16), 32, 8, True),
+    FloatWorkload("0f3a", "softmax(axis=1, shape=(1, 10))"),
+]
+
+
+def entry(w: Workload, precision: str = "w8a8", family: str = "f", out_bits: int = 8, knobs: str = "{}") -> Entry:
+    return Entry(LatencyKey(w.key, precision, out_bits, family, knobs, "here"), MACHINE)
+
+
+@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda w: w.kind)
+def test_a_key_is_read_back(workload: Workload) -> None:
+    assert read_workload(workload.key) == workload
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "add", "dance(a=1)", "add(shape=1x2)", "add(shape=x,activation=relu)", "add(shape=01,activation=relu)"],
+)
+def test_another_text_is_not(text: str) -> None:
+    with pytest.raises(FileFormatError, match="not the key of a workload"):
+        read_workload(text)
+
+
+@pytest.mark.parametrize("workload", [w for w in WORKLOADS if w.kind != "float"], ids=lambda w: w.kind)
+@pytest.mark.parametrize("precision", ["w8a8", "fp32"])
+def test_work_is_finite_and_some(workload: Workload, precision: str) -> None:
+    work = count_work(entry(workload, precision, out_bits=32 if precision == "fp32" else 8))
+    assert all(math.isfinite(x) and x >= 0 for x in vars(work).values())
+    assert work.products > 0 and work.in_bytes > 0 and work.out_bytes > 0 and work.stores > 0
+
+
+@given(channels=st.integers(5, 300), other=st.integers(5, 300))
+def test_integer_work_follows_padded_channels(channels: int, other: int) -> None:
+    def macs(c: int) -> float:
+        return count_work(entry(dataclasses.replace(CONV, in_channels=c))).macs
+
+    assert (macs(channels) == macs(other)) == (-(-channels // 16) == -(-other // 16))
+
+
+def test_tiles_cost_whole() -> None:
+    """29 columns in tiles of 7 cost as much as 35."""
+    knobs = '{"columns":7,"rows":1,"blocks":2}'
+
+    def products(width: int) -> float:
+        w = dataclasses.replace(CONV, in_width=width)
+        return count_work(entry(w, knobs=knobs)).products
+
+    assert products(29) == products(35) < products(36)
+
+
+def test_machine_of_a_row() -> None:
+    by_name = {row.name: row for row in ROWS}
+    assert Machine.of(by_name["znver4"], 2) == Machine(32 << 10, 1 << 20, 16, 2)
+    assert Machine.of(by_name["x86-avx2"]).lanes == 8
+    assert Machine.of(by_name["cortex-a53"]).lanes == 4
+
+
+def test_strata_and_classes() -> None:
+    linear = Conv2dWorkload(1, 1, 4, 64, 64, (1, 1))
+    kinds = {
+        "conv": CONV,
+        "pointwise": dataclasses.replace(linear, in_height=4),
+        "linear": linear,
+        "depthwise": dataclasses.replace(CONV, groups=64, out_channels=64),
+        "grouped": dataclasses.replace(CONV, groups=2),
+        "add": AddWorkload((1, 2, 3)),
+    }
+    assert {name: entry(w).operator_class for name, w in kinds.items()} == {name: name for name in kinds}
+    assert entry(linear).stratum != entry(kinds["pointwise"]).stratum == entry(CONV).stratum
+    there, back = (entry(ConvertWorkload((1, 8), a, b)) for a, b in ((32, 8), (8, 32)))
+    assert there.stratum != back.stratum and there.shape_group == back.shape_group
+
+
+def _some(rng: np.random.Generator, count: int) -> list[Entry]:
+    found = []
+    for _ in range(count):
+        size, (ci, co) = int(rng.integers(4, 60)), rng.integers(8, 400, 2)
+        w = Conv2dWorkload(1, size, size, int(ci), int(co), (3, 3), padding=(1,) * 4)
+        found.append(entry(w, knobs='{"blocks":2,"columns":7,"rows":1}'))
+    return found
+
+
+def test_the_law_finds_prices_again(rng: np.random.Generator) -> None:
+    """Latencies that are such a sum are met, those of other shapes too; no price is negative."""
+    found = _some(rng, 120)
+    prices = np.array([1.0, 0.7, 0.0, 2.0, 0.5, 1.5, 1.0, 0.0, 3.0])
+    times = columns(found) @ prices
+    law = Law(found[:80], times[:80])
+    off = np.abs(law(found[80:]) / times[80:] - 1)
+    assert off.mean() < 0.02 and off.max() < 0.15  # the pull towards the roofline costs this much
+    assert all((p >= 0).all() for p in law._prices.values())
+
+
+def test_a_law_of_few_samples_is_the_scaled_roofline(rng: np.random.Generator) -> None:
+    found = _some(rng, 40)
+    times = 3 * columns(found).sum(axis=1)
+    law = Law(found[:2], times[:2])
+    assert np.abs(law(found[2:]) / times[2:] - 1).max() < 1e-6
+
+
+def test_every_stratum_is_touched_first(rng: np.random.Generator) -> None:
+    many = _some(rng, 30)
+    others = [entry(AddWorkload((1, 8, 8, 8 * i)), family="add") for i in range(1, 4)]
+    others += [entry(ConvertWorkload((1, 8, 8, 8 * i), 32, 8), family="convert") for i in range(1, 4)]
+    missing = many + others
+    taken = most_informative([], missing, 3 / len(missing))
+    assert {missing[i].stratum for i in taken} == {e.stratum for e in missing}
+    known = [missing[i] for i in taken]
+    rest = [e for e in missing if e not in known]
+    following = most_informative(known, rest, 1.0)
+    assert rest[following[0]].stratum == "f"  # the widest stratum has the farthest entries
+
+
+@pytest.mark.parametrize(("count", "fraction", "wanted"), [(10, 0.3, 3), (10, 0.31, 4), (7, 1.0, 7), (0, 0.5, 0)])
+def test_how_many_are_taken(rng: np.random.Generator, count: int, fraction: float, wanted: int) -> None:
+    missing = _some(rng, count)
+    taken = most_informative([], missing, fraction)
+    assert len(taken) == len(set(taken)) == wanted
+
+
+def test_equal_entries_are_all_taken(rng: np.random.Generator) -> None:
+    same = _some(rng, 1) * 3
+    assert sorted(most_informative(same, same, 1.0)) == [0, 1, 2]
+
+
+def test_order_of_the_list_does_not_matter(rng: np.random.Generator) -> None:
+    missing = _some(rng, 10)
+    missing += [entry(dataclasses.replace(e.workload, activation="relu"), knobs=e.key.knobs) for e in missing]
+    chosen = [missing[i].key for i in most_informative([], missing, 0.4)]
+    turned = missing[::-1]
+    assert [turned[i].key for i in most_informative([], turned, 0.4)] == chosen
+
+
+def test_chosen_entries_teach_more_than_random_ones() -> None:
+    """The same number of measurements, ten tables: a smaller error on what was not measured, on average."""
+    spread, lucky = [], []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        missing = _some(rng, 150)
+        shares = columns(missing)
+        times = shares @ np.array([1.0, 0.7, 0.2, 2.0, 0.5, 1.5, 1.0, 2.0, 3.0])
+        times = times * np.exp(0.02 * rng.standard_normal(len(missing)))
+        picks = {"spread": most_informative([], missing, 0.15), "lucky": rng.permutation(len(missing))[:23].tolist()}
+        for name, picked in picks.items():
+            predictor = Predictor([missing[i] for i in picked], times[picked])
+            rest = [i for i in range(len(missing)) if i not in set(picked)]
+            found = predictor.predict([missing[i] for i in rest])
+            off = [1.0 if p.refused else abs(p.median_us / times[i] - 1) for p, i in zip(found, rest, strict=True)]
+            (spread if name == "spread" else lucky).append(np.mean(off))
+    assert len(spread) == len(lucky) == 10
+    assert np.mean(spread) < 0.9 * np.mean(lucky)

@@ -1,0 +1,134 @@
+"""Where work for devices is done: this machine, or a pool of boards (see `boards`).
+
+A place gives sessions, and takes the burden of losing one off those who measure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import tvm
+
+from tvm_mpq.errors import DeviceLostError
+from tvm_mpq.schema import LatencyKey, LatencyRecord
+from tvm_mpq.tuning.measure import Job, MeasureSettings, measure
+from tvm_mpq.tuning.sentinel import build_sentinel
+from tvm_mpq.tuning.session import LocalSession
+from tvm_mpq.tuning.session_base import Session
+
+_Task = TypeVar("_Task")
+_Result = TypeVar("_Result")
+
+
+class Place(Protocol):
+    """A device, or several of equal identity.
+
+    Attributes
+    ----------
+    linker : str or None
+        Command that links for the device, None = this machine's own.
+    width : int
+        Devices that may work at the same time.
+    """
+
+    @property
+    def linker(self) -> str | None: ...
+
+    @property
+    def width(self) -> int: ...
+
+    def session(self) -> AbstractContextManager[Session]:
+        """A session for a few calls; the caller handles its loss."""
+
+    def do(self, work: Callable[[Session], _Result]) -> _Result:
+        """Do `work` with a session; anew on another one when the device was lost. Raises DeviceLostError."""
+
+    def run(
+        self, tasks: Sequence[_Task], work: Callable[[Session, _Task], _Result]
+    ) -> Iterator[tuple[_Task, _Result | DeviceLostError]]:
+        """Do `work` for each task, on all devices at once; results as they come.
+
+        A task that lost its device for good comes with the error instead of a result. Raises DeviceLostError when no
+        device is left.
+        """
+
+    def sentinel(self) -> Path | None:
+        """The sentinel kernel for the device, None = the one for this machine."""
+
+    def close(self) -> None:
+        """End all sessions."""
+
+
+class ThisMachine:
+    """Kernels run in a child process here, a new one for each piece of work."""
+
+    linker: str | None = None
+    width = 1
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+
+    def session(self) -> AbstractContextManager[Session]:
+        return LocalSession(threads=self._threads)
+
+    def do(self, work: Callable[[Session], _Result]) -> _Result:
+        """A crash here is the work's own fault: it is not tried again."""
+        with self.session() as session:
+            return work(session)
+
+    def run(
+        self, tasks: Sequence[_Task], work: Callable[[Session, _Task], _Result]
+    ) -> Iterator[tuple[_Task, _Result | DeviceLostError]]:
+        if not tasks:
+            return
+        with self.session() as session:
+            for task in tasks:
+                try:
+                    result: _Result | DeviceLostError = work(session, task)
+                except DeviceLostError as e:
+                    result = e
+                    session.restart()
+                yield task, result
+
+    def sentinel(self) -> Path | None:
+        return None
+
+    def close(self) -> None:
+        """Nothing is kept between two pieces of work."""
+
+
+def measure_at(place: Place, jobs: Sequence[Job], settings: MeasureSettings, *, device: str) -> Iterator[LatencyRecord]:
+    """`measure` on all devices of a place, in groups; records come as groups are done, their kernel_version empty.
+
+    The jobs of a group that lost its devices are tried once more alone, so that only the guilty one is a failure.
+    """
+    if not jobs:
+        return
+    sentinel = place.sentinel() or build_sentinel()
+
+    def work(session: Session, group: Sequence[Job]) -> list[LatencyRecord]:
+        return list(measure(session, group, settings, device=device, kernel_version="", sentinel=sentinel))
+
+    size = max(1, min(settings.group, -(-len(jobs) // place.width)))
+    unlucky: list[list[Job]] = []
+    for group, found in place.run([jobs[i : i + size] for i in range(0, len(jobs), size)], work):
+        if isinstance(found, DeviceLostError):
+            unlucky += [[job] for job in group]
+        else:
+            yield from found
+    for (job,), found in place.run(unlucky, work):
+        if isinstance(found, DeviceLostError):
+            yield failed(job.key, device, "", str(found))
+        else:
+            yield from found
+
+
+def failed(key: LatencyKey, device: str, kernel_version: str, reason: str) -> LatencyRecord:
+    """A record that says why there is no time."""
+    now = datetime.now(timezone.utc).isoformat()
+    version = str(tvm.__version__)
+    return LatencyRecord(key, device, version, kernel_version, None, None, 0, now, "measured", failure=reason)

@@ -1,0 +1,187 @@
+"""The predictor: a law of work, a regressor (xgboost) of what the law leaves, and intervals tested on held-out shapes.
+
+Nothing but the measured entries decides: the same database gives the same predictions, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import xgboost
+
+from tvm_mpq.errors import InvalidValueError
+from tvm_mpq.tuning.predictor import heldout
+from tvm_mpq.tuning.predictor.domain import Domain
+from tvm_mpq.tuning.predictor.entry import Entry
+from tvm_mpq.tuning.predictor.features import table
+from tvm_mpq.tuning.predictor.law import Law
+
+Array = npt.NDArray[np.float64]
+
+CONFIDENCE = 0.9
+"""Share of measured values that an interval shall hold."""
+
+LEAST_ENTRIES = 10
+"""Held-out entries below which no interval, and so no prediction, can be given."""
+
+_OWN_QUANTILE = 30
+"""Held-out entries from which an operator class has an interval of its own."""
+
+_LEAST_FOR_TREES = 40
+"""Entries below which the law stands alone."""
+
+_ROUNDS = 300
+_TREES = {
+    "objective": "reg:squarederror",
+    "max_depth": 4,
+    "eta": 0.05,
+    "min_child_weight": 3,
+    "subsample": 0.8,
+    "colsample_bytree": 0.5,
+    "lambda": 3.0,
+    "tree_method": "exact",
+    "base_score": 0.0,
+    "nthread": 1,  # several threads add floats in another order each time
+    "seed": 0,
+    "verbosity": 0,
+}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Microseconds with the interval that held `CONFIDENCE` of the held-out entries, or the reason for a refusal.
+
+    stated_error is relative: the measured value lies within a factor of 1 + stated_error, both ways.
+    """
+
+    median_us: float
+    low_us: float
+    high_us: float
+    stated_error: float
+    refused: str | None = None
+
+
+class _Fit:
+    """Law and trees on one set of entries."""
+
+    def __init__(self, entries: Sequence[Entry], latency_us: Array) -> None:
+        self.law = Law(entries, latency_us)
+        self.domain = Domain(entries)
+        self._trees: xgboost.Booster | None = None
+        if len(entries) >= _LEAST_FOR_TREES:
+            law_us = self.law(entries)
+            data = xgboost.DMatrix(table(entries, law_us), np.log(latency_us / law_us), nthread=1)
+            self._trees = xgboost.train(_TREES, data, _ROUNDS)
+
+    def __call__(self, entries: Sequence[Entry]) -> Array:
+        """float64[entries] microseconds."""
+        law_us = self.law(entries)
+        if self._trees is None:
+            return law_us
+        left = self._trees.predict(xgboost.DMatrix(table(entries, law_us), nthread=1))
+        found: Array = law_us * np.exp(left.astype(np.float64))
+        return found
+
+
+class Predictor:
+    """Learned from measured entries of one device.
+
+    Parameters
+    ----------
+    entries : sequence of Entry
+        Predictable ones, in any order.
+    latency_us : float64[entries]
+        Their measured medians, above 0.
+
+    Raises
+    ------
+    InvalidValueError
+        If a latency is not finite and above 0, or the lengths differ.
+    """
+
+    def __init__(self, entries: Sequence[Entry], latency_us: Sequence[float] | Array) -> None:
+        times = np.array(latency_us, dtype=np.float64)
+        if len(times) != len(entries) or not (np.isfinite(times) & (times > 0)).all():
+            raise InvalidValueError(
+                f"a predictor learns from one finite latency above 0 for each entry (got {len(times)} for "
+                f"{len(entries)} entries, least {times.min(initial=np.inf):g})"
+            )
+        order = sorted(range(len(entries)), key=lambda i: (_sort_key(entries[i]), times[i]))
+        self._entries = [entries[i] for i in order]
+        self._times = times[order]
+        self._fit = _Fit(self._entries, self._times) if self._entries else None
+        self._quantiles: dict[str, float] = {}
+        self.held_out = self._cross_validate()
+
+    def predict(self, entries: Sequence[Entry]) -> list[Prediction]:
+        """A prediction or a refusal for each entry."""
+        if self._fit is None or heldout.ALL not in self._quantiles:
+            count = self.held_out.overall.count
+            reason = f"{count} entries could be tested held out, {LEAST_ENTRIES} are needed for an interval"
+            return [_refusal(reason) for _ in entries]
+        known = [i for i, entry in enumerate(entries) if entry.predictable]
+        asked = [entries[i] for i in known]
+        found = [_refusal("a float operator without a template is not predicted")] * len(entries)
+        if asked:
+            rows = zip(self._fit(asked), self._widths(asked), self._fit.domain.refusals(asked), strict=True)
+            for i, (middle, width, why) in zip(known, rows, strict=True):
+                found[i] = _interval(float(middle), float(np.exp(width))) if why is None else _refusal(why)
+        return found
+
+    def _widths(self, entries: Sequence[Entry]) -> Array:
+        """Half the interval, in natural logarithms: wider far from the data."""
+        assert self._fit is not None
+        everywhere = self._quantiles[heldout.ALL]
+        scores = np.array([self._quantiles.get(e.operator_class, everywhere) for e in entries])
+        return scores * _spread(self._fit.domain.distances(entries))
+
+    def _cross_validate(self) -> heldout.Errors:
+        """Predict every entry from the other folds' shapes; fixes the intervals."""
+        entries, times = self._entries, self._times
+        fold = heldout.folds([e.shape_group for e in entries])
+        predicted, scores = np.full(len(times), np.nan), np.full(len(times), np.nan)
+        near = np.zeros(len(times), dtype=bool)
+        for k in sorted(set(fold.tolist())) if len(set(fold.tolist())) > 1 else ():
+            inside, outside = np.flatnonzero(fold != k).tolist(), np.flatnonzero(fold == k).tolist()
+            fit = _Fit([entries[i] for i in inside], times[inside])
+            asked = [entries[i] for i in outside]
+            predicted[outside] = fit(asked)
+            scores[outside] = np.abs(np.log(times[outside] / predicted[outside])) / _spread(fit.domain.distances(asked))
+            near[outside] = [reason is None for reason in fit.domain.refusals(asked)]
+        # A small table holds little that would not be refused without its own fold: there, errors of all that the
+        # folds could tell anything about stand in, which are larger.
+        tested = near if near.sum() >= LEAST_ENTRIES else scores > 0
+        chosen = np.flatnonzero(tested).tolist()
+        classes = [entries[i].operator_class for i in chosen]
+        self._fix_quantiles(np.array(classes, dtype=object), scores[chosen])
+        return heldout.errors_of(classes, times[chosen], predicted[chosen], len(times) - len(chosen))
+
+    def _fix_quantiles(self, classes: npt.NDArray[np.object_], scores: Array) -> None:
+        for name in (heldout.ALL, *sorted(set(classes.tolist()))):
+            here = np.sort(scores if name == heldout.ALL else scores[classes == name])
+            if len(here) >= (LEAST_ENTRIES if name == heldout.ALL else _OWN_QUANTILE):
+                # the conformal rank: with one more exchangeable value, CONFIDENCE of them lie below
+                rank = min(len(here), int(np.ceil((len(here) + 1) * CONFIDENCE)))
+                self._quantiles[name] = float(here[rank - 1])
+
+
+def _spread(distances: Array) -> Array:
+    """Error grows with the distance (octaves) to what was measured."""
+    found: Array = 1 + distances
+    return found
+
+
+def _interval(middle_us: float, factor: float) -> Prediction:
+    return Prediction(middle_us, middle_us / factor, middle_us * factor, factor - 1)
+
+
+def _refusal(reason: str) -> Prediction:
+    nothing = float("nan")
+    return Prediction(nothing, nothing, nothing, nothing, reason)
+
+
+def _sort_key(entry: Entry) -> tuple[str, ...]:
+    return tuple(map(str, vars(entry.key).values()))

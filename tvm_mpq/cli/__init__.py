@@ -1,0 +1,63 @@
+"""The command line: text in, text out. Every command parses, calls one pipeline function and prints.
+
+Data go to stdout, progress and messages to stderr. Exit codes: 0 done, 1 one line `error: ...`, 2 usage, 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Sequence
+
+import click
+
+from tvm_mpq.cli import db, machine, model
+from tvm_mpq.errors import MPQError
+
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(package_name="tvm-mpq")
+def cli() -> None:
+    """Mixed-precision networks for TVM: measured on your CPU, chosen by an exact solver, built into one model.so."""
+
+
+for _command in (
+    *(model.optimize, model.tune, model.sensitivity, model.search, model.build, model.inspect, model.run),
+    *(model.bench, model.report, model.demo, machine.targets, machine.devices, machine.doctor, db.db),
+):
+    cli.add_command(_command)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Entry point. A user's mistake is one line; a traceback is a bug of ours.
+
+    args: what follows the program's name; None = as it was called.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a name outside the terminal's encoding is no reason to stop
+    try:
+        cli(args, standalone_mode=False)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        click.echo("interrupted; everything measured so far is kept: run the same command again to go on", err=True)
+        sys.exit(130)
+    except click.ClickException as e:
+        e.show()
+        sys.exit(e.exit_code)
+    except MPQError as e:
+        _fail(str(e))
+    except ImportError as e:
+        if (e.name or "").split(".")[0] not in ("tvm", "tvm_ffi"):
+            raise
+        _fail(f"TVM cannot be imported ({e}); tvm-mpq doctor says more")
+    except OSError as e:
+        if e.errno not in _DISK_ERRORS:
+            raise
+        _fail(f"cannot write {e.filename or 'output'}: {e.strerror}")
+
+
+def _fail(text: str) -> None:
+    click.echo(f"error: {' '.join(text.split())}", err=True)
+    sys.exit(1)

@@ -1,0 +1,102 @@
+"""What the commands share: options that several of them take, progress, and how an answer is printed."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tvm_mpq.errors import InvalidValueError
+
+Command = Callable[..., None]
+
+OBSERVERS = ("minmax", "mse", "percentile")
+"""Named here again, so that a wrong one is found before hours of work; a test compares with `calibrate`."""
+
+
+def known_observer(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    if value not in OBSERVERS:
+        raise InvalidValueError(f"observer must be one of {', '.join(OBSERVERS)} (got {value!r})")
+    return value
+
+
+def known_precision(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    from tvm_mpq.schema import Precision
+
+    return None if value is None else str(Precision.parse(value))
+
+
+def model_options(command: Command) -> Command:
+    for option in (
+        click.option("--threads", type=click.IntRange(1), default=1, help="Threads the library will use."),
+        click.option("--batch", type=click.IntRange(1), default=1, help="Size given to a dynamic batch axis."),
+        click.option("--target", default="local", help="A name from `tvm-mpq targets`, or local."),
+        click.argument("model", type=click.Path(path_type=Path)),
+    ):
+        command = option(command)
+    return command
+
+
+def work_options(command: Command) -> Command:
+    for option in (
+        click.option("--db", type=click.Path(path_type=Path), help="Latency database file; default: user's cache."),
+        click.option(
+            "--observer", default="mse", callback=known_observer, help="Activation ranges: minmax, mse or percentile."
+        ),
+        click.option("--data", type=click.Path(path_type=Path), help="Calibration .npz, arrays named as the inputs."),
+    ):
+        command = option(command)
+    return command
+
+
+def board_options(command: Command) -> Command:
+    for option in (
+        click.option("--key", help="With --rpc: the boards' key at the tracker."),
+        click.option("--rpc", metavar="HOST:PORT", help="Do it on a board: its RPC server, or with --key its tracker."),
+    ):
+        command = option(command)
+    return command
+
+
+def json_option(command: Command) -> Command:
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object to stdout.")(command)
+
+
+def budget_options(command: Command) -> Command:
+    for option in (
+        click.option("--max-drop", type=float, help="Accuracy points that may be lost; 1 when no budget is given."),
+        click.option("--size-mb", type=float, help="Weights, in megabytes of 10^6 bytes."),
+        click.option("--latency-ms", type=float, help="Whole-network latency, milliseconds."),
+        click.option("--latency", "latency_ratio", type=float, help="Latency as a share of uniform 8 bit, 0 to 1."),
+    ):
+        command = option(command)
+    return command
+
+
+def with_progress(body: Callable[..., Any], **fields: Any) -> Any:
+    """Call `body(options)` with a progress bar and messages on stderr."""
+    from tvm_mpq.pipeline.options import Options
+    from tvm_mpq.report.progress import ProgressLine
+
+    with ProgressLine() as line:
+        return body(Options(**fields, progress=line.update, say=line.say))
+
+
+def answer(report: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
+    if as_json:
+        click.echo(json.dumps(finite(report), indent=1, sort_keys=True, allow_nan=False))
+    else:
+        show(report)
+
+
+def finite(value: Any) -> Any:
+    """NaN and infinity, which JSON does not have, as null."""
+    if isinstance(value, dict):
+        return {str(k): finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

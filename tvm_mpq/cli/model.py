@@ -1,0 +1,209 @@
+"""Commands that take a model, or a folder built from one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tvm_mpq.cli.common import (
+    answer,
+    board_options,
+    budget_options,
+    json_option,
+    known_precision,
+    model_options,
+    with_progress,
+    work_options,
+)
+from tvm_mpq.errors import InvalidValueError
+
+
+@click.command()
+@model_options
+@work_options
+@board_options
+@budget_options
+@click.option("--eval", "eval_data", type=click.Path(path_type=Path), help="Evaluation .npz with labels.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for library, plan and report.")
+@click.option(
+    "--solver-seconds",
+    "solver_time_limit_sec",
+    type=click.FloatRange(0, 1e6, min_open=True),
+    default=60.0,
+    help="Solver's time limit for each solve.",
+)
+@click.option(
+    "--measure-fraction",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    help="Share of the unknown latencies to measure; the others are predicted, those of the chosen plan checked.",
+)
+@json_option
+def optimize(
+    out: Path,
+    as_json: bool,
+    latency_ratio: float | None,
+    latency_ms: float | None,
+    size_mb: float | None,
+    max_drop: float | None,
+    **fields: Any,
+) -> None:
+    """Find, build and verify the best mixed-precision library for MODEL."""
+    from tvm_mpq.schema import Budget
+
+    budget = Budget(latency_ratio, latency_ms, size_mb, max_drop)
+    from tvm_mpq.pipeline import check_output, optimize_network
+    from tvm_mpq.report import tables
+
+    check_output(out)
+    result = with_progress(optimize_network, budget=budget, **fields)
+    report = result.save(out)
+    answer(report, as_json, tables.show_optimize)
+
+
+@click.command()
+@model_options
+@json_option
+def inspect(as_json: bool, **fields: Any) -> None:
+    """Show MODEL's operators, their workloads and candidate precisions."""
+    from tvm_mpq.pipeline import inspect_network
+    from tvm_mpq.report import tables
+
+    answer(with_progress(inspect_network, **fields), as_json, tables.show_inspect)
+
+
+@click.command()
+@model_options
+@work_options
+@board_options
+@click.option("--points", type=click.IntRange(2, 100), default=8, help="Points of the front.")
+@click.option("--axis", type=click.Choice(["latency", "size"]), default="latency", help="Cost against loss.")
+@json_option
+def search(as_json: bool, points: int, axis: str, **fields: Any) -> None:
+    """Show the Pareto front of MODEL: what each budget buys, uniform plans included, dominated ones marked."""
+    from tvm_mpq.pipeline import search_network
+    from tvm_mpq.report import tables
+
+    report = with_progress(lambda options: search_network(options, points=points, axis=axis), **fields)
+    answer(report, as_json, tables.show_search)
+
+
+@click.command()
+@model_options
+@work_options
+@board_options
+@click.option("--uniform", callback=known_precision, help="One precision for all operators: fp32, w8a8, w4a8, ...")
+@click.option("--keep", default="", help="With --uniform: operators left at w8a8: first,last or names, by commas.")
+@click.option("--plan", type=click.Path(path_type=Path), help="A saved plan.json instead of --uniform.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for model.so and plan.json.")
+@json_option
+def build(out: Path, as_json: bool, uniform: str | None, keep: str, plan: Path | None, **fields: Any) -> None:
+    """Build MODEL without searching: one precision everywhere, or a plan made before."""
+    from tvm_mpq.pipeline import build_network, check_output
+    from tvm_mpq.report import tables
+
+    check_output(out)
+    kept = tuple(word for word in keep.split(",") if word)
+    result = with_progress(lambda options: build_network(options, uniform=uniform, keep=kept, plan=plan), **fields)
+    report = result.save(out)
+    answer(report, as_json, tables.show_build)
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Evaluation .npz, labels optional.")
+@click.option("--reference", type=click.Path(path_type=Path), help="Another built folder to compare outputs with.")
+@board_options
+@json_option
+def run(folder: Path, data: Path, reference: Path | None, rpc: str | None, key: str | None, as_json: bool) -> None:
+    """Accuracy and latency of a built FOLDER, through plain TVM runtime in a process of its own."""
+    from tvm_mpq.pipeline import run_folder
+    from tvm_mpq.report import tables
+
+    answer(run_folder(folder, data, reference, rpc=rpc, key=key), as_json, tables.show_run)
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path, exists=False))
+@click.option("--data", type=click.Path(path_type=Path), help="Calibration .npz; with labels, also top-1.")
+@click.option("--engines", default="all", help="By commas: ours-int8, ort-int8, openvino-fp32, ...; or all.")
+@click.option("--threads", default="1", help="Thread counts, by commas.")
+@click.option("--rounds", type=click.IntRange(1), default=15, help="Calm rounds wanted for each ratio.")
+@click.option("--db", type=click.Path(path_type=Path), help="Latency database file; default: user's cache.")
+@json_option
+def bench(
+    model: Path, data: Path | None, engines: str, threads: str, rounds: int, db: Path | None, as_json: bool
+) -> None:
+    """Compare MODEL's speed and outputs with the other engines installed here, in turns."""
+    from tvm_mpq.peers.bench import bench_model
+    from tvm_mpq.peers.compare import ENGINES, Settings, default_cache
+    from tvm_mpq.report.peers import show_peers
+
+    chosen = ENGINES if engines == "all" else tuple(engines.split(","))
+    unknown = [name for name in chosen if name not in ENGINES]
+    if unknown:
+        raise InvalidValueError(f"--engines takes {', '.join(ENGINES)} or all (got {', '.join(unknown)})")
+    counts = threads.split(",")
+    if not all(word.isdigit() and int(word) > 0 for word in counts):
+        raise InvalidValueError(f"--threads takes whole numbers above 0 by commas (got {threads!r})")
+    settings = Settings(
+        default_cache(), chosen, rounds=rounds, db=str(db) if db else None, say=lambda text: click.echo(text, err=True)
+    )
+    answer(bench_model(model, settings, [int(word) for word in counts], data=data), as_json, show_peers)
+
+
+@click.command()
+@model_options
+@work_options
+@board_options
+@click.option("--trials", type=click.IntRange(1), help="Candidates to measure at most, beside the defaults.")
+@click.option("--minutes", type=click.FloatRange(0, 1e6, min_open=True), help="Begin nothing new after this time.")
+@json_option
+def tune(as_json: bool, trials: int | None, minutes: float | None, **fields: Any) -> None:
+    """Search faster kernels for MODEL on the device; optimize, search and build then use what was found."""
+    from tvm_mpq.pipeline import tune_network
+    from tvm_mpq.report import tables
+
+    report = with_progress(lambda options: tune_network(options, trials=trials, minutes=minutes), **fields)
+    answer(report, as_json, tables.show_tune)
+
+
+@click.command()
+@model_options
+@work_options
+@board_options
+@json_option
+def sensitivity(as_json: bool, **fields: Any) -> None:
+    """Show what each operator of MODEL would lose at each precision, the most sensitive first."""
+    from tvm_mpq.pipeline import network_sensitivity
+    from tvm_mpq.report import tables
+
+    answer(with_progress(network_sensitivity, **fields), as_json, tables.show_sensitivity)
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@json_option
+def report(folder: Path, as_json: bool) -> None:
+    """Show the report of an optimized FOLDER again, and make its page anew."""
+    from tvm_mpq.pipeline import reread_report
+    from tvm_mpq.report import tables
+
+    answer(reread_report(folder), as_json, tables.show_optimize)
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), default="demo_out", help="Folder for the built library.")
+@click.option("--db", type=click.Path(path_type=Path), help="Latency database file; default: user's cache.")
+@json_option
+def demo(out: Path, db: Path | None, as_json: bool) -> None:
+    """Train a small network on real digits, optimize it for this CPU, and compare fp32, 8 bit and mixed."""
+    from tvm_mpq.pipeline import check_output, demo_network
+    from tvm_mpq.report import tables
+
+    check_output(out)
+    result = with_progress(demo_network, model=None, db=db)
+    report = result.save(out)
+    answer(report, as_json, tables.show_optimize)

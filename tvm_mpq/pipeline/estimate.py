@@ -1,0 +1,136 @@
+"""A latency table of which only a part is measured: the most informative entries; the others are predicted.
+
+Every prediction is stored with its stated error and counts as predicted wherever it is used. A stored one stays until a
+predictor states half its error, so that a repeated run finds the table it left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+import tvm
+
+from tvm_mpq.errors import FileFormatError, NoKernelError
+from tvm_mpq.kernels.registry import Kernel, Request, named_kernel
+from tvm_mpq.pipeline.latency import LatencyTable, Meter, complete, fill, look_up, measure_all
+from tvm_mpq.pipeline.versions import Versions
+from tvm_mpq.schema import LatencyKey, LatencyRecord
+from tvm_mpq.targets import TargetRow
+from tvm_mpq.tuning.predictor import Entry, Machine, Prediction, Predictor, most_informative
+from tvm_mpq.tuning.results import ResultStore
+
+UP_FRONT = 0.75
+"""Share of the measurements that are spent before planning; the others are left for the entries of the chosen plan."""
+
+CHECKS = 150
+"""Kernels of other networks that are generated again, to see whether they are still what was measured. Those that are
+remembered need not be, so this is for the first run of another version of this package only."""
+
+BETTER = 0.5
+"""A new prediction replaces a stored one when its stated error is smaller than this share of the stored one's."""
+
+
+Say = Callable[[str], None]
+
+
+def fill_partly(meter: Meter, requests: Sequence[Request], row: TargetRow, fraction: float, say: Say) -> LatencyTable:
+    """A table with an entry for each request: what the database lacks is measured in part and predicted in part.
+
+    Parameters
+    ----------
+    fraction
+        Share of the missing entries to measure, in (0, 1]: `UP_FRONT` of it here, the rest when a plan is chosen.
+        Entries that the predictor refuses are measured on top.
+
+    Raises
+    ------
+    MeasurementError
+        As `latency.fill`.
+    """
+    if fraction >= 1:
+        return fill(meter, requests)
+    table = LatencyTable(meter.target)
+    versions = meter.versions()
+    missing = look_up(meter, table, requests, versions=versions)
+    if missing:
+        machine = Machine.of(row, requests[0].threads)
+        foretold = {key: meter.foretold(key, versions.of(kernel)) for key, kernel in missing.items()}
+        new = [key for key, record in foretold.items() if record is None]
+        entries, times = measurements(meter, versions, machine, requests[0].features)
+        order = most_informative(entries, [Entry(key, machine) for key in new], UP_FRONT * fraction)
+        chosen = {new[i]: missing[new[i]] for i in order}
+        measure_all(meter, table, chosen)
+        fresh = {r.key: r.median_us for r in table.records.values() if r.key in chosen and r.median_us}
+        rest = {key: kernel for key, kernel in missing.items() if key not in chosen}
+        if rest:
+            predictor = Predictor([*entries, *(Entry(key, machine) for key in fresh)], [*times, *fresh.values()])
+            table.predictor = predictor.held_out.to_json()
+            ResultStore(meter.db).put("predictor", f"{meter.device.key}|{meter.target}", table.predictor)
+            say(f"predicting {len(rest)} latencies: {predictor.held_out}")
+            refused: dict[LatencyKey, Kernel] = {}
+            found = predictor.predict([Entry(key, machine) for key in rest])
+            for (key, kernel), prediction in zip(rest.items(), found, strict=True):
+                if prediction.refused is None:
+                    table.offer(kernel, _kept(meter, foretold[key], key, versions.of(kernel), prediction))
+                else:
+                    say(f"measured, for it cannot be predicted: {kernel.request.key}: {prediction.refused}")
+                    refused[key] = kernel
+            measure_all(meter, table, refused)
+    complete(table, requests)
+    return table
+
+
+def _kept(
+    meter: Meter, old: LatencyRecord | None, key: LatencyKey, version: str, prediction: Prediction
+) -> LatencyRecord:
+    """The stored prediction, or the new one, stored, where it is clearly better."""
+    if old is not None and old.stated_error is not None and prediction.stated_error >= BETTER * old.stated_error:
+        return old
+    now = datetime.now(timezone.utc).isoformat()
+    record = LatencyRecord(
+        *(key, meter.device.key, tvm.__version__, version, prediction.median_us, None, 0, now, "predicted"),
+        stated_error=prediction.stated_error,
+    )
+    meter.db.put(record, replace=True)
+    return record
+
+
+def measurements(
+    meter: Meter, versions: Versions, machine: Machine, features: frozenset[str]
+) -> tuple[list[Entry], list[float]]:
+    """Entries and microseconds of what this device measured, of code that is still what would be compiled."""
+    rows = []
+    for record in meter.db.records(
+        failures=False, device=meter.device.key, target=meter.target, provenance="measured", tvm_version=tvm.__version__
+    ):
+        entry = Entry(record.key, machine)
+        with contextlib.suppress(FileFormatError, NoKernelError):  # kinds and families that are no more
+            if entry.predictable and record.median_us:
+                request = Request(entry.workload, entry.precision, record.key.out_bits, features, machine.threads)
+                kernel = named_kernel(request, record.key.family, dict(entry.knobs))
+                rows.append(_Row(entry, record.median_us, record.kernel_version, kernel))
+    sure = [row for row in rows if versions.remembered(row.kernel) is not None]
+    unsure = [row for row in rows if versions.remembered(row.kernel) is None]
+    share = min(1.0, CHECKS / max(1, len(unsure)))
+    picked = most_informative([row.entry for row in sure], [row.entry for row in unsure], share)
+    usable = [row for row in (*sure, *(unsure[i] for i in picked)) if row.is_current(versions)]
+    versions.save()
+    return [row.entry for row in usable], [row.median_us for row in usable]
+
+
+@dataclass(frozen=True)
+class _Row:
+    entry: Entry
+    median_us: float
+    version: str
+    kernel: Kernel
+
+    def is_current(self, versions: Versions) -> bool:
+        """Whether the kernel is still the code that was measured."""
+        kernel = self.kernel
+        if versions.remembered(kernel) is None and kernel.knobs not in kernel.family.knob_space(kernel.request):
+            return False
+        return versions.of(kernel) == self.version

@@ -1,0 +1,57 @@
+"""What each operator would lose at each precision, on its own: the accuracy half of the tables that `optimize` uses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm_mpq.calibrate.data import load_dataset
+from tvm_mpq.calibrate.sensitivity import classifies, metric_for
+from tvm_mpq.pipeline import learn, network
+from tvm_mpq.pipeline.bench import Bench, open_bench
+from tvm_mpq.pipeline.options import Options
+
+
+def sensitivity(options: Options) -> dict[str, Any]:
+    """Calibrate and estimate; what the database knows is not done again, and an interrupted run goes on.
+
+    Raises
+    ------
+    MPQError
+        As `open_bench` and `load_dataset` do.
+    """
+    with open_bench(options) as bench:
+        return _sensitivity(bench)
+
+
+def _sensitivity(bench: Bench) -> dict[str, Any]:
+    options, prepared = bench.options, bench.prepared
+    data = load_dataset(options.data, prepared.inputs)
+    network.check_labels(data.labels, classifies=classifies(prepared.graph))
+    if data.synthetic:
+        options.tell("no calibration data given: synthetic data (standard normal) are used; expect poor estimates")
+    options.tell("calibrating")
+    ranges = bench.interpret(lambda run: learn.ranges(prepared, run, data, bench.db, options))
+    options.tell("estimating sensitivity")
+    plan = learn.bare_plan(prepared, ranges)
+    found = bench.interpret(lambda run: learn.losses(prepared, run, plan, data, bench.db, options))
+    table = learn.loss_table(prepared, found)
+    operators = []
+    for node in prepared.graph.weighted():
+        losses = {
+            precision: {
+                "loss": table[operator, precision],
+                "disagree": loss.disagree / loss.samples,
+                "wrong": loss.wrong / loss.samples if data.labels is not None else None,
+            }
+            for (operator, precision), loss in found.items()
+            if operator == node.name
+        }
+        operators.append({"name": node.name, "workload": node.conv.key, "losses": losses})
+    return {
+        "model": prepared.loaded.name,
+        "target": prepared.row.name,
+        "metric": metric_for(prepared.graph),
+        "samples": min(len(data), options.sensitivity_samples),
+        "synthetic": data.synthetic,
+        "operators": operators,
+    }

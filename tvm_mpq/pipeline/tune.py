@@ -1,0 +1,183 @@
+"""Search the knob spaces of a network's kernels on the device, most promising candidate first, within a budget."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tvm_mpq.errors import InvalidValueError
+from tvm_mpq.kernels.registry import Kernel, Request, candidates
+from tvm_mpq.pipeline.bench import Bench, open_bench
+from tvm_mpq.pipeline.latency import LatencyTable, Meter, fill, latency_key, measure_all
+from tvm_mpq.pipeline.options import Options
+from tvm_mpq.pipeline.problem import Space
+from tvm_mpq.schema import LatencyKey
+from tvm_mpq.tuning.predictor.entry import Machine
+from tvm_mpq.tuning.tuner import Ranking, Slot, Trial, slot_of
+
+BATCH = 16
+"""Candidates compiled and measured between two rankings."""
+
+LEAST_GAIN = 0.002
+"""Tuning ends when a whole batch is expected to save less than this share of the network's time."""
+
+
+def tune(options: Options, *, trials: int | None = None, minutes: float | None = None) -> dict[str, Any]:
+    """Measure default kernels, then candidates of other knobs, until no gain is expected or the budget is used.
+
+    What is found stays in the database, where `optimize`, `search` and `build` find it; an interrupted run goes on.
+
+    Parameters
+    ----------
+    trials
+        Candidates to measure at most, the defaults not counted; None = no limit.
+    minutes
+        No new batch is begun after this time; None = no limit.
+
+    Raises
+    ------
+    InvalidValueError
+        If a limit is not above 0.
+    MeasurementError
+        If an operator is left without any kernel that could be measured.
+    """
+    for name, value in (("trials", trials), ("minutes", minutes)):
+        if value is not None and not value > 0:
+            raise InvalidValueError(f"{name} must be above 0 (got {value:g})")
+    with open_bench(options) as bench:
+        return _tune(bench, trials, minutes)
+
+
+def _tune(bench: Bench, trials: int | None, minutes: float | None) -> dict[str, Any]:
+    start, options = time.monotonic(), bench.options
+    space = Space(bench.prepared.graph, bench.prepared.features, bench.prepared.threads)
+    meter = bench.meter()
+    options.tell("measuring default kernels")
+    requests = space.requests()
+    table = fill(meter, requests)
+    work = _Work(bench, meter, table, requests, _uses(space))
+    before_us, done, reason = work.network_us(), 0, ""
+    while not reason:
+        if trials is not None and done >= trials:
+            reason = f"{trials} trials were measured"
+        elif minutes is not None and time.monotonic() - start > 60 * minutes:
+            reason = f"{minutes:g} minutes are over"
+        elif not work.left:
+            reason = "every candidate was measured"
+        else:
+            batch = work.next_batch(BATCH if trials is None else min(BATCH, trials - done))
+            if not batch:
+                reason = f"no batch of candidates is expected to save {LEAST_GAIN:.1%} of the network's time"
+            else:
+                so_far = f"{done} candidates measured, {work.left} left"
+                options.tell(f"tuning: {so_far}, sum of best times {work.network_us() / 1000:.3f} ms")
+                work.measure(batch)
+                done += len(batch)
+    return {
+        "model": bench.prepared.loaded.name,
+        "target": bench.prepared.row.name,
+        "device": bench.device.key,
+        "trials": done,
+        "candidates_left": work.left,
+        "ended": reason,
+        "seconds": time.monotonic() - start,
+        "sum_ms": {"before": before_us / 1000, "after": work.network_us() / 1000},
+        "tuned": work.improvements(),
+        "latency_entries": table.entries,
+    }
+
+
+class _Work:
+    """Candidates that are left, and what is known of the others."""
+
+    def __init__(
+        self, bench: Bench, meter: Meter, table: LatencyTable, requests: Sequence[Request], uses: Mapping[str, int]
+    ) -> None:
+        self._meter, self._table, self._requests, self._uses = meter, table, requests, uses
+        self._versions = meter.versions()
+        self._machine = Machine.of(bench.prepared.row, bench.prepared.threads)
+        self._open: dict[LatencyKey, tuple[Trial, Kernel]] = {}
+        self._measured: dict[LatencyKey, float] = {}
+        self._default_us: dict[Slot, float] = {}
+        for request in requests:
+            self._sort(request)
+
+    def _sort(self, request: Request) -> None:
+        found = {
+            (r.key.family, r.key.knobs): r
+            for r in self._meter.db.records(
+                workload=request.workload.key,
+                precision=str(request.precision),
+                out_bits=request.out_bits,
+                target=self._meter.target,
+                device=self._meter.device.key,
+                provenance="measured",
+            )
+        }
+        for place, kernel in enumerate(candidates(request)):
+            key = latency_key(kernel, self._meter.target)
+            record = found.get((key.family, key.knobs))
+            if record is None or record.kernel_version != self._versions.of(kernel):
+                self._open[key] = Trial(key, place, self._uses.get(request.key, 1)), kernel
+            elif record.median_us is not None:
+                self._learn(key, record.median_us, place)
+
+    def _learn(self, key: LatencyKey, us: float, place: int) -> None:
+        self._measured[key] = us
+        if place == 0:
+            self._default_us[slot_of(key)] = us
+
+    @property
+    def left(self) -> int:
+        return len(self._open)
+
+    def next_batch(self, size: int) -> dict[LatencyKey, Kernel]:
+        """The candidates that are expected to save most; none when together they would save too little."""
+        best = {slot_of(r.key): r.median_us for r in self._table.records.values() if r.median_us is not None}
+        trials = [trial for trial, _ in self._open.values() if slot_of(trial.key) in best]
+        gains = Ranking(self._measured.items(), self._default_us, self._machine).gains(trials, best)
+        order = sorted(range(len(trials)), key=lambda i: -gains[i])[:size]
+        if sum(gains[i] for i in order) < LEAST_GAIN * self.network_us():
+            return {}
+        return {trials[i].key: self._open[trials[i].key][1] for i in order}
+
+    def measure(self, batch: dict[LatencyKey, Kernel]) -> None:
+        measure_all(self._meter, self._table, batch)
+        for key in batch:
+            trial, kernel = self._open.pop(key)
+            record = self._meter.known(key, self._versions.of(kernel))
+            if record is not None and record.median_us is not None:
+                self._learn(key, record.median_us, trial.place)
+
+    def network_us(self) -> float:
+        """The best known times of all requests, each as often as the network may use it."""
+        return sum(self._uses.get(r.key, 1) * self._table.latency_us(r) for r in self._requests)
+
+    def improvements(self) -> list[dict[str, Any]]:
+        """Requests whose best kernel is not their default, greatest gain first."""
+        found = []
+        for request in self._requests:
+            kernel, us = self._table.kernel(request), self._table.latency_us(request)
+            key = latency_key(kernel, self._meter.target)
+            default_us = self._default_us.get(slot_of(key))
+            if default_us is not None and us < default_us:
+                found.append(
+                    {
+                        "workload": request.workload.key,
+                        "precision": str(request.precision),
+                        "out_bits": request.out_bits,
+                        "default_us": default_us,
+                        "best_us": us,
+                        "family": kernel.family.name,
+                        "knobs": dict(kernel.knobs),
+                        "uses": self._uses.get(request.key, 1),
+                    }
+                )
+        return sorted(found, key=lambda row: -row["uses"] * (row["default_us"] - row["best_us"]))
+
+
+def _uses(space: Space) -> Counter[str]:
+    """Request key -> how many operators of the network it may serve."""
+    return Counter(request.key for node in space.graph.nodes for request in space.node_requests(node))

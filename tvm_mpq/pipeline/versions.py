@@ -1,0 +1,75 @@
+"""Which code a kernel is, without generating it again: generating one takes a tenth of a second.
+
+What a kernel's version was is kept in the database beside a digest of all the code that generates kernels; it holds as
+long as that digest does.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import time
+from pathlib import Path
+
+import tvm
+
+import tvm_mpq.kernels
+import tvm_mpq.numerics
+import tvm_mpq.schema
+from tvm_mpq.kernels.registry import Kernel
+from tvm_mpq.pipeline.kernel_store import KernelStore
+from tvm_mpq.tuning.database import LatencyDatabase
+from tvm_mpq.tuning.results import ResultStore
+
+_STARTED = time.time()
+_SETTLED_SEC = 300.0
+"""Files changed so shortly before this process began, or since, may not be the code that it has loaded."""
+
+
+@functools.lru_cache(maxsize=1)
+def code_digest() -> str | None:
+    """Of the sources that generate kernels and of TVM's version; None where they are being edited just now."""
+    whole = hashlib.sha256(tvm.__version__.encode())
+    files = [Path(str(tvm_mpq.schema.__file__))]
+    for package in (tvm_mpq.kernels, tvm_mpq.numerics):
+        files += sorted(Path(str(package.__file__)).parent.rglob("*.py"))
+    for file in files:
+        if file.stat().st_mtime > _STARTED - _SETTLED_SEC:
+            return None
+        whole.update(file.name.encode() + file.read_bytes())
+    return whole.hexdigest()
+
+
+class Versions:
+    """`of(kernel)` is `store.source(kernel).version`, from memory where possible; `save` what was learned."""
+
+    def __init__(self, db: LatencyDatabase, store: KernelStore, target: str) -> None:
+        self._store, self._results, self._key = store, ResultStore(db), target
+        self._compiled_for = repr(store.target())
+        self._digest = code_digest()
+        kept = self._results.get("kernel_versions", target) if self._digest else None
+        self._known: dict[str, str] = kept["versions"] if kept and kept["digest"] == self._digest else {}
+        self._new = False
+
+    def remembered(self, kernel: Kernel) -> str | None:
+        """The version of a kernel's code, None when it would have to be generated to know."""
+        return self._known.get(self._name(kernel))
+
+    def of(self, kernel: Kernel) -> str:
+        """The version of a kernel's code."""
+        name = self._name(kernel)
+        if name not in self._known:
+            self._known[name] = self._store.source(kernel).version
+            self._new = True
+        return self._known[name]
+
+    def _name(self, kernel: Kernel) -> str:
+        request = kernel.request
+        text = "|".join((*kernel.key, *sorted(request.features), str(request.threads), self._compiled_for))
+        return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+    def save(self) -> None:
+        """Keep what was learned for the next process."""
+        if self._new and self._digest:
+            self._results.put("kernel_versions", self._key, {"digest": self._digest, "versions": self._known})
+        self._new = False
