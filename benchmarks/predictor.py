@@ -32,7 +32,7 @@ from tvm_mpq.kernels.registry import Kernel, Request, default_kernel
 from tvm_mpq.passes.graph import WEIGHTED_KINDS
 from tvm_mpq.pipeline import Options, estimate, latency
 from tvm_mpq.pipeline.bench import Bench, open_bench
-from tvm_mpq.pipeline.estimate import UP_FRONT
+from tvm_mpq.pipeline.estimate import REFUSED_AT_ONCE, UP_FRONT
 from tvm_mpq.pipeline.problem import Space, build_problem
 from tvm_mpq.schema import LatencyKey, LatencyRecord
 from tvm_mpq.select.ilp import Limits, Solution, solve
@@ -202,16 +202,19 @@ def replay(bench: Bench, records: Records, fraction: float) -> dict[str, Any]:
         return np.inf if record is None else microseconds(record)
 
     measured = {missing[i] for i in most_informative([], entries, UP_FRONT * fraction)}
-    learned = [e for e in entries if e.key in measured]
-    predictor = Predictor(learned, [microseconds(records[e.key]) for e in learned])
-    refused = 0
-    for entry, found in zip(entries, predictor.predict(entries), strict=True):
-        if entry.key in measured or found.refused is not None:
-            refused += entry.key not in measured
-            measured.add(entry.key)
-            times[entry.key] = microseconds(records[entry.key])
-        else:
-            times[entry.key] = found.median_us
+    up_front = len(measured)
+    while True:
+        learned = [e for e in entries if e.key in measured]
+        predictor = Predictor(learned, [microseconds(records[e.key]) for e in learned])
+        asked = [e for e in entries if e.key not in measured]
+        found = dict(zip([e.key for e in asked], predictor.predict(asked), strict=True))
+        gone = [e for e in asked if found[e.key].refused is not None]
+        if not gone:
+            break
+        measured |= {gone[i].key for i in most_informative(learned, gone, REFUSED_AT_ONCE)}
+    refused = len(measured) - up_front
+    times |= {key: microseconds(records[key]) for key in measured}
+    times |= {key: prediction.median_us for key, prediction in found.items()}
     rounds = 0
     while True:
         rounds += 1
@@ -290,6 +293,9 @@ def main() -> None:
         report["also"] = evaluate(together([*names(options.train), *names(options.also)]), test, machine)
         show(f"{options.train},{options.also} -> {options.test}", report["also"])
     for name in names(options.plans):
+        if len(tables[name]) < len(requests_of(benches[name])):
+            print(f"\n{name}: no plan, its table has gaps; run without --read to fill it")
+            continue
         row = report["plans"][name] = replay(benches[name], tables[name], options.fraction)
         print(
             f"\n{name}, {options.fraction:g} of {row['entries']} entries measured, replayed: "

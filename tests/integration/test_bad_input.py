@@ -38,7 +38,7 @@ def refused(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
     def measured(*args: Any, **options: Any) -> Any:
         raise AssertionError("measuring began before the mistake was found")
 
-    monkeypatch.setattr(latency, "measure", measured)
+    monkeypatch.setattr(latency, "measure_at", measured)
 
     def check(error: type[Exception], **given: Any) -> str:
         given = {"model": model, "db": tmp_path / "latency.db", **given}

@@ -25,6 +25,9 @@ from tvm_mpq.tuning.results import ResultStore
 UP_FRONT = 0.75
 """Share of the measurements that are spent before planning; the others are left for the entries of the chosen plan."""
 
+REFUSED_AT_ONCE = 1 / 3
+"""Share of what the predictor refuses that is measured before it is asked again: one entry often vouches for others."""
+
 CHECKS = 150
 """Kernels of other networks that are generated again, to see whether they are still what was measured. Those that are
 remembered need not be, so this is for the first run of another version of this package only."""
@@ -60,25 +63,28 @@ def fill_partly(meter: Meter, requests: Sequence[Request], row: TargetRow, fract
         foretold = {key: meter.foretold(key, versions.of(kernel)) for key, kernel in missing.items()}
         new = [key for key, record in foretold.items() if record is None]
         entries, times = measurements(meter, versions, machine, requests[0].features)
-        order = most_informative(entries, [Entry(key, machine) for key in new], UP_FRONT * fraction)
-        chosen = {new[i]: missing[new[i]] for i in order}
-        measure_all(meter, table, chosen)
-        fresh = {r.key: r.median_us for r in table.records.values() if r.key in chosen and r.median_us}
+        taken = most_informative(entries, [Entry(key, machine) for key in new], UP_FRONT * fraction)
+        chosen = {new[i]: missing[new[i]] for i in taken}
         rest = {key: kernel for key, kernel in missing.items() if key not in chosen}
-        if rest:
-            predictor = Predictor([*entries, *(Entry(key, machine) for key in fresh)], [*times, *fresh.values()])
-            table.predictor = predictor.held_out.to_json()
-            ResultStore(meter.db).put("predictor", f"{meter.device.key}|{meter.target}", table.predictor)
-            say(f"predicting {len(rest)} latencies: {predictor.held_out}")
-            refused: dict[LatencyKey, Kernel] = {}
-            found = predictor.predict([Entry(key, machine) for key in rest])
-            for (key, kernel), prediction in zip(rest.items(), found, strict=True):
-                if prediction.refused is None:
-                    table.offer(kernel, _kept(meter, foretold[key], key, versions.of(kernel), prediction))
-                else:
-                    say(f"measured, for it cannot be predicted: {kernel.request.key}: {prediction.refused}")
-                    refused[key] = kernel
-            measure_all(meter, table, refused)
+        measure_all(meter, table, chosen)
+        while rest:
+            fresh = {r.key: r.median_us for r in table.records.values() if r.key in missing and r.median_us}
+            known = [*entries, *(Entry(key, machine) for key in fresh)]
+            predictor = Predictor(known, [*times, *fresh.values()])
+            asked = [Entry(key, machine) for key in rest]
+            found = dict(zip(rest, predictor.predict(asked), strict=True))
+            refused = [entry for entry in asked if found[entry.key].refused is not None]
+            if not refused:
+                say(f"predicting {len(rest)} latencies: {predictor.held_out}")
+                table.predictor = predictor.held_out.to_json()
+                ResultStore(meter.db).put("predictor", f"{meter.device.key}|{meter.target}", table.predictor)
+                for key, kernel in rest.items():
+                    table.offer(kernel, _kept(meter, foretold[key], key, versions.of(kernel), found[key]))
+                break
+            more = [refused[i].key for i in most_informative(known, refused, REFUSED_AT_ONCE)]
+            for key in more:
+                say(f"measured, for it cannot be predicted: {rest[key].request.key}: {found[key].refused}")
+            measure_all(meter, table, {key: rest.pop(key) for key in more})
     complete(table, requests)
     return table
 

@@ -210,3 +210,11 @@ def test_few_kernels_are_generated_to_learn_from_others(lab: Lab, monkeypatch: p
     lab.generated = 0
     table = lab.fill(0.1, wanted[40:])
     assert lab.generated == 21 + 20 and table.entries["predicted"] > 10
+
+
+def test_some_refused_entries_vouch_for_the_others(lab: Lab) -> None:
+    """Of nine additions one is measured up front, too few to predict any; a few more, and the rest is predicted."""
+    adds = [Request(AddWorkload((1, 8 + i, 8, 64)), W8A8, 8, FEATURES) for i in range(9)]
+    table = lab.fill(0.2, [*requests()[:-1], *adds])
+    provenance = [table.records[r.key].provenance for r in adds]
+    assert provenance.count("predicted") >= 4 and provenance.count("measured") >= 2

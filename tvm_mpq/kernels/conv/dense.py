@@ -33,21 +33,26 @@ from tvm_mpq.kernels.registry import Knobs, Request
 from tvm_mpq.kernels.tir import Code, ramp
 from tvm_mpq.schema import Conv2dWorkload
 
+PREFETCHED_BYTES = 131_072
+"""Weights of a convolution from which they are prefetched; smaller ones gained nothing."""
+
 
 def build_dense(request: Request, knobs: Knobs, dot: Dot) -> PrimFunc:
     """The convolution of `request` with tile knobs {"rows", "columns", "blocks", "order"}."""
-    return _Dense(request, knobs, dot).build()
+    return DenseFrame(request, knobs, dot).build()
 
 
 @dataclass(frozen=True)
-class _Vector:
+class LaneVector:
     """One accumulator of each position of a tile: `lanes` channels, `offset` channels from the tile's first."""
 
     offset: int
     lanes: int
 
 
-class _Dense:
+class DenseFrame:
+    """Writes one convolution; machines with another inner loop override `_reduce`."""
+
     def __init__(self, request: Request, knobs: Knobs, dot: Dot) -> None:
         assert isinstance(request.workload, Conv2dWorkload)
         self.dot, self.request, self.workload = dot, request, request.workload
@@ -152,11 +157,11 @@ class _Dense:
             code.let(f"o{axis}", f"{axis} * {tile}" if exact else f"T.min({axis} * {tile}, {extent - tile})")
             self._loops(rest, part)
 
-    def _vectors(self, part: ChannelTiles) -> list[_Vector]:
+    def _vectors(self, part: ChannelTiles) -> list[LaneVector]:
         lanes = self.dot.lanes
-        vectors = [_Vector(offset, lanes) for offset in range(0, part.blocks * BLOCK, lanes)]
+        vectors = [LaneVector(offset, lanes) for offset in range(0, part.blocks * BLOCK, lanes)]
         if part.half:
-            vectors[-1] = _Vector(vectors[-1].offset, lanes // 2)
+            vectors[-1] = LaneVector(vectors[-1].offset, lanes // 2)
         return vectors
 
     def _tile(self, part: ChannelTiles) -> None:
@@ -174,11 +179,11 @@ class _Dense:
                 start = code.let(f"b{v}", f"bias[{ramp(f'channel + {vector.offset}', vector.lanes)}]")
             for row in accs:
                 code.line(f"{row[v]} = {start}")
-        self._reduce(positions, vectors, accs)
+        self._reduce(positions, vectors, accs, part)
         self.epilogue.finish(code, self._cells(positions, vectors, accs, part))
 
     def _cells(
-        self, positions: list[tuple[int, int]], vectors: list[_Vector], accs: list[list[str]], part: ChannelTiles
+        self, positions: list[tuple[int, int]], vectors: list[LaneVector], accs: list[list[str]], part: ChannelTiles
     ) -> list[Cell]:
         """The epilogue's view of the accumulators; halves are joined in pairs of positions."""
         g, code, dot = self.g, self.code, self.dot
@@ -210,7 +215,9 @@ class _Dense:
                 cells.append(Cell(acc, f"m{v}", position, "channel", reaches_end, vector.offset))
         return cells
 
-    def _reduce(self, positions: list[tuple[int, int]], vectors: list[_Vector], accs: list[list[str]]) -> None:
+    def _reduce(
+        self, positions: list[tuple[int, int]], vectors: list[LaneVector], accs: list[list[str]], part: ChannelTiles
+    ) -> None:
         g, code, dot = self.g, self.code, self.dot
         (kh, kw), width = g.kernel, g.row_width
         merged = g.dilation[1] == 1 and self.window.cells == g.in_cells
@@ -236,4 +243,21 @@ class _Dense:
             xs = [f"x_row + k * {dot.channels} + {offset}" for offset in offsets]
             size = self.block_bytes // (BLOCK // dot.lanes)
             ws = [f"w_row + {vector.offset // dot.lanes * size} + k * {dot.step_bytes}" for vector in vectors]
+            large = self.all_blocks * self.block_bytes >= PREFETCHED_BYTES
+            if dot.prefetches and large and merged and self.order[0] == "g":
+                self._prefetch(part, f"ky * {length} + k" if kh > 1 else "k")
             dot.step(code, xs, ws, accs, vectors[-1].lanes < dot.lanes)
+
+    def _prefetch(self, part: ChannelTiles, step: str) -> None:
+        """Ask for the weights of the next tile of channels, a little in every step of this one's tiles of positions.
+
+        In a network weights come from the third-level cache or memory, which the processor's own prefetching hides
+        badly where a block of weights serves few positions. Past the last tile the address is out of bounds, which a
+        prefetch may be.
+        """
+        tiles_of_map = self.counts["h"] * self.counts["w"]
+        steps = self.g.kernel[0] * self.g.kernel[1] * self.window.cells // self.dot.channels
+        stride = -(-part.blocks * self.block_bytes // (steps * tiles_of_map))
+        done = f"((h * {self.counts['w']} + w) * {steps} + {step}) * {stride}"
+        pointer = f"T.address_of(W[(block + {part.blocks}) * {self.block_bytes} + {done}])"
+        self.code.line(f'T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch.p0", {pointer}, 0, 3, 1))')

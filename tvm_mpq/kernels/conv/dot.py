@@ -18,7 +18,8 @@ class Dot(ABC):
 
     lanes: int32 lanes of an accumulator, 16 or a divisor; channels: input channels of one step; shift: bits by which
     the sums are too large and are shifted right (exactly) before the bias comes; halves: whether the last vector of a
-    step may be half as wide; unpacks: whether weights are expanded to int8 in a scratch before they are used.
+    step may be half as wide; unpacks: whether weights are expanded to int8 in a scratch before they are used;
+    prefetches: whether asking for weights ahead of time was measured to gain.
     """
 
     lanes: int = 16
@@ -27,6 +28,7 @@ class Dot(ABC):
     weight_dtype: str = "int8"
     halves: bool = False
     unpacks: bool = False
+    prefetches: bool = False
 
     @abstractmethod
     def pack(self, weight: npt.NDArray[np.int8]) -> npt.NDArray[np.generic]:

@@ -25,6 +25,7 @@ class Vnni(Dot):
     """Weights int8[CO/16, KH * KW * CI/4, 16, 4]; one vpdpbusd takes four channels."""
 
     halves = True
+    prefetches = True
 
     @property
     def step_bytes(self) -> int:
@@ -55,6 +56,7 @@ class VnniUnpacked(Vnni):
     """
 
     unpacks = True
+    prefetches = False  # its weights are read once, in order
     weight_dtype = "uint8"
 
     def pack(self, weight: npt.NDArray[np.int8]) -> npt.NDArray[Any]:

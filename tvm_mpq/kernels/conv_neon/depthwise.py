@@ -6,8 +6,8 @@ from typing import Any
 
 from tvm.tirx import PrimFunc
 
-from tvm_mpq.kernels.conv.dense import _Dense, _Vector
-from tvm_mpq.kernels.conv.geometry import BLOCK
+from tvm_mpq.kernels.conv.dense import DenseFrame, LaneVector
+from tvm_mpq.kernels.conv.geometry import BLOCK, ChannelTiles
 from tvm_mpq.kernels.conv.portable import Elementwise
 from tvm_mpq.kernels.conv_neon.centre import bind_centre, load_centred
 from tvm_mpq.kernels.conv_neon.pairwise import exact_depth
@@ -33,14 +33,16 @@ def build_depthwise(request: Request, knobs: Knobs) -> PrimFunc:
     return _Depthwise(request, knobs).build()
 
 
-class _Depthwise(_Dense):
+class _Depthwise(DenseFrame):
     """The dense frame around a reduction that sees all taps at once."""
 
     def __init__(self, request: Request, knobs: Knobs) -> None:
         super().__init__(request, knobs, ByteLanes(request.precision.activation_bits))
         self.depth = exact_depth(request.precision.weight_bits, request.precision.activation_bits)
 
-    def _reduce(self, positions: list[tuple[int, int]], vectors: list[_Vector], accs: list[list[str]]) -> None:
+    def _reduce(
+        self, positions: list[tuple[int, int]], vectors: list[LaneVector], accs: list[list[str]], part: ChannelTiles
+    ) -> None:
         g, code = self.g, self.code
         kh, kw = g.kernel
         plane = "0" if g.bordered else f"n * {g.in_height}"

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from tvm.tirx import PrimFunc
 
-from tvm_mpq.kernels.conv.dense import _Dense
+from tvm_mpq.kernels.conv.dense import DenseFrame
 from tvm_mpq.kernels.conv.dot import Dot
 from tvm_mpq.kernels.conv.epilogue import Cell
 from tvm_mpq.kernels.conv.geometry import BLOCK, ChannelTiles, ChannelWindow, blocks
@@ -121,7 +121,7 @@ def build_pairwise(request: Request, knobs: Knobs, deferred: bool) -> PrimFunc:
     return _Pairwise(request, knobs, deferred).build()
 
 
-class _Pairwise(_Dense):
+class _Pairwise(DenseFrame):
     """The dense frame around a tile of its own."""
 
     def __init__(self, request: Request, knobs: Knobs, deferred: bool) -> None:
