@@ -13,7 +13,7 @@ import tvm
 from tvm_mpq.kernels import conv  # noqa: F401  registers the rows
 from tvm_mpq.kernels.conv import geometry, ranges
 from tvm_mpq.kernels.conv.geometry import ChannelTiles, tile_channels, useful_threads
-from tvm_mpq.kernels.registry import Kernel, Request, families, fitting
+from tvm_mpq.kernels.registry import Kernel, Request, default_kernel, families, fitting
 from tvm_mpq.numerics.activation_names import is_clamp
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.numerics.reference import evaluate, pad_channels
@@ -296,3 +296,13 @@ def test_names_say_what_they_need() -> None:
         if family.workload_type is C and family.name.startswith("qu8"):
             isa = family.name.rpartition("__")[2]
             assert isa == "generic" or isa in family.isa_features
+
+
+@pytest.mark.parametrize(("channels", "asked"), [(512, True), (128, False)])
+def test_large_weights_are_prefetched(channels: int, asked: bool) -> None:
+    """Where a tile of channels meets few positions, the next tile's weights are on their way."""
+    workload = C(1, 7, 7, channels, channels, (1, 1))
+    kernel = default_kernel(Request(workload, W8A8, 8, VNNI))
+    target = tvm.target.Target({"kind": "llvm", "mcpu": "icelake-server"})
+    library = tvm.compile(tvm.IRModule({"main": kernel.build()}), target=target)
+    assert ("prefetcht0" in library.mod.inspect_source("s")) is asked
