@@ -6,7 +6,6 @@ random weights from `models`, whose images are the shared ones where given, else
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import sys
 from dataclasses import dataclass
@@ -15,6 +14,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from tvm_mpq.peers.bench import fixed_batch
+from tvm_mpq.peers.compare import digest
 
 HERE = Path(__file__).resolve().parent
 
@@ -107,14 +109,6 @@ class Material:
     torch: str | None
 
 
-def digest(*parts: Any) -> str:
-    """12 digits; a Path stands for the file's content."""
-    whole = hashlib.sha256()
-    for part in parts:
-        whole.update(part.read_bytes() if isinstance(part, Path) else repr(part).encode())
-    return whole.hexdigest()[:12]
-
-
 def material(name: str, shared: Path | None, cache: Path, samples: int, checks: int, accuracy: bool) -> Material:
     """Write what the engines need. Raises MissingSourceError."""
     source = NETWORKS[name]
@@ -134,7 +128,7 @@ def material(name: str, shared: Path | None, cache: Path, samples: int, checks: 
     if source.random:
         onnx, torch = _exported(name, folder, calibration), f"{HERE}:models:{name}"
     elif source.onnx is not None and shared is not None:
-        onnx = _static(shared / source.onnx, folder / "batch1.onnx")
+        onnx = fixed_batch(shared / source.onnx, folder / "batch1.onnx")
         torch = f"{shared.resolve()}:torch_models:{name}"
     return Material(
         name,
@@ -177,18 +171,6 @@ def _images(source: Source, shared: Path | None, samples: int) -> tuple[Any, Any
     evaluation, labels = dataset.load(source.data, source.evaluation, layout=layout)
     known = labels if source.labelled else None
     return _spaced(calibration, samples), evaluation, known, f"{source.calibration}, {source.evaluation}"
-
-
-def _static(path: Path, target: Path) -> Path:
-    """The ONNX file with its batch axis fixed to 1: not every engine can take a free one for quantization."""
-    import onnx
-
-    model = onnx.load(str(path))
-    for value in (*model.graph.input, *model.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_value = 1
-    del model.graph.value_info[:]
-    onnx.save(onnx.shape_inference.infer_shapes(model), str(target))
-    return target
 
 
 def _exported(name: str, folder: Path, images: npt.NDArray[np.float32]) -> Path:
