@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import tvm
 from tvm.tirx import PrimFunc
@@ -47,6 +47,29 @@ class Code:
             ]
         )
         return tvm.script.from_source(source)
+
+
+class Task(ExitStack):
+    """The body of one thread's task, or plain code when there is one thread."""
+
+    def __init__(self, code: Code, threads: int) -> None:
+        super().__init__()
+        self.code, self.threads = code, threads
+
+    def __enter__(self) -> Task:
+        super().__enter__()
+        if self.threads > 1:
+            self.enter_context(self.code.block(f"for task in T.parallel({self.threads}):"))
+        return self
+
+    def part(self, count: int) -> tuple[str, str]:
+        """Begin and end of this task's share of `count`."""
+        if self.threads == 1:
+            return "0", str(count)
+        return f"task * {count} // {self.threads}", f"(task + 1) * {count} // {self.threads}"
+
+    def offset(self, size: int) -> str:
+        return f"task * {size}" if self.threads > 1 else "0"
 
 
 def intrin(dtype: str, name: str, *args: str) -> str:

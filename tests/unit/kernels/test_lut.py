@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import tvm
 
+from mpq_testing.low_bit import make_operands
 from tvm_mpq.kernels import lut  # noqa: F401  registers the row
 from tvm_mpq.kernels.lut.coding import CODINGS, TABLE_BYTES, even_parts
 from tvm_mpq.kernels.lut.pack import index_shape, pack_indices
 from tvm_mpq.kernels.lut.shape import LutShape
 from tvm_mpq.kernels.lut.tables import partial_sums
 from tvm_mpq.kernels.registry import Family, Kernel, Request, families
-from tvm_mpq.numerics.activation_names import is_clamp
 from tvm_mpq.numerics.affine import quantize
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.numerics.reference import evaluate, pad_channels
-from tvm_mpq.schema import Conv2dWorkload, Precision, TensorQuant, padded_channels
+from tvm_mpq.schema import Conv2dWorkload, Precision, padded_channels
 
 C = Conv2dWorkload
 SAME = (1, 1, 1, 1)
@@ -58,24 +58,6 @@ TABLES = [
 def family(weight_bits: int) -> Family:
     (row,) = (f for f in families() if f.name == f"qu8_qs{weight_bits}_s32_lutconv2d__avx512vbmi")
     return row
-
-
-def make_operands(w: C, bits: int, out_bits: int, rng: np.random.Generator, extreme: int | None) -> Operands:
-    """`extreme`: None for random weights and zero points, else the sign of all weights and the end of the range."""
-    top = 2**bits - 1
-    weight = rng.standard_normal((w.out_channels, *w.kernel, w.in_channels)).astype(np.float32)
-    zero_point = int(rng.integers(0, top + 1))
-    if extreme is not None:
-        weight, zero_point = np.full_like(weight, extreme), 0 if extreme > 0 else top
-    spread = (w.kernel[0] * w.kernel[1] * w.in_channels) ** (0.5 if extreme is None else 1.0)
-
-    def quant(scale: float, zero_point: int, bits: int = 8) -> TensorQuant:
-        return TensorQuant(bits, float(np.float32(scale)), zero_point)
-
-    inputs = (quant(0.03, zero_point, bits), *([quant(0.05, 131)] if w.residual else []))
-    output = None if out_bits == 32 else quant(0.004 * spread, 120)
-    pre = None if is_clamp(w.activation) else quant(0.005 * spread, 100)
-    return Operands(inputs, output, weight, rng.standard_normal(w.out_channels).astype(np.float32), pre)
 
 
 Run = Callable[[Operands, list[np.ndarray]], np.ndarray]

@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 import tvm
 
+from mpq_testing.low_bit import make_operands
 from tvm_mpq.kernels import nibble_lut  # noqa: F401  registers the rows
 from tvm_mpq.kernels.nibble_lut.build import part_count
 from tvm_mpq.kernels.nibble_lut.pack import pack_nibbles, packed_shape
 from tvm_mpq.kernels.nibble_lut.shape import GROUP, NibbleShape, greatest, lookups_limit, part_channels, sums_limit
 from tvm_mpq.kernels.registry import Family, Kernel, Request, families, fitting
-from tvm_mpq.numerics.activation_names import is_clamp
-from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.numerics.reference import evaluate, pad_channels
-from tvm_mpq.schema import Conv2dWorkload, Precision, TensorQuant, padded_channels
+from tvm_mpq.schema import Conv2dWorkload, Precision, padded_channels
 
 C = Conv2dWorkload
 SAME = (1, 1, 1, 1)
@@ -52,24 +51,6 @@ TABLES = [
 def family(bits: int) -> Family:
     (row,) = (f for f in families() if f.name == f"qu8_qs{bits}_s32_lutconv2d__avx2")
     return row
-
-
-def make_operands(w: C, bits: int, out_bits: int, rng: np.random.Generator, extreme: int | None) -> Operands:
-    """`extreme`: None for random weights and zero points, else the sign of all weights and the end of the range."""
-    top = 2**bits - 1
-    weight = rng.standard_normal((w.out_channels, *w.kernel, w.in_channels)).astype(np.float32)
-    zero_point = int(rng.integers(0, top + 1))
-    if extreme is not None:
-        weight, zero_point = np.full_like(weight, extreme), 0 if extreme > 0 else top
-    spread = (w.kernel[0] * w.kernel[1] * w.in_channels) ** (0.5 if extreme is None else 1.0)
-
-    def quant(scale: float, zero_point: int, bits: int = 8) -> TensorQuant:
-        return TensorQuant(bits, float(np.float32(scale)), zero_point)
-
-    inputs = (quant(0.03, zero_point, bits), *([quant(0.05, 131)] if w.residual else []))
-    output = None if out_bits == 32 else quant(0.004 * spread, 120)
-    pre = None if is_clamp(w.activation) else quant(0.005 * spread, 100)
-    return Operands(inputs, output, weight, rng.standard_normal(w.out_channels).astype(np.float32), pre)
 
 
 def check(kernel: Kernel, rng: np.random.Generator, extreme: int | None = None) -> None:

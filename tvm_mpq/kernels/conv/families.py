@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from tvm.tirx import PrimFunc
 
+from tvm_mpq.kernels.conv.accept import is_dense, is_depthwise, is_grouped, workload_of
 from tvm_mpq.kernels.conv.dense import build_dense
 from tvm_mpq.kernels.conv.depthwise import build_depthwise, depthwise_knobs, lane_order, pack_depthwise
 from tvm_mpq.kernels.conv.dot import Dot
@@ -17,7 +18,6 @@ from tvm_mpq.kernels.conv.portable import Elementwise, Scalar
 from tvm_mpq.kernels.conv.x86_256 import Bytes, Words
 from tvm_mpq.kernels.conv.x86_512 import Vnni, VnniNibble, VnniUnpacked
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
-from tvm_mpq.numerics.activation_names import is_clamp
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import Conv2dWorkload, padded_channels
 
@@ -29,37 +29,14 @@ _FEW_POSITIONS = 12
 """Of so many positions one tile holds all: each weight is expanded and used once, and a scratch gains nothing."""
 
 
-def _workload(request: Request) -> Conv2dWorkload:
-    assert isinstance(request.workload, Conv2dWorkload)
-    return request.workload
-
-
-def _finishable(request: Request) -> bool:
-    return request.out_bits <= 8 or is_clamp(_workload(request).activation)
-
-
-def _dense(request: Request) -> bool:
-    return _workload(request).groups == 1 and _finishable(request)
-
-
-def _grouped(request: Request) -> bool:
-    return _workload(request).groups > 1 and _finishable(request) and not _depthwise(request)
-
-
-def _depthwise(request: Request) -> bool:
-    w = _workload(request)
-    plain = w.is_depthwise and w.out_channels == w.in_channels
-    return plain and padded_channels(w.in_channels) >= 16 and _finishable(request)
-
-
 def _short_depthwise(request: Request) -> bool:
     """The tile of the interleaved kernel is straight code, so its window must be small."""
-    return _depthwise(request) and max(_workload(request).kernel) <= 7
+    return is_depthwise(request) and max(workload_of(request).kernel) <= 7
 
 
 def _nibble_dot(request: Request) -> Dot:
     """Weights that few positions share are expanded in registers, others once for all positions."""
-    w = _workload(request)
+    w = workload_of(request)
     cells = padded_channels(w.in_channels)
     in_registers = cells % 8 == 0 and 16 * 255 * 7 * w.kernel[0] * w.kernel[1] * cells < 2**31
     few = w.batch * w.out_height * w.out_width <= _FEW_POSITIONS
@@ -68,7 +45,7 @@ def _nibble_dot(request: Request) -> Dot:
 
 def _bytes_depth(request: Request) -> int:
     """Steps added in 16 bits: exact, and a divisor of the steps of one kernel tap."""
-    w, p = _workload(request), request.precision
+    w, p = workload_of(request), request.precision
     limit = min(4, Bytes.limit(p.weight_bits, p.activation_bits), padded_channels(w.in_channels) // 4)
     return next((d for d in (4, 2, 1) if d <= limit), 0)
 
@@ -86,7 +63,7 @@ def _row(
     """A family that is the dense frame around a machine's `Dot`."""
 
     def constants(request: Request, knobs: Knobs, operands: Operands) -> list[np.ndarray]:
-        w, dot = _workload(request), dot_for(request)
+        w, dot = workload_of(request), dot_for(request)
         numbers = integer_constants(request, operands)
         window = ChannelWindow.of(w, dot.channels)
         if w.groups == 1:
@@ -123,12 +100,12 @@ def _depthwise_constants(request: Request, knobs: Knobs, operands: Operands) -> 
     return [weight, bias[order], multiplier[order], *rest]
 
 
-_row("qu8_qs8_s32_conv2d__avx512vnni", _VNNI, 40, _dense, lambda r: Vnni(), tiles_512)
+_row("qu8_qs8_s32_conv2d__avx512vnni", _VNNI, 40, is_dense, lambda r: Vnni(), tiles_512)
 _row(
     "qu8_qc4s_s32_conv2d__avx512vnni",
     _VNNI,
     50,
-    _dense,
+    is_dense,
     _nibble_dot,
     tiles_512,
     "x 0..255, w -7..7",
@@ -149,20 +126,20 @@ register(
         rank=50,
     )
 )
-_row("qu8_qs8_s32_gconv2d__avx512vnni", _VNNI, 40, _grouped, lambda r: Vnni(), tiles_512)
+_row("qu8_qs8_s32_gconv2d__avx512vnni", _VNNI, 40, is_grouped, lambda r: Vnni(), tiles_512)
 
 _row(
     "qu8_qs8_s16_conv2d__avx2",
     _AVX2,
     30,
-    lambda r: _dense(r) and _bytes_depth(r) > 0,
+    lambda r: is_dense(r) and _bytes_depth(r) > 0,
     lambda r: Bytes(_bytes_depth(r)),
     small_tiles,
     "2 * max(x) * max|w| <= 32767: w8a7, w7a8 and fewer bits",
 )
-_row("qu8_qs8_s32_conv2d__avx2", _AVX2, 20, _dense, lambda r: Words(), small_tiles)
-_row("qu8_qs8_s32_gconv2d__avx2", _AVX2, 20, _grouped, lambda r: Words(), small_tiles)
+_row("qu8_qs8_s32_conv2d__avx2", _AVX2, 20, is_dense, lambda r: Words(), small_tiles)
+_row("qu8_qs8_s32_gconv2d__avx2", _AVX2, 20, is_grouped, lambda r: Words(), small_tiles)
 
-_row("qu8_qs8_s32_conv2d__generic", frozenset(), 0, _dense, lambda r: Scalar(), small_tiles)
-_row("qu8_qs8_s32_dwconv2d__generic", frozenset(), 30, _depthwise, lambda r: Elementwise(), small_tiles)
-_row("qu8_qs8_s32_gconv2d__generic", frozenset(), 0, _grouped, lambda r: Scalar(), small_tiles)
+_row("qu8_qs8_s32_conv2d__generic", frozenset(), 0, is_dense, lambda r: Scalar(), small_tiles)
+_row("qu8_qs8_s32_dwconv2d__generic", frozenset(), 30, is_depthwise, lambda r: Elementwise(), small_tiles)
+_row("qu8_qs8_s32_gconv2d__generic", frozenset(), 0, is_grouped, lambda r: Scalar(), small_tiles)

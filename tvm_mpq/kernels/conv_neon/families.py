@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from tvm.tirx import PrimFunc
 
+from tvm_mpq.kernels.conv.accept import is_dense, is_depthwise, is_grouped, workload_of
 from tvm_mpq.kernels.conv.dense import build_dense
 from tvm_mpq.kernels.conv.dot import Dot
 from tvm_mpq.kernels.conv.geometry import ChannelWindow, blocks
@@ -20,7 +21,6 @@ from tvm_mpq.kernels.conv_neon.knobs import depthwise_tiles, pairwise_tiles, sdo
 from tvm_mpq.kernels.conv_neon.pairwise import PairwiseDot, TapRow, build_pairwise, exact_depth
 from tvm_mpq.kernels.conv_neon.sdot import SignedDot
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
-from tvm_mpq.numerics.activation_names import is_clamp
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import Conv2dWorkload, padded_channels
 
@@ -28,47 +28,24 @@ _NEON = frozenset({"fp-armv8", "neon"})
 _DOTPROD = _NEON | {"dotprod"}
 
 
-def _workload(request: Request) -> Conv2dWorkload:
-    assert isinstance(request.workload, Conv2dWorkload)
-    return request.workload
-
-
-def _finishable(request: Request) -> bool:
-    return request.out_bits <= 8 or is_clamp(_workload(request).activation)
-
-
-def _depthwise(request: Request) -> bool:
-    w = _workload(request)
-    plain = w.is_depthwise and w.out_channels == w.in_channels
-    return plain and padded_channels(w.in_channels) >= 16 and _finishable(request)
-
-
-def _dense(request: Request) -> bool:
-    return _workload(request).groups == 1 and _finishable(request)
-
-
-def _grouped(request: Request) -> bool:
-    return _workload(request).groups > 1 and _finishable(request) and not _depthwise(request)
-
-
 def _has_vector(request: Request) -> bool:
     """Rows of taps must hold a vector of 8 bytes."""
-    return TapRow.of(_workload(request)).length >= 8
+    return TapRow.of(workload_of(request)).length >= 8
 
 
 def _deferred(request: Request) -> bool:
     """More than the two products that 8 bit operands allow, and rows of taps that have them."""
     p = request.precision
     exact = exact_depth(p.weight_bits, p.activation_bits)
-    return _dense(request) and exact >= 4 and TapRow.of(_workload(request)).length >= 32
+    return is_dense(request) and exact >= 4 and TapRow.of(workload_of(request)).length >= 32
 
 
 def _signed_dot(request: Request) -> Dot:
-    return SignedDot(padded_channels(_workload(request).in_channels), request.precision.activation_bits)
+    return SignedDot(padded_channels(workload_of(request).in_channels), request.precision.activation_bits)
 
 
 def _pairwise_dot(request: Request) -> Dot:
-    return PairwiseDot(_workload(request), request.precision.activation_bits)
+    return PairwiseDot(workload_of(request), request.precision.activation_bits)
 
 
 def _lanes(request: Request) -> Dot:
@@ -76,7 +53,7 @@ def _lanes(request: Request) -> Dot:
 
 
 def _constants(request: Request, dot: Dot, operands: Operands) -> list[np.ndarray]:
-    w = _workload(request)
+    w = workload_of(request)
     numbers = integer_constants(request, operands)
     window = ChannelWindow.of(w, dot.channels)
     if w.groups == 1:
@@ -138,8 +115,8 @@ def _pairs_row(name: str, accepts: Callable[[Request], bool]) -> None:
     )
 
 
-_sdot_row("qu8_qs8_s32_conv2d__dotprod", _dense)
-_sdot_row("qu8_qs8_s32_gconv2d__dotprod", _grouped)
+_sdot_row("qu8_qs8_s32_conv2d__dotprod", is_dense)
+_sdot_row("qu8_qs8_s32_gconv2d__dotprod", is_grouped)
 _row(
     "qu8_qs8_s16_conv2d__neon",
     _NEON,
@@ -150,6 +127,6 @@ _row(
     lambda request, knobs: build_pairwise(request, knobs, deferred=True),
     "4 * 2^(a - 1) * max|w| <= 32767: w7a8, w8a7 and fewer bits",
 )
-_pairs_row("qu8_qs8_s32_conv2d__neon", lambda request: _dense(request) and _has_vector(request))
-_pairs_row("qu8_qs8_s32_gconv2d__neon", lambda request: _grouped(request) and _has_vector(request))
-_row("qu8_qs8_s32_dwconv2d__neon", _NEON, 50, _depthwise, _lanes, depthwise_tiles, build_depthwise)
+_pairs_row("qu8_qs8_s32_conv2d__neon", lambda request: is_dense(request) and _has_vector(request))
+_pairs_row("qu8_qs8_s32_gconv2d__neon", lambda request: is_grouped(request) and _has_vector(request))
+_row("qu8_qs8_s32_dwconv2d__neon", _NEON, 50, is_depthwise, _lanes, depthwise_tiles, build_depthwise)

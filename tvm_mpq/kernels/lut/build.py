@@ -18,7 +18,7 @@ from tvm_mpq.kernels.lut.coding import TABLE_BYTES, coding_of, even_parts
 from tvm_mpq.kernels.lut.pack import index_shape
 from tvm_mpq.kernels.lut.shape import LutShape
 from tvm_mpq.kernels.registry import Knobs, Request
-from tvm_mpq.kernels.tir import Code, intrin, ramp
+from tvm_mpq.kernels.tir import Code, Task, intrin, ramp
 from tvm_mpq.schema import Conv2dWorkload
 
 _DOT = "llvm.x86.avx512.vpdpbusd.512"
@@ -73,30 +73,31 @@ class _Lut:
         weight = ("weight", index_shape(s), "uint8")
         return code.to_prim_func([*activation_params(self.request), weight, *range_params(self.request)])
 
-    def _parallel(self) -> _Task:
-        return _Task(self.code, self.request.threads)
+    def _parallel(self) -> Task:
+        return Task(self.code, self.request.threads)
 
     def _whole(self) -> None:
         """All tables of an image, then all outputs."""
         s, code = self.s, self.code
         with code.block(f"for n in range({s.batch}):"):
-            with self._parallel() as task, code.block(f"for y in range({task.part(s.rows)}):"):
+            with self._parallel() as task, code.block(f"for y in range({', '.join(task.part(s.rows))}):"):
                 self.rows.build("y", f"y * {self.row_bytes}", task.offset(s.line_bytes))
             groups = tiles(s.out_blocks, self.blocks)
             by_rows = split_axis({"rows": s.out_height, "groups": groups}, self.request.threads) == "rows"
             with self._parallel() as task:
                 self.epilogue.locals(code)
-                rows = task.part(s.out_height) if by_rows else f"0, {s.out_height}"
-                self._tiles(rows, f"0, {groups}" if by_rows else task.part(groups), "0")
+                rows = ", ".join(task.part(s.out_height)) if by_rows else f"0, {s.out_height}"
+                self._tiles(rows, f"0, {groups}" if by_rows else ", ".join(task.part(groups)), "0")
 
-    def _bands(self, task: _Task) -> None:
+    def _bands(self, task: Task) -> None:
         """Bands of output rows; the rows of tables that a band shares with the one before are still there."""
         s, code = self.s, self.code
         self.epilogue.locals(code)
         base = task.offset(self.set_bytes)
         with code.block(f"for n in range({s.batch}):"):
-            code.let("row_low", task.part(s.out_height).split(", ")[0])
-            code.let("row_high", task.part(s.out_height).split(", ")[1])
+            low, high = task.part(s.out_height)
+            code.let("row_low", low)
+            code.let("row_high", high)
             with code.block(f"for h in range((row_high - row_low + {self.band - 1}) // {self.band}):"):
                 code.let("first", f"row_low + h * {self.band}")
                 code.let("last", f"T.min(first + {self.band}, row_high)")
@@ -202,26 +203,3 @@ class _Lut:
                     found = " + ".join(intrin("uint8x64", tables.PERMUTE, *pair) for pair in pairs)
                     factors = ("v_weights", found) if self.coding.signed else (found, "v_weights")
                     code.line(f"{acc} = {intrin('int32x16', _DOT, acc, *factors)}")
-
-
-class _Task(ExitStack):
-    """The body of one thread's task, or plain code when there is one thread."""
-
-    def __init__(self, code: Code, threads: int) -> None:
-        super().__init__()
-        self.code, self.threads = code, threads
-
-    def __enter__(self) -> _Task:
-        super().__enter__()
-        if self.threads > 1:
-            self.enter_context(self.code.block(f"for task in T.parallel({self.threads}):"))
-        return self
-
-    def part(self, count: int) -> str:
-        """Begin and end of this task's share of `count`."""
-        if self.threads == 1:
-            return f"0, {count}"
-        return f"task * {count} // {self.threads}, (task + 1) * {count} // {self.threads}"
-
-    def offset(self, size: int) -> str:
-        return f"task * {size}" if self.threads > 1 else "0"
