@@ -15,13 +15,13 @@ from tvm.tirx import PrimFunc
 
 from tvm_mpq.kernels.conv.epilogue import Cell, Epilogue, activation_params, range_params
 from tvm_mpq.kernels.conv.geometry import tiles
-from tvm_mpq.kernels.nibble_lut.frame import LookUpFrame, Task
+from tvm_mpq.kernels.nibble_lut.frame import LookUpFrame
 from tvm_mpq.kernels.nibble_lut.machine import Machine
 from tvm_mpq.kernels.nibble_lut.pack import packed_shape
 from tvm_mpq.kernels.nibble_lut.shape import TABLE_BYTES, NibbleShape, lookups_limit, part_channels
 from tvm_mpq.kernels.nibble_lut.tables import NibbleRows
 from tvm_mpq.kernels.registry import Knobs, Request
-from tvm_mpq.kernels.tir import ramp
+from tvm_mpq.kernels.tir import Task, ramp
 from tvm_mpq.schema import Conv2dWorkload
 
 _LANES = 8  # int32 lanes of the epilogue
