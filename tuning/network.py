@@ -176,14 +176,14 @@ def call_overhead_us(
     with tempfile.TemporaryDirectory(prefix="tvm-mpq-") as folder:
         path = Path(folder) / "calls.so"
         fcompile = cc.cross_compiler(linker) if linker is not None else None
-        compile_network(_chains(), chosen).export_library(str(path), fcompile=fcompile)
+        compile_network(chains(), chosen).export_library(str(path), fcompile=fcompile)
         value = [np.ones(16, np.float32)]
         jobs = [NetworkJob(path, value, f"calls_{count}") for count in (_FEW, _MANY)]
         few, many = measure_networks(session, jobs, settings, sentinel=sentinel)
     return max(0.0, (many.median_us - few.median_us) / (_MANY - _FEW))
 
 
-def _chains() -> tvm.IRModule:
+def chains() -> tvm.IRModule:
     """Functions calls_1 and calls_65: as many calls of the trivial kernel, each on the result of the one before."""
     builder = relax.BlockBuilder()
     kind = relax.TensorType((16,), "float32")
