@@ -7,6 +7,7 @@ prediction never hides a measurement; of two of the same kind the newer one stay
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from tvm_mpq.errors import FileFormatError, InvalidValueError, MissingFileError, OutputError
-from tvm_mpq.schema import LatencyKey, LatencyRecord, Workload
+from tvm_mpq.schema import LatencyKey, LatencyRecord
 from tvm_mpq.tuning import records as rows
 from tvm_mpq.tuning.store import SqliteFile, default_path, instant_us
 
@@ -134,30 +135,21 @@ class LatencyDatabase:
         found = list(self.records(**vars(key), device=device, kernel_version=kernel_version, tvm_version=tvm_version))
         return min(found, key=lambda r: r.provenance != "measured", default=None)
 
-    def find_best(
-        self,
-        workload: Workload | str,
-        precision: str,
-        out_bits: int,
-        target: str,
-        device: str,
-        *,
-        kernel_version: str | None = None,
-        tvm_version: str | None = None,
-    ) -> LatencyRecord | None:
-        """The fastest measured record over all families and knobs on this very device, or None."""
+    def fastest(
+        self, workload: str, precision: str, out_bits: int, target: str, device: str, *, tvm_version: str | None = None
+    ) -> list[LatencyRecord]:
+        """Sound measurements on this very device over all families and knobs, the fastest first."""
         found = self.records(
-            workload=workload.key if isinstance(workload, Workload) else workload,
-            precision=str(precision),
+            workload=workload,
+            precision=precision,
             out_bits=out_bits,
             target=target,
             device=device,
             provenance="measured",
             failures=False,
-            kernel_version=kernel_version,
             tvm_version=tvm_version,
         )
-        return min(found, key=lambda r: (r.median_us, r.key.family, r.key.knobs), default=None)
+        return sorted(found, key=lambda r: (r.median_us or math.inf, r.key.family, r.key.knobs))
 
     def records(self, *, failures: bool | None = None, **equal: Any) -> Iterator[LatencyRecord]:
         """Records whose columns equal what is given (None = any), oldest first.

@@ -186,16 +186,8 @@ def look_up(
 
 def tuned_kernel(meter: Meter, request: Request, versions: Versions) -> Kernel | None:
     """The fastest kernel that this device measured for a request, None when it measured none but the default."""
-    records = meter.db.records(
-        failures=False,
-        workload=request.workload.key,
-        precision=str(request.precision),
-        out_bits=request.out_bits,
-        target=meter.target,
-        device=meter.device.key,
-        provenance="measured",
-    )
-    found = sorted(records, key=lambda r: (r.median_us or math.inf, r.key.family, r.key.knobs))
+    where = (request.workload.key, str(request.precision), request.out_bits, meter.target, meter.device.key)
+    found = meter.db.fastest(*where)
     for record in found if len(found) > 1 else ():
         try:
             kernel = named_kernel(request, record.key.family, json.loads(record.key.knobs))
