@@ -5,6 +5,7 @@ Times are measured quickly here and never compared with anything.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import signal
@@ -25,6 +26,7 @@ from mpq_testing import onnx_models
 from mpq_testing.lab import run_strangers
 from tvm_mpq.kernels import OFFERED
 from tvm_mpq.pipeline import demo, latency
+from tvm_mpq.pipeline.optimize import optimize
 from tvm_mpq.pipeline.options import Options, Result
 from tvm_mpq.tuning.database import LatencyDatabase
 from tvm_mpq.tuning.measure import MeasureSettings
@@ -43,7 +45,10 @@ def quick() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def digits(quick: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The demo, twice on one database: a network that learned real digits, optimized under a size budget."""
+    """The demo, twice on one database: a network that learned real digits, under the demo's size budget.
+
+    Sizes are the same on every CPU; which budget the demo chooses is tested in tests/unit/pipeline/test_demo.py.
+    """
     pytest.importorskip("torch", reason="the demo trains with PyTorch (extra `demo`)")
     pytest.importorskip("sklearn", reason="the demo learns scikit-learn's digits (extra `demo`)")
     folder = tmp_path_factory.mktemp("digits")
@@ -53,6 +58,9 @@ def digits(quick: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
         patch.setattr(demo, "EPOCHS", 8)
         trained = demo.train_network(*demo.digits()[0])
         patch.setattr(demo, "train_network", lambda images, labels: trained)
+        weights = sum(p.numel() for p in trained.parameters() if p.dim() > 1)
+        budget = mpq.Budget(size_mb=demo.SIZE_SHARE * weights / 1e6)
+        patch.setattr(demo, "optimize", lambda options: optimize(dataclasses.replace(options, budget=budget)))
         options = Options(model=None, db=folder / "latency.db", say=said.append)
         first, second = demo.demo(options), demo.demo(options)
     return {"first": first, "second": second, "said": said, "model": trained, "folder": folder}
