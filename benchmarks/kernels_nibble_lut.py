@@ -14,10 +14,10 @@ import sys
 import numpy as np
 import tvm
 from kernels_conv import layer, seconds
+from kernels_lut import arguments
 
 from tvm_mpq.kernels import Kernel, Request, fitting
-from tvm_mpq.numerics.operands import Operands
-from tvm_mpq.schema import W8A8, Conv2dWorkload, Precision, TensorQuant, padded_channels
+from tvm_mpq.schema import W8A8, Conv2dWorkload, Precision
 from tvm_mpq.targets import features, resolve
 
 TARGET = "haswell"
@@ -38,17 +38,6 @@ def cases(w: Conv2dWorkload, precision: Precision, every: bool) -> list[Kernel]:
         Kernel(request, f, knobs) for f in fitting(request)[: 2 if every else 1] for knobs in f.knob_space(request)
     ]
     return found if every else found[:1]
-
-
-def arguments(kernel: Kernel, rng: np.random.Generator) -> list[tvm.runtime.Tensor]:
-    w, bits = kernel.request.workload, kernel.request.precision.activation_bits
-    assert isinstance(w, Conv2dWorkload)
-    weight = rng.standard_normal((w.out_channels, *w.kernel, w.in_channels)).astype(np.float32)
-    bias = np.zeros(w.out_channels, np.float32)
-    operands = Operands((TensorQuant(bits, 0.05, 2 ** (bits - 1)),), TensorQuant(8, 0.05, 128), weight, bias)
-    x = rng.integers(0, 2**bits, (w.batch, w.in_height, w.in_width, padded_channels(w.in_channels))).astype(np.uint8)
-    out = np.zeros((w.batch, w.out_height, w.out_width, padded_channels(w.out_channels)), np.uint8)
-    return [tvm.runtime.tensor(a) for a in (x, *kernel.constants(operands), out)]
 
 
 def main() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 import tvm
 
+from mpq_testing import low_bit
 from mpq_testing.low_bit import make_operands
 from tvm_mpq.kernels import lut  # noqa: F401  registers the row
 from tvm_mpq.kernels.lut.coding import CODINGS, TABLE_BYTES, even_parts
@@ -18,11 +19,12 @@ from tvm_mpq.kernels.lut.shape import LutShape
 from tvm_mpq.kernels.lut.tables import partial_sums
 from tvm_mpq.kernels.registry import Family, Kernel, Request, families
 from tvm_mpq.numerics.affine import quantize
-from tvm_mpq.numerics.operands import Operands
-from tvm_mpq.numerics.reference import evaluate, pad_channels
-from tvm_mpq.schema import Conv2dWorkload, Precision, padded_channels
+from tvm_mpq.numerics.reference import evaluate
+from tvm_mpq.schema import Conv2dWorkload, Precision
 
 C = Conv2dWorkload
+MCPU = "icelake-server"
+check = functools.partial(low_bit.check, mcpu=MCPU)
 SAME = (1, 1, 1, 1)
 NEEDED = frozenset({"avx512f", "avx512bw", "avx512vnni", "avx512vbmi"})
 CPU = tvm.target.codegen.llvm_get_system_cpu()
@@ -58,46 +60,6 @@ TABLES = [
 def family(weight_bits: int) -> Family:
     (row,) = (f for f in families() if f.name == f"qu8_qs{weight_bits}_s32_lutconv2d__avx512vbmi")
     return row
-
-
-Run = Callable[[Operands, list[np.ndarray]], np.ndarray]
-
-
-def compiled(kernel: Kernel) -> Run:
-    """The kernel on logical arrays."""
-    w, out_bits = kernel.request.workload, kernel.request.out_bits
-    assert isinstance(w, C)
-    target = tvm.target.Target({"kind": "llvm", "mcpu": "icelake-server"})
-    library = tvm.compile(tvm.IRModule({"main": kernel.build()}), target=target)
-    cells = w.out_channels if out_bits == 32 else padded_channels(w.out_channels)
-
-    def run(operands: Operands, inputs: list[np.ndarray]) -> np.ndarray:
-        out = np.zeros((w.batch, w.out_height, w.out_width, cells), np.float32 if out_bits == 32 else np.uint8)
-        stored = [pad_channels(i, fill=251) for i in inputs]  # padded cells may hold anything
-        args = [tvm.runtime.tensor(a) for a in (*stored, *kernel.constants(operands), out)]
-        library["main"](*args)
-        return np.asarray(args[-1].numpy()[..., : w.out_channels])
-
-    return run
-
-
-def check(kernel: Kernel, rng: np.random.Generator, extremes: Sequence[int | None] = (None,)) -> None:
-    request, run = kernel.request, compiled(kernel)
-    w, p = request.workload, request.precision
-    assert isinstance(w, C)
-    top = 2**p.activation_bits - 1
-    for extreme in extremes:
-        operands = make_operands(w, p.activation_bits, request.out_bits, rng, extreme)
-        x = rng.integers(0, top + 1, (w.batch, w.in_height, w.in_width, w.in_channels)).astype(np.uint8)
-        if extreme is not None:
-            x = rng.choice([0, top], x.shape).astype(np.uint8)
-            x[:, : (w.in_height + 3) // 2] = top  # windows whose sums are the greatest
-        inputs = [x]
-        if w.residual:
-            shape = (w.batch, w.out_height, w.out_width, w.out_channels)
-            inputs.append(rng.integers(0, 256, shape).astype(np.uint8))
-        expected = evaluate(w, p, request.out_bits, operands, inputs)
-        np.testing.assert_array_equal(run(operands, inputs), expected)
 
 
 def some_knobs(request: Request, turn: int, **changed: object) -> dict[str, object]:
@@ -157,7 +119,7 @@ def test_a_channel_of_zeros_gives_its_bias(rng: np.random.Generator) -> None:
     assert operands.weight is not None and operands.bias is not None and operands.output is not None
     operands.weight[5] = 0
     x = rng.integers(0, 16, (1, 7, 7, 20)).astype(np.uint8)
-    got = compiled(Kernel(request, family(1), some_knobs(request, 0)))(operands, [x])
+    got = low_bit.compiled(Kernel(request, family(1), some_knobs(request, 0)), MCPU)(operands, [x])
     np.testing.assert_array_equal(got, evaluate(w, request.precision, 8, operands, [x]))
     assert (got[..., 5] == quantize(operands.bias[5], operands.output)).all()
 

@@ -11,9 +11,8 @@ from tvm_mpq.kernels.conv.accept import is_dense, is_depthwise, is_grouped, work
 from tvm_mpq.kernels.conv.dense import build_dense
 from tvm_mpq.kernels.conv.depthwise import build_depthwise, depthwise_knobs, lane_order, pack_depthwise
 from tvm_mpq.kernels.conv.dot import Dot
-from tvm_mpq.kernels.conv.geometry import ChannelWindow, blocks
 from tvm_mpq.kernels.conv.knobs import small_tiles, tiles_512
-from tvm_mpq.kernels.conv.pack import integer_constants, padded_weight, windowed_weight, with_ranges
+from tvm_mpq.kernels.conv.pack import integer_constants, packed_weight, with_ranges
 from tvm_mpq.kernels.conv.portable import Elementwise, Scalar
 from tvm_mpq.kernels.conv.x86_256 import Bytes, Words
 from tvm_mpq.kernels.conv.x86_512 import Vnni, VnniNibble, VnniUnpacked
@@ -63,15 +62,8 @@ def _row(
     """A family that is the dense frame around a machine's `Dot`."""
 
     def constants(request: Request, knobs: Knobs, operands: Operands) -> list[np.ndarray]:
-        w, dot = workload_of(request), dot_for(request)
         numbers = integer_constants(request, operands)
-        window = ChannelWindow.of(w, dot.channels)
-        if w.groups == 1:
-            weight = padded_weight(numbers.weight, window.cells)
-        else:
-            starts = [window.start(b) for b in range(blocks(w.out_channels))]
-            weight = windowed_weight(numbers.weight, w.groups, starts, window.cells)
-        return with_ranges(request, numbers, dot.pack(weight))
+        return with_ranges(request, numbers, packed_weight(request, dot_for(request), numbers.weight))
 
     def build(request: Request, knobs: Knobs) -> PrimFunc:
         return build_dense(request, knobs, dot_for(request))

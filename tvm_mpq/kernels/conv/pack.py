@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tvm_mpq.kernels.conv.geometry import BLOCK, blocks
+from tvm_mpq.kernels.conv.dot import Dot
+from tvm_mpq.kernels.conv.geometry import BLOCK, ChannelWindow, blocks
 from tvm_mpq.kernels.conv.ranges import bounded, limited
 from tvm_mpq.kernels.registry import Request
 from tvm_mpq.numerics.constants import ConvConstants, conv_constants
@@ -39,6 +40,17 @@ def windowed_weight(weight: Int8, groups: int, starts: list[int], cells: int) ->
         first = c // (o // groups) * per_group - starts[c // BLOCK]
         out[c, :, :, first : first + per_group] = weight[c]
     return out
+
+
+def packed_weight(request: Request, dot: Dot, weight: Int8) -> npt.NDArray[np.generic]:
+    """int8[O, KH, KW, I / groups] as the dense frame's `dot` stores it, grouped ones by their windows."""
+    w = request.workload
+    assert isinstance(w, Conv2dWorkload)
+    window = ChannelWindow.of(w, dot.channels)
+    if w.groups == 1:
+        return dot.pack(padded_weight(weight, window.cells))
+    starts = [window.start(b) for b in range(blocks(w.out_channels))]
+    return dot.pack(windowed_weight(weight, w.groups, starts, window.cells))
 
 
 def blocked_weight(weight: Int8, step: int) -> Int8:

@@ -13,8 +13,7 @@ from tvm.tirx import PrimFunc
 from tvm_mpq.kernels.conv.accept import is_dense, is_depthwise, is_grouped, workload_of
 from tvm_mpq.kernels.conv.dense import build_dense
 from tvm_mpq.kernels.conv.dot import Dot
-from tvm_mpq.kernels.conv.geometry import ChannelWindow, blocks
-from tvm_mpq.kernels.conv.pack import integer_constants, padded_weight, windowed_weight
+from tvm_mpq.kernels.conv.pack import integer_constants, packed_weight
 from tvm_mpq.kernels.conv_neon.centre import centred_ranges
 from tvm_mpq.kernels.conv_neon.depthwise import ByteLanes, build_depthwise
 from tvm_mpq.kernels.conv_neon.knobs import depthwise_tiles, pairwise_tiles, sdot_tiles
@@ -53,15 +52,8 @@ def _lanes(request: Request) -> Dot:
 
 
 def _constants(request: Request, dot: Dot, operands: Operands) -> list[np.ndarray]:
-    w = workload_of(request)
     numbers = integer_constants(request, operands)
-    window = ChannelWindow.of(w, dot.channels)
-    if w.groups == 1:
-        weight = padded_weight(numbers.weight, window.cells)
-    else:
-        starts = [window.start(b) for b in range(blocks(w.out_channels))]
-        weight = windowed_weight(numbers.weight, w.groups, starts, window.cells)
-    return centred_ranges(request, numbers, dot.pack(weight))
+    return centred_ranges(request, numbers, packed_weight(request, dot, numbers.weight))
 
 
 def _row(
