@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mpq_testing.arm import ArmMachine, Case
+from mpq_testing.emulated import Case, EmulatedMachine
 from tvm_mpq.kernels.registry import Kernel, Request, fitting
 from tvm_mpq.schema import (
     FLOAT_BITS,
@@ -74,11 +74,11 @@ def converted(work: ConvertWorkload) -> Precision:
 
 
 @pytest.mark.parametrize("core", CORES)
-def test_integers_are_equal(machine: ArmMachine, core: str, rng: np.random.Generator) -> None:
+def test_integers_are_equal(machine: EmulatedMachine, core: str, rng: np.random.Generator) -> None:
     cases = [case(work, W8A8, 8, core, rng) for work in CARRIERS]
     cases += [case(work, converted(work), work.to_bits, core, rng) for work in CONVERSIONS]
     machine.check(cases, core)
 
 
-def test_floats_are_close(machine: ArmMachine, rng: np.random.Generator) -> None:
+def test_floats_are_close(machine: EmulatedMachine, rng: np.random.Generator) -> None:
     machine.check([case(work, FP32, FLOAT_BITS, "cortex-a72", rng) for work in FLOATS], "cortex-a72", FLOAT_TOLERANCE)

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from mpq_testing.arm import ArmMachine, Case
+from mpq_testing.emulated import Case, EmulatedMachine
 from tvm_mpq.kernels.registry import Kernel, Request, fitting
 from tvm_mpq.numerics.activation_names import is_clamp
 from tvm_mpq.numerics.operands import Operands
@@ -102,7 +102,7 @@ def cases_for(core: str, workloads: list[C], rng: np.random.Generator, every: bo
 
 
 @pytest.mark.parametrize("core", CORES)
-def test_equals_the_definition(machine: ArmMachine, core: str, rng: np.random.Generator) -> None:
+def test_equals_the_definition(machine: EmulatedMachine, core: str, rng: np.random.Generator) -> None:
     later = CORES.index(core) > 1  # the same features as an earlier core: other turns, fewer shapes
     workloads = [*DENSE, *DEPTHWISE, *GROUPED]
     machine.check(cases_for(core, workloads[1::3] if later else workloads, rng, every=core == CORES[0]), core)
@@ -114,7 +114,7 @@ def test_equals_the_definition(machine: ArmMachine, core: str, rng: np.random.Ge
     ids=["cortex-a53", "cortex-a55"],
 )
 def test_every_tile_equals_the_definition(
-    machine: ArmMachine, core: str, chosen: list[tuple[C, Precision]], rng: np.random.Generator
+    machine: EmulatedMachine, core: str, chosen: list[tuple[C, Precision]], rng: np.random.Generator
 ) -> None:
     found = []
     for w, p in chosen:
@@ -125,7 +125,7 @@ def test_every_tile_equals_the_definition(
     machine.check(found, core)
 
 
-def test_sums_at_the_ends_of_16_bits(machine: ArmMachine, rng: np.random.Generator) -> None:
+def test_sums_at_the_ends_of_16_bits(machine: EmulatedMachine, rng: np.random.Generator) -> None:
     """All weights at one end and all activations at one: the case for which the depth is chosen."""
     found = []
     for text in ("w8a8", "w8a7", "w7a8", "w6a8", "w4a8", "w2a5", "w1a8"):

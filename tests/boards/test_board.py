@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 
-from mpq_testing.arm import BOARD, ArmMachine
+from mpq_testing.emulated import BOARD, EmulatedMachine
 from mpq_testing.rpc import rpc_tracker
 from tvm_mpq.kernels.registry import Request, default_kernel
 from tvm_mpq.schema import W8A8, Conv2dWorkload
@@ -46,7 +46,7 @@ def tracker_port() -> Iterator[int]:
                 os.killpg(board.pid, signal.SIGKILL)
 
 
-def test_a_kernel_is_verified_and_timed_there(tracker_port: int, machine: ArmMachine, tmp_path: Path) -> None:
+def test_a_kernel_is_verified_and_timed_there(tracker_port: int, machine: EmulatedMachine, tmp_path: Path) -> None:
     row = resolve("cortex-a72")
     workload = Conv2dWorkload(1, 8, 8, 32, 32, (3, 3), (1, 1), (1, 1, 1, 1), activation="relu")
     kernel = default_kernel(Request(workload, W8A8, 8, features(row)))

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from mpq_testing.arm import ArmMachine, board_module
+from mpq_testing.emulated import EmulatedMachine, board_module
 
 
 @pytest.fixture(scope="session")
@@ -16,11 +16,11 @@ def packages() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def machine(packages: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> ArmMachine:
+def machine(packages: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> EmulatedMachine:
     cache: Path = packages.default_cache()
     try:
         with packages.locked(cache):
             gcc, qemu = packages.cross_compiler(cache), packages.emulator(cache)
     except packages.BoardError as e:
         pytest.skip(f"kernels for ARM cannot be run here: {e}")
-    return ArmMachine(gcc, qemu, packages.libraries_root(cache), tmp_path_factory.mktemp("arm"))
+    return EmulatedMachine(gcc, qemu, packages.libraries_root(cache), tmp_path_factory.mktemp("arm"))

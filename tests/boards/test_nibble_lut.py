@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from mpq_testing.arm import ArmMachine, Case
+from mpq_testing.emulated import Case, EmulatedMachine
 from tvm_mpq.kernels.nibble_lut.shape import GROUP, lookups_limit
 from tvm_mpq.kernels.registry import Family, Kernel, Request, families, fitting
 from tvm_mpq.numerics.activation_names import is_clamp
@@ -76,7 +76,7 @@ def make_case(kernel: Kernel, rng: np.random.Generator, sign: int | None = None)
 
 
 @pytest.mark.parametrize("core", CORES)
-def test_equals_the_definition(machine: ArmMachine, core: str, rng: np.random.Generator) -> None:
+def test_equals_the_definition(machine: EmulatedMachine, core: str, rng: np.random.Generator) -> None:
     first = CORES.index(core)
     turns = itertools.islice(itertools.cycle(TURNS), first, None)
     some = SHAPES if first == 0 else SHAPES[first::3]
@@ -87,7 +87,7 @@ def test_equals_the_definition(machine: ArmMachine, core: str, rng: np.random.Ge
     machine.check(cases, core)
 
 
-def test_ends_of_the_ranges(machine: ArmMachine, rng: np.random.Generator) -> None:
+def test_ends_of_the_ranges(machine: EmulatedMachine, rng: np.random.Generator) -> None:
     """The greatest sums that bytes and 16 bit counters must hold, also where counters move more than once."""
     short, long = C(1, 3, 4, 40, 20, (3, 3), (1, 1), SAME), C(1, 1, 4, 2600, 16, (1, 1))
     assert long.in_channels // GROUP > lookups_limit(2, 5)

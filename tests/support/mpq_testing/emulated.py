@@ -72,7 +72,7 @@ class Case:
         return unpad(found.reshape(*self.expected.shape[:-1], found.shape[-1]), channels)
 
 
-class ArmMachine:
+class EmulatedMachine:
     """Compiles kernels for an ARM core and runs them under an emulator that has no more features than that core.
 
     gcc, qemu: programs; root: folder of the C library; folder: for what is built.
