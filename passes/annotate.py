@@ -9,13 +9,14 @@ Stands after Normalize and before Realize. Bodies and `main` are left alone.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 import tvm
 
 from tvm_mpq import targets
-from tvm_mpq.kernels import candidate_precisions
+from tvm_mpq.kernels import OFFERED, candidate_precisions
 from tvm_mpq.passes.graph import WEIGHTED_KINDS
-from tvm_mpq.schema import Workload
+from tvm_mpq.schema import Precision, Workload
 
 
 @tvm.transform.module_pass(opt_level=0, name="tvm_mpq.Annotate")
@@ -28,11 +29,14 @@ class Annotate:
         A target row or its name, a `tvm.target.Target`, or "local".
     threads
         Threads the kernels will use.
+    offered
+        Precisions to choose from; `fp32` and `w8a8` always are.
     """
 
-    def __init__(self, *, target: object = "local", threads: int = 1) -> None:
+    def __init__(self, *, target: object = "local", threads: int = 1, offered: Iterable[Precision] = OFFERED) -> None:
         self._features = targets.features(targets.resolve(target))
         self._threads = threads
+        self._offered = tuple(offered)
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         functions = {}
@@ -40,7 +44,7 @@ class Annotate:
             attrs = function.attrs
             if attrs is not None and "mpq.kind" in attrs and str(attrs["mpq.kind"]) in WEIGHTED_KINDS:
                 workload = Workload.from_json(json.loads(str(attrs["mpq.workload"])))
-                found = candidate_precisions(workload, self._features, self._threads)
+                found = candidate_precisions(workload, self._features, self._threads, self._offered)
                 function = function.with_attr("mpq.candidates", " ".join(map(str, found)))
             functions[var] = function
         return tvm.IRModule(functions, attrs=mod.attrs, global_infos=mod.global_infos)

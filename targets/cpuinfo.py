@@ -145,6 +145,11 @@ def core_count(info: CpuInfo) -> int:
     return info.physical_cores or os.cpu_count() or 1
 
 
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def cache_bytes(root: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> dict[int, int]:
     """Level -> bytes of the data or unified caches that the first core sees; empty where the system does not say."""
     sizes = {}

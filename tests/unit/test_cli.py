@@ -180,6 +180,7 @@ def failed(result: Result, *words: str) -> None:
         ("--latency-ms", "0", ("latency_ms", "above 0")),
         ("--size-mb", "-1", ("size_mb", "above 0")),
         ("--max-drop", "-1", ("max_drop", "0 or more")),
+        ("--precisions", "w4a8,w4", ("w<bits>a<bits>", "'w4'")),
         ("--observer", "entropy", ("minmax, mse, percentile", "'entropy'")),
     ],
 )
@@ -194,6 +195,14 @@ def test_a_bad_value_is_found_before_anything_is_done(
 def test_an_unknown_precision(run: Run, tmp_path: Path) -> None:
     failed(run("build", "m.onnx", "--uniform", "w9a9", "--out", tmp_path / "o"), "(9, 9)")
     failed(run("build", "m.onnx", "--uniform", "int4", "--out", tmp_path / "o"), "w4a8", "int4")
+
+
+def test_inspect_shows_the_precisions_chosen_among(run: Run, model: Path) -> None:
+    code, out, _ = run("inspect", model, "--precisions", "w2a5, w4a8", "--target", "haswell", "--json")
+    assert code == 0
+    candidates = [o["candidates"] for o in json.loads(out)["operators"] if o["candidates"]]
+    assert candidates and all(set(found) <= {"fp32", "w8a8", "w4a8", "w2a5"} for found in candidates)
+    assert any("w2a5" in found for found in candidates)
 
 
 def test_build_needs_a_precision_or_a_plan(run: Run, tmp_path: Path) -> None:

@@ -30,6 +30,21 @@ def known_precision(context: click.Context, parameter: click.Parameter, value: s
     return None if value is None else str(Precision.parse(value))
 
 
+def known_precisions(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    from tvm_mpq.schema import Precision
+
+    return None if value is None else tuple(str(Precision.parse(text.strip())) for text in value.split(","))
+
+
+def precisions_option(command: Command) -> Command:
+    return click.option(
+        "--precisions",
+        callback=known_precisions,
+        metavar="P,P,...",
+        help="Choose among these, such as w4a8,w2a4, beside fp32 and w8a8; default: all that pay on the target.",
+    )(command)
+
+
 def model_options(command: Command) -> Command:
     for option in (
         click.option("--threads", type=click.IntRange(1), default=1, help="Threads the library will use."),

@@ -14,6 +14,7 @@ from tvm_mpq.cli.common import (
     json_option,
     known_precision,
     model_options,
+    precisions_option,
     with_progress,
     work_options,
 )
@@ -22,6 +23,7 @@ from tvm_mpq.errors import InvalidValueError
 
 @click.command()
 @model_options
+@precisions_option
 @work_options
 @board_options
 @budget_options
@@ -65,6 +67,7 @@ def optimize(
 
 @click.command()
 @model_options
+@precisions_option
 @json_option
 def inspect(as_json: bool, **fields: Any) -> None:
     """Show MODEL's operators, their workloads and candidate precisions."""
@@ -76,6 +79,7 @@ def inspect(as_json: bool, **fields: Any) -> None:
 
 @click.command()
 @model_options
+@precisions_option
 @work_options
 @board_options
 @click.option("--points", type=click.IntRange(2, 100), default=8, help="Points of the front.")
@@ -156,10 +160,12 @@ def bench(
 
 @click.command()
 @model_options
+@precisions_option
 @work_options
 @board_options
 @click.option("--trials", type=click.IntRange(1), help="Candidates to measure at most, beside the defaults.")
 @click.option("--minutes", type=click.FloatRange(0, 1e6, min_open=True), help="Begin nothing new after this time.")
+@click.option("--workers", type=click.IntRange(1), help="Processes that compile kernels; default: one for each core.")
 @json_option
 def tune(as_json: bool, trials: int | None, minutes: float | None, **fields: Any) -> None:
     """Search faster kernels for MODEL on the device; optimize, search and build then use what was found."""
@@ -172,6 +178,7 @@ def tune(as_json: bool, trials: int | None, minutes: float | None, **fields: Any
 
 @click.command()
 @model_options
+@precisions_option
 @work_options
 @board_options
 @json_option

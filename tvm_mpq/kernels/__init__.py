@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 from tvm_mpq.kernels import carriers, conv, conv_neon, float_conv, lut, nibble_lut  # noqa: F401  each registers rows
 from tvm_mpq.kernels.registry import (
     Family,
@@ -13,27 +16,37 @@ from tvm_mpq.kernels.registry import (
     fitting,
     named_kernel,
 )
-from tvm_mpq.schema import FLOAT_BITS, Precision, Workload
+from tvm_mpq.schema import BF16, FLOAT_BITS, FP32, W8A8, Precision, Workload
 
-OFFERED = tuple(map(Precision.parse, ("fp32", "bf16", "w8a8", "w4a8", "w2a4", "w1a4")))
+OFFERED = (FP32, BF16, *(Precision(bits, 8) for bits in range(8, 0, -1)), Precision(2, 4), Precision(1, 4))
 """Precisions that `optimize` searches when kernels of their own fit the target, most bits first."""
 
+ALWAYS = (FP32, W8A8)
+"""What no choice of precisions leaves out: the source network, and the one that speed is compared with."""
 
-def candidate_precisions(workload: Workload, features: frozenset[str], threads: int = 1) -> list[Precision]:
-    """The offered precisions that a kernel family of their own serves for this workload.
+
+def candidate_precisions(
+    workload: Workload,
+    features: frozenset[str],
+    threads: int = 1,
+    offered: Iterable[Precision] = OFFERED,
+) -> list[Precision]:
+    """The offered precisions that code of their own serves for this workload.
 
     Fewer bits served by the same code as more bits would only lose accuracy, so they are no candidates.
     """
-    found: dict[str, Precision] = {}
-    for precision in OFFERED:
+    found: dict[tuple[str, Any], Precision] = {}
+    for precision in sorted({*ALWAYS, *offered}, reverse=True):
         out_bits = FLOAT_BITS if precision.is_float else 8
-        rows = fitting(Request(workload, precision, out_bits, features, threads))
+        request = Request(workload, precision, out_bits, features, threads)
+        rows = fitting(request)
         if rows:
-            found.setdefault(rows[0].name, precision)
+            found.setdefault((rows[0].name, rows[0].variant(request)), precision)
     return list(found.values())
 
 
 __all__ = [
+    "ALWAYS",
     "OFFERED",
     "Family",
     "Kernel",

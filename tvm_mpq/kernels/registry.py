@@ -55,6 +55,8 @@ class Family:
     build: Callable[[Request, Knobs], PrimFunc]
     constants: Callable[[Request, Knobs, Operands], list[np.ndarray]]
     rank: int = 0  # of two untuned families that both fit, the higher is the default
+    variant: Callable[[Request], Any] = lambda request: None
+    """What of the precision changes the code. Precisions of equal family and variant run the same instructions."""
 
     def fits(self, request: Request) -> bool:
         return (

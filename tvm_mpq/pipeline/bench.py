@@ -20,6 +20,7 @@ from tvm_mpq.pipeline.prepare import Prepared, prepare
 from tvm_mpq.pipeline.runtime import HostRuntime
 from tvm_mpq.schema import DeviceIdentity
 from tvm_mpq.targets import TargetRow, health
+from tvm_mpq.targets.cpuinfo import usable_cores
 from tvm_mpq.tuning.board_session import parse_address
 from tvm_mpq.tuning.boards import Boards
 from tvm_mpq.tuning.database import LatencyDatabase
@@ -143,10 +144,16 @@ def _equipped(options: Options, row: TargetRow, place: Place, device: DeviceIden
         threads=options.threads,
         example_inputs=options.example_inputs,
         batch=options.batch,
+        offered=options.offered,
     )
     for note in prepared.loaded.notes:
         options.tell(note)
-    store = KernelStore(path.parent / f"{path.name}.kernels", prepared.tvm_target_attrs, linker=targets.linker_of(row))
+    store = KernelStore(
+        path.parent / f"{path.name}.kernels",
+        prepared.tvm_target_attrs,
+        workers=options.workers or usable_cores(),
+        linker=targets.linker_of(row),
+    )
     return Bench(options, prepared, db, store, place, device, _health(place))
 
 

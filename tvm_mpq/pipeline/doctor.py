@@ -19,6 +19,7 @@ from typing import Any
 
 from tvm_mpq import targets
 from tvm_mpq.errors import MPQError
+from tvm_mpq.targets.cpuinfo import usable_cores
 from tvm_mpq.targets.cross import TOOLCHAINS, find_linker
 from tvm_mpq.targets.health import BUSY_SHARE
 
@@ -233,7 +234,7 @@ def _cross_compilers() -> Iterator[Check]:
 
 
 def _cores() -> Check:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable = usable_cores()
     if usable < 2:
         return _check(
             "cores",

@@ -17,6 +17,7 @@ def inspect(options: Options) -> dict[str, Any]:
         threads=options.threads,
         example_inputs=options.example_inputs,
         batch=options.batch,
+        offered=options.offered,
     )
     operators = []
     for node in prepared.graph.nodes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +12,8 @@ from typing import Any
 
 from tvm_mpq.calibrate.observers import check_method
 from tvm_mpq.errors import InvalidValueError, OutputError
-from tvm_mpq.schema import Budget, Plan
+from tvm_mpq.kernels import OFFERED
+from tvm_mpq.schema import Budget, Plan, Precision
 
 Progress = Callable[[int, int, str], None]
 """done, total, what: called often from long work."""
@@ -25,7 +26,7 @@ class Options:
     Raises
     ------
     InvalidValueError
-        For an unknown observer or a count below 1: at once, not after an hour of measuring.
+        For an unknown observer or precision, or a count below 1: at once, not after an hour of measuring.
     """
 
     model: Any
@@ -35,7 +36,9 @@ class Options:
     budget: Budget = field(default_factory=Budget)
     example_inputs: Any = None
     batch: int | None = 1
+    precisions: Sequence[str] | None = None  # to choose from; None = all that pay on the target
     threads: int = 1
+    workers: int | None = None  # processes that compile kernels; None = one for each core of this process
     db: str | Path | None = None
     rpc: str | None = None  # HOST:PORT
     key: str | None = None  # tracker key
@@ -50,7 +53,8 @@ class Options:
 
     def __post_init__(self) -> None:
         check_method(self.observer)
-        for name in ("batch", "threads", "calibration_samples", "sensitivity_samples"):
+        _ = self.offered
+        for name in ("batch", "threads", "workers", "calibration_samples", "sensitivity_samples"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidValueError(f"{name} must be 1 or more (got {value})")
@@ -58,6 +62,11 @@ class Options:
             raise InvalidValueError(f"measure_fraction must be above 0 and at most 1 (got {self.measure_fraction:g})")
         if not self.solver_time_limit_sec > 0:
             raise InvalidValueError(f"solver_time_limit_sec must be above 0 (got {self.solver_time_limit_sec:g})")
+
+    @property
+    def offered(self) -> tuple[Precision, ...]:
+        """The precisions to choose from; fp32 and w8a8 are there whatever `precisions` says."""
+        return OFFERED if self.precisions is None else tuple(Precision.parse(str(p)) for p in self.precisions)
 
     def tell(self, text: str) -> None:
         """A message for the user, if somebody listens."""

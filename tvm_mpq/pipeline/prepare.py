@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +10,11 @@ import tvm
 
 from tvm_mpq import frontends, targets
 from tvm_mpq.calibrate.data import Inputs
+from tvm_mpq.kernels import OFFERED
 from tvm_mpq.passes.annotate import Annotate
 from tvm_mpq.passes.graph import Graph, read_graph
 from tvm_mpq.passes.normalize import Normalize
+from tvm_mpq.schema import Precision
 from tvm_mpq.targets import TargetRow
 
 
@@ -49,8 +52,9 @@ def prepare(
     threads: int = 1,
     example_inputs: Any = None,
     batch: int | None = 1,
+    offered: Iterable[Precision] = OFFERED,
 ) -> Prepared:
-    """Load, normalize and annotate.
+    """Load, normalize and annotate with the precisions of `offered` that the target has kernels for.
 
     Raises
     ------
@@ -59,7 +63,7 @@ def prepare(
     """
     row = targets.resolve(target)
     loaded = frontends.load_model(model, example_inputs=example_inputs, batch=batch)
-    passes = [Normalize(), Annotate(target=row, threads=threads)]
+    passes = [Normalize(), Annotate(target=row, threads=threads, offered=offered)]
     mod = tvm.transform.Sequential(passes)(loaded.mod)
     attrs = targets.to_tvm_attrs(row, threads)
     return Prepared(loaded, mod, read_graph(mod), row, targets.features(row), threads, attrs)

@@ -9,11 +9,12 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from tvm_mpq.errors import InvalidValueError, OutputError
+from tvm_mpq.kernels import OFFERED
 from tvm_mpq.pipeline.options import Options, Result, check_output, to_json
-from tvm_mpq.schema import Plan
+from tvm_mpq.schema import Plan, Precision
 
 
-@pytest.mark.parametrize("name", ["batch", "threads", "calibration_samples", "sensitivity_samples"])
+@pytest.mark.parametrize("name", ["batch", "threads", "workers", "calibration_samples", "sensitivity_samples"])
 @pytest.mark.parametrize("value", [0, -1])
 def test_counts(name: str, value: int) -> None:
     with pytest.raises(InvalidValueError, match=rf"{name} must be 1 or more \(got {value}\)"):
@@ -29,6 +30,13 @@ def test_time_limit(value: float) -> None:
 def test_observer() -> None:
     with pytest.raises(InvalidValueError, match="'median'"):
         Options("model.onnx", observer="median")
+
+
+def test_precisions() -> None:
+    assert Options("model.onnx").offered == OFFERED
+    assert Options("model.onnx", precisions=["w4a8", "w2a5"]).offered == (Precision(4, 8), Precision(2, 5))
+    with pytest.raises(InvalidValueError, match=r"a precision is fp32, bf16 or w<bits>a<bits>.*'int4'"):
+        Options("model.onnx", precisions=["w4a8", "int4"])
 
 
 def test_messages_need_no_listener() -> None:

@@ -58,6 +58,7 @@ def _row(
     knob_space: Callable[[Request, Dot], list[Knobs]],
     ranges: str = "x 0..255, w -127..127",
     weight_bits: frozenset[int] = _ANY_WEIGHT,
+    variant: Callable[[Request], object] = lambda request: None,
 ) -> Family:
     """A family that is the dense frame around a machine's `Dot`."""
 
@@ -81,6 +82,7 @@ def _row(
             build=build,
             constants=constants,
             rank=rank,
+            variant=variant,
         )
     )
 
@@ -128,6 +130,7 @@ _row(
     lambda r: Bytes(_bytes_depth(r)),
     small_tiles,
     "2 * max(x) * max|w| <= 32767: w8a7, w7a8 and fewer bits",
+    variant=_bytes_depth,
 )
 _row("qu8_qs8_s32_conv2d__avx2", _AVX2, 20, is_dense, lambda r: Words(), small_tiles)
 _row("qu8_qs8_s32_gconv2d__avx2", _AVX2, 20, is_grouped, lambda r: Words(), small_tiles)

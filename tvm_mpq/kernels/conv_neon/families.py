@@ -17,7 +17,7 @@ from tvm_mpq.kernels.conv.pack import integer_constants, packed_weight
 from tvm_mpq.kernels.conv_neon.centre import centred_ranges
 from tvm_mpq.kernels.conv_neon.depthwise import ByteLanes, build_depthwise
 from tvm_mpq.kernels.conv_neon.knobs import depthwise_tiles, pairwise_tiles, sdot_tiles
-from tvm_mpq.kernels.conv_neon.pairwise import PairwiseDot, TapRow, build_pairwise, exact_depth
+from tvm_mpq.kernels.conv_neon.pairwise import PairwiseDot, TapRow, build_pairwise, deferred_depth, exact_depth
 from tvm_mpq.kernels.conv_neon.sdot import SignedDot
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
 from tvm_mpq.numerics.operands import Operands
@@ -65,6 +65,7 @@ def _row(
     knob_space: Callable[[Request], list[Knobs]],
     build: Callable[[Request, Knobs], PrimFunc],
     ranges: str = "x 0..255, w -127..127",
+    variant: Callable[[Request], object] = lambda request: None,
 ) -> None:
     register(
         Family(
@@ -79,6 +80,7 @@ def _row(
             build=build,
             constants=lambda request, knobs, operands: _constants(request, dot_for(request), operands),
             rank=rank,
+            variant=variant,
         )
     )
 
@@ -118,6 +120,7 @@ _row(
     pairwise_tiles,
     lambda request, knobs: build_pairwise(request, knobs, deferred=True),
     "4 * 2^(a - 1) * max|w| <= 32767: w7a8, w8a7 and fewer bits",
+    lambda request: deferred_depth(request.precision),
 )
 _pairs_row("qu8_qs8_s32_conv2d__neon", lambda request: is_dense(request) and _has_vector(request))
 _pairs_row("qu8_qs8_s32_gconv2d__neon", lambda request: is_grouped(request) and _has_vector(request))

@@ -27,7 +27,7 @@ from tvm_mpq.kernels.conv_neon.centre import bind_centre, centre, load_centred
 from tvm_mpq.kernels.registry import Knobs, Request
 from tvm_mpq.kernels.tir import Code, intrin, ramp
 from tvm_mpq.numerics.affine import weight_range
-from tvm_mpq.schema import Conv2dWorkload, padded_channels
+from tvm_mpq.schema import Conv2dWorkload, Precision, padded_channels
 
 _SMULL = "llvm.aarch64.neon.smull"
 _SADDLP = "llvm.aarch64.neon.saddlp"
@@ -44,6 +44,11 @@ def exact_depth(weight_bits: int, activation_bits: int) -> int:
     """
     low, high = weight_range(weight_bits)
     return int(32767 // (centre(activation_bits) * max(-low, high)))
+
+
+def deferred_depth(precision: Precision) -> int:
+    """How many products the deferred kernel adds in 16 bits; more than eight gain nothing."""
+    return min(8, exact_depth(precision.weight_bits, precision.activation_bits))
 
 
 @dataclass(frozen=True)
@@ -129,8 +134,7 @@ class _Pairwise(DenseFrame):
         dot = PairwiseDot(request.workload, request.precision.activation_bits)
         super().__init__(request, {**knobs, "blocks": 1}, dot)
         self.row = dot.row
-        p = request.precision
-        depth = min(8, exact_depth(p.weight_bits, p.activation_bits)) if deferred else 2
+        depth = deferred_depth(request.precision) if deferred else 2
         self.vectors = depth * 8 // self.row.step  # of a run, added before one sadalp
 
     def _tile(self, part: ChannelTiles) -> None:

@@ -48,5 +48,6 @@ for _bits, _meaning in ((2, "w -2..1"), (1, "w -1 and +1")):
             build=build_lut,
             constants=_constants,
             rank=60,
+            variant=lambda request: coding_of(request).sums_limit(request.precision.activation_bits),
         )
     )

@@ -11,7 +11,7 @@ from tvm_mpq.kernels.nibble_lut.knobs import nibble_knobs
 from tvm_mpq.kernels.nibble_lut.machine import Machine
 from tvm_mpq.kernels.nibble_lut.neon import Neon
 from tvm_mpq.kernels.nibble_lut.pack import pack_nibbles
-from tvm_mpq.kernels.nibble_lut.shape import NibbleShape
+from tvm_mpq.kernels.nibble_lut.shape import NibbleShape, sums_limit
 from tvm_mpq.kernels.nibble_lut.x86_256 import Avx2
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
 from tvm_mpq.numerics.activation_names import is_clamp
@@ -66,6 +66,7 @@ def _row(name: str, features: frozenset[str], bits: int, rank: int, machine: Mac
             build=build,
             constants=_constants,
             rank=rank,
+            variant=lambda request: sums_limit(request.precision.activation_bits),
         )
     )
 

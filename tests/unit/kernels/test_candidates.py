@@ -1,0 +1,70 @@
+"""Candidate precisions: code of their own, more bits first, and what users choose among."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import tvm_ffi
+
+from tvm_mpq.kernels import ALWAYS, OFFERED, Request, candidate_precisions, default_kernel, fitting
+from tvm_mpq.schema import FLOAT_BITS, Conv2dWorkload, Precision
+from tvm_mpq.targets import features, resolve
+
+SAME = (1, 1, 1, 1)
+WORKLOADS = {
+    "conv": Conv2dWorkload(1, 8, 8, 32, 32, (3, 3), (1, 1), SAME),
+    "pointwise": Conv2dWorkload(1, 7, 7, 64, 48, (1, 1)),
+    "linear": Conv2dWorkload(1, 1, 1, 256, 64, (1, 1)),
+    "depthwise": Conv2dWorkload(1, 8, 8, 32, 32, (3, 3), (1, 1), SAME, groups=32),
+}
+
+
+def offered(workload: Conv2dWorkload, target: str, *texts: str) -> list[str]:
+    chosen = {"offered": map(Precision.parse, texts)} if texts else {}
+    return list(map(str, candidate_precisions(workload, features(resolve(target)), **chosen)))
+
+
+@pytest.mark.parametrize("target", ["haswell", "znver4", "cortex-a72", "cortex-a76", "rv64gc"])
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_every_candidate_is_code_of_its_own(name: str, target: str) -> None:
+    found = candidate_precisions(WORKLOADS[name], features(resolve(target)))
+    assert set(ALWAYS) <= set(found) <= set(OFFERED) and found == sorted(found, reverse=True)
+    requests = [
+        Request(WORKLOADS[name], p, FLOAT_BITS if p.is_float else 8, features(resolve(target)), 1) for p in found
+    ]
+    for a, b in itertools.combinations(requests, 2):
+        kernels = default_kernel(a), default_kernel(b)
+        if kernels[0].family == kernels[1].family:
+            bodies = [kernel.build() for kernel in kernels]
+            assert not tvm_ffi.structural_equal(*bodies), f"{a.precision} and {b.precision} run the same code"
+
+
+@pytest.mark.parametrize(
+    "name, target, integers",
+    [
+        ("conv", "haswell", ["w8a8", "w7a8", "w6a8", "w5a8", "w2a4", "w1a4"]),  # w5a8 defers as far as w4a8 would
+        ("conv", "znver4", ["w8a8", "w4a8", "w2a4", "w1a4"]),
+        ("depthwise", "znver4", ["w8a8"]),
+        ("depthwise", "cortex-a72", ["w8a8"]),
+        ("conv", "rv64gc", ["w8a8"]),
+    ],
+)
+def test_fewer_bits_of_the_same_code_are_no_candidates(name: str, target: str, integers: list[str]) -> None:
+    assert [text for text in offered(WORKLOADS[name], target) if text.startswith("w")] == integers
+
+
+def test_what_users_choose_among() -> None:
+    assert offered(WORKLOADS["conv"], "znver4", "w2a5", "w4a8") == ["fp32", "w8a8", "w4a8", "w2a5"]
+    assert offered(WORKLOADS["conv"], "znver4", "w3a8", "w4a8") == ["fp32", "w8a8", "w4a8"]  # w3a8 is stored as w4a8
+    assert offered(WORKLOADS["conv"], "znver4", "w3a8") == ["fp32", "w8a8", "w3a8"]
+    assert offered(WORKLOADS["depthwise"], "znver4", "w2a5") == ["fp32", "w8a8"]
+
+
+def test_the_variant_tells_precisions_of_one_family_apart() -> None:
+    for target, few, more in (("haswell", "w7a8", "w6a8"), ("znver4", "w2a5", "w2a4"), ("cortex-a72", "w7a8", "w6a8")):
+        rows = []
+        for text in (few, more):
+            request = Request(WORKLOADS["conv"], Precision.parse(text), 8, features(resolve(target)))
+            rows.append((fitting(request)[0].name, fitting(request)[0].variant(request)))
+        assert rows[0][0] == rows[1][0] and rows[0][1] != rows[1][1]
