@@ -64,6 +64,8 @@ def to_tvm_attrs(row: TargetRow, cores: int | None = None) -> dict[str, Any]:
     attrs: dict[str, Any] = {"kind": row.kind, "mcpu": row.mcpu, "num-cores": count}
     if row.mtriple is not None:
         attrs["mtriple"] = row.mtriple
+        if row.mtriple.endswith("hf"):
+            attrs["mfloat-abi"] = "hard"  # TVM leaves it soft, which the triple's own linker refuses
     if row.mattr:
         attrs["mattr"] = list(row.mattr)
     return attrs

@@ -56,7 +56,7 @@ def system(O: T.Buffer(({names},), "uint8"), S: T.Buffer((2,), "int64")):
 _BASE: dict[str, dict[str, Any]] = {
     "x86_64": {"mcpu": "x86-64"},
     "aarch64": {"mcpu": "generic"},
-    "arm": {"mcpu": "cortex-a7"},
+    "arm": {"mcpu": "cortex-a7", "mfloat-abi": "hard"},
     "riscv64": {"mcpu": "generic-rv64", "mattr": ["+m", "+a", "+f", "+d", "+c"]},
 }
 

@@ -65,7 +65,7 @@ def install_wheels(cache: Path, python: Path) -> Path:
 def prepare(cache: Path) -> tuple[list[str], dict[str, str]]:
     """Fetch what is missing; the command that starts Python on the board, without -cpu, and its environment."""
     with locked(cache):
-        qemu = emulator(cache)
+        qemu = emulator(cache, "aarch64")
         root = make_root(cache)
         python = interpreter(root)
         site = install_wheels(cache, python)

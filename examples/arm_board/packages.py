@@ -18,6 +18,10 @@ from pathlib import Path
 from typing import Any
 
 
+TRIPLES = {"aarch64": "aarch64-linux-gnu", "arm": "arm-linux-gnueabihf", "riscv64": "riscv64-linux-gnu"}
+"""Architecture, as qemu names it, to the triple of its GNU compiler."""
+
+
 class BoardError(RuntimeError):
     """Something that the user can mend; one line."""
 
@@ -55,7 +59,7 @@ def run(command: Sequence[str], what: str, **options: Any) -> str:
 
 
 def debian_architecture(machine: str) -> str:
-    return {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "armhf"}.get(machine, machine)
+    return {"x86_64": "amd64", "aarch64": "arm64", "arm": "armhf", "armv7l": "armhf"}.get(machine, machine)
 
 
 class Apt:
@@ -116,31 +120,35 @@ class Apt:
         stamp.touch()
 
 
-def emulator(cache: Path) -> str:
-    """qemu for 64-bit ARM programs: the installed one, else unpacked under `cache`."""
-    for name in ("qemu-aarch64-static", "qemu-aarch64"):
+def emulator(cache: Path, architecture: str) -> str:
+    """qemu for programs of an architecture (a key of TRIPLES): the installed one, else unpacked under `cache`."""
+    for name in (f"qemu-{architecture}-static", f"qemu-{architecture}"):
         if found := shutil.which(name):
             return found
     root = cache / "tools"
-    program = root / "usr/bin/qemu-aarch64-static"
+    program = root / f"usr/bin/qemu-{architecture}-static"
     if not program.exists():
         _announce(program.name, "qemu-user-static", root)
         Apt(cache, _here()).unpack(["qemu-user-static"], root, dependencies=False)
+        wanted = {f"qemu-{name}-static" for name in TRIPLES}
         for other in program.parent.glob("qemu-*-static"):  # of dozens of machines, hundreds of megabytes
-            if other != program:
+            if other.name not in wanted:
                 other.unlink()
     return str(program)
 
 
-def cross_compiler(cache: Path) -> str:
-    """gcc for 64-bit ARM: the installed one, else unpacked under `cache` behind a script that finds its parts."""
-    name = "aarch64-linux-gnu-gcc"
+def cross_compiler(cache: Path, architecture: str) -> str:
+    """gcc for an architecture: the installed one, else unpacked under `cache` behind a script that finds its parts."""
+    name = f"{TRIPLES[architecture]}-gcc"
     if found := shutil.which(name):
         return found
     root, script = cache / "tools", cache / "bin" / name
     if not script.exists():
-        _announce(name, "gcc-aarch64-linux-gnu", root)
-        Apt(cache, _here()).unpack(["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"], root)
+        package = f"gcc-{TRIPLES[architecture]}"
+        _announce(name, package, root)
+        # gcc only recommends its C library.
+        library = f"libc6-dev-{debian_architecture(architecture)}-cross"
+        Apt(cache, _here()).unpack([package, library], root)
         libraries = root / "usr/lib" / f"{platform.machine()}-linux-gnu"
         script.parent.mkdir(parents=True, exist_ok=True)
         script.write_text(
@@ -151,10 +159,11 @@ def cross_compiler(cache: Path) -> str:
     return str(script)
 
 
-def libraries_root(cache: Path) -> Path:
+def libraries_root(cache: Path, architecture: str) -> Path:
     """Where the cross compiler's C library lies, for the emulator's -L."""
-    installed = Path("/usr/aarch64-linux-gnu")
-    return installed if (installed / "lib/libc.so.6").exists() else cache / "tools/usr/aarch64-linux-gnu"
+    triple = TRIPLES[architecture]
+    installed = Path("/usr") / triple
+    return installed if (installed / "lib/libc.so.6").exists() else cache / "tools/usr" / triple
 
 
 def _here() -> str:

@@ -47,17 +47,22 @@ def tracker_port() -> Iterator[int]:
 
 
 def test_a_kernel_is_verified_and_timed_there(tracker_port: int, machine: EmulatedMachine, tmp_path: Path) -> None:
-    row = resolve("cortex-a72")
+    row, linker = resolve("cortex-a72"), machine.tools("aarch64").gcc
     workload = Conv2dWorkload(1, 8, 8, 32, 32, (3, 3), (1, 1), (1, 1, 1, 1), activation="relu")
     kernel = default_kernel(Request(workload, W8A8, 8, features(row)))
     assert kernel.family.name.endswith("__neon")
     (built,) = build_modules(
-        [("conv", kernel.build())], to_tvm(row), workers=1, linker=machine.gcc, folder=tmp_path, timeout_sec=120
+        [("conv", kernel.build())],
+        to_tvm(row),
+        workers=1,
+        linker=linker,
+        folder=tmp_path,
+        timeout_sec=120,
     )
     assert built.path is not None, built.failure
     with RpcSession("127.0.0.1", tracker_port, KEY, tracker=True) as session:
         verify_kernel(session, built.path, "conv", kernel)
-        sentinel = session.upload_module(build_sentinel(to_tvm(row), linker=machine.gcc))
+        sentinel = session.upload_module(build_sentinel(to_tvm(row), linker=linker))
         tensors = [session.array(a) for a in sentinel_args()]
         (times,) = session.time_functions([(sentinel, FUNCTION, tensors)], number=2, rounds=5)
         assert len(times) == 5 and min(times) > 0

@@ -27,7 +27,10 @@ typedef struct { /* DLPack */
 typedef struct { /* tvm_ffi's value */
   int32_t type_index;
   uint32_t padding;
-  void* pointer;
+  union {
+    int64_t integer; /* eight bytes, also where pointers have four */
+    void* pointer;
+  };
 } Value;
 
 typedef int (*Kernel)(void* self, const Value* args, int32_t count, Value* result);
@@ -112,7 +115,7 @@ int main(int argc, char** argv) {
   int count;
   while (fscanf(job, " kernel %255s %d", name, &count) == 2) {
     Tensor tensors[MAX_ARGS];
-    Value values[MAX_ARGS], result = {0, 0, NULL};
+    Value values[MAX_ARGS], result = {0, 0, {0}};
     int64_t dims[MAX_ARGS][2][MAX_DIMS];
     size_t offsets[MAX_ARGS], sizes[MAX_ARGS];
     if (count > MAX_ARGS) stop("too many arguments of", name);
@@ -133,7 +136,8 @@ int main(int argc, char** argv) {
       }
       *t = (Tensor){guarded(blob + offsets[i], sizes[i]), CPU, 0, ndim, (uint8_t)code, (uint8_t)bits, 1,
                     dims[i][0], dims[i][1], 0};
-      values[i] = (Value){DL_TENSOR, 0, t};
+      values[i] = (Value){DL_TENSOR, 0, {0}};
+      values[i].pointer = t;
     }
     snprintf(symbol, sizeof symbol, "__tvm_ffi_%s", name);
     Kernel kernel = (Kernel)dlsym(library, symbol);

@@ -54,6 +54,11 @@ def test_attributes_survive_json_and_tvm(row: TargetRow) -> None:
     assert resolve(target) == dataclasses.replace(row, cores=3)
 
 
+def test_the_float_abi_is_that_of_the_triple() -> None:
+    """TVM would compile for soft floats, which the linker of the triple refuses; tests/boards links."""
+    assert [row.name for row in ROWS if to_tvm_attrs(row).get("mfloat-abi") == "hard"] == ["cortex-a7"]
+
+
 def test_features_are_the_rows() -> None:
     assert "avx512vnni" in features(resolve("cascadelake"))
     assert "avx512vnni" not in features(resolve("skylake-avx512"))

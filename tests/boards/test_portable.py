@@ -1,12 +1,16 @@
-"""The portable families (pooling, addition, conversions, floats) compile for ARM and equal their definition there."""
+"""The portable families compile for ARM and RISC-V and equal their definition there."""
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 import pytest
 
+from mpq_testing.conv_cases import DENSE, DEPTHWISE, GROUPED, TURNS, make_case
 from mpq_testing.emulated import Case, EmulatedMachine
 from tvm_mpq.kernels.registry import Kernel, Request, fitting
+from tvm_mpq.numerics.activation_names import is_clamp
 from tvm_mpq.schema import (
     FLOAT_BITS,
     FP32,
@@ -25,7 +29,9 @@ from tvm_mpq.schema import (
 from tvm_mpq.targets import features, resolve
 from tvm_mpq.tuning.verify import FLOAT_TOLERANCE, example_inputs, example_operands
 
-CORES = ("cortex-a53", "cortex-a76")
+PORTABLE = ("cortex-a7", "rv64gc", "rv64gcv")
+"""Cores without a convolution of their own."""
+CORES = ("cortex-a53", "cortex-a76", *PORTABLE)
 SAME = (1, 1, 1, 1)
 
 CARRIERS: list[Workload] = [
@@ -80,5 +86,29 @@ def test_integers_are_equal(machine: EmulatedMachine, core: str, rng: np.random.
     machine.check(cases, core)
 
 
-def test_floats_are_close(machine: EmulatedMachine, rng: np.random.Generator) -> None:
-    machine.check([case(work, FP32, FLOAT_BITS, "cortex-a72", rng) for work in FLOATS], "cortex-a72", FLOAT_TOLERANCE)
+@pytest.mark.parametrize("core", PORTABLE)
+def test_integer_convolutions_are_equal(machine: EmulatedMachine, core: str, rng: np.random.Generator) -> None:
+    """A third of the shapes on each core."""
+    found = []
+    turns = list(zip([*DENSE, *DEPTHWISE, *GROUPED], itertools.cycle(TURNS)))
+    for w, (precision, out_bits, threads, extreme) in turns[PORTABLE.index(core) :: len(PORTABLE)]:
+        request = Request(w, precision, out_bits if is_clamp(w.activation) else 8, features(resolve(core)), threads)
+        family = fitting(request)[0]
+        assert family.name.endswith("__generic")
+        space = family.knob_space(request)
+        found.append(make_case(Kernel(request, family, space[len(w.key) % len(space)]), rng, extreme))
+    machine.check(found, core)
+
+
+@pytest.mark.parametrize("core", ["cortex-a72", *PORTABLE])
+def test_floats_are_close(machine: EmulatedMachine, core: str, rng: np.random.Generator) -> None:
+    machine.check([case(work, FP32, FLOAT_BITS, core, rng) for work in FLOATS], core, FLOAT_TOLERANCE)
+
+
+def test_an_emulated_core_has_no_more_than_its_features(machine: EmulatedMachine, rng: np.random.Generator) -> None:
+    """Else a kernel that takes too much for granted would pass."""
+    given = case(AddWorkload((1, 5, 7, 33), "relu"), W8A8, 8, "rv64gcv", rng)
+    library, (name,) = machine.compile([given.kernel], "rv64gcv")
+    machine.run(library, [(name, given.arguments())], "rv64gcv")
+    with pytest.raises(AssertionError, match="on rv64gc: code"):
+        machine.run(library, [(name, given.arguments())], "rv64gc")
