@@ -32,6 +32,9 @@ from tvm_mpq.tuning.store import default_path
 
 _T = TypeVar("_T")
 
+UNPACKAGED = ("arm", "riscv64")
+"""Architectures for which TVM publishes no packages: a board has to build its RPC server from source."""
+
 
 @dataclass
 class Bench:
@@ -163,9 +166,11 @@ def _device(options: Options, row: TargetRow, *, compile_only: bool) -> tuple[Pl
         return boards, boards.board.identity(options.threads)
     lacking = targets.missing_features(row)
     if lacking and not compile_only:
+        hint = f" (TVM has no packages for {lacking[0]}: build its server there)" if lacking[0] in UNPACKAGED else ""
         raise TargetMismatchError(
             f"target {row.name!r} needs {', '.join(lacking)}, which this CPU lacks, so nothing can be measured for it "
-            "here: give a board with --rpc HOST:PORT, choose target 'local', or run on a machine that has them"
+            f"here: give a board with --rpc HOST:PORT{hint}, choose target 'local', or compile a plan "
+            "made elsewhere with tvm-mpq build --plan"
         )
     here = targets.local_row() if lacking else row
     return ThisMachine(options.threads), targets.device_identity(here, options.threads)

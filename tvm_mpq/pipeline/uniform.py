@@ -46,7 +46,7 @@ def build_network(
 def _build(bench: Bench, options: Options, uniform: str | None, keep: tuple[str, ...], plan: Path | None) -> Result:
     prepared = bench.prepared
     if plan is not None:
-        chosen = Plan.load(plan)
+        chosen = _fitted(Plan.load(plan), bench)
     else:
         precisions = uniform_precisions(prepared, Precision.parse(str(uniform)), keep)
         data = load_dataset(options.data, prepared.inputs)
@@ -71,6 +71,18 @@ def _build(bench: Bench, options: Options, uniform: str | None, keep: tuple[str,
         "artifacts": {},
     }
     return Result(chosen, report, work)
+
+
+def _fitted(plan: Plan, bench: Bench) -> Plan:
+    """A plan made for another CPU keeps its precisions and ranges; kernels and target become those asked for."""
+    row, attrs = bench.prepared.row, bench.prepared.tvm_target_attrs
+    if all(plan.tvm_target_attrs.get(name) == attrs.get(name) for name in ("mcpu", "mtriple", "mattr")):
+        return plan
+    bench.options.tell(
+        f"the plan was made for target {plan.target!r}: its precisions and ranges are kept, and {row.name!r} gets its "
+        "own default kernels, whose latency nobody measured"
+    )
+    return dataclasses.replace(plan, target=row.name, tvm_target_attrs=attrs, kernels={})
 
 
 def _tuned(bench: Bench, plan: Plan) -> dict[str, dict[str, Any]]:
