@@ -12,7 +12,7 @@ from mpq_testing.definition import assert_steps_follow_the_definition, is_intege
 from mpq_testing.lab import Lab
 from mpq_testing.onnx_models import GRAPHS, reference_outputs
 from tvm_mpq.passes.lowering import KernelStep, ReshapeStep
-from tvm_mpq.schema import FLOAT_BITS, Plan
+from tvm_mpq.schema import FLOAT_BITS, Plan, Precision
 
 GetLab = Callable[[str], Lab]
 
@@ -61,6 +61,24 @@ def test_random_plans_mix(built_residual: list[tuple[Plan, list[np.ndarray]]]) -
     """Else the test above would show less than it says."""
     mixed = [set(plan.operators.values()) for plan, _ in built_residual[3:]]
     assert set().union(*mixed) >= {"fp32", "w8a8", "w4a8"} and all(len(m) > 1 for m in mixed)
+
+
+EVERY = ("w8a8", "w7a8", "w6a8", "w5a8", "w4a8", "w3a8", "w2a8", "w1a8", "w3a5", "w2a5", "w2a4", "w2a2", "w1a5", "w1a4")
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_all_weight_bits_in_one_network(lab: GetLab, kernels: Path, tmp_path: Path, threads: int) -> None:
+    """Plans in which every operator has other bits, on several threads: integers from end to end, as defined."""
+    offered = list(map(Precision.parse, EVERY))
+    network = Lab(lab("residual").model, kernels, threads=threads, offered=offered)
+    plans = []
+    for shift in range(0, len(EVERY), len(network.names)):
+        shifted = EVERY[shift:] + EVERY[:shift]
+        plans.append(network.plan("w8a8", dict(zip(network.names, shifted, strict=False))))
+    assert set().union(*(plan.operators.values() for plan in plans)) == set(EVERY)
+    for plan, (built,) in zip(plans, network.run_built(plans, tmp_path), strict=True):
+        assert is_integer(network.steps(plan))
+        np.testing.assert_array_equal(built, network.define(plan)[0])
 
 
 @pytest.mark.parametrize("precision", ["w8a8", "w4a8"])

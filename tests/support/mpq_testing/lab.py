@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -29,11 +30,16 @@ Array = npt.NDArray[Any]
 
 
 class Lab:
-    """model: whatever `optimize` takes; kernels: folder of compiled kernels, shared by all labs of a test run."""
+    """model: whatever `optimize` takes; kernels: folder of compiled kernels, shared by all labs of a test run.
 
-    def __init__(self, model: Any, kernels: Path, *, observer: str = "minmax", samples: int = 4) -> None:
+    options: of `prepare`.
+    """
+
+    def __init__(
+        self, model: Any, kernels: Path, *, observer: str = "minmax", samples: int = 4, **options: Any
+    ) -> None:
         self.model = model
-        self.prepared = prepare(model)
+        self.prepared = prepare(model, **options)
         self.graph = self.prepared.graph
         store = KernelStore(kernels, self.prepared.tvm_target_attrs)
         runtime = HostRuntime(store, self.graph, self.prepared.tvm_target(), self.prepared.features)
@@ -96,14 +102,15 @@ class Lab:
                     "outputs": str(folder / f"out{i}.npz"),
                 }
             )
-        return run_strangers(jobs, folder)
+        return run_strangers(jobs, folder, self.prepared.threads)
 
 
-def run_strangers(jobs: list[dict[str, str]], folder: Path) -> list[list[Array]]:
+def run_strangers(jobs: list[dict[str, str]], folder: Path, threads: int = 1) -> list[list[Array]]:
     """Run libraries in one fresh process that has plain TVM only."""
     (folder / "jobs.json").write_text(json.dumps(jobs))
     command = [sys.executable, stranger.__file__, str(folder / "jobs.json")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    environment = {**os.environ, "TVM_NUM_THREADS": str(threads)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=environment)
     assert done.returncode == 0, done.stderr
     results = []
     for job in jobs:
