@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from mpq_testing.emulated import BOARD, EmulatedMachine
-from mpq_testing.rpc import rpc_tracker
+from mpq_testing.emulated import BOARD, BOARD_KEY, EmulatedMachine
 from tvm_mpq.kernels.registry import Request, default_kernel
 from tvm_mpq.schema import W8A8, Conv2dWorkload
 from tvm_mpq.targets import features, resolve, to_tvm
@@ -21,29 +17,6 @@ from tvm_mpq.tuning.build import build_modules
 from tvm_mpq.tuning.sentinel import FUNCTION, build_sentinel, sentinel_args
 from tvm_mpq.tuning.session import RpcSession
 from tvm_mpq.tuning.verify import verify_kernel
-
-KEY = "emulated-a72"
-
-
-@pytest.fixture(scope="module")
-def tracker_port() -> Iterator[int]:
-    """A tracker that knows one emulated board."""
-    pytest.importorskip("tornado", reason="TVM's tracker needs tornado (extra `rpc`)")
-    command = [sys.executable, str(BOARD / "board.py")]
-    made = subprocess.run([*command, "--prepare-only"], capture_output=True, text=True, check=False, timeout=900)
-    if made.returncode:
-        pytest.skip(f"the emulated board cannot be made here: {made.stderr.strip().splitlines()[-1]}")
-    with rpc_tracker() as tracker:
-        options = [f"--tracker=127.0.0.1:{tracker.port}", f"--key={KEY}", "--port=19590", "--cpu=cortex-a72"]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        with subprocess.Popen([*command, *options], text=True, start_new_session=True, **pipes) as board:
-            try:
-                assert board.stdout is not None and board.stderr is not None
-                line = board.stdout.readline()
-                assert line.startswith("ready "), board.stderr.read()
-                yield tracker.port
-            finally:
-                os.killpg(board.pid, signal.SIGKILL)
 
 
 def test_a_kernel_is_verified_and_timed_there(tracker_port: int, machine: EmulatedMachine, tmp_path: Path) -> None:
@@ -60,7 +33,7 @@ def test_a_kernel_is_verified_and_timed_there(tracker_port: int, machine: Emulat
         timeout_sec=120,
     )
     assert built.path is not None, built.failure
-    with RpcSession("127.0.0.1", tracker_port, KEY, tracker=True) as session:
+    with RpcSession("127.0.0.1", tracker_port, BOARD_KEY, tracker=True) as session:
         verify_kernel(session, built.path, "conv", kernel)
         sentinel = session.upload_module(build_sentinel(to_tvm(row), linker=linker))
         tensors = [session.array(a) for a in sentinel_args()]

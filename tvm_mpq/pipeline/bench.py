@@ -86,7 +86,7 @@ class Bench:
     def condition(self) -> dict[str, Any]:
         """What a report says of the machine: its health before and after; which boards served, which were lost."""
         place = self.place
-        report: dict[str, Any] = {"health": {"start": self.health, "end": _health(place)}, "boards": None}
+        report: dict[str, Any] = {"health": {"start": self.health, "end": _health(place, self.device)}, "boards": None}
         if isinstance(place, Boards):
             lost = [dataclasses.asdict(loss) for loss in place.losses]
             report["boards"] = {"used": place.names, "lost": lost, "emulated": place.board.emulated}
@@ -108,11 +108,13 @@ class Bench:
         self.db.close()
 
 
-def _health(place: Place) -> dict[str, Any]:
-    """Now; of the first board when there are several."""
+def _health(place: Place, device: DeviceIdentity) -> dict[str, Any]:
+    """Now, with warnings; of the first board when there are several."""
     if isinstance(place, Boards):
-        return place.do(lambda session: dataclasses.asdict(Probe(session).health()))
-    return dataclasses.asdict(health.read_health(health.read_local))
+        state = place.do(lambda session: Probe(session).health())
+    else:
+        state = health.read_health(health.read_local)
+    return {**dataclasses.asdict(state), "warnings": state.warnings(device.cores)}
 
 
 def open_bench(options: Options, *, compile_only: bool = False) -> Bench:
@@ -157,7 +159,7 @@ def _equipped(options: Options, row: TargetRow, place: Place, device: DeviceIden
         workers=options.workers or usable_cores(),
         linker=targets.linker_of(row),
     )
-    return Bench(options, prepared, db, store, place, device, _health(place))
+    return Bench(options, prepared, db, store, place, device, _health(place, device))
 
 
 def _device(options: Options, row: TargetRow, *, compile_only: bool) -> tuple[Place, DeviceIdentity]:

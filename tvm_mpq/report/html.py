@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tvm_mpq.errors import OutputError
-from tvm_mpq.report import summary, text
+from tvm_mpq.report import condition, summary, text
 from tvm_mpq.report.svg import latency_bars
 from tvm_mpq.report.text import NOTHING, number, percent, ratio
 
@@ -61,6 +61,7 @@ def render(report: Report) -> str:
         _check(report),
         _operators(report),
         _method(report),
+        _device(report),
     ]
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{model} - tvm-mpq</title>\n'
@@ -162,3 +163,12 @@ def _method(report: Report) -> str:
     ]
     rows = [_cell(escape(name)) + _cell(escape(value)) for name, value in facts if value]
     return "<h2>How this was found</h2>" + _table(("", ""), rows)
+
+
+def _device(report: Report) -> str:
+    """How the device was, and which boards served."""
+    rows = [_cell(escape(name)) + _cell(escape(a)) + _cell(escape(b)) for name, a, b in condition.rows(report)]
+    told = _table(("", "before", "after"), rows) if rows else "<p>It tells nothing of load, clock or temperature.</p>"
+    boards = [f"<p>Board: {escape(name)}</p>" for name in condition.boards_used(report)]
+    boards += [f"<p class=bad>Board {escape(lost)}</p>" for lost in condition.boards_lost(report)]
+    return "<h2>The device</h2>" + "".join(boards) + told

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tvm_mpq.report import text
+from tvm_mpq.report import condition, text
 from tvm_mpq.report.text import is_number, number, percent, ratio, times
 
 Report = dict[str, Any]
@@ -163,7 +163,7 @@ def cautions(report: Report) -> list[str]:
             notes.append(f"The latency predicted for {name} is {off} off what was measured.")
     if report.get("solver", {}).get("status") == "time_limit":
         notes.append("The solver ran out of time: a better plan may exist; allow more with --solver-seconds.")
-    return notes
+    return notes + condition.cautions(report)
 
 
 def time_of(candidate: dict[str, Any]) -> float | None:

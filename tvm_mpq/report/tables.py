@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tvm_mpq.report import summary, text
+from tvm_mpq.report import condition, summary, text
 from tvm_mpq.report.text import NOTHING, number, one_line, percent
 
 Report = dict[str, Any]
@@ -71,6 +71,7 @@ def show_optimize(report: Report) -> None:
         ("solver", summary.solver_line(report)),
         ("latency entries", summary.entries_line(report)),
         ("threads", str(report.get("threads", ""))),
+        *condition.facts(report),
         *_artifacts(report),
     ]
     _facts(console, facts)

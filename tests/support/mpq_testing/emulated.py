@@ -24,6 +24,7 @@ from tvm_mpq.targets import cpuinfo, resolve, to_tvm
 Array = npt.NDArray[Any]
 
 BOARD = Path(__file__).parents[3] / "examples" / "arm_board"
+BOARD_KEY = "emulated-a72"
 RUNNER = Path(__file__).with_name("kernel_runner.c")
 
 QEMU_CPU = {"cortex-a55": "cortex-a76", "rv64gc": "sifive-u54", "rv64gcv": "rv64,v=true,vext_spec=v1.0,vlen=128"}
