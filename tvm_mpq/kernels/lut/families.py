@@ -5,26 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from tvm_mpq.kernels.conv.pack import integer_constants, with_ranges
+from tvm_mpq.kernels.lut.accept import is_tabled
 from tvm_mpq.kernels.lut.build import build_lut
 from tvm_mpq.kernels.lut.coding import coding_of
 from tvm_mpq.kernels.lut.knobs import lut_knobs
 from tvm_mpq.kernels.lut.pack import pack_indices
 from tvm_mpq.kernels.lut.shape import LutShape
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
-from tvm_mpq.numerics.activation_names import is_clamp
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import Conv2dWorkload
-
-_LEAST_POSITIONS = 4
-"""Linear layers with fewer rows are bound by reading weights: tables do not help there."""
-
-
-def _accepts(request: Request) -> bool:
-    w = request.workload
-    assert isinstance(w, Conv2dWorkload)
-    finishable = request.out_bits <= 8 or is_clamp(w.activation)
-    few = w.kernel == (1, 1) and w.batch * w.out_height * w.out_width < _LEAST_POSITIONS
-    return w.groups == 1 and w.dilation == (1, 1) and finishable and not few
 
 
 def _constants(request: Request, knobs: Knobs, operands: Operands) -> list[np.ndarray]:
@@ -43,7 +32,7 @@ for _bits, _meaning in ((2, "w -2..1"), (1, "w -1 and +1")):
             weight_bits=frozenset({_bits}),
             activation_bits=frozenset({2, 3, 4, 5}),
             operand_ranges=f"x 0..2^a-1 with a <= 5, {_meaning}",
-            accepts=_accepts,
+            accepts=is_tabled,
             knob_space=lut_knobs,
             build=build_lut,
             constants=_constants,

@@ -15,7 +15,7 @@ from tvm.tirx import PrimFunc
 
 from tvm_mpq.kernels.conv.epilogue import Cell, Epilogue, activation_params, range_params
 from tvm_mpq.kernels.conv.geometry import tiles
-from tvm_mpq.kernels.nibble_lut.frame import LookUpFrame
+from tvm_mpq.kernels.lut.frame import LookUpFrame
 from tvm_mpq.kernels.nibble_lut.machine import Machine
 from tvm_mpq.kernels.nibble_lut.pack import packed_shape
 from tvm_mpq.kernels.nibble_lut.shape import TABLE_BYTES, NibbleShape, lookups_limit, part_channels
@@ -95,10 +95,7 @@ class _NibbleLut(LookUpFrame):
         totals = self._reduce(base, names)
         for v, c in enumerate(channel):
             code.let(f"m{v}", f"multiplier[{ramp(c, _LANES)}]")
-        if s.folded:
-            code.let("position", f"T.min(oh * {s.out_width}, {s.folded - s.out_width}) + ow")
-        else:
-            code.let("position", f"(n * {s.out_height} + oh) * {s.out_width} + ow")
+        self.position()
         cells = [
             Cell(total, f"m{v}", f"position + {p}", channel[v])
             for p, row in enumerate(totals)

@@ -6,6 +6,7 @@ import numpy as np
 from tvm.tirx import PrimFunc
 
 from tvm_mpq.kernels.conv.pack import integer_constants, with_ranges
+from tvm_mpq.kernels.lut.accept import is_tabled
 from tvm_mpq.kernels.nibble_lut.build import build_nibble_lut, part_count
 from tvm_mpq.kernels.nibble_lut.knobs import nibble_knobs
 from tvm_mpq.kernels.nibble_lut.machine import Machine
@@ -14,21 +15,14 @@ from tvm_mpq.kernels.nibble_lut.pack import pack_nibbles
 from tvm_mpq.kernels.nibble_lut.shape import NibbleShape, sums_limit
 from tvm_mpq.kernels.nibble_lut.x86_256 import Avx2
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
-from tvm_mpq.numerics.activation_names import is_clamp
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import Conv2dWorkload
 
-_LEAST_POSITIONS = 4
-"""Linear layers with fewer rows are bound by reading weights: tables do not help there."""
 _LANES = 16  # 16 bit lanes that add the activations of one position
 
 
 def _accepts(request: Request) -> bool:
-    w = request.workload
-    assert isinstance(w, Conv2dWorkload)
-    finishable = request.out_bits <= 8 or is_clamp(w.activation)
-    few = w.kernel == (1, 1) and w.batch * w.out_height * w.out_width < _LEAST_POSITIONS
-    return w.groups == 1 and w.dilation == (1, 1) and finishable and not few and _exact(request)
+    return is_tabled(request) and _exact(request)
 
 
 def _exact(request: Request) -> bool:

@@ -19,6 +19,7 @@ class LookUpFrame(ABC):
 
     columns, channels: extents of a tile, positions x vectors of output channels; all_channels: such vectors in all;
     band: output rows whose tables are held together; order: `positions` or `channels`, the outer loop.
+    The code reads n, oh, ow and part: image, output row, and first column and channel vector of a tile.
     """
 
     def __init__(
@@ -50,14 +51,23 @@ class LookUpFrame(ABC):
 
     @abstractmethod
     def tile(self, base: str) -> None:
-        """Code that computes output row `oh`, columns from `ow`, channel vectors from `part`; see `row_slot`."""
+        """Code that computes one tile; `base` is for `row_slot`."""
 
     def row_slot(self, base: str, ky: str) -> str:
-        """The slot that kernel row `ky` of output row `oh` reads."""
+        """The row of tables in memory that kernel row `ky` of output row `oh` reads."""
         y = f"(oh * {self.s.stride[0]} + {ky})"
         return f"({base} + {y if self.slots == self.s.rows else f'{y} % {self.slots}'})"
 
+    def position(self) -> None:
+        """Bind `position`, the index of a tile's first output position."""
+        s = self.s
+        if s.folded:
+            self.code.let("position", f"T.min(oh * {s.out_width}, {s.folded - s.out_width}) + ow")
+        else:
+            self.code.let("position", f"(n * {s.out_height} + oh) * {s.out_width} + ow")
+
     def loops(self) -> None:
+        """All of the work: call it once, when buffers and constants are bound."""
         if self.whole:
             self._whole()
         else:
