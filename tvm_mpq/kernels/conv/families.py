@@ -41,8 +41,8 @@ def _nibbles(request: Request) -> bool:
 def _bytes_depth(request: Request) -> int:
     """Steps added in 16 bits: exact, and a divisor of the steps of one kernel tap."""
     w, p = workload_of(request), request.precision
-    limit = min(int(__import__("os").environ.get("DEP","4")), Bytes.limit(p.weight_bits, p.activation_bits), padded_channels(w.in_channels) // 4)
-    return next((d for d in (16, 8, 4, 2, 1) if d <= limit), 0)
+    limit = min(4, Bytes.limit(p.weight_bits, p.activation_bits), padded_channels(w.in_channels) // 4)
+    return next((d for d in (4, 2, 1) if d <= limit), 0)
 
 
 def _row(
