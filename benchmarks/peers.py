@@ -17,9 +17,10 @@ from pathlib import Path
 
 from networks import NETWORKS, Material, MissingSourceError, material
 
+from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.peers.bench import compare
-from tvm_mpq.peers.common import MODULES
-from tvm_mpq.peers.compare import ENGINES, Settings, Subject, default_cache
+from tvm_mpq.peers.common import ENGINES, MODULES
+from tvm_mpq.peers.compare import Settings, Subject, chosen_engines, default_cache
 from tvm_mpq.report.peers import show_peers
 
 
@@ -27,7 +28,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--networks", default="resnet20", help=f"comma separated, of {', '.join(NETWORKS)}; or all")
-    add("--engines", default="all", help=f"comma separated, of {', '.join(ENGINES)}; or all")
+    add("--engines", default="all", help=f"comma separated, of {', '.join(ENGINES)}, ours-w2a4 and the like; or all")
     add("--threads", default="1", help="comma separated thread counts (default 1)")
     add("--rounds", type=int, default=15, help="calm rounds wanted for each ratio (default 15)")
     add("--attempts", type=int, default=4, help="at most this many times as many rounds are tried (default 4)")
@@ -45,7 +46,10 @@ def arguments() -> argparse.Namespace:
     add("--json", type=Path, help="write the results here, after every network")
     options = parser.parse_args()
     options.networks = _chosen(parser, options.networks, tuple(NETWORKS))
-    options.engines = tuple(_chosen(parser, options.engines, ENGINES))
+    try:
+        options.engines = chosen_engines(options.engines)
+    except InvalidValueError as e:
+        parser.error(str(e))
     options.threads = [int(t) for t in options.threads.split(",")]
     options.python = dict.fromkeys(MODULES, sys.executable) | dict(p.split("=", 1) for p in options.python)
     allowed = sorted(os.sched_getaffinity(0))

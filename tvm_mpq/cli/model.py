@@ -132,7 +132,7 @@ def run(folder: Path, data: Path, reference: Path | None, rpc: str | None, key: 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path, exists=False))
 @click.option("--data", type=click.Path(path_type=Path), help="Calibration .npz; with labels, also top-1.")
-@click.option("--engines", default="all", help="By commas: ours-int8, ort-int8, openvino-fp32, ...; or all.")
+@click.option("--engines", default="all", help="By commas: ours-int8, ours-w2a4, ort-int8, openvino-fp32, ...; or all.")
 @click.option("--threads", default="1", help="Thread counts, by commas.")
 @click.option("--rounds", type=click.IntRange(1), default=15, help="Calm rounds wanted for each ratio.")
 @click.option("--db", type=click.Path(path_type=Path), help="Latency database file; default: user's cache.")
@@ -142,13 +142,10 @@ def bench(
 ) -> None:
     """Compare MODEL's speed and outputs with the other engines installed here, in turns."""
     from tvm_mpq.peers.bench import bench_model
-    from tvm_mpq.peers.compare import ENGINES, Settings, default_cache
+    from tvm_mpq.peers.compare import Settings, chosen_engines, default_cache
     from tvm_mpq.report.peers import show_peers
 
-    chosen = ENGINES if engines == "all" else tuple(engines.split(","))
-    unknown = [name for name in chosen if name not in ENGINES]
-    if unknown:
-        raise InvalidValueError(f"--engines takes {', '.join(ENGINES)} or all (got {', '.join(unknown)})")
+    chosen = chosen_engines(engines)
     counts = threads.split(",")
     if not all(word.isdigit() and int(word) > 0 for word in counts):
         raise InvalidValueError(f"--threads takes whole numbers above 0 by commas (got {threads!r})")

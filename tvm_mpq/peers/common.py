@@ -28,6 +28,10 @@ PRECISIONS = {
 }
 
 
+ENGINES = tuple(f"{kind}-{p}" for kind, precisions in PRECISIONS.items() for p in precisions)
+"""All engines by name. Ours may also be asked for at other bits, as in `ours-w2a4`."""
+
+
 class NotOffered(Exception):
     """This engine cannot have this network; the text says why. Not a failure of the run."""
 
@@ -41,7 +45,7 @@ class Job:
     """
 
     kind: str  # the engine's name before the dash
-    precision: str  # int8, bf16, fp32
+    precision: str  # int8, bf16, fp32; of ours also w2a4 and the like
     folder: Path  # where build() writes
     threads: int
     calibration: Path

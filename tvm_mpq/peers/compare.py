@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -16,11 +17,10 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.peers.child import Child, EngineError
-from tvm_mpq.peers.common import MODULES, PRECISIONS, Job, NotOffered
+from tvm_mpq.peers.common import ENGINES, MODULES, PRECISIONS, Job, NotOffered
 from tvm_mpq.peers.rounds import Ratio, Round, Turn, calm_turns, ratio_to_best, rotated, spread, turn_times
-
-ENGINES = tuple(f"{kind}-{p}" for kind, precisions in PRECISIONS.items() for p in precisions)
 
 BUILD_SEC, LOAD_SEC, TURN_SEC, OUTPUTS_SEC = 3600.0, 300.0, 300.0, 1800.0
 SETTLE_SEC = 0.02
@@ -35,13 +35,31 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tvm-mpq" / "peers"
 
 
+def chosen_engines(text: str) -> tuple[str, ...]:
+    """Engines by commas, or `all`.
+
+    Raises
+    ------
+    InvalidValueError
+        For a name that is none, with the names that are.
+    """
+    names = ENGINES if text == "all" else tuple(text.split(","))
+    unknown = [name for name in names if name not in ENGINES and not re.fullmatch(r"ours-w[1-8]a[1-8]", name)]
+    if unknown:
+        raise InvalidValueError(
+            f"--engines takes {', '.join(ENGINES)}, ours-w2a4 and the like, or all (got {', '.join(unknown)})"
+        )
+    return names
+
+
 @dataclass(frozen=True)
 class Settings:
     """How to compare.
 
-    engines: names of ENGINES. rounds: calm rounds wanted for each ratio; attempts: at most this many times as many are
-    tried. turn_ms: least length of an engine's turn. max_drift: of the sentinel, relative. max_waited: largest share of
-    a turn spent waiting for a core. cache: folder for built networks. python: engine kind -> its interpreter.
+    engines: as `chosen_engines` gives them. rounds: calm rounds wanted for each ratio; attempts: at most this many
+    times as many are tried. turn_ms: least length of an engine's turn. max_drift: of the sentinel, relative.
+    max_waited: largest share of a turn spent waiting for a core. cache: folder for built networks. python: engine
+    kind -> its interpreter.
     """
 
     cache: Path
@@ -212,14 +230,19 @@ class Comparison:
         return taken
 
     def _ratios(self, rounds: list[Round]) -> dict[str, Ratio | None]:
+        """Ours against the fastest peer of the same precision; at fewer bits against int8, a peer's and ours."""
         options = self._options
         calm = calm_turns(rounds, options.max_drift, options.max_waited)
         found = {}
-        for precision in ("int8", "fp32"):
-            peers = [n for n in self._children if n.endswith(precision) and not n.startswith("ours")]
-            found[precision] = ratio_to_best(
-                rounds, calm, f"ours-{precision}", peers, max(1, options.rounds // 2), options.max_drift
-            )
+        for name in (n for n in self._children if n.startswith("ours-")):
+            precision = name.split("-")[1]
+            others = precision if precision in PRECISIONS["ours"] else "int8"
+            rivals = {precision: [n for n in self._children if n.endswith(others) and not n.startswith("ours")]}
+            if others != precision:
+                rivals[f"{precision}, to ours"] = ["ours-int8"]
+            for label, peers in rivals.items():
+                enough = max(1, options.rounds // 2)
+                found[label] = ratio_to_best(rounds, calm, name, peers, enough, options.max_drift)
         return found
 
     def _calm_pairs(self, rounds: list[Round]) -> int:

@@ -1,4 +1,7 @@
-"""tvm-mpq: uniform w8a8 or fp32, built through the project's API, run by plain TVM runtime."""
+"""tvm-mpq: one precision everywhere, built through the project's API, run by plain TVM runtime.
+
+Below 8 bits the first and the last operator stay at w8a8.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,9 @@ def build(job: Job) -> None:
     options = Options(
         job.onnx or job.tflite, data=images, threads=job.threads, db=job.db, calibration_samples=len(images)
     )
-    build_network(options, uniform=UNIFORM[job.precision]).save(job.folder)
+    uniform = UNIFORM.get(job.precision, job.precision)
+    keep = () if job.precision in UNIFORM else ("first", "last")
+    build_network(options, uniform=uniform, keep=keep).save(job.folder)
 
 
 class _Runner:

@@ -25,7 +25,9 @@ def show_peers(report: dict[str, Any]) -> None:
                 r = ratio["ratio"]
                 quartiles = f"quartiles {r['low']:.3f} to {r['high']:.3f}"
                 basis = f"{ratio['rounds']} {BASES[ratio['basis']]} of {row['rounds']['taken']}"
-                console.print(f"  {precision}: ours / {ratio['peer']} = {r['median']:.3f} ({quartiles}; {basis})")
+                console.print(
+                    f"  {precision}: {ratio['ours']} / {ratio['peer']} = {r['median']:.3f} ({quartiles}; {basis})"
+                )
         for name, reason in row["skipped"].items():
             console.print(f"  without {name}: {reason}", style="dim")
         console.print()
@@ -47,7 +49,7 @@ def _table(row: dict[str, Any]) -> Table:
     for header in ("engine", "ms", "IQR", "to best peer", "first ms", "load ms", "agrees", "error", "top-1"):
         table.add_column(header, justify="left" if header == "engine" else "right")
     for name, entry in sorted(row["engines"].items(), key=lambda item: item[1].get("median_ms", 0.0)):
-        precision = name.split("-")[1]
+        precision = name.split("-")[1] if name.split("-")[1] in ("fp32", "bf16") else "int8"
         others = [e for n, e in row["engines"].items() if n.endswith(precision) and not n.startswith("ours")]
         peers = [e["median_ms"] for e in others]
         table.add_row(

@@ -33,7 +33,7 @@ def test_ours_is_compared_with_what_is_installed(
     said: list[str] = []
     settings = Settings(
         tmp_path / "cache",
-        ("ours-int8", "ours-fp32", "litert-int8"),
+        ("ours-int8", "ours-fp32", "ours-w4a8", "litert-int8"),
         rounds=1,
         attempts=1,
         turn_ms=1.0,
@@ -43,7 +43,8 @@ def test_ours_is_compared_with_what_is_installed(
     report = json.loads(json.dumps(bench_model(model, settings, [1])))
     (row,) = report["rows"]
     assert row["images"] == "synthetic (standard normal)" and row["threads"] == 1
-    assert row["engines"].keys() == {"ours-int8", "ours-fp32"}
+    assert row["engines"].keys() == {"ours-int8", "ours-fp32", "ours-w4a8"}
+    assert row["ratios"]["w4a8, to ours"]["peer"] == "ours-int8" and row["ratios"]["w4a8"] is None
     assert all(entry["median_ms"] > 0 for entry in row["engines"].values())
     assert row["engines"]["ours-int8"]["reference"] == "ours-fp32"
     assert 0 < row["engines"]["ours-int8"]["relative_error"] < 0.5
