@@ -307,6 +307,19 @@ class DeviceIdentity:
         features = "+".join(self.isa_features)
         return f"{self.cpu_model}|{self.core_type}|{features}|cores={self.cores}|threads={self.threads}"
 
+    @classmethod
+    def parse(cls, key: str) -> DeviceIdentity | None:
+        """Inverse of `key`; None for any other text.
+
+        >>> DeviceIdentity.parse("CPU|znver4|avx2+fma|cores=2|threads=1").isa_features
+        ('avx2', 'fma')
+        """
+        match = re.fullmatch(r"(.*)\|(.*)\|(.*)\|cores=(\d+)\|threads=(\d+)", key)
+        if not match:
+            return None
+        features = tuple(match[3].split("+")) if match[3] else ()
+        return cls(match[1], match[2], features, int(match[4]), int(match[5]))
+
 
 @dataclass(frozen=True)
 class LatencyKey:

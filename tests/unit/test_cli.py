@@ -336,6 +336,20 @@ def test_db(run: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "none.sqlite").exists()
 
 
+def test_db_show(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "a.sqlite"
+    put_records(path)
+    listed = {r["key"]["workload"]: r for r in one_object(run("db", "list", "--db", path, "--json"))["records"]}
+    assert len({r["id"] for r in listed.values()}) == 3
+    by_id = one_object(run("db", "show", listed["old()"]["id"], "--db", path, "--json"))["record"]
+    assert by_id == {**listed["old()"], "device_identity": None}
+    assert one_object(run("db", "show", "old", "--precision", "w8a8", "--db", path, "--json"))["record"] == by_id
+    code, out, err = run("db", "show", "bad()", "--db", path)
+    assert (code, err) == (0, "") and "crashed" in out and listed["bad()"]["id"] in out
+    failed(run("db", "show", "()", "--db", path), "3 records match '()'", listed["new()"]["id"])
+    failed(run("db", "show", "old", "--precision", "w4a8", "--db", path), "'old' at precision w4a8", "db list")
+
+
 def test_json_has_no_infinity() -> None:
     given = {"a": [float("inf"), 1.5], 8: (float("nan"), "x", None)}
     assert common.finite(given) == {"a": [None, 1.5], "8": [None, "x", None]}

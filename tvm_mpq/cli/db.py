@@ -23,10 +23,10 @@ def _db_command(command: Callable[..., dict[str, Any]]) -> Command:
     @json_option
     @functools.wraps(command)
     def wrapped(as_json: bool, **options: Any) -> None:
-        from tvm_mpq.report import tables
+        from tvm_mpq.report.database import show_db
 
         report = command(**options)
-        answer(report, as_json, tables.show_db)
+        answer(report, as_json, show_db)
         if report.get("problems"):
             raise FileFormatError(f"database {report['database']!r} is damaged: see the problems above")
 
@@ -41,6 +41,17 @@ def db_list(path: Path | None, workload: str | None) -> dict[str, Any]:
     from tvm_mpq.pipeline.database import list_records
 
     return list_records(path, workload)
+
+
+@db.command("show")
+@click.argument("record")
+@click.option("--precision", help="With a workload: of this precision, such as w4a8.")
+@_db_command
+def db_show(path: Path | None, record: str, precision: str | None) -> dict[str, Any]:
+    """Show one RECORD in full: its id as `list` prints it, or a text that only its workload's key contains."""
+    from tvm_mpq.pipeline.database import show_record
+
+    return show_record(path, record, precision)
 
 
 @db.command("export")

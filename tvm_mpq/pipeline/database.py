@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from tvm_mpq.errors import MissingFileError
+from tvm_mpq.errors import InvalidValueError, MissingFileError
+from tvm_mpq.schema import DeviceIdentity, LatencyRecord
 from tvm_mpq.tuning.database import LatencyDatabase
+
+MOST_NAMED = 6
+"""Records that a message names at most."""
 
 
 def _existing(path: Path | None) -> LatencyDatabase:
@@ -19,10 +25,61 @@ def _existing(path: Path | None) -> LatencyDatabase:
 
 
 def list_records(path: Path | None, workload: str | None = None) -> dict[str, Any]:
-    """All records, or those whose workload contains a text."""
+    """All records, or those whose workload contains a text; each with the id that `show_record` takes."""
     with _existing(path) as database:
-        found = [dataclasses.asdict(r) for r in database.records() if not workload or workload in r.key.workload]
-        return {"database": str(database.path), "records": found}
+        found = [r for r in database.records() if not workload or workload in r.key.workload]
+        return {"database": str(database.path), "records": [_listed(r) for r in found]}
+
+
+def show_record(path: Path | None, what: str, precision: str | None = None) -> dict[str, Any]:
+    """One record in full.
+
+    Parameters
+    ----------
+    what : its id, or text that its workload's key contains.
+    precision : as the record has it, such as `w4a8`; None = any.
+
+    Returns
+    -------
+    dict
+        database; record: all fields of `LatencyRecord`, its id, and device_identity (fields of `DeviceIdentity`, None
+        where the device's text is no identity).
+
+    Raises
+    ------
+    InvalidValueError
+        If none or several match; the text gives ids to choose from.
+    """
+    with _existing(path) as database:
+        records = {record_id(r): r for r in database.records() if precision in (None, r.key.precision)}
+        found = (
+            {what: records[what]} if what in records else {i: r for i, r in records.items() if what in r.key.workload}
+        )
+        if len(found) != 1:
+            raise InvalidValueError(_not_one(found, what, precision))
+        (record,) = found.values()
+        identity = DeviceIdentity.parse(record.device)
+        more = {"device_identity": None if identity is None else dataclasses.asdict(identity)}
+        return {"database": str(database.path), "record": _listed(record) | more}
+
+
+def record_id(record: LatencyRecord) -> str:
+    """Ten hexadecimal digits of what no two records of a database share; the same in every database."""
+    identity = (*vars(record.key).values(), record.device, record.provenance)
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:10]
+
+
+def _listed(record: LatencyRecord) -> dict[str, Any]:
+    return {"id": record_id(record), **dataclasses.asdict(record)}
+
+
+def _not_one(found: dict[str, LatencyRecord], what: str, precision: str | None) -> str:
+    wanted = repr(what) + (f" at precision {precision}" if precision else "")
+    if not found:
+        return f"no record has the id or workload {wanted}; tvm-mpq db list shows what is there"
+    names = [f"{name} ({r.key.precision}, {r.key.family})" for name, r in list(found.items())[:MOST_NAMED]]
+    more = f" and {len(found) - len(names)} more" if len(found) > len(names) else ""
+    return f"{len(found)} records match {wanted}: show one of {', '.join(names)}{more}"
 
 
 def export_records(path: Path | None, file: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tvm_mpq.report import condition, summary, text
-from tvm_mpq.report.text import NOTHING, number, one_line, percent
+from tvm_mpq.report.text import number, one_line, percent
 
 Report = dict[str, Any]
 
@@ -256,42 +256,3 @@ def show_doctor(report: Report) -> None:
         console.print(Text.assemble(status, f"{check['name']}: {one_line(check['detail'])}"), soft_wrap=True)
         if check["mend"] and check["status"] != "ok":
             console.print(Text(f"{'':8}-> {one_line(check['mend'])}"), soft_wrap=True)
-
-
-def show_db(report: Report) -> None:
-    """Records as a table, anything else as `name: value`."""
-    console = _console()
-    if "records" in report:
-        _records(console, report["records"])
-        return
-    facts = []
-    for name, value in report.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{n} {what}" for what, n in value.items())
-        elif isinstance(value, list):
-            value = "; ".join(map(str, value)) or "none"
-        facts.append((name, str(value)))
-    _facts(console, facts)
-
-
-def _records(console: Console, records: list[dict[str, Any]]) -> None:
-    headers = ("workload", "precision", "emits", "kernel", "us", "IQR", "source", "measured at", "device")
-    rows = []
-    for r in records:
-        key = r["key"]
-        rows.append(
-            (
-                text.workload(key["workload"]),
-                key["precision"],
-                str(key["out_bits"]),
-                f"{key['family']} {key['knobs']}",
-                number(r["median_us"]) if r["failure"] is None else f"failed: {r['failure']}",
-                number(r["iqr_us"]) if r["failure"] is None else NOTHING,
-                r["provenance"],
-                r["measured_at"],
-                r["device"],
-            )
-        )
-    if rows:
-        _table(console, headers, rows, right=("emits", "IQR"))
-    console.print(f"{len(rows)} records")

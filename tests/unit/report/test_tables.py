@@ -178,18 +178,3 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     ]
     tables.show_doctor({"ok": False, "checks": checks})
     assert lines(capsys) == ["ok      Python: 3.12", "missing TVM: not there", "        -> pip install it"]
-
-
-def test_db(capsys: pytest.CaptureFixture[str]) -> None:
-    key = {"workload": "w", "precision": "w8a8", "out_bits": 8, "family": "f", "knobs": "{}", "target": "t"}
-    good = {"key": key, "median_us": 1.5, "iqr_us": 0.1, "failure": None, "provenance": "measured"}
-    good |= {"measured_at": "2025-01-01", "device": "d"}
-    tables.show_db({"database": "x", "records": [good, {**good, "median_us": None, "failure": "crashed"}]})
-    found = lines(capsys)
-    assert found[1].split() == ["w", "w8a8", "8", "f", "{}", "1.50", "0.100", "measured", "2025-01-01", "d"]
-    assert "failed: crashed" in found[2]
-    assert found[3] == "2 records"
-    tables.show_db({"merged": {"added": 1, "replaced": 0, "kept": 2}})
-    assert lines(capsys) == ["merged: 1 added, 0 replaced, 2 kept"]
-    tables.show_db({"problems": []})
-    assert lines(capsys) == ["problems: none"]

@@ -1,0 +1,95 @@
+"""What is in the latency database, on standard output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+from tvm_mpq.report import text
+from tvm_mpq.report.tables import _console, _facts, _table
+from tvm_mpq.report.text import NOTHING, is_number, number, percent
+
+Report = dict[str, Any]
+
+
+def show_db(report: Report) -> None:
+    """Records as a table, a single one in full, anything else as `name: value`."""
+    console = _console()
+    if "records" in report:
+        _records(console, report["records"])
+    elif "record" in report:
+        _facts(console, _in_full(report["record"]))
+    else:
+        _facts(console, [(name, _plain(value)) for name, value in report.items()])
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{n} {what}" for what, n in value.items())
+    if isinstance(value, list):
+        return "; ".join(map(str, value)) or "none"
+    return str(value)
+
+
+def _records(console: Console, records: list[dict[str, Any]]) -> None:
+    headers = ("id", "workload", "precision", "emits", "kernel", "us", "IQR", "source", "measured at", "device")
+    rows = []
+    for r in records:
+        key = r["key"]
+        rows.append(
+            (
+                r["id"],
+                text.workload(key["workload"]),
+                key["precision"],
+                str(key["out_bits"]),
+                f"{key['family']} {key['knobs']}",
+                number(r["median_us"]) if r["failure"] is None else f"failed: {r['failure']}",
+                number(r["iqr_us"]) if r["failure"] is None else NOTHING,
+                r["provenance"],
+                r["measured_at"],
+                r["device"],
+            )
+        )
+    if rows:
+        _table(console, headers, rows, right=("emits", "IQR"))
+    console.print(f"{len(rows)} records")
+
+
+def _in_full(record: dict[str, Any]) -> list[tuple[str, str]]:
+    key, device = record["key"], record["device_identity"]
+    facts = [
+        ("id", record["id"]),
+        ("workload", key["workload"]),
+        ("precision", key["precision"]),
+        ("emits", "float32" if key["out_bits"] == 32 else "uint8"),
+        ("kernel", key["family"]),
+        ("knobs", key["knobs"]),
+        ("target", key["target"]),
+    ]
+    if device is None:
+        facts.append(("device", record["device"]))
+    else:
+        facts += [
+            ("CPU", f"{device['cpu_model']} ({device['core_type']})"),
+            ("features", " ".join(device["isa_features"]) or "none"),
+            ("cores", f"{device['cores']}, threads {device['threads']}"),
+        ]
+    if record["failure"] is None:
+        facts += [("median", _microseconds(record["median_us"])), ("IQR", _microseconds(record["iqr_us"]))]
+    else:
+        facts.append(("failure", record["failure"]))
+    error = record["stated_error"]
+    return [
+        *facts,
+        ("repeats", str(record["repeats"])),
+        ("source", record["provenance"] + (f", stated error {percent(error)}" if is_number(error) else "")),
+        ("measured at", record["measured_at"]),
+        ("TVM", record["tvm_version"]),
+        ("kernel version", record["kernel_version"]),
+    ]
+
+
+def _microseconds(value: Any) -> str:
+    """All digits that mean something."""
+    return f"{value:.6g} us" if is_number(value) else NOTHING
