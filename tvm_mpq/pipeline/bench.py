@@ -88,8 +88,12 @@ class Bench:
         place = self.place
         report: dict[str, Any] = {"health": {"start": self.health, "end": _health(place, self.device)}, "boards": None}
         if isinstance(place, Boards):
-            lost = [dataclasses.asdict(loss) for loss in place.losses]
-            report["boards"] = {"used": place.names, "lost": lost, "emulated": place.board.emulated}
+            gone = {loss.board for loss in place.losses if not loss.came_back}
+            report["boards"] = {
+                "used": [name for name in place.names if name not in gone],
+                "lost": [dataclasses.asdict(loss) for loss in place.losses],
+                "emulated": place.board.emulated,
+            }
         ResultStore(self.db).put("health", self.device.key, report["health"])
         return report
 

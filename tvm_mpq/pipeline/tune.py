@@ -86,6 +86,7 @@ def _tune(bench: Bench, trials: int | None, minutes: float | None) -> dict[str, 
         "sum_ms": {"before": before_us / 1000, "after": work.network_us() / 1000},
         "tuned": work.improvements(),
         "latency_entries": table.entries,
+        **bench.condition(),
     }
 
 

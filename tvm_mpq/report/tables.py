@@ -50,6 +50,11 @@ def _facts(console: Console, facts: Iterable[tuple[str, str]]) -> None:
         console.print(Text.assemble((f"{name + ':':<{width}} ", "bold"), value), soft_wrap=True)
 
 
+def _notes(console: Console, notes: Iterable[str]) -> None:
+    for note in notes:
+        console.print(Text.assemble(("note: ", "yellow"), one_line(note)), soft_wrap=True)
+
+
 def show_optimize(report: Report) -> None:
     """fp32, uniform 8 bit and mixed in one table; below it, how the plan was found."""
     console = _console()
@@ -75,8 +80,7 @@ def show_optimize(report: Report) -> None:
         *_artifacts(report),
     ]
     _facts(console, facts)
-    for note in summary.cautions(report):
-        console.print(Text.assemble(("note: ", "yellow"), note), soft_wrap=True)
+    _notes(console, summary.cautions(report))
 
 
 def _artifacts(report: Report) -> list[tuple[str, str]]:
@@ -114,8 +118,7 @@ def show_inspect(report: Report) -> None:
         f"{text.count(totals['parameters'])} parameters",
         soft_wrap=True,
     )
-    for note in report.get("notes", []):
-        console.print(Text.assemble(("note: ", "yellow"), one_line(note)), soft_wrap=True)
+    _notes(console, report.get("notes", []))
 
 
 def show_tune(report: Report) -> None:
@@ -146,8 +149,10 @@ def show_tune(report: Report) -> None:
             ("ended", report["ended"]),
             ("sum of all kernels", f"{number(sums['before'], ' ms')} before, {number(sums['after'], ' ms')} after"),
             ("latency entries", summary.entries_line(report)),
+            *condition.facts(report),
         ],
     )
+    _notes(console, condition.cautions(report))
 
 
 def show_sensitivity(report: Report) -> None:
@@ -167,7 +172,7 @@ def show_sensitivity(report: Report) -> None:
     ]
     _table(console, ("operator", *labels, "workload"), rows, right=labels)
     if report["synthetic"]:
-        console.print(Text.assemble(("note: ", "yellow"), "synthetic data: give real data with --data"), soft_wrap=True)
+        _notes(console, ["synthetic data: give real data with --data"])
 
 
 def show_search(report: Report) -> None:
