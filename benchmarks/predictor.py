@@ -2,15 +2,14 @@
 
     taskset -c 0 python benchmarks/predictor.py --shared FOLDER --db FILE            fill tables, then evaluate
     taskset -c 0 python benchmarks/predictor.py --shared FOLDER --db FILE --read     evaluate what FILE holds
-    taskset -c 0 python benchmarks/predictor.py --shared FOLDER --db FILE --read --timed DIR
 
 Tables are the project's own: every kernel and boundary that `optimize` would measure for the precisions below, by its
 own measurement; what FILE holds is not measured again, so the first command may be interrupted and repeated. Test
-entries whose shape is in a training network, at whatever precision, are left out. `--read` replays plans from the
-tables; `--timed` makes them anew with empty databases in DIR and the clock running.
+entries whose shape is in a training network, at whatever precision, are left out.
 
-Whoever asks for the fastest plan within a loss limit gets, at `--fraction`, a plan whose latency by the fully measured
-table is set beside that of the plan made from that table. Losses are invented: fewer bits lose more, seeded.
+Plans are replayed from the tables: whoever asks for the fastest plan within a loss limit gets, at `--fraction`, a plan
+whose latency by the fully measured table is set beside that of the plan made from that table. Losses are invented:
+fewer bits lose more, seeded. `tuning.py fraction` runs `optimize` itself, by the clock.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,7 @@ from networks import NETWORKS
 from tvm_mpq.errors import MeasurementError
 from tvm_mpq.kernels.registry import Kernel, Request, default_kernel
 from tvm_mpq.passes.graph import WEIGHTED_KINDS
-from tvm_mpq.pipeline import Options, estimate, latency
+from tvm_mpq.pipeline import Options, latency
 from tvm_mpq.pipeline.bench import Bench, open_bench
 from tvm_mpq.pipeline.estimate import REFUSED_AT_ONCE, UP_FRONT
 from tvm_mpq.pipeline.problem import Space, build_problem
@@ -53,16 +51,21 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def open_network(name: str, shared: Path | None, db: Path) -> Bench:
+def model_path(name: str, shared: Path | None, folder: Path) -> Path:
+    """A network's file; one with random weights is written into `folder` when it is not there."""
     source = NETWORKS[name]
-    path = db.parent / f"{name}.onnx"
     if source.onnx is not None:
         if shared is None:
             raise SystemExit(f"{name} needs --shared FOLDER")
-        path = shared / source.onnx
-    elif not path.exists():
+        return shared / source.onnx
+    path = folder / f"{name}.onnx"
+    if not path.exists():
         models.export(name, path)
-    return open_bench(Options(str(path), db=db))
+    return path
+
+
+def open_network(name: str, shared: Path | None, db: Path) -> Bench:
+    return open_bench(Options(model_path(name, shared, db.parent), db=db))
 
 
 def space_of(bench: Bench) -> Space:
@@ -235,26 +238,6 @@ def replay(bench: Bench, records: Records, fraction: float) -> dict[str, Any]:
     }
 
 
-def timed(name: str, shared: Path | None, folder: Path, fraction: float) -> dict[str, Any]:
-    """Both ways from empty databases, compiling and checking included."""
-    seconds, solutions, benches = {}, {}, {}
-    for label, share in (("part", fraction), ("full", 1.0)):
-        bench = benches[label] = open_network(name, shared, folder / f"{name}.{label}.db")
-        requests, start = requests_of(bench), time.perf_counter()
-        table = estimate.fill_partly(bench.meter(), requests, bench.prepared.row, share, say)
-        while True:
-            solutions[label] = best(problem_of(bench, table.latency_us))
-            wanted = {r.key for r in used(space_of(bench), solutions[label])}
-            fresh = {key: kernel for key, kernel in table.predicted().items() if kernel.request.key in wanted}
-            if not fresh:
-                break
-            latency.measure_all(bench.meter(), table, fresh)
-        seconds[label] = time.perf_counter() - start
-    truth = problem_of(benches["full"], table.latency_us)  # the last table is the full one
-    ratio = price(benches["full"], truth, solutions["part"]) / solutions["full"].latency_us
-    return {"seconds": seconds, "time_ratio": seconds["part"] / seconds["full"], "latency_ratio": ratio}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, help="folder of the trained networks' files")
@@ -265,7 +248,6 @@ def main() -> None:
     parser.add_argument("--plans", default=PLANS, help="networks to plan for")
     parser.add_argument("--fraction", type=float, default=0.3)
     parser.add_argument("--read", action="store_true", help="measure nothing")
-    parser.add_argument("--timed", type=Path, metavar="DIR", help="make the plans anew in DIR, with the clock running")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 
@@ -285,7 +267,7 @@ def main() -> None:
     def together(wanted: Sequence[str]) -> Records:
         return {key: record for name in wanted for key, record in tables[name].items()}
 
-    report: dict[str, Any] = {"device": next(iter(benches.values())).device.key, "plans": {}, "timed": {}}
+    report: dict[str, Any] = {"device": next(iter(benches.values())).device.key, "plans": {}}
     test = together(names(options.test))
     report["unseen"] = evaluate(together(names(options.train)), test, machine)
     show(f"{options.train} -> {options.test}", report["unseen"])
@@ -302,14 +284,6 @@ def main() -> None:
             f"plan {row['latency_ratio'] - 1:+.1%} of the fully measured plan's latency (bar 3 %); measured in the end "
             f"{row['share_measured']:.0%} ({row['refused']} refused), {row['rounds']} solves"
         )
-    if options.timed:
-        options.timed.mkdir(parents=True, exist_ok=True)
-        for name in names(options.plans):
-            row = report["timed"][name] = timed(name, options.shared, options.timed, options.fraction)
-            print(
-                f"\n{name}, timed: plan {row['latency_ratio'] - 1:+.1%} (bar 3 %) in {row['time_ratio']:.0%} of the "
-                f"time (bar 40 %): {row['seconds']['part']:.0f} of {row['seconds']['full']:.0f} s"
-            )
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 

@@ -1,8 +1,9 @@
 """Latency of kernels, measured so that two numbers may be compared.
 
 Candidates take turns: each round times every one of them once, between two readings of a sentinel kernel. A round in
-which the sentinel left its usual time says nothing and is not used; a candidate whose rounds scatter is taken again,
-and refused with the reason when it keeps scattering. A crash or a hang costs the guilty candidate only.
+which the sentinel left the time it usually takes on this device says nothing and is not used; a candidate whose rounds
+scatter is taken again, and refused with the reason when it keeps scattering. A crash or a hang costs the guilty
+candidate only.
 
 State of the caches: one round runs a candidate in a loop for `min_repeat_ms`, so its data are where the loop leaves
 them. Inputs are as hot as a tensor its producer has just written; constants stay in the caches too, as far as they fit
@@ -56,8 +57,8 @@ class MeasureSettings:
     repeats rounds are kept per candidate, each a loop of at least min_repeat_ms; warmup rounds before them are not
     counted. A candidate is accepted when IQR / median <= max_relative_iqr, or its IQR is below negligible_iqr_us (a
     fraction of what calling a kernel costs), else taken again up to `retakes` times.
-    Rounds whose sentinel is off its median by more than max_drift are not used. Candidates take turns in groups of
-    `group` (those to be compared should be neighbours). timeout_sec is for one round of one candidate.
+    Rounds whose sentinel is off its usual time (`Pace`) by more than max_drift are not used. Candidates take turns in
+    groups of `group` (those to be compared should be neighbours). timeout_sec is for one round of one candidate.
     cache_flush_bytes > 0: see the module.
     """
 
@@ -180,7 +181,7 @@ class _Group:
         return [(c.job, c.verdict or self._judge(c)) for c in self._candidates]
 
     def _judge(self, candidate: _Candidate) -> Verdict:
-        return judge(candidate.samples, [s for c in self._candidates for s in c.samples], self._settings)
+        return judge(candidate.samples, self._session.pace, self._settings)
 
     def _unsettled(self) -> list[_Candidate]:
         return [c for c in self._candidates if c.verdict is None]
@@ -200,6 +201,8 @@ class _Group:
             if value is not None:
                 turn.append((candidate, value))
         after = read_sentinel()
+        self._session.pace.add(before)
+        self._session.pace.add(after)
         for candidate, value in turn:
             candidate.samples.append(Sample(value, before, after))
         return True

@@ -22,7 +22,7 @@ from tvm_mpq.errors import MeasurementError
 from tvm_mpq.tuning.measure import MeasureSettings, timing
 from tvm_mpq.tuning.sentinel import FUNCTION, build_sentinel, sentinel_args
 from tvm_mpq.tuning.session_base import Session
-from tvm_mpq.tuning.statistics import Sample, Verdict, judge
+from tvm_mpq.tuning.statistics import Pace, Sample, Verdict, judge
 
 EXEC_MODE = "compiled"
 """The virtual machine's main function as machine code: a call costs about half of what the interpreter takes."""
@@ -90,7 +90,9 @@ def measure_networks(
     if sentinel is None and session.is_local:
         sentinel = build_sentinel()
     read_sentinel: Callable[[], float] = lambda: 1.0  # noqa: E731
+    pace = Pace()
     if sentinel is not None:
+        pace = session.pace
         arrays = [session.array(a) for a in sentinel_args()]
         read_sentinel = timing(session, session.upload_module(sentinel), FUNCTION, arrays, settings)
     networks = [_Network(session, job, settings) for job in jobs]
@@ -100,11 +102,12 @@ def measure_networks(
             before = read_sentinel()
             values = [network.once() for network in open_]
             after = read_sentinel()
+            pace.add(before)
+            pace.add(after)
             for network, value in zip(open_, values, strict=True):
                 network.samples.append(Sample(value, before, after))
-        everything = [s for network in networks for s in network.samples]
         for network in open_:
-            network.verdict = judge(network.samples, everything, settings)
+            network.verdict = judge(network.samples, pace, settings)
         open_ = [network for network in open_ if network.verdict.failure is not None]
         if not open_:
             break

@@ -19,6 +19,7 @@ from tvm_mpq.tuning.measure import Job, MeasureSettings, measure
 from tvm_mpq.tuning.sentinel import build_sentinel
 from tvm_mpq.tuning.session import LocalSession
 from tvm_mpq.tuning.session_base import Session
+from tvm_mpq.tuning.statistics import Pace
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
@@ -71,9 +72,12 @@ class ThisMachine:
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
+        self._pace = Pace()
 
     def session(self) -> AbstractContextManager[Session]:
-        return LocalSession(threads=self._threads)
+        session = LocalSession(threads=self._threads)
+        session.pace = self._pace  # one machine has one speed, whichever process measures it
+        return session
 
     def do(self, work: Callable[[Session], _Result]) -> _Result:
         """A crash here is the work's own fault: it is not tried again."""

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import tvm
 
 from tvm_mpq.errors import DeviceLostError, InvalidValueError, MeasurementError, MissingFileError
+from tvm_mpq.tuning.statistics import Pace
 
 _Self = TypeVar("_Self", bound="Session")
 _T = TypeVar("_T")
@@ -37,6 +38,8 @@ class Session:
         Deadline of a call that names none.
     generation : int
         Counts connections: what was loaded or copied under another number is gone.
+    pace : Pace
+        The device's usual speed, as far as it was measured.
     """
 
     is_local = False
@@ -49,6 +52,7 @@ class Session:
         self.threads = threads
         self.timeout_sec = timeout_sec
         self.generation = 0
+        self.pace = Pace()
         self._rpc: Any = None
         self._uploads = 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -34,6 +35,26 @@ class Sample:
     after_us: float
 
 
+class Pace:
+    """A device's usual speed, as the sentinel shows it: what holds for one candidate must hold for all in a table.
+
+    On a machine that others use too, the undisturbed speed is the fast one, so the lower quartile of the readings
+    counts. Older readings are forgotten: a change for good, such as a hot board's lower clock, is believed in the end.
+    """
+
+    REMEMBERED = 600
+
+    def __init__(self) -> None:
+        self._readings_us: deque[float] = deque(maxlen=self.REMEMBERED)
+
+    def add(self, reading_us: float) -> None:
+        self._readings_us.append(reading_us)
+
+    def usual_us(self) -> float:
+        """Microseconds of the sentinel when nothing disturbs it. Of at least one reading."""
+        return float(np.percentile(self._readings_us, 25))
+
+
 @dataclass(frozen=True)
 class Verdict:
     """A median and spread, or the reason why there is none."""
@@ -44,23 +65,20 @@ class Verdict:
     failure: str | None = None
 
 
-def judge(samples: Sequence[Sample], neighbours: Sequence[Sample], limits: Limits) -> Verdict:
-    """Accept or refuse a candidate.
-
-    `neighbours` are the samples of all candidates that took turns: the sentinel's usual time is the median of their
-    readings. The newest `repeats` samples near that time count.
-    """
+def judge(samples: Sequence[Sample], pace: Pace, limits: Limits) -> Verdict:
+    """Accept or refuse a candidate: the newest `repeats` samples near the sentinel's usual time count."""
     if not samples:
         return Verdict(failure="it was never timed, since other kernels kept crashing the device")
-    readings = [reading for s in neighbours for reading in (s.before_us, s.after_us)]
-    usual = float(np.median(readings))
-    calm = [s for s in samples if max(abs(s.before_us - usual), abs(s.after_us - usual)) <= limits.max_drift * usual]
+    usual_us = pace.usual_us()
+    near = limits.max_drift * usual_us
+    calm = [s for s in samples if max(abs(s.before_us - usual_us), abs(s.after_us - usual_us)) <= near]
     kept = [s.value_us for s in calm[-limits.repeats :]]
     if len(kept) < limits.repeats:
+        readings = [reading for s in samples for reading in (s.before_us, s.after_us)]
         return Verdict(
             failure=f"the machine's speed drifts: the sentinel took {min(readings):.1f} to {max(readings):.1f} us "
             f"around {len(samples)} rounds, and only {len(kept)} of the {limits.repeats} needed were within "
-            f"{limits.max_drift:.0%} of its median"
+            f"{limits.max_drift:.0%} of its usual {usual_us:.1f} us"
         )
     low, median, high = (float(v) for v in np.percentile(kept, [25, 50, 75]))
     if high - low > max(limits.max_relative_iqr * median, limits.negligible_iqr_us):

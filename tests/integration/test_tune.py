@@ -41,6 +41,7 @@ def test_the_budget_of_trials_is_kept_and_said(tuned: dict[str, Any]) -> None:
     assert first["trials"] == 5 and first["ended"] == "5 trials were measured"
     assert first["latency_entries"]["measured"] > 5  # the defaults too
     assert first["sum_ms"]["after"] <= first["sum_ms"]["before"]
+    assert {"start", "end"} <= first["health"].keys() and first["boards"] is None
     json.dumps(first, allow_nan=False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -100,11 +101,19 @@ def corrected_tables(bench: Bench, tables: Tables, workshop: Workshop) -> Tables
     The runs are kept in the database, so that a repeated search sees the same tables.
     """
     bench.options.tell("building and measuring uniform networks")
-    solutions = {"fp32": tables.fp32, "int8": tables.int8}
-    plans = {name: plan_of(bench, tables, s) for name, s in solutions.items()}
-    measured = workshop.known_us(plans)
-    seen = [observe(tables.problem, solutions[name], us) for name, us in measured.items()]
-    correction = fit(seen)
+    plans = {name: plan_of(bench, tables, solution) for name, solution in references(tables).items()}
+    return corrected(tables, workshop.known_us(plans))
+
+
+def references(tables: Tables) -> dict[str, Solution]:
+    """The solutions whose networks are measured to correct the tables."""
+    return {"fp32": tables.fp32, "int8": tables.int8}
+
+
+def corrected(tables: Tables, measured_us: Mapping[str, float]) -> Tables:
+    """The same tables, corrected by the measured times of reference networks."""
+    solutions = references(tables)
+    correction = fit([observe(tables.problem, solutions[name], us) for name, us in measured_us.items()])
     return dataclasses.replace(tables, problem=correct(tables.problem, correction), correction=correction)
 
 

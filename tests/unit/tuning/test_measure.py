@@ -13,6 +13,7 @@ from tvm_mpq.schema import LatencyKey
 from tvm_mpq.tuning.measure import Job, MeasureSettings, measure
 from tvm_mpq.tuning.sentinel import build_sentinel
 from tvm_mpq.tuning.session import LocalSession
+from tvm_mpq.tuning.statistics import Pace
 
 KEY = LatencyKey("w", "-", 32, "f", "{}", "t")
 # Other tests may share the cores: these settings accept nearly anything.
@@ -82,6 +83,16 @@ def test_noise_is_refused(session, library, sentinel):
     drift = dataclasses.replace(EASY, max_drift=1e-9, retakes=0)
     (found,) = take(session, jobs(library, "short"), sentinel, drift)
     assert "drifts" in found.failure
+
+
+def test_what_ran_at_another_speed_than_the_rest_is_refused(session, library, sentinel, monkeypatch):
+    monkeypatch.setattr(session, "pace", Pace())
+    for _ in range(Pace.REMEMBERED):
+        session.pace.add(1e-3)  # a device that was a thousand times as fast until now
+    strict = dataclasses.replace(EASY, max_drift=0.5, retakes=0)
+    (found,) = take(session, jobs(library, "short"), sentinel, strict)
+    assert "drifts" in found.failure
+    assert session.pace.usual_us() == 1e-3  # the readings of one group do not turn it
 
 
 def test_cold_runs_are_single_runs_behind_a_flush(session, library, sentinel, monkeypatch):

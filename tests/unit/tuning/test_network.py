@@ -17,9 +17,9 @@ X = np.zeros(64, np.float32)
 
 @pytest.fixture(scope="module")
 def networks(primfunc, tmp_path_factory):
-    """Relax libraries that call a kernel of about 10 us one and three times."""
+    """Relax libraries that call a kernel of about 10 us one and ten times."""
     paths = []
-    for count in (1, 3):
+    for count in (1, 10):
         builder, kind = relax.BlockBuilder(), relax.TensorType((64,), "float32")
         kernel = builder.add_func(primfunc("spin", count=10_000), "spin")
         x = value = relax.Var("x", kind)
@@ -33,9 +33,9 @@ def networks(primfunc, tmp_path_factory):
 
 
 def test_networks_are_timed_in_turns(session, networks):
-    one, three = measure_networks(session, [NetworkJob(path, [X]) for path in networks], EASY)
-    assert 2.0 < three.median_us / one.median_us < 4.5
-    for found in (one, three):
+    one, ten = measure_networks(session, [NetworkJob(path, [X]) for path in networks], EASY)
+    assert ten.median_us > 2 * one.median_us
+    for found in (one, ten):
         assert found.repeats == 5
         assert found.threads == session.threads
         assert found.load_ms > 0
