@@ -403,3 +403,14 @@ def test_bench_says_what_it_takes(run: Run, tmp_path: Path) -> None:
         code, out, err = run("bench", str(tmp_path / "none.onnx"), *words)
         assert (code, out) == (1, "")
         assert err.startswith(text) and err.count("\n") == 1
+
+
+def test_what_libraries_print_is_not_among_the_data() -> None:
+    code = (
+        "import os; from tvm_mpq import cli, targets;"
+        "targets.describe_rows = lambda: [] if os.write(1, b'hello') else None;"
+        "cli.main(['targets', '--json']); os.write(1, b'after')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    data, _, after = done.stdout.rpartition("}")
+    assert (json.loads(data + "}"), after, done.stderr) == ({"targets": []}, "\nafter", "hello")

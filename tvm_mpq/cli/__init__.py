@@ -5,9 +5,11 @@ Data go to stdout, progress and messages to stderr. Exit codes: 0 done, 1 one li
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import click
 
@@ -35,6 +37,31 @@ def main(args: Sequence[str] | None = None) -> None:
 
     args: what follows the program's name; None = as it was called.
     """
+    with _only_ours_on_stdout():
+        _run(args)
+
+
+@contextlib.contextmanager
+def _only_ours_on_stdout() -> Iterator[None]:
+    """What libraries print past Python goes to stderr: since 1.16 HiGHS greets on stdout, where the JSON object is."""
+    stream = sys.stdout
+    replaced = stream is not sys.__stdout__  # as tests do
+    if replaced or None in (stream, sys.stderr) or stream.fileno() != 1:
+        yield
+        return
+    stream.flush()
+    with os.fdopen(os.dup(1), "w", encoding=stream.encoding, buffering=1 if stream.isatty() else -1) as ours:
+        os.dup2(2, 1)
+        sys.stdout = ours
+        try:
+            yield
+        finally:
+            sys.stdout = stream
+            ours.flush()
+            os.dup2(ours.fileno(), 1)
+
+
+def _run(args: Sequence[str] | None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a name outside the terminal's encoding is no reason to stop
