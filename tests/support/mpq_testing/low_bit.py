@@ -19,7 +19,7 @@ def make_operands(
 ) -> Operands:
     """`extreme`: None for random weights and zero points, else the sign of all weights and the end of the range."""
     top = 2**bits - 1
-    weight = rng.standard_normal((w.out_channels, *w.kernel, w.in_channels)).astype(np.float32)
+    weight = rng.standard_normal((w.out_channels, *w.kernel, w.in_channels // w.groups)).astype(np.float32)
     zero_point = int(rng.integers(0, top + 1))
     if extreme is not None:
         weight, zero_point = np.full_like(weight, extreme), 0 if extreme > 0 else top

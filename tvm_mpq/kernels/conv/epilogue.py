@@ -135,15 +135,14 @@ class Epilogue:
     def _finish_packed(self, code: Code, name: str, cells: list[Cell]) -> None:
         """One to four accumulators to bytes."""
         vectors = []
+        as_float = self.workload.residual or not bounded(self.workload, self.request.precision.weight_bits)
         for i, cell in enumerate(cells):
             y = self._scaled(code, cell)
-            if self.workload.residual or not bounded(self.workload, self.request.precision.weight_bits):
-                y = f"T.min({y}, v_hi)"
-            vectors.append(code.let(f"{name}_{i}", self._rounded(y)))
+            vectors.append(code.let(f"{name}_{i}", self._rounded(f"T.min({y}, v_hi)" if as_float else y)))
         packed = pack(code, name, vectors)
         if self.workload.activation != "none":
             packed = code.let(f"{name}_lo", f"T.max({packed}, v_lo_b)")
-        if self.workload.activation not in ("none", "relu") or self.request.out_bits < 8:
+        if not as_float:  # an output of fewer than 8 bits ends below what the packs saturate to
             packed = code.let(f"{name}_hi", f"T.min({packed}, v_hi_b)")
         if self.has_table and self._wide_table:
             packed = self._permuted(code, packed, name)
