@@ -21,6 +21,9 @@ SAMPLE = 4096
 SHRINKS = np.linspace(1.0, 0.3, 36)
 """Shares of the full range that `mse` tries."""
 
+ONE_STEP_SHRINKS = np.linspace(1.0, 0.04, 49)
+"""The same at one bit: its only value beside zero lies in the middle of what is seen, far from a long tail's end."""
+
 
 class Observer:
     """Collects one tensor's values.
@@ -61,7 +64,7 @@ def _percentile(low: float, high: float, kept: npt.NDArray[np.float32], bits: in
 
 
 def _mse(low: float, high: float, kept: npt.NDArray[np.float32], bits: int) -> TensorQuant:
-    tried = [tensor_quant(low * s, high * s, bits) for s in SHRINKS]
+    tried = [tensor_quant(low * s, high * s, bits) for s in (ONE_STEP_SHRINKS if bits == 1 else SHRINKS)]
     errors = [float(np.mean((dequantize(quantize(kept, q), q) - kept) ** 2, dtype=np.float64)) for q in tried]
     return tried[int(np.argmin(errors))]
 
