@@ -21,7 +21,7 @@ from tvm_mpq.schema import FLOAT_BITS, padded_channels
 
 Params = list[tuple[str, tuple[int, ...], str]]
 
-INTEGER_BITS = frozenset(range(2, 9))
+INTEGER_BITS = frozenset(range(1, 9))
 FLOAT_ONLY = frozenset({FLOAT_BITS})
 GENERIC: frozenset[str] = frozenset()
 

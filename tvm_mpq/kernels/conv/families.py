@@ -23,7 +23,7 @@ from tvm_mpq.schema import Conv2dWorkload, padded_channels
 _VNNI = frozenset({"avx512f", "avx512bw", "avx512vnni"})
 _AVX2 = frozenset({"avx2"})
 _ANY_WEIGHT = frozenset(range(1, 9))
-_ANY_ACTIVATION = frozenset(range(2, 9))
+_ANY_ACTIVATION = frozenset(range(1, 9))
 
 
 def _short_depthwise(request: Request) -> bool:

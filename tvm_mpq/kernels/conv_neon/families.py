@@ -73,7 +73,7 @@ def _row(
             workload_type=Conv2dWorkload,
             isa_features=features,
             weight_bits=frozenset(range(1, 9)),
-            activation_bits=frozenset(range(2, 9)),
+            activation_bits=frozenset(range(1, 9)),
             operand_ranges=ranges,
             accepts=accepts,
             knob_space=knob_space,

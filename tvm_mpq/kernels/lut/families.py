@@ -30,7 +30,7 @@ for _bits, _meaning in ((2, "w -2..1"), (1, "w -1 and +1")):
             workload_type=Conv2dWorkload,
             isa_features=frozenset({"avx512f", "avx512bw", "avx512vnni", "avx512vbmi"}),
             weight_bits=frozenset({_bits}),
-            activation_bits=frozenset({2, 3, 4, 5}),
+            activation_bits=frozenset({1, 2, 3, 4, 5}),
             operand_ranges=f"x 0..2^a-1 with a <= 5, {_meaning}",
             accepts=is_tabled,
             knob_space=lut_knobs,
