@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mpq_testing.emulated import Case, EmulatedMachine
-from tvm_mpq.kernels.nibble_lut.shape import GROUP, lookups_limit
+from tvm_mpq.kernels.nibble_lut.coding import CODINGS, GROUP
 from tvm_mpq.kernels.registry import Family, Kernel, Request, families, fitting
 from tvm_mpq.numerics.activation_names import is_clamp
 from tvm_mpq.numerics.operands import Operands
@@ -32,6 +32,16 @@ SHAPES = [
     C(1, 7, 7, 63, 24, (5, 5), (1, 1), (2, 2, 2, 2)),
 ]
 TURNS = [("w2a4", 8, 1), ("w1a5", 32, 2), ("w2a5", 32, 1), ("w1a4", 8, 2), ("w2a2", 8, 2), ("w1a3", 32, 1)]
+THREE_BITS = [
+    C(1, 7, 7, 1, 100, (3, 3), (1, 1), SAME),
+    C(1, 13, 9, 3, 33, (3, 3), (2, 2), (0, 1, 2, 1), activation="relu"),
+    C(1, 13, 9, 7, 52, (1, 1)),
+    C(1, 13, 9, 16, 10, (5, 5), (2, 2), (2, 2, 2, 2), residual=True),
+    C(1, 1, 1, 33, 64, (3, 3), (1, 1), SAME),
+    C(1, 7, 7, 17, 60, (1, 1), (2, 2), residual=True, activation="clip:0.0:3.0"),
+    C(1, 6, 7, 20, 33, (3, 3), (1, 1), SAME, activation="hard_swish"),
+    C(2, 9, 5, 40, 72, (1, 3), (1, 1), (0, 2, 0, 0)),
+]
 
 
 def family(bits: int) -> Family:
@@ -87,11 +97,25 @@ def test_equals_the_definition(machine: EmulatedMachine, core: str, rng: np.rand
     machine.check(cases, core)
 
 
+@pytest.mark.parametrize("core", ["cortex-a53", "cortex-a72"])
+def test_three_bits_equal_the_definition(machine: EmulatedMachine, core: str, rng: np.random.Generator) -> None:
+    turns = [("w3a4", 8, 1), ("w3a5", 32, 2), ("w3a2", 32, 1), ("w3a3", 8, 2)]
+    first = core == "cortex-a72"
+    cases = [
+        make_case(kernel_of(w, p, out_bits, core, threads, i + 3 * first), rng)
+        for i, (w, (p, out_bits, threads)) in enumerate(zip(THREE_BITS, itertools.cycle(turns[first:] + turns[:first])))
+    ]
+    machine.check(cases, core)
+
+
 def test_ends_of_the_ranges(machine: EmulatedMachine, rng: np.random.Generator) -> None:
     """The greatest sums that bytes and 16 bit counters must hold, also where counters move more than once."""
     short, long = C(1, 3, 4, 40, 20, (3, 3), (1, 1), SAME), C(1, 1, 4, 2600, 16, (1, 1))
-    assert long.in_channels // GROUP > lookups_limit(2, 5)
-    chosen = [(short, f"w{w}a{a}") for w in (1, 2) for a in (2, 3, 4, 5)] + [(long, "w2a5"), (long, "w1a5")]
+    wide = C(1, 1, 4, 900, 16, (1, 5), (1, 1), (0, 2, 0, 2))
+    assert long.in_channels // GROUP > CODINGS[2].lookups_limit(5)
+    assert wide.kernel[1] * wide.in_channels // GROUP > CODINGS[3].lookups_limit(4)
+    chosen = [(short, f"w{w}a{a}") for w in (1, 2, 3) for a in (2, 3, 4, 5)]
+    chosen += [(long, "w2a5"), (long, "w1a5"), (wide, "w3a4")]
     cases = [
         make_case(kernel_of(w, p, 32, "cortex-a72", turn=turn), rng, sign)
         for turn, (w, p) in enumerate(chosen)
@@ -103,6 +127,10 @@ def test_ends_of_the_ranges(machine: EmulatedMachine, rng: np.random.Generator) 
 def test_only_one_bit_comes_before_sdot() -> None:
     w = C(1, 8, 8, 64, 64, (3, 3), (1, 1), SAME)
     for core, precision, expected in (
+        ("cortex-a53", "w3a4", True),
+        ("cortex-a72", "w3a4", True),
+        ("cortex-a55", "w3a4", False),
+        ("cortex-a76", "w3a4", False),
         ("cortex-a72", "w2a4", True),
         ("cortex-a72", "w1a4", True),
         ("cortex-a76", "w2a4", False),
@@ -111,3 +139,17 @@ def test_only_one_bit_comes_before_sdot() -> None:
         p = Precision.parse(precision)
         best = fitting(Request(w, p, 8, features(resolve(core))))[0]
         assert (best is family(p.weight_bits)) == expected, (core, precision, best.name)
+
+
+def test_three_bits_want_tables_that_are_used_often() -> None:
+    """Building a table costs what some look-ups of three bits save."""
+    for w, expected in (
+        (C(1, 8, 8, 64, 16, (3, 3), (1, 1), SAME), True),
+        (C(1, 8, 8, 64, 32, (3, 3), (2, 2), SAME), True),
+        (C(1, 8, 8, 64, 16, (3, 3), (2, 2), SAME), False),
+        (C(1, 8, 8, 64, 64, (1, 1)), True),
+        (C(1, 8, 8, 64, 48, (1, 1)), False),
+        (C(1, 8, 8, 64, 48, (1, 1), (2, 2)), False),
+    ):
+        request = Request(w, Precision(3, 4), 8, features(resolve("cortex-a72")))
+        assert family(3).fits(request) == expected, w.key

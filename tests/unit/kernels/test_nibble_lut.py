@@ -12,8 +12,12 @@ import pytest
 from mpq_testing import low_bit
 from tvm_mpq.kernels import nibble_lut  # noqa: F401  registers the rows
 from tvm_mpq.kernels.nibble_lut.build import part_count
+from tvm_mpq.kernels.nibble_lut.coding import CODINGS, GROUP, greatest, sums_limit
+from tvm_mpq.kernels.nibble_lut.machine import Machine
+from tvm_mpq.kernels.nibble_lut.neon import Neon
 from tvm_mpq.kernels.nibble_lut.pack import pack_nibbles, packed_shape
-from tvm_mpq.kernels.nibble_lut.shape import GROUP, NibbleShape, greatest, lookups_limit, part_channels, sums_limit
+from tvm_mpq.kernels.nibble_lut.shape import NibbleShape
+from tvm_mpq.kernels.nibble_lut.x86_256 import Avx2
 from tvm_mpq.kernels.registry import Family, Kernel, Request, families, fitting
 from tvm_mpq.schema import Conv2dWorkload, Precision
 
@@ -99,7 +103,7 @@ def test_counters_move_before_they_overflow(w: C, sign: int, precision: str, rng
     """Reductions longer than 16 bits hold, within one row of the kernel and over its rows."""
     p = Precision.parse(precision)
     tables = w.kernel[0] * w.kernel[1] * -(-w.in_channels // GROUP) // 2
-    assert tables > lookups_limit(p.weight_bits, p.activation_bits)
+    assert tables > CODINGS[p.weight_bits].lookups_limit(p.activation_bits)
     check(kernel_of(Request(w, p, 32, AVX2)), rng, (sign,))
 
 
@@ -117,34 +121,46 @@ def test_bounds_hold_at_their_ends() -> None:
     for bits in (2, 3, 4, 5):
         assert greatest(bits) == GROUP * (2**bits - 1)
         assert sums_limit(bits) >= 2 and sums_limit(bits) * greatest(bits) <= 255
-        for weight_bits in (1, 2):
-            limit = lookups_limit(weight_bits, bits)
-            assert limit * weight_bits * greatest(bits) <= 65535 < (limit + 1) * weight_bits * greatest(bits)
+        for coding in CODINGS.values():
+            limit = coding.lookups_limit(bits)
+            assert limit * coding.beside * greatest(bits) <= 65535 < (limit + 1) * coding.beside * greatest(bits)
     assert sums_limit(6) == 0
 
 
-@pytest.mark.parametrize("bits", [1, 2])
-def test_nibbles_select_the_subsets(bits: int, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("bits", CODINGS)
+def test_bits_give_the_weights(bits: int) -> None:
+    coding = CODINGS[bits]
+    weights = np.array([-1, 1] if bits == 1 else range(-coding.offset, coding.offset + 1), np.int8)
+    worth = coding.bits(weights).sum(axis=-1) @ (1 << np.arange(coding.planes))
+    np.testing.assert_array_equal(coding.factor * worth - coding.offset, weights)
+    assert coding.reach >= (coding.factor * worth).max() + coding.offset
+
+
+@pytest.mark.parametrize("machine", [Avx2(), Neon()], ids=["avx2", "neon"])
+@pytest.mark.parametrize("bits", CODINGS)
+def test_nibbles_select_the_subsets(bits: int, machine: Machine, rng: np.random.Generator) -> None:
     """A look-up in plain loops over the packed nibbles gives the sum of products."""
-    w, sums = C(1, 1, 1, 17, 20, (1, 3), (1, 1), (0, 1, 0, 1)), 4
+    w, sums, coding = C(1, 1, 1, 17, 20, (1, 3), (1, 1), (0, 1, 0, 1)), 4, CODINGS[bits]
     shape, parts = NibbleShape.of_workload(w), part_count(Request(w, Precision(bits, 4), 8, AVX2))
-    weight = rng.choice([-1, 1] if bits == 1 else [-1, 0, 1], (20, 1, 3, 17)).astype(np.int8)
-    packed = pack_nibbles(weight, bits, shape, parts, sums)
-    assert packed.shape == packed_shape(shape, parts, sums)
+    choices = [-1, 1] if bits == 1 else list(range(-coding.offset, coding.offset + 1))
+    weight = rng.choice(choices, (20, 1, 3, 17)).astype(np.int8)
+    packed = pack_nibbles(weight, shape, coding, parts, sums, machine.byte_channels)
+    assert packed.shape == packed_shape(shape, coding, parts, sums)
     x = np.zeros((3, shape.tables * GROUP), np.int64)
     x[:, :17] = rng.integers(0, 16, (3, 17))
-    flat = np.zeros((4 * packed.shape[1], GROUP), np.int64)
+    flat = np.zeros((4 * packed.shape[2], GROUP), np.int64)
     flat[: 3 * shape.tables] = x.reshape(-1, GROUP)
-    width = part_channels(bits)
+    width = coding.part_channels
     for o in (0, 7, 8, 19):
         channel, total = o % width, 0
-        places = [2 * channel, 2 * channel + 1] if bits == 2 else [2 * (channel % 8) + channel // 8]
-        for vector, row, place in itertools.product(range(packed.shape[1]), range(2), places):
-            byte = int(packed[o // width, vector, row, place])
+        places = [2 * channel, 2 * channel + 1] if coding.beside == 2 else [machine.byte_channels.index(channel)]
+        for plane, vector, row, place in itertools.product(*map(range, packed.shape[1:4]), places):
+            byte = int(packed[o // width, plane, vector, row, place])
             for nibble, entry in enumerate((byte & 15, byte >> 4)):
                 activations = flat[4 * vector + 2 * nibble + row]
-                total += sum(int(activations[j]) for j in range(GROUP) if entry >> j & 1)
-        assert (3 - bits) * total - x.sum() == int((x[:, :17] * weight[o, 0]).sum())
+                total += sum(int(activations[j]) for j in range(GROUP) if entry >> j & 1) << plane
+        expected = int((x[:, :17] * weight[o, 0]).sum())
+        assert coding.factor * total - coding.offset * int(x.sum()) == expected
 
 
 @pytest.mark.parametrize("bits", [1, 2])

@@ -1,9 +1,8 @@
 """The tile of a look-up convolution with nibbles: sums of looked-up bytes into 16 bit counters, then int32 and the end.
 
 One step looks 2 * sums tables up for every position and vector of output channels. The looked-up bytes are added, and
-their sum enters a 16 bit counter: with two bits a weight, neighbouring bytes are the bits of one channel and are added;
-with one bit, one counter takes the pairs as they are (modulo 2^16) and one takes the odd bytes, of which the first is
-freed at the end. Before a counter can overflow it moves into int32.
+their sum enters 16 bit counters: one, where neighbouring bytes are bits of one channel and are added; else two, of 8
+channels each. Before a counter can overflow it moves into int32. Planes of bits follow one after the other.
 """
 
 from __future__ import annotations
@@ -16,9 +15,10 @@ from tvm.tirx import PrimFunc
 from tvm_mpq.kernels.conv.epilogue import Cell, Epilogue, activation_params, range_params
 from tvm_mpq.kernels.conv.geometry import tiles
 from tvm_mpq.kernels.lut.frame import LookUpFrame
+from tvm_mpq.kernels.nibble_lut.coding import TABLE_BYTES, coding_of
 from tvm_mpq.kernels.nibble_lut.machine import Machine
 from tvm_mpq.kernels.nibble_lut.pack import packed_shape
-from tvm_mpq.kernels.nibble_lut.shape import TABLE_BYTES, NibbleShape, lookups_limit, part_channels
+from tvm_mpq.kernels.nibble_lut.shape import NibbleShape
 from tvm_mpq.kernels.nibble_lut.tables import NibbleRows
 from tvm_mpq.kernels.registry import Knobs, Request
 from tvm_mpq.kernels.tir import Task, ramp
@@ -34,7 +34,7 @@ def build_nibble_lut(request: Request, knobs: Knobs, machine: Machine) -> PrimFu
 
 def part_count(request: Request) -> int:
     """Vectors of output channels that cover all stored channels."""
-    return -(-Epilogue(request, _LANES).stored_channels // part_channels(request.precision.weight_bits))
+    return -(-Epilogue(request, _LANES).stored_channels // coding_of(request).part_channels)
 
 
 class _NibbleLut(LookUpFrame):
@@ -45,16 +45,17 @@ class _NibbleLut(LookUpFrame):
         super().__init__(shape, request.threads, *geometry)
         self.request, self.workload, self.machine = request, request.workload, machine
         self.shape = shape
-        self.bits = request.precision.weight_bits
+        self.coding = coding_of(request)
         self.sums: int = knobs["sums"]
         self.step_tables = 2 * self.sums
         self.steps = shape.steps(self.step_tables)
         self.row_bytes = shape.table_row_bytes(self.step_tables)
-        self.step_bytes = self.sums // 2 * 2 * TABLE_BYTES
-        self.part_bytes = shape.kernel[0] * self.steps * self.step_bytes
+        self.step_bytes = self.sums * TABLE_BYTES
+        self.plane_bytes = shape.kernel[0] * self.steps * self.step_bytes
+        self.part_bytes = self.coding.planes * self.plane_bytes
         counted = self.step_tables // machine.rows  # tables that enter a counter in one step
-        self.most_steps = lookups_limit(self.bits, request.precision.activation_bits) // counted
-        self.counters = 3 - self.bits
+        self.most_steps: int = self.coding.lookups_limit(request.precision.activation_bits) // counted
+        self.counters = self.coding.part_channels // _LANES
         self.epilogue = Epilogue(request, _LANES)
         self.rows = NibbleRows(self.code, shape, request.workload.in_channels, self.step_tables)
 
@@ -70,7 +71,7 @@ class _NibbleLut(LookUpFrame):
         self.rows.header()
         self.epilogue.header(code)
         self.loops()
-        weight = ("weight", packed_shape(self.shape, self.all_channels, self.sums), "uint8")
+        weight = ("weight", packed_shape(self.shape, self.coding, self.all_channels, self.sums), "uint8")
         return code.to_prim_func([*activation_params(self.request), weight, *range_params(self.request)])
 
     def build_row(self, y: str, slot: str, task: Task) -> None:
@@ -80,7 +81,7 @@ class _NibbleLut(LookUpFrame):
         self.epilogue.locals(self.code)
 
     def tile(self, base: str) -> None:
-        s, code, width = self.s, self.code, part_channels(self.bits)
+        s, code, width = self.s, self.code, self.coding.part_channels
         half = self.machine.width // 2
         names = [[f"c{p}_{b}" for b in range(self.channels)] for p in range(self.columns)]
         for name in (name for row in names for name in row):
@@ -91,7 +92,7 @@ class _NibbleLut(LookUpFrame):
             code.let(f"b{v}", f"bias[{ramp(c, _LANES)}]")
         for p in range(self.columns):
             parts = [f"RS[{self.row_slot(base, str(ky))} * {s.out_width} + ow + {p}]" for ky in range(s.kernel[0])]
-            code.let(f"offset{p}", " + ".join(parts))
+            code.let(f"offset{p}", f"({' + '.join(parts)}) * {self.coding.offset}")
         totals = self._reduce(base, names)
         for v, c in enumerate(channel):
             code.let(f"m{v}", f"multiplier[{ramp(c, _LANES)}]")
@@ -105,14 +106,16 @@ class _NibbleLut(LookUpFrame):
         self.epilogue.finish(code, cells)
 
     def _counted(self, name: str) -> list[str]:
-        """int32 sums in the counters of one position and part, 8 channels each, times the worth of a bit."""
-        half = self.machine.width // 2
-        acc = [f"{name}_{i}[{ramp(0, half)}]" for i in range(self.counters)]
-        if self.bits == 2:
-            return [self._wide(f"{name}_w", acc[0])]
-        first = f"{acc[0]} - T.shift_left({acc[1]}, T.Broadcast(T.uint16(8), {half}))"
-        both = self._wide(f"{name}_w0", first), self._wide(f"{name}_w1", acc[1])
-        return [f"T.shift_left({value}, T.Broadcast(1, {_LANES}))" for value in both]
+        """int32 sums in the counters of one position and part, 8 channels each, times the weights' factor."""
+        counters = self._counters(name)
+        if self.coding.beside == 1:
+            counters = self.machine.halves(counters)
+        sums = [self._wide(f"{name}_w{i}", counter) for i, counter in enumerate(counters)]
+        factor = self.coding.factor
+        return sums if factor == 1 else [f"({value}) * T.Broadcast({factor}, {_LANES})" for value in sums]
+
+    def _counters(self, name: str) -> list[str]:
+        return [f"{name}_{i}[{ramp(0, self.machine.width // 2)}]" for i in range(self.counters)]
 
     def _wide(self, name: str, counter: str) -> str:
         """A counter's rows as int32, added."""
@@ -130,28 +133,50 @@ class _NibbleLut(LookUpFrame):
             [f"b{v} - T.Broadcast(offset{p}, {_LANES})" for v in range(self.channels * self.counters)]
             for p in range(self.columns)
         ]
-        if s.kernel[0] * self.steps <= self.most_steps:
-            self._clear(names)
-            with self._kernel_row(base):
-                self._steps("0", str(self.steps), names)
+        if self.coding.planes == 1 and self._fits:
+            self._window(base, names)
             return [
                 [f"{start} + {sum_}" for start, sum_ in zip(row, self._sums(line), strict=True)]
                 for row, line in zip(starts, names, strict=True)
             ]
-        lanes = ramp(0, _LANES)
-        totals = [[f"s{p}_{v}[{lanes}]" for v in range(len(row))] for p, row in enumerate(starts)]
+        totals = [[f"s{p}_{v}[{ramp(0, _LANES)}]" for v in range(len(row))] for p, row in enumerate(starts)]
         for p, row in enumerate(starts):
             for v, start in enumerate(row):
                 code.line(f's{p}_{v} = T.alloc_buffer(({_LANES},), "int32")')
                 code.line(f"{totals[p][v]} = {start}")
-        with self._kernel_row(base), code.block(f"for kc in range({tiles(self.steps, self.most_steps)}):"):
+        with code.block(f"for plane in range({self.coding.planes}):") if self.coding.planes > 1 else nullcontext():
+            if self._fits:
+                self._window(base, names)
+                self._move(names, totals)
+            else:
+                self._chunks(base, names, totals)
+        return totals
+
+    @property
+    def _fits(self) -> bool:
+        """Whether the counters hold the sums of a whole window."""
+        return self.s.kernel[0] * self.steps <= self.most_steps
+
+    def _window(self, base: str, names: list[list[str]]) -> None:
+        """Count everything."""
+        self._clear(names)
+        with self._kernel_row(base):
+            self._steps("0", str(self.steps), names)
+
+    def _chunks(self, base: str, names: list[list[str]], totals: list[list[str]]) -> None:
+        """Count as many steps as the counters hold, move the sums, and so on."""
+        with self._kernel_row(base), self.code.block(f"for kc in range({tiles(self.steps, self.most_steps)}):"):
             self._clear(names)
             low = f"kc * {self.most_steps}"
             self._steps(low, f"T.min({low} + {self.most_steps}, {self.steps})", names)
-            for row, line in zip(totals, names, strict=True):
-                for total, sum_ in zip(row, self._sums(line), strict=True):
-                    code.line(f"{total} = {total} + {sum_}")
-        return totals
+            self._move(names, totals)
+
+    def _move(self, names: list[list[str]], totals: list[list[str]]) -> None:
+        """Add what is counted to the totals, times what the plane's bits are worth."""
+        for row, line in zip(totals, names, strict=True):
+            for total, sum_ in zip(row, self._sums(line), strict=True):
+                worth = f"T.shift_left({sum_}, T.Broadcast(plane, {_LANES}))" if self.coding.planes > 1 else sum_
+                self.code.line(f"{total} = {total} + {worth}")
 
     def _clear(self, names: list[list[str]]) -> None:
         half = self.machine.width // 2
@@ -169,7 +194,8 @@ class _NibbleLut(LookUpFrame):
         with code.block(f"for ky in range({s.kernel[0]}):") if s.kernel[0] > 1 else nullcontext():
             ky = "ky" if s.kernel[0] > 1 else "0"
             code.let("t_row", f"t_tile + {self.row_slot(base, ky)} * {self.row_bytes}")
-            code.let("w_row", f"w_tile + {ky} * {self.steps * self.step_bytes}")
+            w = f"w_tile + plane * {self.plane_bytes}" if self.coding.planes > 1 else "w_tile"
+            code.let("w_row", f"{w} + {ky} * {self.steps * self.step_bytes}")
             yield
 
     def _steps(self, low: str, high: str, names: list[list[str]]) -> None:
@@ -198,11 +224,8 @@ class _NibbleLut(LookUpFrame):
 
     def _count(self, name: str, found: str) -> None:
         """Add the looked-up bytes to the counters."""
-        code, half = self.code, self.machine.width // 2
-        acc = [f"{name}_{i}[{ramp(0, half)}]" for i in range(self.counters)]
-        if self.bits == 2:
-            code.line(f"{acc[0]} = {self.machine.add_pairs(acc[0], found)}")
-            return
-        pairs = code.let(f"{found}_p", f'T.reinterpret("uint16x{half}", {found})')
-        code.line(f"{acc[0]} = {acc[0]} + {pairs}")
-        code.line(f"{acc[1]} = {acc[1]} + T.shift_right({pairs}, T.Broadcast(T.uint16(8), {half}))")
+        counters = self._counters(name)
+        if self.coding.beside > 1:
+            self.code.line(f"{counters[0]} = {self.machine.add_pairs(counters[0], found)}")
+        else:
+            self.machine.count(self.code, counters, found)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from tvm_mpq.kernels.conv.geometry import even_tile, tiles
 from tvm_mpq.kernels.nibble_lut.build import part_count
+from tvm_mpq.kernels.nibble_lut.coding import TABLE_BYTES, NibbleCoding, coding_of, sums_limit
 from tvm_mpq.kernels.nibble_lut.machine import Machine
-from tvm_mpq.kernels.nibble_lut.shape import TABLE_BYTES, NibbleShape, sums_limit
+from tvm_mpq.kernels.nibble_lut.shape import NibbleShape
 from tvm_mpq.kernels.registry import Knobs, Request
 from tvm_mpq.schema import Conv2dWorkload
 
@@ -27,37 +28,42 @@ def nibble_knobs(request: Request, machine: Machine) -> list[Knobs]:
     """
     w = request.workload
     assert isinstance(w, Conv2dWorkload)
-    s, bits, parts = NibbleShape.of_workload(w), request.precision.weight_bits, part_count(request)
+    s, coding, parts = NibbleShape.of_workload(w), coding_of(request), part_count(request)
     found: dict[tuple[int, int, int], float] = {}
     for limit, deep in _TILES:
         columns, depth = even_tile(s.out_width, limit), even_tile(parts, deep)
         for sums in range(2, sums_limit(request.precision.activation_bits) + 1, 2):
-            if columns * depth * (3 - bits) + depth * sums + 3 <= machine.registers:
-                found[columns, depth, sums] = _cycles(s, bits, parts, columns, depth, sums)
+            counters = columns * depth * (2 // coding.beside)
+            if counters + depth * sums + 3 <= machine.registers:
+                found[columns, depth, sums] = _cycles(s, coding, parts, columns, depth, sums)
     ranked = sorted(found, key=lambda key: found[key])[:_CHOICES]
     out: list[Knobs] = []
     for columns, depth, sums in ranked:
         band = s.out_height if s.rows * s.table_row_bytes(2 * sums) <= _LEVEL_2 else 1
-        orders = _orders(s, parts, columns, depth, sums, band)
+        orders = _orders(s, coding, parts, columns, depth, sums, band)
         out += [{"columns": columns, "parts": depth, "sums": sums, "band": band, "order": order} for order in orders]
     return out
 
 
-def _orders(s: NibbleShape, parts: int, columns: int, depth: int, sums: int, band: int) -> tuple[str, str]:
+def _orders(
+    s: NibbleShape, coding: NibbleCoding, parts: int, columns: int, depth: int, sums: int, band: int
+) -> tuple[str, str]:
     """First the order that reads fewer bytes from beyond the first-level cache: weights again for every tile, or tables
     again for every vector of channels. Weights that stay in the cache cost nothing."""
-    weights = parts * s.kernel[0] * s.steps(2 * sums) * sums * TABLE_BYTES
+    weights = parts * s.kernel[0] * s.steps(2 * sums) * coding.planes * sums * TABLE_BYTES
     by_positions = 0 if weights <= _LEVEL_1 else s.out_height * tiles(s.out_width, columns) * weights
     rows = s.rows if band == s.out_height else s.out_height * s.kernel[0]
     by_channels = tiles(parts, depth) * rows * s.table_row_bytes(2 * sums)
     return ("positions", "channels") if by_positions <= by_channels else ("channels", "positions")
 
 
-def _cycles(s: NibbleShape, bits: int, parts: int, columns: int, depth: int, sums: int) -> float:
+def _cycles(s: NibbleShape, coding: NibbleCoding, parts: int, columns: int, depth: int, sums: int) -> float:
     """Estimated cycles of one image: look-ups, additions and unpacking of the reduction, then the epilogue."""
     count = s.out_height * tiles(s.out_width, columns) * tiles(parts, depth)
-    counting = 4 - bits  # instructions that take a sum into the counters
+    counting = 4 - coding.beside  # instructions that take a sum into the counters
     work = columns * depth * (2 * sums - 1 + counting) + depth * sums * 1.5
     loads = (columns + depth) * sums
     step = max(work / _RATE, loads / 2, sums + 3)
-    return count * (s.kernel[0] * s.steps(2 * sums) * step + 6 * columns * depth * (3 - bits) + 15)
+    return count * (
+        coding.planes * s.kernel[0] * s.steps(2 * sums) * step + 6 * columns * depth * (2 // coding.beside) + 15
+    )

@@ -6,7 +6,8 @@ Plain shuffles, which LLVM turns into byte permutes on every machine.
 from __future__ import annotations
 
 from tvm_mpq.kernels.lut.tables import RowBuilder
-from tvm_mpq.kernels.nibble_lut.shape import GROUP, TABLE_BYTES, NibbleShape
+from tvm_mpq.kernels.nibble_lut.coding import GROUP, TABLE_BYTES
+from tvm_mpq.kernels.nibble_lut.shape import NibbleShape
 from tvm_mpq.kernels.tir import Code, intrin, ramp
 
 _CHUNK = 16  # channels of one load: four tables
