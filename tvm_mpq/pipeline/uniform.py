@@ -39,6 +39,8 @@ def build_network(
     """
     if (uniform is None) == (plan is None):
         raise InvalidValueError("give either --uniform PRECISION or --plan FILE, one of them")
+    if uniform is not None and Precision.parse(uniform) not in options.offered:
+        options = dataclasses.replace(options, precisions=(uniform,))
     with open_bench(options, compile_only=plan is not None) as bench:
         return _build(bench, options, uniform, keep, plan)
 
