@@ -1,4 +1,4 @@
-"""Activations of one bit, 0 and 1 with either as zero point: every family takes them, exact at the ends of the range."""
+"""Activations of one bit, with either value as zero point: every family takes them, exact at the ends of the range."""
 
 from __future__ import annotations
 
