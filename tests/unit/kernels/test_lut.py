@@ -50,6 +50,7 @@ CHANNELS = [
     C(2, 8, 6, 20, 20, (3, 3), (1, 1)),
     C(1, 9, 7, 12, 16, (2, 3), (3, 3), (0, 0, 0, 1)),
     C(1, 4, 1, 5, 17, (3, 3), (5, 5), (4, 4, 4, 0)),
+    *(C(1, 1, rows, 70, 100, (1, 1)) for rows in (1, 2, 3)),
 ]
 TABLES = [
     C(1, 6, 7, 20, 33, (3, 3), (1, 1), SAME, activation="hard_swish"),
@@ -190,6 +191,5 @@ def test_refuses_what_it_cannot_do(bits: int) -> None:
         Request(dataclasses.replace(w, groups=4), precision, 8, NEEDED),
         Request(dataclasses.replace(w, dilation=(2, 2)), precision, 8, NEEDED),
         Request(dataclasses.replace(w, activation="gelu"), precision, 32, NEEDED),
-        Request(C(1, 1, 1, 64, 64, (1, 1)), precision, 8, NEEDED),
     ]
     assert not [r.key for r in refused if row.fits(r)]

@@ -45,6 +45,7 @@ SHAPES = [
     C(1, 4, 1, 5, 17, (3, 3), (5, 5), (4, 4, 4, 0)),
     C(1, 56, 56, 16, 4, (3, 3), (1, 1), SAME),
     C(1, 7, 7, 63, 24, (5, 5), (1, 1), (2, 2, 2, 2)),
+    *(C(1, 1, rows, 70, 100, (1, 1)) for rows in (1, 2, 3)),
 ]
 TABLES = [
     C(1, 6, 7, 20, 33, (3, 3), (1, 1), SAME, activation="hard_swish"),
@@ -175,7 +176,6 @@ def test_refuses_what_it_cannot_do(bits: int) -> None:
         dataclasses.replace(good, workload=dataclasses.replace(w, groups=4)),
         dataclasses.replace(good, workload=dataclasses.replace(w, dilation=(2, 2))),
         dataclasses.replace(good, workload=dataclasses.replace(w, activation="gelu"), out_bits=32),
-        dataclasses.replace(good, workload=C(1, 1, 1, 64, 64, (1, 1))),
         dataclasses.replace(good, workload=C(1, 8, 8, 80_000, 16, (1, 1)), precision=Precision(bits, 4)),
     ]
     assert not [r.key for r in refused if family(bits).fits(r)]
