@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from tvm_mpq.kernels import carriers, conv, conv_neon, float_conv, lut, nibble_lut  # noqa: F401  each registers rows
+from tvm_mpq.kernels import (  # noqa: F401  each registers rows
+    bit_serial,
+    carriers,
+    conv,
+    conv_neon,
+    float_conv,
+    lut,
+    nibble_lut,
+    packed_linear,
+)
 from tvm_mpq.kernels.registry import (
     Family,
     Kernel,

@@ -1,0 +1,79 @@
+"""Rows of the kernel table for linear layers of few rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from tvm.tirx import PrimFunc
+
+from tvm_mpq.kernels.conv.accept import is_dense, workload_of
+from tvm_mpq.kernels.conv.pack import integer_constants, with_ranges
+from tvm_mpq.kernels.packed_linear.build import build_packed_linear, linear_shape
+from tvm_mpq.kernels.packed_linear.coding import SIGN_BIT, coding_of, is_exact
+from tvm_mpq.kernels.packed_linear.knobs import linear_knobs
+from tvm_mpq.kernels.packed_linear.machine import Machine
+from tvm_mpq.kernels.packed_linear.pack import pack_fields
+from tvm_mpq.kernels.packed_linear.x86_256 import Avx2
+from tvm_mpq.kernels.packed_linear.x86_512 import Vnni
+from tvm_mpq.kernels.registry import Family, Knobs, Request, register
+from tvm_mpq.numerics.operands import Operands
+from tvm_mpq.schema import Conv2dWorkload
+
+_MOST_ROWS = 3
+"""More rows share what expanding a weight costs."""
+_TABLED = (2, 5)
+"""Most bits of weights and of activations at which two rows share tables: looking sums up is faster then."""
+
+
+def _most_rows(request: Request) -> int:
+    weight_bits, activation_bits = _TABLED
+    p = request.precision
+    return 1 if p.weight_bits <= weight_bits and p.activation_bits <= activation_bits else _MOST_ROWS
+
+
+def _accepts(request: Request, machine: Machine) -> bool:
+    w, coding = workload_of(request), coding_of(request)
+    rows = w.batch * w.in_height * w.in_width
+    linear = w.kernel == w.stride == (1, 1) and not any(w.padding)
+    in_registers = machine.needed(coding, rows, coding.fields) <= machine.registers
+    return is_dense(request) and linear and rows <= _most_rows(request) and in_registers and is_exact(w)
+
+
+def _row(name: str, features: frozenset[str], bits: tuple[int, ...], meaning: str, rank: int, machine: Machine) -> None:
+    def build(request: Request, knobs: Knobs) -> PrimFunc:
+        return build_packed_linear(request, knobs, machine)
+
+    def constants(request: Request, knobs: Knobs, operands: Operands) -> list[np.ndarray]:
+        numbers = integer_constants(request, operands)
+        signed = replace(numbers, input_zero_point=numbers.input_zero_point - SIGN_BIT)
+        weight = pack_fields(numbers.weight[:, 0, 0], linear_shape(request, knobs, machine))
+        return with_ranges(request, signed, weight)
+
+    register(
+        Family(
+            name=name,
+            workload_type=Conv2dWorkload,
+            isa_features=features,
+            weight_bits=frozenset(bits),
+            activation_bits=frozenset(range(1, 9)),
+            operand_ranges=f"x 0..255, w {meaning}; 255 * 128 * channels < 2^31",
+            accepts=lambda request: _accepts(request, machine),
+            knob_space=lambda request: linear_knobs(request, machine),
+            build=build,
+            constants=constants,
+            rank=rank,
+        )
+    )
+
+
+_VNNI = frozenset({"avx512f", "avx512bw", "avx512vnni"})
+_AVX2 = frozenset({"avx2"})
+_row("qu8_qc4u_s32_linear__avx512vnni", _VNNI, (3, 4), "-7..7", 55, Vnni())
+_row("qu8_qc2u_s32_linear__avx512vnni", _VNNI, (2,), "-1..1", 65, Vnni())
+_row(
+    "qu8_qc1u_s32_linear__avx512vnni", _VNNI, (1,), "-1 and 1", 55, Vnni()
+)  # behind look-ups of activations of few bits
+_row("qu8_qc4u_s16_linear__avx2", _AVX2, (3, 4), "-7..7", 33, Avx2())
+_row("qu8_qc2u_s16_linear__avx2", _AVX2, (2,), "-1..1", 33, Avx2())
+_row("qu8_qc1u_s16_linear__avx2", _AVX2, (1,), "-1 and 1", 33, Avx2())

@@ -1,0 +1,34 @@
+"""Knob space of packed linear layers: tiles of output channels, cheapest first, steps of a trip, and prefetching."""
+
+from __future__ import annotations
+
+from tvm_mpq.kernels.conv.accept import workload_of
+from tvm_mpq.kernels.conv.geometry import tiles, useful_threads
+from tvm_mpq.kernels.packed_linear.build import linear_shape
+from tvm_mpq.kernels.packed_linear.coding import coding_of
+from tvm_mpq.kernels.packed_linear.machine import Machine
+from tvm_mpq.kernels.registry import Knobs, Request
+
+_VECTORS = (1, 2, 4, 8)
+"""Byte vectors of weights in a step of a tile."""
+_LATENCY = 4  # cycles until an accumulator can take its next product
+_TILE_CYCLES = 30  # of a tile beside its products: the loop begins anew, sums are shifted, scaled and stored
+_AHEAD = 16384  # bytes; for weights in memory. Nearer ones were measured to hinder the processor's own prefetching
+_CHOICES = 3
+
+
+def linear_knobs(request: Request, machine: Machine) -> list[Knobs]:
+    """Knobs {"parts", "depth", "ahead"}: output vectors of a tile, steps of a trip, bytes from a load to a prefetch."""
+    coding = coding_of(request)
+    depths, threads = machine.depths(coding), useful_threads(workload_of(request), request.threads)
+    found: dict[int, float] = {}
+    for vectors in _VECTORS:
+        limit = vectors * coding.fields
+        shape = linear_shape(request, {"parts": limit, "depth": depths[0]}, machine)
+        if machine.needed(coding, shape.rows, shape.parts) <= machine.registers:
+            products = shape.parts * shape.rows
+            cycles = shape.steps * max(products, _LATENCY) + products + _TILE_CYCLES
+            found[shape.parts] = tiles(shape.tiles, threads) * cycles
+    ranked = sorted(found, key=lambda parts: found[parts])[:_CHOICES]
+    space: list[Knobs] = [{"parts": parts, "depth": depth, "ahead": 0} for parts in ranked for depth in depths]
+    return [*space, {**space[0], "ahead": _AHEAD}]
