@@ -57,7 +57,7 @@ def compare(bench: Bench, count: int, seed: int) -> dict[str, Any]:
         workshop.build(plan)
     times = workshop.measure({**known, **plans})
     measured = {name: time.median_us for name, time in times.items()}
-    final = corrected(tables, {name: measured[name] for name in known})
+    final = corrected(bench, tables, {name: measured[name] for name in known})
     predicted = {name: price(final.problem, s.choices, s.formats).latency_us for name, s in solutions.items()}
     return _report(bench, final, plans, solutions, predicted, measured)
 

@@ -1,25 +1,31 @@
 """From kernels measured alone to kernels in a network: a correction fitted on whole-network runs of this device.
 
-A kernel timed in a loop finds its weights in the nearest cache; in a network they come from farther away, and the
-virtual machine passes them around. Two terms carry most of that: microseconds per call and per weight byte.
+A kernel timed in a loop finds weights and tensors in caches as near as they fit; in a network others have been at work
+since they were last touched, and the virtual machine passes them around. Two terms carry most of that: microseconds per
+call, and per byte that a kernel reads or writes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from tvm_mpq.schema import FLOAT_BITS, padded_channels
 from tvm_mpq.select.ilp import Solution
-from tvm_mpq.select.problem import Choice, Problem
+from tvm_mpq.select.problem import Choice, Operator, Problem, emitted_class
+
+TensorBytes = Callable[[str, int], int]
+"""Bytes of a tensor, by its name, as it is stored in a format."""
 
 
 @dataclass(frozen=True)
 class Correction:
-    """latency = scale * (measured kernels and boundaries) + call_us * calls + byte_us * weight bytes."""
+    """latency = scale * (measured kernels and boundaries) + call_us * calls + byte_us * bytes moved."""
 
     scale: float = 1.0
     call_us: float = 0.0
@@ -28,18 +34,38 @@ class Correction:
 
 @dataclass(frozen=True)
 class Observation:
-    """One whole network: what its kernels add up to, and what it took. Microseconds and bytes."""
+    """One whole network: what its kernels add up to, and what it took. Microseconds.
+
+    moved_bytes: weights, and every tensor as often as a kernel reads or writes it.
+    """
 
     sum_us: float
     calls: int
-    weight_bytes: int
+    moved_bytes: int
     measured_us: float
 
 
-def observe(problem: Problem, solution: Solution, measured_us: float) -> Observation:
+def stored_bytes(shape: Sequence[int], bits: int) -> int:
+    """Bytes of a tensor of this logical shape, channels last, in a storage format."""
+    *outer, channels = shape or (1,)
+    return math.prod(outer) * (4 * channels if bits == FLOAT_BITS else padded_channels(channels))
+
+
+def observe(problem: Problem, solution: Solution, measured_us: float, tensor_bytes: TensorBytes) -> Observation:
     """The observation of a solution whose network was measured."""
+    moved = sum(tensor_bytes(name, source) + tensor_bytes(name, to) for name, source, to in solution.conversions)
+    for operator in problem.operators:
+        choice = operator.choice(solution.choices[operator.name])
+        moved += _moved_bytes(operator, choice, emitted_class(solution.formats[operator.output]), tensor_bytes)
     calls = len(problem.operators) + len(solution.conversions)
-    return Observation(solution.latency_us, calls, solution.size_bytes, measured_us)
+    return Observation(solution.latency_us, calls, moved, measured_us)
+
+
+def _moved_bytes(operator: Operator, choice: Choice, emitted: int, tensor_bytes: TensorBytes) -> int:
+    if not choice.latency_us[emitted]:  # reshapes run nothing, and float operators are in the problem's fixed time
+        return 0
+    read = sum(tensor_bytes(name, choice.in_bits) for name in operator.inputs)
+    return choice.size_bytes + read + tensor_bytes(operator.output, emitted)
 
 
 def fit(observations: Sequence[Observation]) -> Correction:
@@ -51,7 +77,7 @@ def fit(observations: Sequence[Observation]) -> Correction:
         return Correction()
     measured = np.array([o.measured_us for o in observations])
     sums = np.array([o.sum_us for o in observations])
-    terms = np.array([[o.calls, o.weight_bytes] for o in observations], dtype=np.float64)
+    terms = np.array([[o.calls, o.moved_bytes] for o in observations], dtype=np.float64)
     best, best_error = np.zeros(2), np.inf
     for used in itertools.chain.from_iterable(itertools.combinations(range(2), k) for k in range(3)):
         columns = terms[:, used] / measured[:, None]
@@ -65,19 +91,25 @@ def fit(observations: Sequence[Observation]) -> Correction:
     return Correction(scale, float(best[0]), float(best[1]))
 
 
-def correct(problem: Problem, correction: Correction) -> Problem:
+def correct(problem: Problem, correction: Correction, tensor_bytes: TensorBytes) -> Problem:
     """The same tables with corrected latencies."""
     scale, byte_us = correction.scale, correction.byte_us
 
-    def corrected(choice: Choice) -> Choice:
-        times = {bits: scale * us + byte_us * choice.size_bytes for bits, us in choice.latency_us.items()}
+    def corrected(operator: Operator, choice: Choice) -> Choice:
+        times = {
+            emitted: scale * us + byte_us * _moved_bytes(operator, choice, emitted, tensor_bytes)
+            for emitted, us in choice.latency_us.items()
+        }
         return dataclasses.replace(choice, latency_us=times)
 
-    operators = [dataclasses.replace(o, choices=tuple(map(corrected, o.choices))) for o in problem.operators]
-    tensors = [
-        dataclasses.replace(t, convert_us={pair: scale * us for pair, us in t.convert_us.items()})
-        for t in problem.tensors
-    ]
+    operators = [dataclasses.replace(o, choices=tuple(corrected(o, c) for c in o.choices)) for o in problem.operators]
+    tensors = []
+    for tensor in problem.tensors:
+        costs = {
+            (source, to): scale * us + byte_us * (tensor_bytes(tensor.name, source) + tensor_bytes(tensor.name, to))
+            for (source, to), us in tensor.convert_us.items()
+        }
+        tensors.append(dataclasses.replace(tensor, convert_us=costs))
     return Problem(
         tuple(operators), tuple(tensors), scale * problem.fixed_us, scale * problem.call_us + correction.call_us
     )

@@ -12,7 +12,7 @@ from tvm_mpq.calibrate.data import Dataset
 from tvm_mpq.passes.lowering import KernelStep
 from tvm_mpq.pipeline import latency, learn, network
 from tvm_mpq.pipeline.bench import Bench
-from tvm_mpq.pipeline.correction import Correction, correct, fit, observe
+from tvm_mpq.pipeline.correction import Correction, correct, fit, observe, stored_bytes
 from tvm_mpq.pipeline.problem import Space, build_problem
 from tvm_mpq.pipeline.workshop import Workshop
 from tvm_mpq.schema import Plan, Precision
@@ -102,7 +102,7 @@ def corrected_tables(bench: Bench, tables: Tables, workshop: Workshop) -> Tables
     """
     bench.options.tell("building and measuring uniform networks")
     plans = {name: plan_of(bench, tables, solution) for name, solution in references(tables).items()}
-    return corrected(tables, workshop.known_us(plans))
+    return corrected(bench, tables, workshop.known_us(plans))
 
 
 def references(tables: Tables) -> dict[str, Solution]:
@@ -110,11 +110,16 @@ def references(tables: Tables) -> dict[str, Solution]:
     return {"fp32": tables.fp32, "int8": tables.int8}
 
 
-def corrected(tables: Tables, measured_us: Mapping[str, float]) -> Tables:
+def corrected(bench: Bench, tables: Tables, measured_us: Mapping[str, float]) -> Tables:
     """The same tables, corrected by the measured times of reference networks."""
-    solutions = references(tables)
-    correction = fit([observe(tables.problem, solutions[name], us) for name, us in measured_us.items()])
-    return dataclasses.replace(tables, problem=correct(tables.problem, correction), correction=correction)
+    tensors = bench.prepared.graph.tensors
+
+    def tensor_bytes(name: str, bits: int) -> int:
+        return stored_bytes(tensors[name].shape, bits)
+
+    problem, solutions = tables.problem, references(tables)
+    correction = fit([observe(problem, solutions[name], us, tensor_bytes) for name, us in measured_us.items()])
+    return dataclasses.replace(tables, problem=correct(problem, correction, tensor_bytes), correction=correction)
 
 
 def _kernel_rows(table: latency.LatencyTable) -> dict[str, dict[str, Any]]:
