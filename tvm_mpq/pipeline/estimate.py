@@ -60,8 +60,9 @@ def fill_partly(meter: Meter, requests: Sequence[Request], row: TargetRow, fract
     missing = look_up(meter, table, requests, versions=versions)
     if missing:
         machine = Machine.of(row, requests[0].threads)
-        foretold = {key: meter.foretold(key, versions.of(kernel)) for key, kernel in missing.items()}
-        new = [key for key, record in foretold.items() if record is None]
+        old = {key: meter.foretold(key, versions.code) for key in missing} if versions.code else {}
+        foretold = {key: record for key, record in old.items() if record is not None}
+        new = [key for key in missing if key not in foretold]
         entries, times = measurements(meter, versions, machine, requests[0].features)
         taken = most_informative(entries, [Entry(key, machine) for key in new], UP_FRONT * fraction)
         chosen = {new[i]: missing[new[i]] for i in taken}
@@ -79,7 +80,7 @@ def fill_partly(meter: Meter, requests: Sequence[Request], row: TargetRow, fract
                 table.predictor = predictor.held_out.to_json()
                 ResultStore(meter.db).put("predictor", f"{meter.device.key}|{meter.target}", table.predictor)
                 for key, kernel in rest.items():
-                    table.offer(kernel, _kept(meter, foretold[key], key, versions.of(kernel), found[key]))
+                    table.offer(kernel, _kept(meter, foretold.get(key), key, versions.code, found[key]))
                 break
             more = [refused[i].key for i in most_informative(known, refused, REFUSED_AT_ONCE)]
             for key in more:
@@ -90,17 +91,21 @@ def fill_partly(meter: Meter, requests: Sequence[Request], row: TargetRow, fract
 
 
 def _kept(
-    meter: Meter, old: LatencyRecord | None, key: LatencyKey, version: str, prediction: Prediction
+    meter: Meter, old: LatencyRecord | None, key: LatencyKey, code: str | None, prediction: Prediction
 ) -> LatencyRecord:
-    """The stored prediction, or the new one, stored, where it is clearly better."""
+    """The stored prediction, or the new one where it is clearly better.
+
+    A new one is stored, unless the code of the kernels is being edited: nobody could tell what it was made for.
+    """
     if old is not None and old.stated_error is not None and prediction.stated_error >= BETTER * old.stated_error:
         return old
     now = datetime.now(timezone.utc).isoformat()
     record = LatencyRecord(
-        *(key, meter.device.key, tvm.__version__, version, prediction.median_us, None, 0, now, "predicted"),
+        *(key, meter.device.key, tvm.__version__, code or "", prediction.median_us, None, 0, now, "predicted"),
         stated_error=prediction.stated_error,
     )
-    meter.db.put(record, replace=True)
+    if code is not None:
+        meter.db.put(record, replace=True)
     return record
 
 

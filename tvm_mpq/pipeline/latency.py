@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import tvm
@@ -106,17 +107,18 @@ class Meter:
         """What the database remembers of the kernels' code."""
         return Versions(self.db, self.store, self.target)
 
-    def known(self, key: LatencyKey, version: str) -> LatencyRecord | None:
-        """A good measurement on this device of this very code."""
-        return self._stored(key, version, "measured")
+    def known(self, key: LatencyKey, version: Callable[[], str]) -> LatencyRecord | None:
+        """A good measurement on this device of this very code, whose version is asked for only if there is any."""
+        record = self._stored(key, "measured")
+        return record if record is not None and record.kernel_version == version() else None
 
-    def foretold(self, key: LatencyKey, version: str) -> LatencyRecord | None:
-        """A prediction for this device and this very code."""
-        return self._stored(key, version, "predicted")
+    def foretold(self, key: LatencyKey, code: str) -> LatencyRecord | None:
+        """A prediction for this device, made when all code that generates kernels was this."""
+        record = self._stored(key, "predicted")
+        return record if record is not None and record.kernel_version == code else None
 
-    def _stored(self, key: LatencyKey, version: str, provenance: str) -> LatencyRecord | None:
-        where = {**vars(key), "device": self.device.key, "kernel_version": version, "provenance": provenance}
-        return next(self.db.records(failures=False, **where), None)
+    def _stored(self, key: LatencyKey, provenance: str) -> LatencyRecord | None:
+        return next(self.db.records(**vars(key), device=self.device.key, provenance=provenance, failures=False), None)
 
     def measure(self, items: Mapping[LatencyKey, Source]) -> Iterator[LatencyRecord]:
         """Compile and time; each record is stored before the next is measured. Failures are records too."""
@@ -174,7 +176,7 @@ def look_up(
         best = None if every_candidate else tuned_kernel(meter, request, versions)
         for kernel in candidates(request) if every_candidate else [best or default_kernel(request)]:
             key = latency_key(kernel, meter.target)
-            record = meter.known(key, versions.of(kernel))
+            record = meter.known(key, partial(versions.of, kernel))
             if record is None:
                 missing[key] = kernel
             else:
@@ -201,6 +203,7 @@ def tuned_kernel(meter: Meter, request: Request, versions: Versions) -> Kernel |
 
 def measure_all(meter: Meter, table: LatencyTable, kernels: dict[LatencyKey, Kernel]) -> None:
     """Check and measure kernels and enter their times; those that a busy machine disturbed are tried again."""
+    remember(meter, kernels.values())
     todo = _right_ones(meter, table, kernels)
     for _ in range(1 + NOISE_RETRIES):
         noisy: dict[LatencyKey, Kernel] = {}
@@ -210,6 +213,14 @@ def measure_all(meter: Meter, table: LatencyTable, kernels: dict[LatencyKey, Ker
             if record.failure and any(sign in record.failure for sign in UNSTEADY):
                 noisy[record.key] = todo[record.key]
         todo = noisy
+
+
+def remember(meter: Meter, kernels: Iterable[Kernel]) -> None:
+    """Generate kernels, and keep their versions in the database for the next process."""
+    versions = meter.versions()
+    for kernel in kernels:
+        versions.of(kernel)
+    versions.save()
 
 
 def complete(table: LatencyTable, requests: Sequence[Request]) -> None:
@@ -265,7 +276,7 @@ def float_time_us(meter: Meter, functions: Sequence[tuple[tvm.tirx.PrimFunc, int
         workload = FloatWorkload(source.version, str(func.attrs.get("global_symbol", "float")))
         key = LatencyKey(workload.key, "fp32", 32, "tvm", "{}", meter.target)
         calls[key] = count
-        record = meter.known(key, source.version)
+        record = meter.known(key, partial(getattr, source, "version"))
         if record is None:
             sources[key] = source
         else:

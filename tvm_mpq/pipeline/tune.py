@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from tvm_mpq.errors import InvalidValueError
@@ -148,7 +149,7 @@ class _Work:
         measure_all(self._meter, self._table, batch)
         for key in batch:
             trial, kernel = self._open.pop(key)
-            record = self._meter.known(key, self._versions.of(kernel))
+            record = self._meter.known(key, partial(self._versions.of, kernel))
             if record is not None and record.median_us is not None:
                 self._learn(key, record.median_us, trial.place)
 

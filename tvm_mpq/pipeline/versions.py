@@ -41,14 +41,17 @@ def code_digest() -> str | None:
 
 
 class Versions:
-    """`of(kernel)` is `store.source(kernel).version`, from memory where possible; `save` what was learned."""
+    """`of(kernel)` is `store.source(kernel).version`, from memory where possible; `save` what was learned.
+
+    code: digest of all that generates kernels, None while it is being edited.
+    """
 
     def __init__(self, db: LatencyDatabase, store: KernelStore, target: str) -> None:
         self._store, self._results, self._key = store, ResultStore(db), target
         self._compiled_for = repr(store.target())
-        self._digest = code_digest()
-        kept = self._results.get("kernel_versions", target) if self._digest else None
-        self._known: dict[str, str] = kept["versions"] if kept and kept["digest"] == self._digest else {}
+        self.code = code_digest()
+        kept = self._results.get("kernel_versions", target) if self.code else None
+        self._known: dict[str, str] = kept["versions"] if kept and kept["digest"] == self.code else {}
         self._new = False
 
     def remembered(self, kernel: Kernel) -> str | None:
@@ -70,6 +73,6 @@ class Versions:
 
     def save(self) -> None:
         """Keep what was learned for the next process."""
-        if self._new and self._digest:
-            self._results.put("kernel_versions", self._key, {"digest": self._digest, "versions": self._known})
+        if self._new and self.code:
+            self._results.put("kernel_versions", self._key, {"digest": self.code, "versions": self._known})
         self._new = False
