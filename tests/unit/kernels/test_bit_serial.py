@@ -46,7 +46,7 @@ SHAPES = [
     C(1, 56, 56, 8, 4, (3, 3), (1, 1), SAME),
     C(2, 4, 4, 48, 32, (3, 3), (1, 1), SAME),
 ]
-FEW_ROWS = [C(1, 1, 1, 129, 100, (1, 1)), C(1, 1, 3, 17, 33, (1, 1), residual=True), C(2, 1, 1, 64, 16, (1, 1))]
+ONE_ROW = [C(1, 1, 1, 129, 100, (1, 1)), C(1, 1, 1, 17, 33, (1, 1), residual=True), C(1, 1, 1, 64, 16, (1, 1))]
 TABLES = [
     C(1, 6, 7, 20, 33, (3, 3), (1, 1), SAME, activation="hard_swish"),
     C(1, 4, 5, 20, 3, (1, 1), residual=True, activation="silu"),
@@ -77,8 +77,8 @@ def test_equals_reference(part: int, rng: np.random.Generator) -> None:
 
 @counts_bits
 @pytest.mark.parametrize("precision", [W1A1, W1A2], ids=str)
-def test_few_rows_equal_reference(precision: Precision, rng: np.random.Generator) -> None:
-    for turn, w in enumerate(FEW_ROWS):
+def test_one_row_equals_reference(precision: Precision, rng: np.random.Generator) -> None:
+    for turn, w in enumerate(ONE_ROW):
         check(kernel_of(Request(w, precision, (8, 32)[turn % 2], NEEDED), turn), rng, (None, 1, -1))
 
 
@@ -158,12 +158,12 @@ def test_refuses_what_it_cannot_do() -> None:
         dataclasses.replace(good, workload=dataclasses.replace(w, groups=4)),
         dataclasses.replace(good, workload=dataclasses.replace(w, dilation=(2, 2))),
         dataclasses.replace(good, workload=dataclasses.replace(w, activation="gelu"), out_bits=32),
-        dataclasses.replace(good, workload=C(1, 1, 4, 64, 64, (1, 1)), precision=W1A2),
+        dataclasses.replace(good, workload=C(1, 1, 2, 64, 64, (1, 1)), precision=W1A2),
     ]
     assert not [r.key for r in refused if family().fits(r)]
 
 
 def test_counting_comes_before_looking_up() -> None:
     wide = NEEDED | {"avx2", "avx512vnni", "avx512vbmi"}
-    for w, precision in ((SHAPES[6], W1A1), (FEW_ROWS[0], W1A1), (FEW_ROWS[0], W1A2)):
+    for w, precision in ((SHAPES[6], W1A1), (ONE_ROW[0], W1A1), (ONE_ROW[0], W1A2)):
         assert fitting(Request(w, precision, 8, wide))[0] is family()

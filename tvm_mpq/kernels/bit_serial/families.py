@@ -14,14 +14,12 @@ from tvm_mpq.kernels.registry import Family, Knobs, Request, register
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import Conv2dWorkload
 
-_MOST_ROWS = 3
-"""Rows of a linear layer up to which counting two planes is faster than looking sums up."""
-
 
 def _accepts(request: Request) -> bool:
+    """One plane always; two are counted faster than sums are looked up where reading weights takes the time."""
     w = workload_of(request)
-    few = w.kernel == (1, 1) and w.batch * w.out_height * w.out_width <= _MOST_ROWS
-    return is_dense(request) and w.dilation == (1, 1) and (request.precision.activation_bits == 1 or few)
+    one_row = w.kernel == (1, 1) and w.batch * w.out_height * w.out_width == 1
+    return is_dense(request) and w.dilation == (1, 1) and (request.precision.activation_bits == 1 or one_row)
 
 
 def _constants(request: Request, knobs: Knobs, operands: Operands) -> list[np.ndarray]:
@@ -41,7 +39,7 @@ register(
         isa_features=frozenset({"avx512f", "avx512bw", "avx512vpopcntdq"}),
         weight_bits=frozenset({1}),
         activation_bits=frozenset({1, 2}),
-        operand_ranges=f"x 0 and 1, up to {_MOST_ROWS} rows of a linear layer also 0..3; w -1 and +1",
+        operand_ranges="x 0 and 1, in linear layers of one row also 0..3; w -1 and +1",
         accepts=_accepts,
         knob_space=bit_knobs,
         build=build_bit_serial,
