@@ -13,8 +13,9 @@ from mpq_testing.low_bit import check, compiled, make_operands
 from tvm_mpq.kernels import lut, nibble_lut, packed_linear  # noqa: F401  register the rows
 from tvm_mpq.kernels.conv import geometry
 from tvm_mpq.kernels.packed_linear.build import linear_shape
-from tvm_mpq.kernels.packed_linear.coding import coding_of, is_exact
-from tvm_mpq.kernels.packed_linear.pack import pack_fields
+from tvm_mpq.kernels.packed_linear.coding import field_coding, is_exact
+from tvm_mpq.kernels.packed_linear.lookup import GROUP, Lookup, subset_members
+from tvm_mpq.kernels.packed_linear.pack import pack_tiles
 from tvm_mpq.kernels.packed_linear.x86_256 import Avx2, steps_limit
 from tvm_mpq.kernels.packed_linear.x86_512 import Vnni
 from tvm_mpq.kernels.registry import Family, Kernel, Request, default_kernel, families
@@ -27,11 +28,17 @@ AVX2 = frozenset({"avx2"})
 VNNI = AVX2 | {"avx512f", "avx512bw", "avx512vnni"}
 VBMI = VNNI | {"avx512vbmi", "avx512vl"}
 MCPU = {AVX2: "haswell", VNNI: "cascadelake", VBMI: "icelake-server"}
-MACHINES = [
-    pytest.param(AVX2, marks=pytest.mark.isa("avx2", "fma"), id="avx2"),
-    pytest.param(VNNI, marks=pytest.mark.isa("avx512vnni"), id="vnni"),
-    pytest.param(VBMI, marks=pytest.mark.isa("avx512vnni", "avx512vbmi"), id="vbmi"),
+MARKS = {
+    AVX2: pytest.mark.isa("avx2", "fma"),
+    VNNI: pytest.mark.isa("avx512vnni"),
+    VBMI: pytest.mark.isa("avx512vnni", "avx512vbmi"),
+}
+MACHINES = [pytest.param(f, marks=MARKS[f], id=MCPU[f]) for f in MCPU]
+CODES = [
+    *(pytest.param(f, bits, marks=MARKS[f], id=f"{MCPU[f]}-w{bits}") for f in (AVX2, VNNI) for bits in (1, 2, 3, 4)),
+    pytest.param(VBMI, 1, marks=MARKS[VBMI], id="icelake-server-w1"),
 ]
+"""Machine and weight bits wherever code or stored weights differ; on the others the epilogue does."""
 CHANNELS = [(1, 100), (3, 17), (7, 10), (10, 63), (16, 64), (17, 3), (63, 16), (64, 7), (100, 1), (1000, 1000)]
 """Inputs and outputs."""
 ENDS = [  # activation, residual, output bits
@@ -53,7 +60,12 @@ def small_kernels_use_their_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 def family(request: Request) -> Family:
     """The row for weights of these bits on the request's best instructions."""
     bits = 4 if request.precision.weight_bits == 3 else request.precision.weight_bits
-    name = f"qu8_qc{bits}u_s32_linear__avx512vnni" if request.features >= VNNI else f"qu8_qc{bits}u_s16_linear__avx2"
+    if bits == 1 and request.features >= VBMI:
+        name = "qu8_qs1_s32_lutlinear__avx512vbmi"
+    elif request.features >= VNNI:
+        name = f"qu8_qc{bits}u_s32_linear__avx512vnni"
+    else:
+        name = f"qu8_qc{bits}u_s16_linear__avx2"
     (row,) = (f for f in families() if f.name == name)
     return row
 
@@ -86,9 +98,8 @@ def test_equals_reference(threads: int, weight_bits: int, features: frozenset[st
         check(Kernel(request, row, space[turn % len(space)]), rng, mcpu=MCPU[features])
 
 
-@pytest.mark.parametrize("features", MACHINES[:2])
-@pytest.mark.parametrize("weight_bits", [1, 2, 4])
-def test_every_candidate_equals_reference(weight_bits: int, features: frozenset[str], rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("features, weight_bits", CODES)
+def test_every_candidate_equals_reference(features: frozenset[str], weight_bits: int, rng: np.random.Generator) -> None:
     """A last tile that is moved back, and bytes whose fields are not all in use."""
     request = Request(linear(1, 150, 330), Precision(weight_bits, 8), 8, features)
     space = family(request).knob_space(request)
@@ -97,13 +108,12 @@ def test_every_candidate_equals_reference(weight_bits: int, features: frozenset[
         check(Kernel(request, family(request), knobs), rng, mcpu=MCPU[features])
 
 
-@pytest.mark.parametrize("features", MACHINES[:2])
-@pytest.mark.parametrize("weight_bits", [1, 2, 3, 4])
-@pytest.mark.parametrize("activation_bits", [8, 2])
+@pytest.mark.parametrize("features, weight_bits", CODES)
+@pytest.mark.parametrize("activation_bits", [8, 5, 2])
 def test_ends_of_the_ranges(
-    activation_bits: int, weight_bits: int, features: frozenset[str], rng: np.random.Generator
+    activation_bits: int, features: frozenset[str], weight_bits: int, rng: np.random.Generator
 ) -> None:
-    """All activations at one end and all weights at one: the greatest sums that 16 bits must hold."""
+    """All activations at one end and all weights at one: the greatest sums that 8 and 16 bits must hold."""
     w = linear(1, 1030, 20)
     request = Request(w, Precision(weight_bits, activation_bits), 32, features)
     run = compiled(Kernel(request, family(request), family(request).knob_space(request)[0]), MCPU[features])
@@ -115,7 +125,7 @@ def test_ends_of_the_ranges(
 
 @pytest.mark.parametrize("weight_bits", [1, 2, 3, 4])
 def test_codes_are_the_weights(weight_bits: int) -> None:
-    coding = coding_of(Request(linear(1, 8, 8), Precision(weight_bits, 8), 8, VNNI))
+    coding = field_coding(Request(linear(1, 8, 8), Precision(weight_bits, 8), 8, VNNI))
     low, high = weight_range(weight_bits)
     assert {low, high} <= {coding.step * u - coding.offset for u in range(coding.greatest + 1)}
     assert coding.greatest < 1 << coding.bits
@@ -124,10 +134,10 @@ def test_codes_are_the_weights(weight_bits: int) -> None:
 @pytest.mark.parametrize("weight_bits", [1, 2, 4])
 def test_sixteen_bits_hold_a_trip(weight_bits: int) -> None:
     """Two products of -128 and the greatest field of half a byte, for each step of a trip, and not one more step."""
-    coding = coding_of(Request(linear(1, 8, 8), Precision(weight_bits, 8), 8, AVX2))
+    coding = field_coding(Request(linear(1, 8, 8), Precision(weight_bits, 8), 8, AVX2))
     worst = 2 * -128 * (coding.greatest << 4 - coding.bits)
     assert -(2**15) <= steps_limit(coding) * worst < -(2**15) - worst
-    assert Avx2().depths(coding) == [steps_limit(coding)]
+    assert Avx2(coding).depths() == [steps_limit(coding)]
 
 
 def test_int32_holds_the_products_of_whole_bytes() -> None:
@@ -139,10 +149,11 @@ def test_int32_holds_the_products_of_whole_bytes() -> None:
 def test_fields_are_the_weights(weight_bits: int, parts: int, lanes: int, rng: np.random.Generator) -> None:
     w = linear(1, 37, 150)
     request = Request(w, Precision(weight_bits, 8), 8, VNNI if lanes == 16 else AVX2)
-    s = linear_shape(request, {"parts": parts, "depth": 4}, Vnni() if lanes == 16 else Avx2())
+    machine = (Vnni if lanes == 16 else Avx2)(field_coding(request))
+    s = linear_shape(request, {"parts": parts, "depth": 4}, machine)
     low, high = weight_range(weight_bits)
     weight = rng.choice([low, high] if weight_bits == 1 else np.arange(low, high + 1), (150, 37)).astype(np.int8)
-    packed = pack_fields(weight, s)
+    packed = pack_tiles(machine.codes(weight, s), s)
     assert packed.shape == s.weight_shape and s.steps * 4 >= 37
     seen = set()
     for tile, first in enumerate(s.firsts):
@@ -165,16 +176,44 @@ def test_weights_take_their_bits(weight_bits: int, rng: np.random.Generator) -> 
         assert kernel.constants(make_operands(w, 8, 8, rng, None))[0].nbytes * 8 == w.weight_count * weight_bits
 
 
-def test_tables_go_first_where_they_are_faster() -> None:
-    """Sums of few activation bits are looked up: weights of one bit always, those of two where rows share tables."""
+@pytest.mark.parametrize("activation_bits", [1, 4, 5, 6, 8])
+def test_tables_hold_the_sums_of_subsets(activation_bits: int, rng: np.random.Generator) -> None:
+    """What a byte of weights finds, in plain indexing, adds up to the sum of products; no entry leaves a byte."""
+    machine, top = Lookup(activation_bits), (1 << activation_bits) - 1
+    s = linear_shape(
+        Request(linear(1, 47, 20), Precision(1, activation_bits), 8, VBMI), {"parts": 1, "depth": 1}, machine
+    )
+    weight = rng.choice([-1, 1], (20, 47)).astype(np.int8)
+    codes = machine.codes(weight, s)
+    x = np.zeros(s.steps * 20, np.int64)
+    x[:47] = np.append(rng.integers(0, top + 1, 27), np.full(20, top))
+    pieces = [x] if machine.pieces == 1 else [x & 15, x >> 4]
+    total = np.zeros(20, np.int64)
+    for p, piece in enumerate(pieces):
+        for t in range(s.steps):
+            loaded = np.append(piece[20 * t : 20 * t + 20], np.zeros(13, np.int64))
+            table = np.concatenate([sum(loaded[np.array(places)] for places in half) for half in subset_members()])
+            assert len(table) == 4 << GROUP and table.max() <= 255
+            total += table[codes[:, t]].sum(axis=1) << 4 * p
+    np.testing.assert_array_equal(2 * total - x.sum(), weight.astype(np.int64) @ x[:47])
 
-    def looks_up(rows: int, precision: str, features: frozenset[str]) -> bool:
+
+def test_the_fastest_goes_first() -> None:
+    """Sums of few activation bits are looked up: with weights of one bit always, of two where rows share tables."""
+
+    def chosen(rows: int, precision: str, features: frozenset[str]) -> str:
         kernel = default_kernel(Request(linear(rows, 64, 64), Precision.parse(precision), 8, features))
-        return "lutconv2d" in kernel.family.name
+        return kernel.family.name.split("_")[-3]
 
-    assert looks_up(1, "w1a4", VBMI) and looks_up(1, "w1a4", AVX2) and looks_up(1, "w2a4", AVX2)
-    assert looks_up(2, "w2a4", VBMI) and not looks_up(1, "w2a4", VBMI)
-    assert not looks_up(1, "w1a8", VBMI) and not looks_up(1, "w1a4", VNNI)
+    assert [chosen(1, p, AVX2) for p in ("w4a4", "w2a8", "w2a4", "w1a4")] == ["linear", "linear", *["lutconv2d"] * 2]
+    assert [chosen(1, p, VNNI) for p in ("w4a4", "w2a8", "w2a4", "w1a4")] == ["linear"] * 4
+    assert [chosen(1, p, VBMI) for p in ("w4a4", "w2a4", "w1a8", "w1a4")] == ["linear"] * 2 + ["lutlinear"] * 2
+    assert [chosen(2, p, VBMI) for p in ("w4a8", "w2a4", "w1a8", "w1a4")] == [
+        "linear",
+        "lutconv2d",
+        "linear",
+        "lutconv2d",
+    ]
 
 
 @pytest.mark.parametrize("features", [AVX2, VNNI], ids=["avx2", "vnni"])
@@ -197,7 +236,7 @@ def test_refuses_what_it_cannot_do(features: frozenset[str]) -> None:
 
 
 def test_sums_that_registers_cannot_hold_are_refused() -> None:
-    assert [most_rows(bits, 8, VNNI) for bits in (1, 2, 4)] == [2, 3, 3]
+    assert [most_rows(bits, 8, VNNI) for bits in (1, 2, 4)] == [2, 3, 3] and most_rows(1, 8, VBMI) == 1
     assert [most_rows(bits, 8, AVX2) for bits in (1, 2, 4)] == [1, 2, 3]
 
 

@@ -7,7 +7,6 @@ from tvm.tirx import PrimFunc
 from tvm_mpq.kernels.conv.accept import workload_of
 from tvm_mpq.kernels.conv.epilogue import Cell, Epilogue, activation_params, range_params
 from tvm_mpq.kernels.conv.geometry import useful_threads
-from tvm_mpq.kernels.packed_linear.coding import SIGN_BIT, coding_of
 from tvm_mpq.kernels.packed_linear.machine import Machine
 from tvm_mpq.kernels.packed_linear.shape import LinearShape
 from tvm_mpq.kernels.registry import Knobs, Request
@@ -19,7 +18,7 @@ def linear_shape(request: Request, knobs: Knobs, machine: Machine) -> LinearShap
     """The shape of `request` with the knobs {"parts", "depth"}."""
     stored = Epilogue(request, machine.lanes).stored_channels
     limits = knobs["parts"], knobs["depth"]
-    return LinearShape.of(workload_of(request), coding_of(request), machine.lanes, stored, *limits)
+    return LinearShape.of(workload_of(request), machine.coding, machine.lanes, stored, *limits)
 
 
 def build_packed_linear(request: Request, knobs: Knobs, machine: Machine) -> PrimFunc:
@@ -42,9 +41,10 @@ class _PackedLinear:
         code.line(f'X = T.decl_buffer(({s.rows * stored},), "uint8", data=x.data)')
         code.line(f'W = T.decl_buffer(({s.tiles * s.steps * s.step_bytes},), "uint8", data=weight.data)')
         code.line(f'XS = T.alloc_buffer(({s.rows * s.row_bytes},), "uint8")')
-        self.machine.header(code, s.coding)
+        self.machine.header(code)
         self.epilogue.header(code)
         self._activations(stored)
+        self.machine.prepare(code, s)
         with Task(code, self.threads) as task:
             self.epilogue.locals(code)
             with code.block(f"for tile in range({', '.join(task.part(s.tiles))}):"):
@@ -53,7 +53,7 @@ class _PackedLinear:
         return code.to_prim_func([*activation_params(self.request), weight, *range_params(self.request)])
 
     def _activations(self, stored: int) -> None:
-        """Signed activations into XS, zeros behind the last channel, and coding offset * their sum into `offset`.
+        """Activations less the sign into XS, zeros behind them, and coding offset * their sum into `offset`.
 
         Plain loops, which LLVM turns into vectors. The zeros meet fields of 0: they need a value, whichever.
         """
@@ -62,9 +62,10 @@ class _PackedLinear:
         with code.block(f"for row in range({s.rows}):"):
             code.line("offset[row] = 0")
             with code.block(f"for i in range({s.channels}):"):
-                code.let("signed", f"T.bitwise_xor(X[row * {stored} + i], T.uint8({SIGN_BIT}))")
-                code.line(f"XS[row * {s.row_bytes} + i] = signed")
-                term = f'{s.coding.offset} * T.Cast("int32", T.reinterpret("int8", signed))'
+                code.let("s", f"T.bitwise_xor(X[row * {stored} + i], T.uint8({self.machine.sign}))")
+                code.line(f"XS[row * {s.row_bytes} + i] = s")
+                value = 'T.reinterpret("int8", s)' if self.machine.sign else "s"
+                term = f'{s.coding.offset} * T.Cast("int32", {value})'
                 code.line(f"offset[row] = offset[row] + {term}")
             with code.block(f"for i in range({s.channels}, {s.row_bytes}):"):
                 code.line(f"XS[row * {s.row_bytes} + i] = T.uint8(0)")

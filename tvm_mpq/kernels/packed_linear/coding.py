@@ -1,12 +1,10 @@
-"""How weights of 1, 2 and 4 bits become unsigned fields of a byte, and activations signed bytes.
+"""How weights of 1, 2 and 4 bits lie in bytes, and what a step of the sum takes.
 
-A weight is w = step * u - offset with an unsigned field u, an activation x = s + 128 with a signed byte s, so that
+A weight is w = step * u - offset with an unsigned u. Let activations be x = s + sign; then
 
-    sum w * (x - zero point) = step * sum u * s - offset * sum s + (128 - zero point) * sum w
+    sum w * (x - zero point) = step * sum u * s - offset * sum s + (sign - zero point) * sum w
 
-of which the first term is the work, the second one number for each row, the third a constant of the channel. The fields
-of a byte belong to different output channels. A field stays where it is in its byte: its sums are too large by a power
-of two, which a shift at the end takes back exactly.
+of which the first term is the work, the second one number for each row, the third a constant of the channel.
 """
 
 from __future__ import annotations
@@ -22,12 +20,16 @@ SIGN_BIT = 128
 
 @dataclass(frozen=True)
 class Coding:
-    """bits: of a field; greatest: the greatest field that a weight has."""
+    """bits: of a field of a byte; greatest: the greatest u; inputs: input channels in four bytes of an output channel.
+
+    The fields of a byte belong to different output channels.
+    """
 
     bits: int
     step: int
     offset: int
     greatest: int
+    inputs: int = 4
 
     @property
     def fields(self) -> int:
@@ -35,7 +37,7 @@ class Coding:
         return 8 // self.bits
 
 
-_CODINGS = {
+_FIELDS = {
     1: Coding(bits=1, step=2, offset=1, greatest=1),  # -1 and 1
     2: Coding(bits=2, step=1, offset=1, greatest=2),  # -1..1
     3: Coding(bits=4, step=1, offset=7, greatest=14),
@@ -43,13 +45,15 @@ _CODINGS = {
 }
 
 
-def coding_of(request: Request) -> Coding:
-    return _CODINGS[request.precision.weight_bits]
+def field_coding(request: Request) -> Coding:
+    """One field for each weight."""
+    return _FIELDS[request.precision.weight_bits]
 
 
 def is_exact(workload: Conv2dWorkload) -> bool:
     """Whether the products of whole bytes (all fields, none shifted back) with signed activations add up in int32.
 
-    A sum of one field in its place, of all fields together, and of |offset * s| are each at most 255 * 128 * channels.
+    A sum of one field in its place, of all fields together, of unsigned activations, and of |offset * s| are each at
+    most 255 * 128 * channels.
     """
     return 255 * SIGN_BIT * workload.in_channels < 2**31

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -10,10 +11,11 @@ from tvm.tirx import PrimFunc
 from tvm_mpq.kernels.conv.accept import is_dense, workload_of
 from tvm_mpq.kernels.conv.pack import integer_constants, with_ranges
 from tvm_mpq.kernels.packed_linear.build import build_packed_linear, linear_shape
-from tvm_mpq.kernels.packed_linear.coding import SIGN_BIT, coding_of, is_exact
+from tvm_mpq.kernels.packed_linear.coding import field_coding, is_exact
 from tvm_mpq.kernels.packed_linear.knobs import linear_knobs
+from tvm_mpq.kernels.packed_linear.lookup import Lookup
 from tvm_mpq.kernels.packed_linear.machine import Machine
-from tvm_mpq.kernels.packed_linear.pack import pack_fields
+from tvm_mpq.kernels.packed_linear.pack import pack_tiles
 from tvm_mpq.kernels.packed_linear.x86_256 import Avx2
 from tvm_mpq.kernels.packed_linear.x86_512 import Vnni
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
@@ -33,23 +35,32 @@ def _most_rows(request: Request) -> int:
 
 
 def _accepts(request: Request, machine: Machine) -> bool:
-    w, coding = workload_of(request), coding_of(request)
+    w = workload_of(request)
     rows = w.batch * w.in_height * w.in_width
     linear = w.kernel == w.stride == (1, 1) and not any(w.padding)
-    in_registers = machine.needed(coding, rows, coding.fields) <= machine.registers
+    in_registers = machine.needed(rows, machine.coding.fields) <= machine.registers
     return is_dense(request) and linear and rows <= _most_rows(request) and in_registers and is_exact(w)
 
 
-def _row(name: str, features: frozenset[str], bits: tuple[int, ...], meaning: str, rank: int, machine: Machine) -> None:
+def _row(
+    name: str,
+    features: frozenset[str],
+    bits: tuple[int, ...],
+    rank: int,
+    machine_of: Callable[[Request], Machine],
+    accepts: Callable[[Request, Machine], bool] = _accepts,
+    variant: Callable[[Request], object] = lambda request: None,
+) -> None:
     def build(request: Request, knobs: Knobs) -> PrimFunc:
-        return build_packed_linear(request, knobs, machine)
+        return build_packed_linear(request, knobs, machine_of(request))
 
     def constants(request: Request, knobs: Knobs, operands: Operands) -> list[np.ndarray]:
-        numbers = integer_constants(request, operands)
-        signed = replace(numbers, input_zero_point=numbers.input_zero_point - SIGN_BIT)
-        weight = pack_fields(numbers.weight[:, 0, 0], linear_shape(request, knobs, machine))
-        return with_ranges(request, signed, weight)
+        numbers, machine = integer_constants(request, operands), machine_of(request)
+        shape = linear_shape(request, knobs, machine)
+        weight = pack_tiles(machine.codes(numbers.weight[:, 0, 0], shape), shape)
+        return with_ranges(request, replace(numbers, input_zero_point=numbers.input_zero_point - machine.sign), weight)
 
+    meaning = {1: "-1 and 1", 2: "-1..1", 4: "-7..7"}[max(bits)]
     register(
         Family(
             name=name,
@@ -58,22 +69,47 @@ def _row(name: str, features: frozenset[str], bits: tuple[int, ...], meaning: st
             weight_bits=frozenset(bits),
             activation_bits=frozenset(range(1, 9)),
             operand_ranges=f"x 0..255, w {meaning}; 255 * 128 * channels < 2^31",
-            accepts=lambda request: _accepts(request, machine),
-            knob_space=lambda request: linear_knobs(request, machine),
+            accepts=lambda request: accepts(request, machine_of(request)),
+            knob_space=lambda request: linear_knobs(request, machine_of(request)),
             build=build,
             constants=constants,
             rank=rank,
+            variant=variant,
         )
     )
 
 
+def _one_row(request: Request, machine: Machine) -> bool:
+    w = workload_of(request)
+    return w.batch * w.in_height * w.in_width == 1 and _accepts(request, machine)
+
+
+def _lookup(request: Request) -> Lookup:
+    return Lookup(request.precision.activation_bits)
+
+
+def _vnni(request: Request) -> Vnni:
+    return Vnni(field_coding(request))
+
+
+def _avx2(request: Request) -> Avx2:
+    return Avx2(field_coding(request))
+
+
 _VNNI = frozenset({"avx512f", "avx512bw", "avx512vnni"})
 _AVX2 = frozenset({"avx2"})
-_row("qu8_qc4u_s32_linear__avx512vnni", _VNNI, (3, 4), "-7..7", 55, Vnni())
-_row("qu8_qc2u_s32_linear__avx512vnni", _VNNI, (2,), "-1..1", 65, Vnni())
+_row("qu8_qc4u_s32_linear__avx512vnni", _VNNI, (3, 4), 55, _vnni)
+_row("qu8_qc2u_s32_linear__avx512vnni", _VNNI, (2,), 65, _vnni)
+_row("qu8_qc1u_s32_linear__avx512vnni", _VNNI, (1,), 55, _vnni)  # behind look-ups of activations of few bits
 _row(
-    "qu8_qc1u_s32_linear__avx512vnni", _VNNI, (1,), "-1 and 1", 55, Vnni()
-)  # behind look-ups of activations of few bits
-_row("qu8_qc4u_s16_linear__avx2", _AVX2, (3, 4), "-7..7", 33, Avx2())
-_row("qu8_qc2u_s16_linear__avx2", _AVX2, (2,), "-1..1", 33, Avx2())
-_row("qu8_qc1u_s16_linear__avx2", _AVX2, (1,), "-1 and 1", 33, Avx2())
+    "qu8_qs1_s32_lutlinear__avx512vbmi",
+    _VNNI | {"avx512vbmi"},
+    (1,),
+    65,
+    _lookup,
+    _one_row,
+    lambda request: _lookup(request).pieces,
+)
+_row("qu8_qc4u_s16_linear__avx2", _AVX2, (3, 4), 33, _avx2)
+_row("qu8_qc2u_s16_linear__avx2", _AVX2, (2,), 33, _avx2)
+_row("qu8_qc1u_s16_linear__avx2", _AVX2, (1,), 33, _avx2)

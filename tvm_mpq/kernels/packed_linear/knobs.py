@@ -5,11 +5,10 @@ from __future__ import annotations
 from tvm_mpq.kernels.conv.accept import workload_of
 from tvm_mpq.kernels.conv.geometry import tiles, useful_threads
 from tvm_mpq.kernels.packed_linear.build import linear_shape
-from tvm_mpq.kernels.packed_linear.coding import coding_of
 from tvm_mpq.kernels.packed_linear.machine import Machine
 from tvm_mpq.kernels.registry import Knobs, Request
 
-_VECTORS = (1, 2, 4, 8)
+_VECTORS = (1, 2, 4, 8, 16)
 """Byte vectors of weights in a step of a tile."""
 _LATENCY = 4  # cycles until an accumulator can take its next product
 _TILE_CYCLES = 30  # of a tile beside its products: the loop begins anew, sums are shifted, scaled and stored
@@ -19,13 +18,12 @@ _CHOICES = 3
 
 def linear_knobs(request: Request, machine: Machine) -> list[Knobs]:
     """Knobs {"parts", "depth", "ahead"}: output vectors of a tile, steps of a trip, bytes from a load to a prefetch."""
-    coding = coding_of(request)
-    depths, threads = machine.depths(coding), useful_threads(workload_of(request), request.threads)
+    depths, threads = machine.depths(), useful_threads(workload_of(request), request.threads)
     found: dict[int, float] = {}
     for vectors in _VECTORS:
-        limit = vectors * coding.fields
+        limit = vectors * machine.coding.fields
         shape = linear_shape(request, {"parts": limit, "depth": depths[0]}, machine)
-        if machine.needed(coding, shape.rows, shape.parts) <= machine.registers:
+        if machine.needed(shape.rows, shape.parts) <= machine.registers:
             products = shape.parts * shape.rows
             cycles = shape.steps * max(products, _LATENCY) + products + _TILE_CYCLES
             found[shape.parts] = tiles(shape.tiles, threads) * cycles

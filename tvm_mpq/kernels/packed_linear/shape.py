@@ -9,12 +9,13 @@ from tvm_mpq.kernels.packed_linear.coding import Coding
 from tvm_mpq.schema import Conv2dWorkload
 
 QUAD = 4
-"""Input channels of one step: the products that one int32 lane adds at once."""
+"""Bytes of an output channel in one step, which one int32 lane adds up."""
+_SLACK = 16  # bytes: what wide loads read past the last step's activations
 
 
 @dataclass(frozen=True)
 class LinearShape:
-    """A tile is `parts` vectors of `lanes` output channels for all rows; a step takes four input channels.
+    """A tile is `parts` vectors of `lanes` output channels for all rows; a step takes `coding.inputs` input channels.
 
     Output channels are cut into tiles of the same size; where they do not divide, the last tile is moved back and
     computes some channels twice. Part p of a tile is field p % fields of its byte vector p // fields. Input channels
@@ -33,7 +34,7 @@ class LinearShape:
     @classmethod
     def of(cls, w: Conv2dWorkload, coding: Coding, lanes: int, stored: int, parts: int, depth: int) -> LinearShape:
         """For `stored` output channels, at most `parts` parts of a tile and at most `depth` steps of a trip."""
-        all_parts, steps = -(-stored // lanes), -(-w.in_channels // QUAD)
+        all_parts, steps = -(-stored // lanes), -(-w.in_channels // coding.inputs)
         trips = -(-steps // depth)
         return cls(
             rows=w.batch * w.out_height * w.out_width,
@@ -75,7 +76,7 @@ class LinearShape:
     @property
     def row_bytes(self) -> int:
         """Bytes of one row of signed activations."""
-        return self.steps * QUAD
+        return self.steps * self.coding.inputs + _SLACK
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
