@@ -12,9 +12,10 @@ from tvm_mpq.kernels.conv.dense import build_dense
 from tvm_mpq.kernels.conv.depthwise import build_depthwise, depthwise_knobs, lane_order, pack_depthwise
 from tvm_mpq.kernels.conv.dot import Dot
 from tvm_mpq.kernels.conv.knobs import small_tiles, tiles_512
+from tvm_mpq.kernels.conv.knobs_256 import tiles_256
 from tvm_mpq.kernels.conv.pack import integer_constants, packed_weight, with_ranges
 from tvm_mpq.kernels.conv.portable import Elementwise, Scalar
-from tvm_mpq.kernels.conv.x86_256 import Bytes, Words
+from tvm_mpq.kernels.conv.x86_256 import Bytes, Words, bytes_depth
 from tvm_mpq.kernels.conv.x86_512 import Vnni, VnniNibble, VnniUnpacked
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
 from tvm_mpq.numerics.operands import Operands
@@ -36,13 +37,6 @@ def _nibbles(request: Request) -> bool:
     w = workload_of(request)
     cells = padded_channels(w.in_channels)
     return is_dense(request) and cells % 8 == 0 and 16 * 255 * 7 * w.kernel[0] * w.kernel[1] * cells < 2**31
-
-
-def _bytes_depth(request: Request) -> int:
-    """Steps added in 16 bits: exact, and a divisor of the steps of one kernel tap."""
-    w, p = workload_of(request), request.precision
-    limit = min(4, Bytes.limit(p.weight_bits, p.activation_bits), padded_channels(w.in_channels) // 4)
-    return next((d for d in (4, 2, 1) if d <= limit), 0)
 
 
 def _row(
@@ -117,14 +111,14 @@ _row(
     "qu8_qs8_s16_conv2d__avx2",
     _AVX2,
     30,
-    lambda r: is_dense(r) and _bytes_depth(r) > 0,
-    lambda r: Bytes(_bytes_depth(r)),
-    small_tiles,
+    lambda r: is_dense(r) and bytes_depth(r) > 0,
+    lambda r: Bytes(bytes_depth(r)),
+    tiles_256,
     "2 * max(x) * max|w| <= 32767: w8a7, w7a8 and fewer bits",
-    variant=_bytes_depth,
+    variant=bytes_depth,
 )
-_row("qu8_qs8_s32_conv2d__avx2", _AVX2, 20, is_dense, lambda r: Words(), small_tiles)
-_row("qu8_qs8_s32_gconv2d__avx2", _AVX2, 20, is_grouped, lambda r: Words(), small_tiles)
+_row("qu8_qs8_s32_conv2d__avx2", _AVX2, 20, is_dense, lambda r: Words(), tiles_256)
+_row("qu8_qs8_s32_gconv2d__avx2", _AVX2, 20, is_grouped, lambda r: Words(), tiles_256)
 
 _row("qu8_qs8_s32_conv2d__generic", frozenset(), 0, is_dense, lambda r: Scalar(), small_tiles)
 _row("qu8_qs8_s32_dwconv2d__generic", frozenset(), 30, is_depthwise, lambda r: Elementwise(), small_tiles)

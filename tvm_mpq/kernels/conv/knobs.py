@@ -29,7 +29,7 @@ _UNROLLED = 10
 """Steps up to which a reduction is a matter of one tile of straight code."""
 
 
-def _order(g: Geometry, out_blocks: int, steps: int = _UNROLLED + 1) -> str:
+def loop_order(g: Geometry, out_blocks: int, steps: int = _UNROLLED + 1) -> str:
     """Long sums whose weights fit half the first-level cache: the positions pass once, else the weights do.
 
     Where the sums are short a tile's weights even stay in registers while the positions pass.
@@ -62,7 +62,7 @@ def tiles_512(request: Request, dot: Dot) -> list[Knobs]:
                     rows = 1
             found[rows, columns, depth] = _cycles(request, g, steps, parts, rows, columns)
     ranked = sorted(found, key=lambda tile: found[tile])[:_CHOICES]
-    return [{"rows": r, "columns": c, "blocks": b, "order": _order(g, n, steps)} for r, c, b in ranked]
+    return [{"rows": r, "columns": c, "blocks": b, "order": loop_order(g, n, steps)} for r, c, b in ranked]
 
 
 def _cycles(request: Request, g: Geometry, steps: int, parts: list[ChannelTiles], rows: int, columns: int) -> float:
@@ -92,8 +92,8 @@ def _cycles(request: Request, g: Geometry, steps: int, parts: list[ChannelTiles]
     return cycles * tiles(g.out_height, rows) * tiles(g.out_width, columns)
 
 
-def small_tiles(request: Request, dot: Dot) -> list[Knobs]:
-    """Tiles for 16 vector registers of 8 lanes, or for machines that nobody measured."""
+def small_tiles(request: Request, _dot: Dot) -> list[Knobs]:
+    """Tiles for machines that nobody measured."""
     w = request.workload
     assert isinstance(w, Conv2dWorkload)
     g = Geometry.of(w, request.out_bits)
@@ -101,8 +101,7 @@ def small_tiles(request: Request, dot: Dot) -> list[Knobs]:
     out: list[Knobs] = []
     for limit, deep in _SMALL_TILES:
         columns, depth = even_tile(g.out_width, limit), even_tile(n, deep if w.groups == 1 else 1)
-        knobs = {"rows": 1, "columns": columns, "blocks": depth, "order": _order(g, n)}
-        fits = dot.registers(columns, depth * (BLOCK // dot.lanes)) <= 16 or dot.lanes == BLOCK
-        if fits and knobs not in out:
+        knobs = {"rows": 1, "columns": columns, "blocks": depth, "order": loop_order(g, n)}
+        if knobs not in out:
             out.append(knobs)
     return out

@@ -1,0 +1,114 @@
+"""Convolutions on AVX2: how many products 16 bits hold, every tile, and the greatest sums there are."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+
+from mpq_testing import low_bit
+from tvm_mpq.kernels import conv  # noqa: F401  registers the rows
+from tvm_mpq.kernels.conv.x86_256 import Bytes, bytes_depth
+from tvm_mpq.kernels.registry import Family, Kernel, Request, families
+from tvm_mpq.numerics.affine import weight_range
+from tvm_mpq.schema import Conv2dWorkload, Precision
+
+C = Conv2dWorkload
+SAME = (1, 1, 1, 1)
+AVX2 = frozenset({"avx2"})
+avx2 = pytest.mark.isa("avx2", "fma")
+check = functools.partial(low_bit.check, mcpu="haswell")
+
+
+def request(w: C, precision: str, out_bits: int = 8, threads: int = 1) -> Request:
+    return Request(w, Precision.parse(precision), out_bits, AVX2, threads)
+
+
+def family(kind: str) -> Family:
+    """`s16` defers widening, `s32` widens all operands."""
+    (row,) = (f for f in families() if f.name == f"qu8_qs8_{kind}_conv2d__avx2")
+    return row
+
+
+def test_depth_holds_at_its_ends() -> None:
+    for weight_bits in range(1, 9):
+        for activation_bits in range(1, 9):
+            pair = 2 * (2**activation_bits - 1) * weight_range(weight_bits)[1]
+            depth = Bytes.limit(weight_bits, activation_bits)
+            assert depth * pair <= 32767 < (depth + 1) * pair
+    limits = [Bytes.limit(bits, 8) for bits in (8, 7, 6, 5, 4, 3)]
+    assert limits == [0, 1, 2, 4, 9, 21]
+
+
+@pytest.mark.parametrize(
+    ("w", "precision", "depth"),
+    [
+        (C(1, 8, 8, 64, 16, (3, 3), (1, 1), SAME), "w8a8", 0),
+        (C(1, 8, 8, 64, 16, (3, 3), (1, 1), SAME), "w7a8", 1),
+        (C(1, 8, 8, 64, 16, (3, 3), (1, 1), SAME), "w6a8", 2),
+        (C(1, 8, 8, 64, 16, (3, 3), (1, 1), SAME), "w5a8", 4),
+        (C(1, 8, 8, 64, 16, (3, 3), (1, 1), SAME), "w4a8", 8),
+        (C(1, 8, 8, 48, 16, (3, 3), (1, 1), SAME), "w4a8", 9),
+        (C(1, 8, 8, 48, 16, (3, 3), (1, 1), SAME), "w2a4", 9),
+        (C(1, 8, 8, 3, 16, (3, 3), (1, 1), SAME), "w6a8", 1),
+        (C(1, 8, 8, 3, 16, (7, 7), (1, 1), SAME), "w4a8", 7),
+        (C(1, 8, 8, 16, 16, (3, 3), (1, 1), SAME, (2, 2)), "w4a8", 4),
+        (C(1, 8, 8, 24, 16, (1, 1)), "w4a8", 6),
+    ],
+)
+def test_depth_divides_the_steps(w: C, precision: str, depth: int) -> None:
+    assert bytes_depth(request(w, precision)) == depth
+
+
+@avx2
+@pytest.mark.parametrize("precision", ["w7a8", "w6a8", "w5a8", "w4a8", "w3a8", "w8a7", "w7a7", "w4a5", "w2a4", "w1a1"])
+def test_deferred_widening_at_the_ends(precision: str, rng: np.random.Generator) -> None:
+    """All activations at one end, all weights at one: sums in 16 bits are as great as they can be."""
+    r = request(C(1, 5, 5, 48, 20, (3, 3), (1, 1), SAME), precision, 32)
+    check(Kernel(r, family("s16"), family("s16").knob_space(r)[0]), rng, (1, -1))
+
+
+@avx2
+@pytest.mark.parametrize("sign", [1, -1])
+def test_widened_operands_at_the_ends(sign: int, rng: np.random.Generator) -> None:
+    r = request(C(1, 5, 5, 48, 20, (3, 3), (1, 1), SAME), "w8a8", 32)
+    check(Kernel(r, family("s32"), family("s32").knob_space(r)[0]), rng, (sign,))
+
+
+@avx2
+@pytest.mark.parametrize("precision", ["w8a8", "w7a8", "w5a8", "w4a8"])
+def test_every_candidate_equals_reference(precision: str, rng: np.random.Generator) -> None:
+    r = request(C(1, 9, 10, 48, 50, (3, 3), (1, 1), SAME, residual=True), precision, threads=2)
+    row = family("s32" if precision == "w8a8" else "s16")
+    space = row.knob_space(r)
+    assert 3 <= len(space) <= 6
+    for knobs in space:
+        check(Kernel(r, row, knobs), rng)
+
+
+@avx2
+@pytest.mark.parametrize(
+    ("w", "precision"),
+    [
+        (C(1, 13, 9, 24, 33, (1, 1)), "w4a8"),
+        (C(2, 9, 9, 3, 20, (7, 7), (2, 2), (3, 3, 3, 3)), "w4a8"),
+        (C(1, 6, 1, 3, 20, (3, 3), (2, 1), SAME), "w5a8"),
+        (C(1, 13, 9, 16, 33, (5, 3), (2, 1), (2, 0, 1, 3), (2, 3), activation="relu"), "w3a8"),
+        (C(1, 7, 1, 144, 17, (3, 1), (1, 1), (1, 0, 1, 0), residual=True), "w4a8"),
+    ],
+    ids=["filled up", "stem", "one column", "dilated", "tap by tap"],
+)
+def test_depths_that_tails_and_taps_allow(w: C, precision: str, rng: np.random.Generator) -> None:
+    r = request(w, precision)
+    check(Kernel(r, family("s16"), family("s16").knob_space(r)[0]), rng, (None, 1))
+
+
+def test_tiles_fit_the_registers() -> None:
+    """Sums that go to memory and back were measured to take up to three times as long."""
+    for precision, depth in (("w7a8", 1), ("w5a8", 4), ("w4a8", 8)):
+        r = request(C(1, 14, 14, 64, 96, (3, 3), (1, 1), SAME), precision)
+        assert bytes_depth(r) == depth
+        for knobs in family("s16").knob_space(r):
+            accumulators = knobs["rows"] * knobs["columns"] * knobs["blocks"] * 2
+            assert accumulators * (1 if depth == 1 else 2) <= 12

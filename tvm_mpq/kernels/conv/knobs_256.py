@@ -1,0 +1,47 @@
+"""Knob space of the dense frame with 16 registers of 256 bits: tiles that fit, ordered by estimated cycles."""
+
+from __future__ import annotations
+
+from tvm_mpq.kernels.conv.dot import Dot
+from tvm_mpq.kernels.conv.geometry import BLOCK, ChannelWindow, Geometry, blocks, even_tile, tiles
+from tvm_mpq.kernels.conv.knobs import loop_order
+from tvm_mpq.kernels.conv.x86_256 import HalfBlocks
+from tvm_mpq.kernels.registry import Knobs, Request
+from tvm_mpq.schema import Conv2dWorkload
+
+_COLUMNS = (1, 2, 3, 4, 5, 6, 7)
+_DEPTHS = (1, 2, 3)
+"""Blocks of 16 channels."""
+_REGISTERS = 16
+_CHOICES = 6
+_LEVEL_1 = 24_576  # bytes of weights that stay in the first-level cache beside the activations
+_RATE = 3.0  # vector instructions a cycle, as measured on Zen 4: additions also take the pipes that multiply
+_STREAM = 30.0  # bytes a cycle from the second-level cache, as measured there
+_END = 4.0  # cycles that the end of an accumulator takes
+
+
+def tiles_256(request: Request, dot: Dot) -> list[Knobs]:
+    """Tiles for AVX2, cheapest first."""
+    w = request.workload
+    assert isinstance(w, Conv2dWorkload) and isinstance(dot, HalfBlocks)
+    g, n = Geometry.of(w, request.out_bits), blocks(w.out_channels)
+    found: dict[tuple[int, int, int], float] = {}
+    for limit in _COLUMNS:
+        for deep in _DEPTHS if w.groups == 1 else (1,):
+            columns, depth = even_tile(g.out_width, limit), even_tile(n, deep)
+            rows = even_tile(g.out_height, limit // columns) if columns == g.out_width else 1
+            if dot.registers(rows * columns, 2 * depth) <= _REGISTERS:
+                found[rows, columns, depth] = _cycles(w, g, dot, rows, columns, depth)
+    ranked = sorted(found, key=lambda tile: found[tile])[:_CHOICES]
+    return [{"rows": r, "columns": c, "blocks": b, "order": loop_order(g, n)} for r, c, b in ranked]
+
+
+def _cycles(w: Conv2dWorkload, g: Geometry, dot: HalfBlocks, rows: int, columns: int, depth: int) -> float:
+    """Estimated cycles of the map: the reduction's instructions or the stream of its weights, then the end of tiles."""
+    steps = g.kernel[0] * g.kernel[1] * ChannelWindow.of(w, dot.channels).cells // 4
+    positions, vectors = rows * columns, 2 * depth
+    step = dot.instructions(positions, vectors) / _RATE
+    if depth * BLOCK * 4 * steps > _LEVEL_1:
+        step = max(step, 32 * vectors / _STREAM)
+    count = tiles(g.out_height, rows) * tiles(g.out_width, columns) * tiles(blocks(w.out_channels), depth)
+    return count * (steps * step + _END * positions * vectors + 15)
