@@ -1,11 +1,11 @@
 """Static analysis of our kernels on ARM cores: products a cycle in the inner loop, as llvm-mca sees it.
 
-    python benchmarks/arm_mca.py [--llvm-mca PROGRAM]     # Debian package llvm-16 or later
+    python benchmarks/arm_mca.py [--llvm-mca PROGRAM]     # Debian: apt install llvm-19, then --llvm-mca llvm-mca-19
 
 NOT a measurement. llvm-mca knows the core's ports and latencies as LLVM's scheduling model tells them; it assumes that
 all data are in the first-level cache, and sees neither the loops around the inner one nor the end of a tile. LLVM
-describes cortex-a72 by the model of cortex-a57, and cortex-a76 by it too: for a76 its server twin neoverse-n1 is asked.
-A look-up counts as the products that it replaces.
+describes cortex-a72 by the model of cortex-a57, and cortex-a76 by it too: for a76 its server twin neoverse-n1 is asked,
+which has a model of its own in LLVM 19 and had none in LLVM 16. A look-up counts as the products that it replaces.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ CORES = {
     "cortex-a55": "cortex-a55",
     "cortex-a76": "neoverse-n1",
 }
-PRECISIONS = ("w8a8", "w4a8", "w2a4", "w1a4")
+PRECISIONS = ("w8a8", "w4a8", "w3a4", "w2a4", "w1a4")
 PRODUCTS = {"smull": 8, "smull2": 8, "smlal": 8, "smlal2": 8, "sdot": 16}
 ITERATIONS = 100
+LEAST_LLVM = 19
 
 
 def inner_loop(assembly: str) -> list[str]:
@@ -76,6 +77,13 @@ def cycles(program: str, core: str, body: list[str]) -> float:
     return int(found[1]) / ITERATIONS
 
 
+def llvm_version(program: str) -> int:
+    """The major version of the program's LLVM."""
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+    found = re.search(r"LLVM version (\d+)", done.stdout)
+    return int(found[1]) if found else 0
+
+
 def row(program: str, name: str, core: str, precision: Precision) -> str:
     """The best of the kernel's tiles."""
     target = resolve(core)
@@ -89,21 +97,25 @@ def row(program: str, name: str, core: str, precision: Precision) -> str:
         if weight(body):
             rates.append(products(body, precision.weight_bits) / cycles(program, CORES[core], body))
     rate = f"{max(rates):5.1f}" if rates else "straight code"
-    return f"{name:20} {core:11} {precision!s:5} {rate:>6}  {family.name}"
+    return f"{name:20} {core:11} {precision!s:9} {rate:>14}  {'static':8} {family.name}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--llvm-mca", default="llvm-mca", help="the program (default: %(default)s)")
     args = parser.parse_args()
-    print("static analysis by llvm-mca, not measured: products a cycle in the inner loop, best of the offered tiles")
     try:
+        version = llvm_version(args.llvm_mca)
+        if version < LEAST_LLVM:
+            sys.exit(f"error: {args.llvm_mca} is of LLVM {version}; {LEAST_LLVM} or later has the cores' models")
+        print(f"static analysis by llvm-mca of LLVM {version}, not measured; the best of the offered tiles")
+        print(f"{'layer':20} {'core':11} {'precision':9} {'products/cycle':>14}  {'source':8} kernel")
         for name in LAYERS:
             for core in CORES:
                 for text in PRECISIONS[:1] if name.startswith("depthwise") else PRECISIONS:
                     print(row(args.llvm_mca, name, core, Precision.parse(text)), flush=True)
     except OSError as e:
-        sys.exit(f"error: cannot start {args.llvm_mca!r} ({e.strerror}); install Debian package llvm-16 or later")
+        sys.exit(f"error: cannot start {args.llvm_mca!r} ({e.strerror}); install Debian package llvm-19")
     except subprocess.CalledProcessError as e:
         sys.exit(f"error: {e.stderr.strip().splitlines()[0]}; a newer LLVM may know this instruction")
 
