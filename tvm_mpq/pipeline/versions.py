@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import time
 from pathlib import Path
 
+import psutil
 import tvm
 
 import tvm_mpq.kernels
@@ -21,20 +21,26 @@ from tvm_mpq.pipeline.kernel_store import KernelStore
 from tvm_mpq.tuning.database import LatencyDatabase
 from tvm_mpq.tuning.results import ResultStore
 
-_STARTED = time.time()
-_SETTLED_SEC = 300.0
-"""Files changed so shortly before this process began, or since, may not be the code that it has loaded."""
+_DOUBT_SEC = 10.0
+"""Files changed since this process began may not be the code that it has loaded; clocks of files and processes differ
+by less than this."""
+
+
+def _started() -> float:
+    """When this process began, before it loaded anything; seconds since the epoch."""
+    return float(psutil.Process().create_time())
 
 
 @functools.lru_cache(maxsize=1)
 def code_digest() -> str | None:
     """Of the sources that generate kernels and of TVM's version; None where they are being edited just now."""
     whole = hashlib.sha256(tvm.__version__.encode())
+    settled = _started() - _DOUBT_SEC
     files = [Path(str(tvm_mpq.schema.__file__))]
     for package in (tvm_mpq.kernels, tvm_mpq.numerics):
         files += sorted(Path(str(package.__file__)).parent.rglob("*.py"))
     for file in files:
-        if file.stat().st_mtime > _STARTED - _SETTLED_SEC:
+        if file.stat().st_mtime > settled:
             return None
         whole.update(file.name.encode() + file.read_bytes())
     return whole.hexdigest()

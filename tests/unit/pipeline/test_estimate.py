@@ -204,10 +204,10 @@ def test_what_is_predicted_need_not_be_generated(lab: Lab) -> None:
 
 def test_a_file_edited_just_now_has_no_digest(monkeypatch: pytest.MonkeyPatch) -> None:
     versions.code_digest.cache_clear()
-    monkeypatch.setattr(versions, "_STARTED", 4e9)
+    monkeypatch.setattr(versions, "_started", lambda: 4e9)
     first = versions.code_digest()
     versions.code_digest.cache_clear()
-    monkeypatch.setattr(versions, "_STARTED", 0.0)
+    monkeypatch.setattr(versions, "_started", lambda: 0.0)
     assert first is not None and len(first) == 64 and versions.code_digest() is None
     versions.code_digest.cache_clear()
 
