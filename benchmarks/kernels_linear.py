@@ -1,4 +1,4 @@
-"""Linear layers of one row with packed weights against our own w8a8, interleaved in one process: the ratio table.
+"""Linear layers of few rows with packed weights against our own w8a8, interleaved in one process: the ratio table.
 
     taskset -c 1 env TVM_NUM_THREADS=1 python benchmarks/kernels_linear.py [IN>OUT ...] [--rows N] [--haswell] [--all]
 
@@ -46,7 +46,7 @@ class Timed:
 
 
 def arguments(kernel: Kernel, rng: np.random.Generator) -> list[tvm.runtime.Tensor]:
-    """Bytes of any value, floats of 0: the instructions are the same for all, and packing real weights takes long."""
+    """Bytes of any value, floats of 0: the instructions are the same for all, and quantizing weights takes long."""
     made = []
     for shape, dtype in buffers(kernel.build()):
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize

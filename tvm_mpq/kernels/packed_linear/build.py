@@ -1,4 +1,4 @@
-"""The frame of a packed linear layer: signed activations, tiles of output channels, threads, epilogue."""
+"""The frame of a packed linear layer: activations and their sums, tiles of output channels, threads, epilogue."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from tvm_mpq.kernels.tir import Code, ramp
 
 
 class Machine(ABC):
-    """lanes: int32 lanes of a vector; registers: vector registers; sign: what activations are less by than stored."""
+    """lanes: int32 lanes of a vector; registers: vector registers; sign: what is taken off stored activations."""
 
     lanes: int
     registers: int
