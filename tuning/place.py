@@ -5,6 +5,7 @@ A place gives sessions, and takes the burden of losing one off those who measure
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timezone
@@ -19,7 +20,6 @@ from tvm_mpq.tuning.measure import Job, MeasureSettings, measure
 from tvm_mpq.tuning.sentinel import build_sentinel
 from tvm_mpq.tuning.session import LocalSession
 from tvm_mpq.tuning.session_base import Session
-from tvm_mpq.tuning.statistics import Pace
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
@@ -65,19 +65,23 @@ class Place(Protocol):
 
 
 class ThisMachine:
-    """Kernels run in a child process here, a new one for each piece of work."""
+    """Kernels run in a child process here. It takes seconds to start, so it serves until a kernel ends it."""
 
     linker: str | None = None
     width = 1
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
-        self._pace = Pace()
+        self._session: LocalSession | None = None
+        self._sentinel: Path | None = None
 
-    def session(self) -> AbstractContextManager[Session]:
-        session = LocalSession(threads=self._threads)
-        session.pace = self._pace  # one machine has one speed, whichever process measures it
-        return session
+    @contextlib.contextmanager
+    def session(self) -> Iterator[Session]:
+        if self._session is None:
+            self._session = LocalSession(threads=self._threads)
+        elif not self._session.connected:
+            self._session.restart()
+        yield self._session
 
     def do(self, work: Callable[[Session], _Result]) -> _Result:
         """A crash here is the work's own fault: it is not tried again."""
@@ -99,10 +103,13 @@ class ThisMachine:
                 yield task, result
 
     def sentinel(self) -> Path | None:
-        return None
+        if self._sentinel is None:
+            self._sentinel = build_sentinel()
+        return self._sentinel
 
     def close(self) -> None:
-        """Nothing is kept between two pieces of work."""
+        if self._session is not None:
+            self._session.close()
 
 
 def measure_at(place: Place, jobs: Sequence[Job], settings: MeasureSettings, *, device: str) -> Iterator[LatencyRecord]:
