@@ -49,7 +49,8 @@ def compare(bench: Bench, count: int, seed: int) -> dict[str, Any]:
     tables = build_tables(bench, data)
     rng = np.random.default_rng(seed)
     drawn = {f"plan {i}": random_choices(tables.problem, rng) for i in range(count)}
-    known = {name: plan_of(bench, tables, s) for name, s in references(tables).items()}
+    uniform = references(tables)
+    known = {name: plan_of(bench, tables, s) for name, s in uniform.items()}
     solutions = {name: cost(tables.problem, choices) for name, choices in drawn.items()}
     plans = {name: plan_of(bench, tables, s) for name, s in solutions.items()}
     for plan in (*known.values(), *plans.values()):
@@ -57,7 +58,7 @@ def compare(bench: Bench, count: int, seed: int) -> dict[str, Any]:
         workshop.build(plan)
     times = workshop.measure({**known, **plans})
     measured = {name: time.median_us for name, time in times.items()}
-    final = corrected(bench, tables, {name: measured[name] for name in known})
+    final = corrected(bench, tables, [(uniform[name], measured[name]) for name in known])
     predicted = {name: price(final.problem, s.choices, s.formats).latency_us for name, s in solutions.items()}
     return _report(bench, final, plans, solutions, predicted, measured)
 

@@ -37,7 +37,7 @@ from tvm_mpq.select.ilp import Limits, Solution, solve
 from tvm_mpq.select.problem import Problem, emitted_class
 from tvm_mpq.tuning.predictor import Entry, Machine, Predictor, heldout, most_informative
 
-PRECISIONS = ("fp32", "w8a8", "w4a8", "w2a4")
+PRECISIONS = ("fp32", "w8a8", "w4a8", "w2a4", "w1a4")
 TRAIN, TEST, PLANS = "resnet18,resnet50,squeezenet1_1", "mobilenetv2,resnet20", "resnet18,mobilenetv2,resnet20"
 CHUNK = 24
 """Entries between two safe points of filling a table."""
@@ -145,7 +145,7 @@ def show(title: str, report: Mapping[str, Any]) -> None:
 
 def losses_of(bench: Bench) -> dict[tuple[str, str], float]:
     rng = np.random.default_rng(0)
-    scale = {"w8a8": 0.02, "w4a8": 0.3, "w2a4": 2.0}
+    scale = {"w8a8": 0.02, "w4a8": 0.3, "w2a4": 2.0, "w1a4": 6.0}
     return {
         (node.name, label): float(scale.get(label, 1.0) * rng.lognormal(0, 1))
         for node in bench.prepared.graph.weighted()

@@ -32,8 +32,9 @@ from networks import material
 from predictor import model_path, say, space_of
 
 from tvm_mpq.kernels.registry import Kernel, Request, candidates, default_kernel
-from tvm_mpq.pipeline import Options, latency, optimize
+from tvm_mpq.pipeline import Options, latency
 from tvm_mpq.pipeline.bench import Bench, open_bench
+from tvm_mpq.pipeline.optimize import optimize
 from tvm_mpq.pipeline.tune import tune
 from tvm_mpq.schema import Budget, Conv2dWorkload, LatencyKey
 from tvm_mpq.tuning.network import NetworkJob, measure_networks

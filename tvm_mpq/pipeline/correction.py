@@ -17,6 +17,7 @@ import numpy as np
 
 from tvm_mpq.schema import FLOAT_BITS, padded_channels
 from tvm_mpq.select.ilp import Solution
+from tvm_mpq.select.pricing import price
 from tvm_mpq.select.problem import Choice, Operator, Problem, emitted_class
 
 TENSOR_SHARE = 0.2
@@ -57,13 +58,19 @@ def stored_bytes(shape: Sequence[int], bits: int) -> int:
 
 
 def observe(problem: Problem, solution: Solution, measured_us: float, tensor_bytes: TensorBytes) -> Observation:
-    """The observation of a solution whose network was measured."""
-    far = sum(_converted_bytes(*conversion, tensor_bytes) for conversion in solution.conversions)
+    """The observation of a solution whose network was measured, by the prices of a problem that is not corrected.
+
+    Raises
+    ------
+    InvalidValueError
+        If the problem does not offer what the solution runs.
+    """
+    found = price(problem, solution.choices, solution.formats)
+    far = sum(_converted_bytes(*conversion, tensor_bytes) for conversion in found.conversions)
     for operator in problem.operators:
         choice = operator.choice(solution.choices[operator.name])
         far += _far_bytes(operator, choice, emitted_class(solution.formats[operator.output]), tensor_bytes)
-    calls = len(problem.operators) + len(solution.conversions)
-    return Observation(solution.latency_us, calls, far, measured_us)
+    return Observation(found.latency_us, len(problem.operators) + len(found.conversions), far, measured_us)
 
 
 def _converted_bytes(name: str, source: int, to: int, tensor_bytes: TensorBytes) -> float:

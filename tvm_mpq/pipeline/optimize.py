@@ -49,7 +49,7 @@ def _optimize(bench: Bench, options: Options) -> Result:
     workshop = Workshop(bench, data.sample(0))
     tables = corrected_tables(bench, build_tables(bench, data), workshop)
     judge = remembered(Judge(bench, tables, data))
-    tables, chosen, tried = _select(bench, tables, workshop, judge, 1.0)
+    tables, chosen, tried = _select(bench, tables, judge, 1.0)
     share = 1.0
     for _ in range(TIGHTENINGS + 1):
         options.tell("verifying")
@@ -62,7 +62,7 @@ def _optimize(bench: Bench, options: Options) -> Result:
         share /= over
         options.tell(f"measured {over - 1:.1%} above the latency budget: selecting again with {share:.1%} of it")
         try:
-            tables, chosen, tried = _select(bench, tables, workshop, judge, share)
+            tables, chosen, tried = _select(bench, tables, judge, share)
         except InfeasibleError as e:
             options.tell(f"no plan is predicted to be that fast: {e}")
             break
@@ -79,7 +79,7 @@ def _optimize(bench: Bench, options: Options) -> Result:
 
 
 def _select(
-    bench: Bench, tables: Tables, workshop: Workshop, judge: Callable[[Solution], Quality], latency_share: float
+    bench: Bench, tables: Tables, judge: Callable[[Solution], Quality], latency_share: float
 ) -> tuple[Tables, Tried, list[Tried]]:
     """The tables that the chosen plan stands on, measured alone; the plan; and all that were tried."""
     options = bench.options
@@ -94,7 +94,7 @@ def _select(
             latency_share=latency_share,
             progress=options.progress,
         )
-        settled = settled_tables(bench, tables, workshop, chosen.solution)
+        settled = settled_tables(bench, tables, chosen.solution)
         if settled is None:
             return tables, chosen, tried
         tables = settled

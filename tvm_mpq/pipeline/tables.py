@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from tvm_mpq.calibrate.data import Dataset
+from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.passes.lowering import KernelStep
 from tvm_mpq.pipeline import latency, learn, network
 from tvm_mpq.pipeline.bench import Bench
@@ -22,6 +24,9 @@ from tvm_mpq.select.problem import Problem
 
 UNIFORM = "w8a8"
 
+Run = tuple[Solution, float]
+"""A solution whose network was measured, and the microseconds it took."""
+
 
 @dataclass(frozen=True)
 class Tables:
@@ -32,6 +37,7 @@ class Tables:
     losses: dict[tuple[str, str], float]
     problem: Problem
     correction: Correction
+    runs: tuple[Run, ...] = ()  # what the correction was fitted on
 
     @cached_property
     def fp32(self) -> Solution:
@@ -80,8 +86,11 @@ def _problem(bench: Bench, plan: Plan, table: latency.LatencyTable, losses: dict
     )
 
 
-def settled_tables(bench: Bench, tables: Tables, workshop: Workshop, solution: Solution) -> Tables | None:
-    """Tables in which everything that the solution runs is measured; None when it was so already."""
+def settled_tables(bench: Bench, tables: Tables, solution: Solution) -> Tables | None:
+    """Tables in which everything that the solution runs is measured; None when it was so already.
+
+    The correction is fitted anew on the old runs of the reference networks.
+    """
     steps = network.all_steps(bench.prepared, plan_of(bench, tables, solution))
     used = {step.kernel.request.key for step in steps if isinstance(step, KernelStep)}
     open_ones = {key: k for key, k in tables.latency.predicted().items() if k.request.key in used}
@@ -92,7 +101,7 @@ def settled_tables(bench: Bench, tables: Tables, workshop: Workshop, solution: S
     tables.latency.forget_predictions(open_ones.values())  # of kernels that could not be measured
     latency.complete(tables.latency, [kernel.request for kernel in open_ones.values()])
     problem = _problem(bench, tables.plan, tables.latency, tables.losses)
-    return corrected_tables(bench, dataclasses.replace(tables, problem=problem), workshop)
+    return corrected(bench, dataclasses.replace(tables, problem=problem), tables.runs)
 
 
 def corrected_tables(bench: Bench, tables: Tables, workshop: Workshop) -> Tables:
@@ -101,8 +110,9 @@ def corrected_tables(bench: Bench, tables: Tables, workshop: Workshop) -> Tables
     The runs are kept in the database, so that a repeated search sees the same tables.
     """
     bench.options.tell("building and measuring uniform networks")
-    plans = {name: plan_of(bench, tables, solution) for name, solution in references(tables).items()}
-    return corrected(bench, tables, workshop.known_us(plans))
+    solutions = references(tables)
+    measured_us = workshop.known_us({name: plan_of(bench, tables, solution) for name, solution in solutions.items()})
+    return corrected(bench, tables, [(solutions[name], us) for name, us in measured_us.items()])
 
 
 def references(tables: Tables) -> dict[str, Solution]:
@@ -110,16 +120,20 @@ def references(tables: Tables) -> dict[str, Solution]:
     return {"fp32": tables.fp32, "int8": tables.int8}
 
 
-def corrected(bench: Bench, tables: Tables, measured_us: Mapping[str, float]) -> Tables:
-    """The same tables, corrected by the measured times of reference networks."""
-    tensors = bench.prepared.graph.tensors
+def corrected(bench: Bench, tables: Tables, runs: Sequence[Run]) -> Tables:
+    """The same tables, which are not corrected yet, corrected by runs of whole networks."""
+    tensors, problem = bench.prepared.graph.tensors, tables.problem
 
     def tensor_bytes(name: str, bits: int) -> int:
         return stored_bytes(tensors[name].shape, bits)
 
-    problem, solutions = tables.problem, references(tables)
-    correction = fit([observe(problem, solutions[name], us, tensor_bytes) for name, us in measured_us.items()])
-    return dataclasses.replace(tables, problem=correct(problem, correction, tensor_bytes), correction=correction)
+    seen = []
+    for solution, us in runs:
+        with contextlib.suppress(InvalidValueError):  # one of its kernels could not be measured in the end
+            seen.append(observe(problem, solution, us, tensor_bytes))
+    correction = fit(seen)
+    problem = correct(problem, correction, tensor_bytes)
+    return dataclasses.replace(tables, problem=problem, correction=correction, runs=tuple(runs))
 
 
 def _kernel_rows(table: latency.LatencyTable) -> dict[str, dict[str, Any]]:

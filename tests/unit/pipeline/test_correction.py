@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.pipeline.correction import TENSOR_SHARE, Correction, Observation, correct, fit, observe, stored_bytes
+from tvm_mpq.pipeline.tables import Tables, corrected
 from tvm_mpq.select.evaluate import cost
 from tvm_mpq.select.pricing import price
 from tvm_mpq.select.problem import Choice, Operator, Problem, Tensor
 
 SHAPES = {"x": (1, 8, 8, 3), "y": (1, 4, 4, 20), "z": (1, 320)}
+
+
+TENSORS = {name: SimpleNamespace(shape=shape) for name, shape in SHAPES.items()}
 
 
 def tensor_bytes(name: str, bits: int) -> int:
@@ -66,6 +73,21 @@ def test_a_corrected_price_is_the_observation_under_the_law(label: str) -> None:
     seen = observe(problem(), solution, 1.0, tensor_bytes)
     found = price(correct(problem(), correction, tensor_bytes), solution.choices, solution.formats)
     assert found.latency_us == pytest.approx(0.9 * seen.sum_us + 0.3 * seen.calls + 1e-3 * seen.far_bytes)
+
+
+def test_a_run_of_what_is_offered_no_more_cannot_be_observed() -> None:
+    whole = problem()
+    conv, flat = whole.operators
+    less = dataclasses.replace(whole, operators=(dataclasses.replace(conv, choices=conv.choices[1:]), flat))
+    run = price_of("w8a8", {"x": 32, "y": 32, "z": 32})
+    with pytest.raises(InvalidValueError, match="w8a8"):
+        observe(less, run, 1.0, tensor_bytes)
+    bench: Any = SimpleNamespace(prepared=SimpleNamespace(graph=SimpleNamespace(tensors=TENSORS)))
+    tables = Tables(None, None, {}, less, Correction())  # type: ignore[arg-type]
+    other = price_of("fp32", {"x": 32, "y": 32, "z": 32})
+    found = corrected(bench, tables, [(run, 1.0), (other, 2 * other.latency_us)])
+    assert found.runs == ((run, 1.0), (other, 2 * other.latency_us))
+    assert price(found.problem, other.choices, other.formats).latency_us == pytest.approx(2 * other.latency_us)
 
 
 def test_what_was_laid_in_is_found_again() -> None:
