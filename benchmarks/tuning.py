@@ -193,12 +193,21 @@ def copied(db: Path, folder: Path) -> Path:
 
 def plan(model: Path, data: Path, db: Path, out: Path, share: float, drop: float) -> Row:
     """`optimize` with the clock running."""
-    stages = Stages("reading the model")
+    stages, parts = Stages("reading the model"), Stages("")
     budget, arrays = Budget(max_drop=drop), np.load(data)
-    result = optimize(Options(model, data=arrays, budget=budget, db=db, measure_fraction=share, say=stages.say))
+    result = optimize(
+        Options(
+            model, data=arrays, budget=budget, db=db, measure_fraction=share, say=stages.say, progress=parts.progress
+        )
+    )
     stages.close("networks")
     result.save(out)
-    return {"stages": stages.seconds, "entries": result.report["latency_entries"], "plan": result.report["plan"]}
+    return {
+        "stages": stages.seconds,
+        "parts": parts.seconds,
+        "entries": result.report["latency_entries"],
+        "plan": result.report["plan"],
+    }
 
 
 def fraction(options: argparse.Namespace) -> Row:

@@ -29,8 +29,9 @@ REFUSED_AT_ONCE = 1 / 3
 """Share of what the predictor refuses that is measured before it is asked again: one entry often vouches for others."""
 
 CHECKS = 150
-"""Kernels of other networks that are generated again, to see whether they are still what was measured. Those that are
-remembered need not be, so this is for the first run of another version of this package only."""
+"""Kernels of other networks that are generated again at most, to see whether they are still what was measured; half as
+many as are missing at most, or measuring those would be quicker. Those that are remembered need not be generated, so
+this is for the first run of another version of this package only."""
 
 BETTER = 0.5
 """A new prediction replaces a stored one when its stated error is smaller than this share of the stored one's."""
@@ -63,7 +64,8 @@ def fill_partly(meter: Meter, requests: Sequence[Request], row: TargetRow, fract
         old = {key: meter.foretold(key, versions.code) for key in missing} if versions.code else {}
         foretold = {key: record for key, record in old.items() if record is not None}
         new = [key for key in missing if key not in foretold]
-        entries, times = measurements(meter, versions, machine, requests[0].features)
+        checks = min(CHECKS, len(missing) // 2)
+        entries, times = measurements(meter, versions, machine, requests[0].features, checks)
         taken = most_informative(entries, [Entry(key, machine) for key in new], UP_FRONT * fraction)
         chosen = {new[i]: missing[new[i]] for i in taken}
         rest = {key: kernel for key, kernel in missing.items() if key not in chosen}
@@ -110,9 +112,12 @@ def _kept(
 
 
 def measurements(
-    meter: Meter, versions: Versions, machine: Machine, features: frozenset[str]
+    meter: Meter, versions: Versions, machine: Machine, features: frozenset[str], checks: int
 ) -> tuple[list[Entry], list[float]]:
-    """Entries and microseconds of what this device measured, of code that is still what would be compiled."""
+    """Entries and microseconds of what this device measured, of code that is still what would be compiled.
+
+    checks: kernels to generate at most in order to know.
+    """
     rows = []
     for record in meter.db.records(
         failures=False, device=meter.device.key, target=meter.target, provenance="measured", tvm_version=tvm.__version__
@@ -125,7 +130,7 @@ def measurements(
                 rows.append(_Row(entry, record.median_us, record.kernel_version, kernel))
     sure = [row for row in rows if versions.remembered(row.kernel) is not None]
     unsure = [row for row in rows if versions.remembered(row.kernel) is None]
-    share = min(1.0, CHECKS / max(1, len(unsure)))
+    share = min(1.0, checks / max(1, len(unsure)))
     picked = most_informative([row.entry for row in sure], [row.entry for row in unsure], share)
     usable = [row for row in (*sure, *(unsure[i] for i in picked)) if row.is_current(versions)]
     versions.save()
