@@ -44,6 +44,7 @@ def optimized(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(latency, "SETTINGS", QUICK)
         patch.setattr(latency, "CALL_SETTINGS", QUICK)
+        patch.setattr(latency, "NETWORK_SETTINGS", QUICK)
         patch.setenv("PATH", f"{os.environ['PATH']}:{Path(machine.tools('aarch64').gcc).parent}")
         result = mpq.optimize(
             folder / "model.onnx", target=TARGET, data=data, budget=mpq.Budget(size_mb=SIZE_MB),

@@ -30,6 +30,7 @@ KEY = "k"
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency, "SETTINGS", QUICK)
     monkeypatch.setattr(latency, "CALL_SETTINGS", QUICK)
+    monkeypatch.setattr(latency, "NETWORK_SETTINGS", QUICK)
     monkeypatch.setattr(session_module, "CONNECT_TIMEOUT_SEC", 1.0)
     monkeypatch.setattr(boards_module, "PATIENCE_SEC", 0.5)
     monkeypatch.setattr(boards_module, "RETRY_SEC", 0.2)

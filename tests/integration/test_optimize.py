@@ -40,6 +40,7 @@ def quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(latency, "SETTINGS", MeasureSettings(**QUICK))
         patch.setattr(latency, "CALL_SETTINGS", MeasureSettings(**QUICK))
+        patch.setattr(latency, "NETWORK_SETTINGS", MeasureSettings(**QUICK))
         yield
 
 
@@ -159,7 +160,7 @@ import tvm_mpq as mpq
 from tvm_mpq.pipeline import latency
 from tvm_mpq.tuning.measure import MeasureSettings
 
-latency.SETTINGS = latency.CALL_SETTINGS = MeasureSettings(**{quick!r})
+latency.SETTINGS = latency.NETWORK_SETTINGS = latency.CALL_SETTINGS = MeasureSettings(**{quick!r})
 
 def progress(done, total, what):
     if what == "measuring kernels" and done == {kernels}:

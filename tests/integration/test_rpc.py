@@ -44,6 +44,7 @@ def both(server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(latency, "SETTINGS", QUICK)
         patch.setattr(latency, "CALL_SETTINGS", QUICK)
+        patch.setattr(latency, "NETWORK_SETTINGS", QUICK)
         here = mpq.optimize(folder / "m.onnx", db=folder / "here.db", **given)
         shutil.copytree(folder / "here.db.kernels", folder / "board.db.kernels")  # compiled for the same target
         board = mpq.optimize(folder / "m.onnx", db=folder / "board.db", rpc=rpc, **given)
@@ -125,7 +126,7 @@ def test_build_and_run_on_the_board(
     both: dict[str, Any], run: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, rpc = both["folder"], both["rpc"]
-    monkeypatch.setattr("tvm_mpq.pipeline.run.SETTINGS", QUICK)
+    monkeypatch.setattr("tvm_mpq.pipeline.run.NETWORK_SETTINGS", QUICK)
     run(
         "build", folder / "m.onnx", "--uniform", "w8a8", "--data", folder / "data.npz", "--db", folder / "board.db",
         "--rpc", rpc, "--out", folder / "int8",

@@ -31,6 +31,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(latency, "SETTINGS", MeasureSettings(**QUICK))
         patch.setattr(latency, "CALL_SETTINGS", MeasureSettings(**QUICK))
+        patch.setattr(latency, "NETWORK_SETTINGS", MeasureSettings(**QUICK))
         first = tune_network(options, trials=5)
         second = tune_network(options, trials=3)
         yield {"options": options, "first": first, "second": second}

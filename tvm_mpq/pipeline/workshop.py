@@ -63,7 +63,7 @@ class Workshop:
         missing = {name: plans[name] for name, run in found.items() if run is None}
         times: dict[str, NetworkRun | WholeNetworkLatency] = {n: run for n, run in found.items() if run is not None}
         times.update(self.measure(missing))
-        steady = latency.SETTINGS.max_relative_iqr
+        steady = latency.NETWORK_SETTINGS.max_relative_iqr
         return {name: times[name].median_us for name in plans if times[name].iqr_us <= steady * times[name].median_us}
 
     def measure(
@@ -88,13 +88,13 @@ class Workshop:
         sentinel = self._bench.place.sentinel()
         for _ in range(ATTEMPTS):
             try:
-                return measure_networks(session, jobs, latency.SETTINGS, sentinel=sentinel)
+                return measure_networks(session, jobs, latency.NETWORK_SETTINGS, sentinel=sentinel)
             except DeviceLostError:
                 raise
             except MeasurementError:
                 self._bench.options.tell("whole-network times scatter; measuring again")
         self._bench.options.tell("this machine is busy: see the IQR, and repeat when it is quiet")
-        patient = dataclasses.replace(latency.SETTINGS, max_relative_iqr=100.0, max_drift=100.0)
+        patient = dataclasses.replace(latency.NETWORK_SETTINGS, max_relative_iqr=100.0, max_drift=100.0)
         return measure_networks(session, jobs, patient, sentinel=sentinel)
 
     def check(self, plans: Mapping[str, Plan], data: Dataset, predicted_us: Mapping[str, float]) -> dict[str, Checked]:
