@@ -19,7 +19,6 @@ import tvm
 from kernels_conv import ceiling, seconds
 
 from tvm_mpq.kernels import Kernel, Request, fitting
-from tvm_mpq.kernels.registry import buffers
 from tvm_mpq.schema import W8A8, Conv2dWorkload, Precision
 from tvm_mpq.targets import features, local_row, resolve, to_tvm
 
@@ -48,7 +47,7 @@ class Timed:
 def arguments(kernel: Kernel, rng: np.random.Generator) -> list[tvm.runtime.Tensor]:
     """Bytes of any value, floats of 0: the instructions are the same for all, and quantizing weights takes long."""
     made = []
-    for shape, dtype in buffers(kernel.build()):
+    for shape, dtype in kernel.script().buffers:
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         data = rng.integers(0, 256, size, np.uint8) if "int" in dtype else np.zeros(size, np.uint8)
         made.append(tvm.runtime.tensor(data.view(dtype).reshape(shape)))

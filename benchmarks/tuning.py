@@ -163,9 +163,8 @@ def layers(options: argparse.Namespace) -> Row:
     print(f"tuning: {tuned['trials']} trials in {tuned['seconds']:.0f} s, since {tuned['ended']}")
     with open_bench(asked) as bench:
         meter = bench.meter()
-        versions = meter.versions()
         sampled = sample(bench, options.layers, options.seed)
-        found = [latency.tuned_kernel(meter, request, versions) or default_kernel(request) for request in sampled]
+        found = [latency.tuned_kernel(meter, request) or default_kernel(request) for request in sampled]
     rows = []
     with tempfile.TemporaryDirectory(dir=options.db.parent) as folder:
         copy = copied(options.db, Path(folder))

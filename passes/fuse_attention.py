@@ -17,7 +17,6 @@ from tvm import relax
 from tvm_mpq.kernels.float_attention import AttentionShape, Operand, build_attention
 from tvm_mpq.passes.normalize.exprs import axis_list, dtype_of, number, op_name, shape_of
 from tvm_mpq.passes.normalize.rewrite import Rewriter
-from tvm_mpq.passes.rooted import rooted
 from tvm_mpq.passes.views import View, view_of
 
 _FEWEST_FEATURES = 4
@@ -70,7 +69,7 @@ class _Rewriter(Rewriter):
             return
         shape = match.shape
         if shape not in self._kernels:
-            func = rooted(build_attention(shape, self._features, self._threads))
+            func = build_attention(shape, self._features, self._threads).parse().without_attr("global_symbol")
             self._kernels[shape] = self.builder.add_func(func, f"attention_{len(self._kernels)}")
         out = (shape.batch, shape.queries, shape.heads, shape.value_features)
         args = [self.lookup(source) for source in match.sources]

@@ -16,7 +16,6 @@ from tvm import relax
 from tvm_mpq.kernels.float_norm import NormShape, build_layer_norm
 from tvm_mpq.passes.normalize.exprs import axis_list, dtype_of, is_constant, op_name, shape_of
 from tvm_mpq.passes.normalize.rewrite import Rewriter
-from tvm_mpq.passes.rooted import rooted
 from tvm_mpq.schema import FLOAT_BITS, padded_channels
 
 _BOUNDARY = re.compile(r"convert\(shape=[\dx]+,from_bits=(\d+),to_bits=(\d+),channels_first=False\)")
@@ -78,7 +77,7 @@ class _Rewriter(Rewriter):
             args += after[1:]
         norm = NormShape(shape, float(value.attrs.epsilon), before is not None, after is not None)
         if norm not in self._kernels:
-            func = rooted(build_layer_norm(norm, self._features, self._threads))
+            func = build_layer_norm(norm, self._features, self._threads).parse().without_attr("global_symbol")
             self._kernels[norm] = self.builder.add_func(func, f"layer_norm_{len(self._kernels)}")
         dtype = "float32" if after is None else "uint8"
         result = self.emit(relax.call_tir(self._kernels[norm], args, relax.TensorType(shape, dtype)), var.name)

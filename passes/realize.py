@@ -15,7 +15,7 @@ import tvm
 from tvm import relax
 
 from tvm_mpq import targets
-from tvm_mpq.kernels.registry import Kernel, buffers
+from tvm_mpq.kernels.registry import Kernel
 from tvm_mpq.passes.fuse_attention import FuseAttention
 from tvm_mpq.passes.fuse_norm import FuseNorm
 from tvm_mpq.passes.graph import Graph, read_graph
@@ -96,7 +96,7 @@ class Emitter:
         self._builder = relax.BlockBuilder()
         self._vars: dict[Value, relax.Expr] = {}
         self._viewed: dict[relax.Expr, relax.Expr] = {}
-        self._kernels: dict[tuple[str, str, str], tuple[tvm.ir.GlobalVar, tvm.tirx.PrimFunc]] = {}
+        self._kernels: dict[tuple[str, str, str], tvm.ir.GlobalVar] = {}
 
     def emit_main(self, steps: list[KernelStep | FloatStep | ReshapeStep]) -> None:
         graph, builder = self._graph, self._builder
@@ -125,22 +125,21 @@ class Emitter:
             self._emit_kernel(step)
 
     def _emit_kernel(self, step: KernelStep) -> None:
-        gvar, func = self._prim_func(step.kernel)
-        shapes = [shape for shape, _ in buffers(func)]
+        shapes = [shape for shape, _ in step.kernel.script().buffers]
         args = [self._shaped(self._vars[v], shape) for v, shape in zip(step.inputs, shapes, strict=False)]
         args += [relax.const(c) for c in step.kernel.constants(step.operands)]
         assert len(args) == len(shapes) - 1, f"{step.node}: {len(args)} arguments for {len(shapes) - 1} buffers"
         dtype = "float32" if step.output.bits == FLOAT_BITS else "uint8"
-        call = relax.call_tir(gvar, args, relax.TensorType(shapes[-1], dtype))
+        call = relax.call_tir(self._prim_func(step.kernel), args, relax.TensorType(shapes[-1], dtype))
         result = self._builder.emit(call, step.node)
         self._vars[step.output] = self._shaped(result, stored_shape(self._graph, step.output))
 
-    def _prim_func(self, kernel: Kernel) -> tuple[tvm.ir.GlobalVar, tvm.tirx.PrimFunc]:
+    def _prim_func(self, kernel: Kernel) -> tvm.ir.GlobalVar:
         key = kernel.key
         if key not in self._kernels:
             func = kernel.build().without_attr("global_symbol").with_attr(KERNEL_ATTR, kernel.request.key)
             name = f"{kernel.request.workload.kind}_{kernel.request.precision}_{len(self._kernels)}"
-            self._kernels[key] = (self._builder.add_func(func, name), func)
+            self._kernels[key] = self._builder.add_func(func, name)
         return self._kernels[key]
 
     def _shaped(self, value: relax.Expr, shape: tuple[int, ...]) -> relax.Expr:

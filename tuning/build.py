@@ -1,4 +1,4 @@
-"""Compile many PrimFuncs in parallel worker processes; one that fails becomes a result with a reason.
+"""Compile many functions in parallel worker processes; one that fails becomes a result with a reason.
 
 Several functions share a shared library, since the linker costs as much as compiling a small kernel (8 trivial kernels:
 0.39 s one by one, 0.13 s together). When such a group fails or exceeds its time, its functions are built one by one,
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import json
 import queue
 import shutil
@@ -17,14 +18,18 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import tvm
 from tvm.support import cc
 from tvm.tirx import PrimFunc
 
 from tvm_mpq.errors import InvalidValueError, MeasurementError, MissingDependencyError
+from tvm_mpq.kernels.tir import Script
 from tvm_mpq.tuning.children import Child
+
+Function: TypeAlias = PrimFunc | Script
+"""Scripts are parsed by the workers."""
 
 Progress = Callable[[int, int, str], None]
 
@@ -50,7 +55,7 @@ class _Group:
 
 
 def build_modules(
-    items: Sequence[tuple[str, PrimFunc]],
+    items: Sequence[tuple[str, Function]],
     target: tvm.target.Target,
     *,
     workers: int = 2,
@@ -64,7 +69,7 @@ def build_modules(
 
     Parameters
     ----------
-    items : sequence of (str, PrimFunc)
+    items : sequence of (str, PrimFunc or Script)
         Names are unique C identifiers; they become the functions' names in the libraries.
     target : tvm.target.Target
         What to compile for.
@@ -119,7 +124,7 @@ class _Run:
 
     def __init__(
         self,
-        items: Sequence[tuple[str, PrimFunc]],
+        items: Sequence[tuple[str, Function]],
         target: tvm.target.Target,
         folder: Path,
         timeout_sec: float,
@@ -196,10 +201,13 @@ class _Run:
 
     def _build(self, child: Child, group: _Group) -> tuple[str | None, bool]:
         """Reason of failure or None, and whether the child can go on."""
-        functions = {name: func.with_attr("global_symbol", name) for name, func in self._pick(group)}
+        picked = self._pick(group)
+        parsed = {name: func for name, func in picked if isinstance(func, PrimFunc)}
+        scripts = {name: dataclasses.astuple(func) for name, func in picked if isinstance(func, Script)}
         source = self._folder / f"{group.number}.json"
-        source.write_text(tvm.ir.save_json(tvm.IRModule(functions)), encoding="utf-8")
-        job: dict[str, Any] = {"module": str(source), "target": self._target, "linker": self._linker}
+        code = {"module": tvm.ir.save_json(tvm.IRModule(parsed)), "scripts": scripts}
+        source.write_text(json.dumps(code), encoding="utf-8")
+        job: dict[str, Any] = {"code": str(source), "target": self._target, "linker": self._linker}
         child.send({**job, "library": str(self._library(group))})
         try:
             return child.receive(self._timeout_sec)["failure"], True
@@ -223,7 +231,7 @@ class _Run:
                 if self._progress is not None:
                     self._progress(len(self.results), len(self._items), name)
 
-    def _pick(self, group: _Group) -> list[tuple[str, PrimFunc]]:
+    def _pick(self, group: _Group) -> list[tuple[str, Function]]:
         return [self._items[index] for index in group.indices]
 
     def _library(self, group: _Group) -> Path:
@@ -267,7 +275,7 @@ def _scratch_folder() -> Path:
 
 
 def _check(
-    items: Sequence[tuple[str, PrimFunc]], workers: int, timeout_sec: float, group_size: int, linker: str | None
+    items: Sequence[tuple[str, Function]], workers: int, timeout_sec: float, group_size: int, linker: str | None
 ) -> None:
     for text, value in (("workers", workers), ("group_size", group_size)):
         if value < 1:

@@ -1,10 +1,12 @@
 """The child process in which kernels are compiled: a time-out or a crash of LLVM ends it, and nothing else.
 
-Each message names a file with an IRModule and the shared library to make of it.
+Each message names a file with functions and the shared library to make of them. The file holds an IRModule and, by
+name, scripts: parsing takes as long as compiling, and here it is done in parallel.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +17,20 @@ def _compile(job: dict[str, Any]) -> None:
     import tvm
     from tvm.support import cc
 
-    module = tvm.ir.load_json(Path(job["module"]).read_text(encoding="utf-8"))
-    library = tvm.compile(module, target=tvm.target.Target(job["target"]))
+    from tvm_mpq.kernels.tir import Script
+
+    code = json.loads(Path(job["code"]).read_text(encoding="utf-8"))
+    functions = {gvar.name_hint: func for gvar, func in tvm.ir.load_json(code["module"]).functions.items()}
+    functions |= {name: Script(*fields).parse() for name, fields in code["scripts"].items()}
+    named = {name: func.with_attr("global_symbol", name) for name, func in functions.items()}
+    library = tvm.compile(tvm.IRModule(named), target=tvm.target.Target(job["target"]))
     linker = cc.cross_compiler(job["linker"]) if job["linker"] else None
     library.export_library(job["library"], fcompile=linker)
 
 
 def main() -> None:
     _, messages = children.enter()
-    import tvm  # noqa: F401  before the first job, whose time it would cost
+    import tvm_mpq.kernels.tir  # noqa: F401  before the first job, whose time it would cost
 
     children.reply({"ready": True})
     while True:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tvm_mpq.errors import VerificationError
-from tvm_mpq.kernels.registry import Kernel, buffers
+from tvm_mpq.kernels.registry import Kernel
 from tvm_mpq.numerics.activation_names import is_clamp
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.numerics.reference import evaluate, pad_channels, unpad
@@ -58,7 +58,7 @@ def verify_kernel(session: Session, path: Path, symbol: str, kernel: Kernel, see
     inputs = example_inputs(kernel, rng, operands)
     expected = evaluate(request.workload, request.precision, request.out_bits, operands, inputs)
     stored = [pad_channels(x) if x.dtype == np.uint8 else x for x in inputs]
-    kinds = buffers(kernel.build())
+    kinds = kernel.script().buffers
     arguments = [*stored, *kernel.constants(operands), np.zeros(*kinds[-1])]
     tensors = [session.array(a.reshape(shape)) for a, (shape, _) in zip(arguments, kinds, strict=True)]
     module = session.upload_module(path)

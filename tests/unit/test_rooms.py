@@ -48,7 +48,7 @@ TABLE = {
     "report": Room(SHARED, {"rich", "numpy"}),
     "pipeline": Room(
         SHARED | {"numerics", "select", "targets", "frontends", "kernels", "tuning", "passes", "calibrate", "report"},
-        {"tvm", "numpy", "rich", "psutil"},
+        {"tvm", "numpy", "rich"},
         lazy=frozenset({"torch", "sklearn"}),
     ),
     # Each engine is a process of its own: nothing but the standard library and numpy at import.

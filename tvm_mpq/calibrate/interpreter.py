@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tvm_mpq.kernels.registry import Kernel, buffers
+from tvm_mpq.kernels.registry import Kernel
 from tvm_mpq.passes.graph import Graph, Node
 from tvm_mpq.passes.lowering import FloatStep, KernelStep, ReshapeStep, Step, Value, stored_shape
 from tvm_mpq.schema import FLOAT_BITS
@@ -60,7 +60,7 @@ class Interpreter:
             compiled = self._runtime.kernels(list(kernels.values()))
             self._functions.update(zip(kernels, compiled, strict=True))
         for key, kernel in kernels.items():
-            self._shapes[key] = [shape for shape, _ in buffers(kernel.build())]
+            self._shapes[key] = [shape for shape, _ in kernel.script().buffers]
         if nodes:
             self._floats.update(zip(nodes, self._runtime.float_nodes(list(nodes.values())), strict=True))
 

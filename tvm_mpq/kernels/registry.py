@@ -1,7 +1,7 @@
 """The one table of kernel families: what each computes, what it needs of the machine, and how to build it.
 
 Candidates, tests, tuning, documentation and `tvm-mpq inspect` walk `families()`. Choosing a kernel is a look-up over
-rows, never an if-ladder. A family's PrimFunc takes, in this order: activations (data, then residual or second operand),
+rows, never an if-ladder. A family's kernels take, in this order: activations (data, then residual or second operand),
 constants as `Family.constants` gives them, and the output last.
 """
 
@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from tvm.s_tir import SBlock, SBlockRealize
 from tvm.tirx import PrimFunc
 
 from tvm_mpq.errors import NoKernelError
+from tvm_mpq.kernels.tir import Script
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import Precision, Workload
 
@@ -52,7 +52,7 @@ class Family:
     operand_ranges: str  # for people: the ranges within which the integers are exact
     accepts: Callable[[Request], bool]  # shapes and activations beyond what the columns above say
     knob_space: Callable[[Request], list[Knobs]]  # never empty; the first is the shipped default
-    build: Callable[[Request, Knobs], PrimFunc]
+    build: Callable[[Request, Knobs], Script]
     constants: Callable[[Request, Knobs, Operands], list[np.ndarray]]
     rank: int = 0  # of two untuned families that both fit, the higher is the default
     variant: Callable[[Request], Any] = lambda request: None
@@ -77,8 +77,12 @@ class Kernel:
     knobs: Knobs = field(default_factory=dict)
 
     def build(self) -> PrimFunc:
-        """The kernel's PrimFunc, its body in a root block as Relax's passes expect of any PrimFunc."""
-        return _build(self.request, self.family.name, self.knobs_text)
+        """The kernel's PrimFunc."""
+        return _parsed(self.request, self.family.name, self.knobs_text)
+
+    def script(self) -> Script:
+        """The kernel as text."""
+        return _script(self.request, self.family.name, self.knobs_text)
 
     def constants(self, operands: Operands) -> list[np.ndarray]:
         return self.family.constants(self.request, self.knobs, operands)
@@ -139,17 +143,14 @@ def named_kernel(request: Request, family: str, knobs: Knobs) -> Kernel:
 
 
 @functools.lru_cache(maxsize=1024)
-def _build(request: Request, family: str, knobs_text: str) -> PrimFunc:
+def _script(request: Request, family: str, knobs_text: str) -> Script:
+    return _FAMILIES[family].build(request, json.loads(knobs_text))
+
+
+@functools.lru_cache(maxsize=1024)
+def _parsed(request: Request, family: str, knobs_text: str) -> PrimFunc:
     """Kept, because parsing a kernel's script takes longer than everything else that is done with it but compiling."""
-    func = _FAMILIES[family].build(request, json.loads(knobs_text))
-    if isinstance(func.body, SBlockRealize):
-        return func
-    return func.with_body(SBlockRealize([], True, SBlock([], [], [], "root", func.body)))
-
-
-def buffers(func: PrimFunc) -> list[tuple[tuple[int, ...], str]]:
-    """Shape and dtype of every buffer of a PrimFunc, in the order of its arguments."""
-    return [(tuple(int(d) for d in param.shape), str(param.dtype)) for param in func.params]
+    return _script(request, family, knobs_text).parse()
 
 
 def _named_features() -> set[str]:

@@ -4,11 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 import tvm
-from tvm.tirx import PrimFunc
+from tvm.ir import StringImm
+from tvm.s_tir import SBlock, SBlockRealize
+from tvm.tirx import AttrStmt, IntImm, PrimFunc
+
+Params = list[tuple[str, tuple[int, ...], str]]
+"""Name, shape and dtype of each parameter."""
 
 _ATTRS = '"tirx.noalias": True, "tirx.is_scheduled": True, "op_pattern": 8'
+
+
+@dataclass(frozen=True)
+class Script:
+    """A kernel as text. Writing it takes a millisecond and parsing it a third of a second, so whoever wants only to
+    know which code a kernel is, or how large its constants are, asks the text.
+
+    llvm: LLVM code with the functions that the text calls by name.
+    """
+
+    text: str
+    buffers: tuple[tuple[tuple[int, ...], str], ...]  # shape and dtype, in the order of the parameters
+    llvm: str | None = None
+
+    def parse(self) -> PrimFunc:
+        """The function, its body in a root block as the passes of Relax expect of any PrimFunc."""
+        func = tvm.script.from_source(self.text)
+        if self.llvm is not None:
+            func = func.with_body(AttrStmt(IntImm("int32", 0), "pragma_import_llvm", StringImm(self.llvm), func.body))
+        if isinstance(func.body, SBlockRealize):
+            return func
+        return func.with_body(SBlockRealize([], True, SBlock([], [], [], "root", func.body)))
 
 
 class Code:
@@ -34,10 +62,10 @@ class Code:
         self.line(f"{name}: T.let = {value}")
         return name
 
-    def to_prim_func(self, params: list[tuple[str, tuple[int, ...], str]], symbol: str = "main") -> PrimFunc:
+    def script(self, params: Params, symbol: str = "main", *, llvm: str | None = None) -> Script:
         """The function over parameters (name, shape, dtype) with the attributes every kernel carries."""
         signature = ", ".join(f'{name}: T.Buffer({shape!r}, "{dtype}")' for name, shape, dtype in params)
-        source = "\n".join(
+        text = "\n".join(
             [
                 "# from tvm.script import tirx as T",
                 "@T.prim_func(s_tir=True)",
@@ -46,7 +74,7 @@ class Code:
                 *self._lines,
             ]
         )
-        return tvm.script.from_source(source)
+        return Script(text, tuple((tuple(shape), dtype) for _, shape, dtype in params), llvm)
 
 
 class Task(ExitStack):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
 
 import tvm
@@ -16,7 +15,6 @@ import tvm
 from tvm_mpq.errors import FileFormatError, NoKernelError
 from tvm_mpq.kernels.registry import Kernel, Request, named_kernel
 from tvm_mpq.pipeline.latency import LatencyTable, Meter, complete, fill, look_up, measure_all
-from tvm_mpq.pipeline.versions import Versions
 from tvm_mpq.schema import LatencyKey, LatencyRecord
 from tvm_mpq.targets import TargetRow
 from tvm_mpq.tuning.predictor import Entry, Machine, Prediction, Predictor, most_informative
@@ -27,11 +25,6 @@ UP_FRONT = 0.75
 
 REFUSED_AT_ONCE = 1 / 3
 """Share of what the predictor refuses that is measured before it is asked again: one entry often vouches for others."""
-
-CHECKS = 150
-"""Kernels of other networks that are generated again at most, to see whether they are still what was measured; half as
-many as are missing at most, or measuring those would be quicker. Those that are remembered need not be generated, so
-this is for the first run of another version of this package only."""
 
 BETTER = 0.5
 """A new prediction replaces a stored one when its stated error is smaller than this share of the stored one's."""
@@ -57,15 +50,13 @@ def fill_partly(meter: Meter, requests: Sequence[Request], row: TargetRow, fract
     if fraction >= 1:
         return fill(meter, requests)
     table = LatencyTable(meter.target)
-    versions = meter.versions()
-    missing = look_up(meter, table, requests, versions=versions)
+    missing = look_up(meter, table, requests)
     if missing:
         machine = Machine.of(row, requests[0].threads)
-        old = {key: meter.foretold(key, versions.code) for key in missing} if versions.code else {}
+        old = {key: meter.known(key, meter.version(kernel), "predicted") for key, kernel in missing.items()}
         foretold = {key: record for key, record in old.items() if record is not None}
         new = [key for key in missing if key not in foretold]
-        checks = min(CHECKS, len(missing) // 2)
-        entries, times = measurements(meter, versions, machine, requests[0].features, checks)
+        entries, times = measurements(meter, machine, requests[0].features)
         taken = most_informative(entries, [Entry(key, machine) for key in new], UP_FRONT * fraction)
         chosen = {new[i]: missing[new[i]] for i in taken}
         rest = {key: kernel for key, kernel in missing.items() if key not in chosen}
@@ -82,7 +73,7 @@ def fill_partly(meter: Meter, requests: Sequence[Request], row: TargetRow, fract
                 table.predictor = predictor.held_out.to_json()
                 ResultStore(meter.db).put("predictor", f"{meter.device.key}|{meter.target}", table.predictor)
                 for key, kernel in rest.items():
-                    table.offer(kernel, _kept(meter, foretold.get(key), key, versions.code, found[key]))
+                    table.offer(kernel, _kept(meter, foretold.get(key), key, kernel, found[key]))
                 break
             more = [refused[i].key for i in most_informative(known, refused, REFUSED_AT_ONCE)]
             for key in more:
@@ -93,32 +84,31 @@ def fill_partly(meter: Meter, requests: Sequence[Request], row: TargetRow, fract
 
 
 def _kept(
-    meter: Meter, old: LatencyRecord | None, key: LatencyKey, code: str | None, prediction: Prediction
+    meter: Meter, old: LatencyRecord | None, key: LatencyKey, kernel: Kernel, prediction: Prediction
 ) -> LatencyRecord:
-    """The stored prediction, or the new one where it is clearly better.
-
-    A new one is stored, unless the code of the kernels is being edited: nobody could tell what it was made for.
-    """
+    """The stored prediction, or the new one, which is stored, where it is clearly better."""
     if old is not None and old.stated_error is not None and prediction.stated_error >= BETTER * old.stated_error:
         return old
     now = datetime.now(timezone.utc).isoformat()
     record = LatencyRecord(
-        *(key, meter.device.key, tvm.__version__, code or "", prediction.median_us, None, 0, now, "predicted"),
+        key,
+        meter.device.key,
+        tvm.__version__,
+        meter.version(kernel),
+        prediction.median_us,
+        None,
+        0,
+        now,
+        "predicted",
         stated_error=prediction.stated_error,
     )
-    if code is not None:
-        meter.db.put(record, replace=True)
+    meter.db.put(record, replace=True)
     return record
 
 
-def measurements(
-    meter: Meter, versions: Versions, machine: Machine, features: frozenset[str], checks: int
-) -> tuple[list[Entry], list[float]]:
-    """Entries and microseconds of what this device measured, of code that is still what would be compiled.
-
-    checks: kernels to generate at most in order to know.
-    """
-    rows = []
+def measurements(meter: Meter, machine: Machine, features: frozenset[str]) -> tuple[list[Entry], list[float]]:
+    """Entries and microseconds of what this device measured, of code that is still what would be compiled."""
+    entries, times = [], []
     for record in meter.db.records(
         failures=False, device=meter.device.key, target=meter.target, provenance="measured", tvm_version=tvm.__version__
     ):
@@ -127,26 +117,9 @@ def measurements(
             if entry.predictable and record.median_us:
                 request = Request(entry.workload, entry.precision, record.key.out_bits, features, machine.threads)
                 kernel = named_kernel(request, record.key.family, dict(entry.knobs))
-                rows.append(_Row(entry, record.median_us, record.kernel_version, kernel))
-    sure = [row for row in rows if versions.remembered(row.kernel) is not None]
-    unsure = [row for row in rows if versions.remembered(row.kernel) is None]
-    share = min(1.0, checks / max(1, len(unsure)))
-    picked = most_informative([row.entry for row in sure], [row.entry for row in unsure], share)
-    usable = [row for row in (*sure, *(unsure[i] for i in picked)) if row.is_current(versions)]
-    versions.save()
-    return [row.entry for row in usable], [row.median_us for row in usable]
-
-
-@dataclass(frozen=True)
-class _Row:
-    entry: Entry
-    median_us: float
-    version: str
-    kernel: Kernel
-
-    def is_current(self, versions: Versions) -> bool:
-        """Whether the kernel is still the code that was measured."""
-        kernel = self.kernel
-        if versions.remembered(kernel) is None and kernel.knobs not in kernel.family.knob_space(kernel.request):
-            return False
-        return versions.of(kernel) == self.version
+                # Knobs of another version may mean nothing to today's builder.
+                known = kernel.knobs in kernel.family.knob_space(request)
+                if known and meter.version(kernel) == record.kernel_version:
+                    entries.append(entry)
+                    times.append(record.median_us)
+    return entries, times

@@ -17,7 +17,8 @@ import numpy.typing as npt
 import tvm
 
 from tvm_mpq.errors import NoKernelError
-from tvm_mpq.kernels.registry import Kernel, buffers
+from tvm_mpq.kernels.registry import Kernel
+from tvm_mpq.kernels.tir import Script
 from tvm_mpq.pipeline.options import Progress
 from tvm_mpq.tuning.build import build_modules
 
@@ -27,10 +28,11 @@ CHUNK = 16
 
 @dataclass(frozen=True)
 class Source:
-    """A PrimFunc and the hash that names it, its library, and its code in every latency record."""
+    """A kernel's code and the hash that names it, its library, and its code in every latency record."""
 
     version: str
-    func: tvm.tirx.PrimFunc
+    code: Script | tvm.tirx.PrimFunc
+    buffers: tuple[tuple[tuple[int, ...], str], ...]  # shape and dtype of each argument
 
     @property
     def symbol(self) -> str:
@@ -40,7 +42,7 @@ class Source:
     def arguments(self) -> list[npt.NDArray[Any]]:
         """Seeded arrays for all buffers; values as in real networks: no denormals, no saturated paths."""
         rng = np.random.default_rng(0)
-        return [_example(rng, shape, dtype) for shape, dtype in buffers(self.func)]
+        return [_example(rng, shape, dtype) for shape, dtype in self.buffers]
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def _example(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np
 
 
 class KernelStore:
-    """Libraries of PrimFuncs in a folder, for one TVM target.
+    """Libraries of kernels in a folder, for one TVM target.
 
     linker: command that links for the target, None = this machine's own.
     """
@@ -75,7 +77,6 @@ class KernelStore:
         self._attrs = target_attrs
         self._workers = workers
         self._failures: dict[str, str] = {}
-        self._sources: dict[tuple[str, str, str], Source] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
     def target(self) -> tvm.target.Target:
@@ -83,16 +84,20 @@ class KernelStore:
         return tvm.target.Target(dict(self._attrs))
 
     def source(self, kernel: Kernel) -> Source:
-        """The kernel's TIR and its version; built once."""
-        if kernel.key not in self._sources:
-            self._sources[kernel.key] = self.source_of(kernel.build())
-        return self._sources[kernel.key]
+        """The kernel's text and its version."""
+        script = kernel.script()
+        return Source(self._version(script.text, script.llvm or ""), script, script.buffers)
 
     def source_of(self, func: tvm.tirx.PrimFunc) -> Source:
-        """Any PrimFunc with its version: a hash of its code, the target and TVM's version."""
+        """Any PrimFunc and its version."""
         func = func.without_attr("global_symbol")
-        text = "|".join((func.script(), json.dumps(self._attrs, sort_keys=True), tvm.__version__))
-        return Source(hashlib.sha256(text.encode()).hexdigest()[:24], func)
+        buffers = tuple((tuple(int(d) for d in param.shape), str(param.dtype)) for param in func.params)
+        return Source(self._version(func.script()), func, buffers)
+
+    def _version(self, *code: str) -> str:
+        """A hash of the code, the target and TVM's version."""
+        text = "|".join((*code, json.dumps(self._attrs, sort_keys=True), tvm.__version__))
+        return hashlib.sha256(text.encode()).hexdigest()[:24]
 
     def compile(self, sources: Sequence[Source], progress: Progress | None = None) -> list[Compiled]:
         """Build what is not on disk yet; failures are results with a reason."""
@@ -114,7 +119,7 @@ class KernelStore:
         return found
 
     def _build(self, sources: Sequence[Source]) -> None:
-        items = [(s.symbol, s.func.with_attr("global_symbol", s.symbol)) for s in sources]
+        items = [(s.symbol, s.code) for s in sources]
         target = self.target()
         with tempfile.TemporaryDirectory(dir=self._folder) as work:
             results = build_modules(items, target, workers=self._workers, linker=self.linker, folder=work)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import tvm
@@ -16,7 +15,6 @@ from tvm_mpq.errors import DeviceLostError, MeasurementError, NoKernelError, Ver
 from tvm_mpq.kernels.registry import Kernel, Request, candidates, default_kernel, named_kernel
 from tvm_mpq.pipeline.kernel_store import Compiled, KernelStore, Source
 from tvm_mpq.pipeline.options import Progress
-from tvm_mpq.pipeline.versions import Versions
 from tvm_mpq.schema import DeviceIdentity, FloatWorkload, LatencyKey, LatencyRecord
 from tvm_mpq.tuning.database import LatencyDatabase
 from tvm_mpq.tuning.measure import Job, MeasureSettings
@@ -107,22 +105,15 @@ class Meter:
     settings: MeasureSettings
     progress: Progress | None = None
 
-    def versions(self) -> Versions:
-        """What the database remembers of the kernels' code."""
-        return Versions(self.db, self.store, self.target)
+    def version(self, kernel: Kernel) -> str:
+        """Which code a kernel is."""
+        return self.store.source(kernel).version
 
-    def known(self, key: LatencyKey, version: Callable[[], str]) -> LatencyRecord | None:
-        """A good measurement on this device of this very code, whose version is asked for only if there is any."""
-        record = self._stored(key, "measured")
-        return record if record is not None and record.kernel_version == version() else None
-
-    def foretold(self, key: LatencyKey, code: str) -> LatencyRecord | None:
-        """A prediction for this device, made when all code that generates kernels was this."""
-        record = self._stored(key, "predicted")
-        return record if record is not None and record.kernel_version == code else None
-
-    def _stored(self, key: LatencyKey, provenance: str) -> LatencyRecord | None:
-        return next(self.db.records(**vars(key), device=self.device.key, provenance=provenance, failures=False), None)
+    def known(self, key: LatencyKey, version: str, provenance: str = "measured") -> LatencyRecord | None:
+        """A good measurement on this device of this very code, or a prediction of it."""
+        found = self.db.records(**vars(key), device=self.device.key, provenance=provenance, failures=False)
+        record = next(found, None)
+        return record if record is not None and record.kernel_version == version else None
 
     def measure(self, items: Mapping[LatencyKey, Source]) -> Iterator[LatencyRecord]:
         """Compile and time; each record is stored before the next is measured. Failures are records too."""
@@ -168,29 +159,26 @@ def look_up(
     requests: Sequence[Request],
     *,
     every_candidate: bool = False,
-    versions: Versions | None = None,
 ) -> dict[LatencyKey, Kernel]:
     """Enter what was measured before; returns the kernels that were not.
 
     Of each request the fastest kernel known counts, its default where none is; or all its candidates.
     """
     missing: dict[LatencyKey, Kernel] = {}
-    versions = versions or meter.versions()
     for request in requests:
-        best = None if every_candidate else tuned_kernel(meter, request, versions)
+        best = None if every_candidate else tuned_kernel(meter, request)
         for kernel in candidates(request) if every_candidate else [best or default_kernel(request)]:
             key = latency_key(kernel, meter.target)
-            record = meter.known(key, partial(versions.of, kernel))
+            record = meter.known(key, meter.version(kernel))
             if record is None:
                 missing[key] = kernel
             else:
                 table.offer(kernel, record)
                 table.cached += 1
-    versions.save()
     return missing
 
 
-def tuned_kernel(meter: Meter, request: Request, versions: Versions) -> Kernel | None:
+def tuned_kernel(meter: Meter, request: Request) -> Kernel | None:
     """The fastest kernel that this device measured for a request, None when it measured none but the default."""
     where = (request.workload.key, str(request.precision), request.out_bits, meter.target, meter.device.key)
     found = meter.db.fastest(*where)
@@ -200,14 +188,13 @@ def tuned_kernel(meter: Meter, request: Request, versions: Versions) -> Kernel |
         except NoKernelError:
             continue
         # Knobs of another version may mean nothing to today's builder.
-        if kernel.knobs in kernel.family.knob_space(request) and versions.of(kernel) == record.kernel_version:
+        if kernel.knobs in kernel.family.knob_space(request) and meter.version(kernel) == record.kernel_version:
             return kernel
     return None
 
 
 def measure_all(meter: Meter, table: LatencyTable, kernels: dict[LatencyKey, Kernel]) -> None:
     """Check and measure kernels and enter their times; those that a busy machine disturbed are tried again."""
-    remember(meter, kernels.values())
     todo = _right_ones(meter, table, kernels)
     for _ in range(1 + NOISE_RETRIES):
         noisy: dict[LatencyKey, Kernel] = {}
@@ -217,14 +204,6 @@ def measure_all(meter: Meter, table: LatencyTable, kernels: dict[LatencyKey, Ker
             if record.failure and any(sign in record.failure for sign in UNSTEADY):
                 noisy[record.key] = todo[record.key]
         todo = noisy
-
-
-def remember(meter: Meter, kernels: Iterable[Kernel]) -> None:
-    """Generate kernels, and keep their versions in the database for the next process."""
-    versions = meter.versions()
-    for kernel in kernels:
-        versions.of(kernel)
-    versions.save()
 
 
 def complete(table: LatencyTable, requests: Sequence[Request]) -> None:
@@ -280,7 +259,7 @@ def float_time_us(meter: Meter, functions: Sequence[tuple[tvm.tirx.PrimFunc, int
         workload = FloatWorkload(source.version, str(func.attrs.get("global_symbol", "float")))
         key = LatencyKey(workload.key, "fp32", 32, "tvm", "{}", meter.target)
         calls[key] = count
-        record = meter.known(key, partial(getattr, source, "version"))
+        record = meter.known(key, source.version)
         if record is None:
             sources[key] = source
         else:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tvm_mpq.kernels.registry import Kernel, Request, buffers, fitting
+from tvm_mpq.kernels.registry import Kernel, Request, fitting
 from tvm_mpq.passes.graph import TIED_KINDS, WEIGHTED_KINDS, Graph, Node
 from tvm_mpq.passes.lowering import BYTE, conversion_request, request_for
 from tvm_mpq.schema import FLOAT_BITS, FP32, W8A8, Precision
@@ -173,5 +173,5 @@ def _in_bits(node: Node, label: str) -> int:
 def weight_bytes(kernel: Kernel) -> int:
     """Bytes of the constants this kernel will carry in the library: every buffer but activations and the output."""
     residual = bool(getattr(kernel.request.workload, "residual", False))
-    constants = buffers(kernel.build())[1 + residual : -1]
+    constants = kernel.script().buffers[1 + residual : -1]
     return sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in constants)

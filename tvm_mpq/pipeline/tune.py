@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from tvm_mpq.errors import InvalidValueError
@@ -98,7 +97,6 @@ class _Work:
         self, bench: Bench, meter: Meter, table: LatencyTable, requests: Sequence[Request], uses: Mapping[str, int]
     ) -> None:
         self._meter, self._table, self._requests, self._uses = meter, table, requests, uses
-        self._versions = meter.versions()
         self._machine = Machine.of(bench.prepared.row, bench.prepared.threads)
         self._open: dict[LatencyKey, tuple[Trial, Kernel]] = {}
         self._measured: dict[LatencyKey, float] = {}
@@ -121,7 +119,7 @@ class _Work:
         for place, kernel in enumerate(candidates(request)):
             key = latency_key(kernel, self._meter.target)
             record = found.get((key.family, key.knobs))
-            if record is None or record.kernel_version != self._versions.of(kernel):
+            if record is None or record.kernel_version != self._meter.version(kernel):
                 self._open[key] = Trial(key, place, self._uses.get(request.key, 1)), kernel
             elif record.median_us is not None:
                 self._learn(key, record.median_us, place)
@@ -149,7 +147,7 @@ class _Work:
         measure_all(self._meter, self._table, batch)
         for key in batch:
             trial, kernel = self._open.pop(key)
-            record = self._meter.known(key, partial(self._versions.of, kernel))
+            record = self._meter.known(key, self._meter.version(kernel))
             if record is not None and record.median_us is not None:
                 self._learn(key, record.median_us, trial.place)
 

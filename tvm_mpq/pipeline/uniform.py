@@ -90,10 +90,9 @@ def _fitted(plan: Plan, bench: Bench) -> Plan:
 def _tuned(bench: Bench, plan: Plan) -> dict[str, dict[str, Any]]:
     """Kernels of the plan for which this device knows a faster one than the default, as a plan names them."""
     meter = bench.meter()
-    versions = meter.versions()
     steps = network.all_steps(bench.prepared, plan)
     requests = {s.kernel.request.key: s.kernel.request for s in steps if isinstance(s, KernelStep)}
-    found = {key: latency.tuned_kernel(meter, request, versions) for key, request in requests.items()}
+    found = {key: latency.tuned_kernel(meter, request) for key, request in requests.items()}
     return {key: {"family": k.family.name, "knobs": k.knobs} for key, k in sorted(found.items()) if k is not None}
 
 

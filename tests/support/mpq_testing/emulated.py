@@ -16,7 +16,7 @@ import numpy.typing as npt
 import tvm
 from tvm.support import cc
 
-from tvm_mpq.kernels.registry import Kernel, buffers
+from tvm_mpq.kernels.registry import Kernel
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.numerics.reference import evaluate, pad_channels, unpad
 from tvm_mpq.targets import cpuinfo, resolve, to_tvm
@@ -69,7 +69,7 @@ class Case:
     def arguments(self) -> list[Array]:
         """All arrays of a call; what cells behind the last channel hold must not matter, so they hold anything."""
         stored = [pad_channels(x, fill=171) if x.dtype == np.uint8 else x for x in self.inputs]
-        kinds = buffers(self.kernel.build())
+        kinds = self.kernel.script().buffers
         arrays = [*stored, *self.kernel.constants(self.operands), np.zeros(*kinds[-1])]
         return [a.reshape(shape).copy() for a, (shape, _) in zip(arrays, kinds, strict=True)]
 

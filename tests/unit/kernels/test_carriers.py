@@ -67,7 +67,7 @@ class Batch:
         for family, request, *_ in self.cases:
             key = family.name, request.workload, request.threads  # nothing else may change the code
             if key not in functions:
-                functions[key] = family.build(request, {}).with_attr("global_symbol", f"f{len(functions)}")
+                functions[key] = family.build(request, {}).parse().with_attr("global_symbol", f"f{len(functions)}")
             names.append(str(functions[key].attrs["global_symbol"]))
         by_name = {str(f.attrs["global_symbol"]): f for f in functions.values()}
         for cpu in CPUS:
@@ -292,7 +292,7 @@ def test_concat_padding_is_deterministic(rng):
     operands = Operands((quant(8, 0.1, 1), quant(8, 0.1, 1)), quant(8, 0.1, 42))
     inputs = [pad_channels(bytes_of(rng, (3, c))) for c in (3, 2)]
     family = registry.fitting(request)[0]
-    func = family.build(request, {})
+    func = family.build(request, {}).parse()
     module = tvm.compile(tvm.IRModule({"main": func}), target=tvm.target.Target({"kind": "llvm", "mcpu": NATIVE}))
     got = call(module["main"], func, [*inputs, *family.constants(request, {}, operands)])
     assert (got[:, 5:] == 42).all()
@@ -385,7 +385,7 @@ def test_threads_give_the_same(rng):
 def test_rounding_is_one_instruction():
     """No library call and no scalar code in the quantizing loop."""
     request = Request(ConvertWorkload((1, 56, 56, 64), 32, 8), Precision(8, 8), 8, FEATURES["haswell"])
-    func = registry.fitting(request)[0].build(request, {})
+    func = registry.fitting(request)[0].build(request, {}).parse()
     target = tvm.target.Target({"kind": "llvm", "mcpu": "haswell"})
     text = tvm.compile(tvm.IRModule({"main": func}), target=target).mod.inspect_source("s")
     assert "vdivps" in text and "nearbyint" not in text and "roundf" not in text
@@ -407,7 +407,7 @@ def test_arm_code_can_be_made():
     functions = {}
     for i, work in enumerate(works):
         request = Request(work, Precision(8, 8), getattr(work, "to_bits", 8), frozenset({"neon"}))
-        functions[f"f{i}"] = registry.fitting(request)[0].build(request, {}).with_attr("global_symbol", f"f{i}")
+        functions[f"f{i}"] = registry.fitting(request)[0].build(request, {}).parse().with_attr("global_symbol", f"f{i}")
     target = tvm.target.Target({"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a72"})
     text = tvm.compile(tvm.IRModule(functions), target=target).mod.inspect_source("s")
     assert "fmla" in text and "fmaf" not in text

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -117,11 +115,3 @@ def test_least_scale_keeps_every_bias():
     assert np.isfinite(conv.least_scale(np.float32([3e38]), 1e-38)).all()
     with pytest.raises(InvalidValueError, match="bias must be finite"):
         conv.least_scale(np.float32([np.inf]), 1.0)
-
-
-def test_a_real_layer_is_fast(rng):
-    work = Conv2dWorkload(1, 56, 56, 64, 64, (3, 3), (1, 1), (1, 1, 1, 1))
-    x, w, bias = operands(work, rng)
-    start = time.perf_counter()
-    conv.integer_conv2d(x, 3, w, bias, work)
-    assert time.perf_counter() - start < 2.0

@@ -15,7 +15,7 @@ import tvm
 from tvm_mpq import targets
 from tvm_mpq.errors import MeasurementError
 from tvm_mpq.kernels.registry import Kernel, Request
-from tvm_mpq.pipeline import estimate, latency, versions
+from tvm_mpq.pipeline import estimate, latency
 from tvm_mpq.schema import FP32, W8A8, AddWorkload, Conv2dWorkload, DeviceIdentity, LatencyKey, LatencyRecord
 from tvm_mpq.tuning.database import LatencyDatabase
 from tvm_mpq.tuning.predictor import Entry, Machine
@@ -50,18 +50,15 @@ class Lab:
         self.factor = 1.0
         self.broken: set[str] = set()
         self.said: list[str] = []
-        self.generated = 0
         self.order: list[str] = []
         device = DeviceIdentity("cpu", "znver4", (), 1, 1)
         store: Any = SimpleNamespace(source=self.source, target=lambda: "target")
         self.meter = latency.Meter("znver4", device, store, self.db, None, latency.SETTINGS)  # type: ignore[arg-type]
 
     def source(self, kernel: Kernel) -> Any:
-        self.generated += 1
         return SimpleNamespace(version=self.code)
 
     def measure_all(self, meter: Any, table: latency.LatencyTable, kernels: dict[LatencyKey, Kernel]) -> None:
-        latency.remember(meter, kernels.values())
         for key, kernel in kernels.items():
             self.order.append(kernel.request.key)
             failure = "wrong integers" if kernel.request.key in self.broken else None
@@ -84,7 +81,6 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     made = Lab(tmp_path / "l.db")
     monkeypatch.setattr(estimate, "measure_all", made.measure_all)
     monkeypatch.setattr(latency, "measure_all", made.measure_all)
-    monkeypatch.setattr(versions, "code_digest", lambda: made.code)
     with made.db:
         yield made
 
@@ -181,49 +177,11 @@ def test_a_measurement_takes_its_predictions_place_though_slower(lab: Lab) -> No
     assert table.entries["predicted"] == 37
 
 
-def test_code_is_generated_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second run knows every version from the database; while code is being edited, nothing is remembered."""
+def test_predictions_of_old_code_are_made_anew(lab: Lab) -> None:
     lab.fill(0.5)
-    lab.generated = 0
-    lab.fill(0.5)
-    assert lab.generated == 0
-    monkeypatch.setattr(versions, "code_digest", lambda: None)
     lab.code = "v2"
-    assert lab.fill(1.0).entries["cached"] == 0 and lab.generated > 60
-
-
-def test_predictions_made_while_code_is_edited_are_not_kept(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(versions, "code_digest", lambda: None)
-    assert lab.fill(0.5).entries["predicted"] == 38 and lab.db.stats().predicted == 0
-
-
-def test_what_is_predicted_need_not_be_generated(lab: Lab) -> None:
-    table = lab.fill(0.5)
-    assert lab.generated == len(lab.order) == 61 - len(table.predicted())
-
-
-def test_a_file_edited_just_now_has_no_digest(monkeypatch: pytest.MonkeyPatch) -> None:
-    versions.code_digest.cache_clear()
-    monkeypatch.setattr(versions, "_started", lambda: 4e9)
-    first = versions.code_digest()
-    versions.code_digest.cache_clear()
-    monkeypatch.setattr(versions, "_started", lambda: 0.0)
-    assert first is not None and len(first) == 64 and versions.code_digest() is None
-    versions.code_digest.cache_clear()
-
-
-@pytest.mark.parametrize(("checks", "generated"), [(150, 21 // 2), (3, 3)])
-def test_few_kernels_are_generated_to_learn_from_others(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch, checks: int, generated: int
-) -> None:
-    """After the code has changed, a part of what other networks measured is looked at, widely spread."""
-    wanted = requests()
-    lab.fill(1.0, wanted[:40])
-    monkeypatch.setattr(estimate, "CHECKS", checks)
-    monkeypatch.setattr(versions, "code_digest", lambda: "another")
-    lab.generated = 0
-    table = lab.fill(0.1, wanted[40:])
-    assert lab.generated == len(lab.order) + generated and table.entries["predicted"] > 5
+    assert lab.fill(0.5).entries == {"measured": 23, "predicted": 38, "cached": 0}
+    assert {r.kernel_version for r in lab.db.records(provenance="predicted")} == {"v2"}
 
 
 def test_some_refused_entries_vouch_for_the_others(lab: Lab) -> None:

@@ -79,7 +79,7 @@ def test_a_crashed_worker_is_replaced(primfunc, monkeypatch):
     send = children.Child.send
 
     def send_and_kill(child, message):
-        if "module" in message and "victim" in Path(message["module"]).read_text(encoding="utf-8"):
+        if "code" in message and "victim" in Path(message["code"]).read_text(encoding="utf-8"):
             child.stop()
         send(child, message)
 

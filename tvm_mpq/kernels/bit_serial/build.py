@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 
-from tvm.tirx import PrimFunc
-
 from tvm_mpq.kernels.bit_serial.pack import packed_shape
 from tvm_mpq.kernels.bit_serial.rows import BitRows
 from tvm_mpq.kernels.bit_serial.shape import UNIT_BYTES, WORD_BYTES, BitShape
@@ -18,13 +16,13 @@ from tvm_mpq.kernels.conv.epilogue import Cell, Epilogue, activation_params, ran
 from tvm_mpq.kernels.conv.geometry import BLOCK, PARALLEL_MACS
 from tvm_mpq.kernels.lut.frame import LookUpFrame
 from tvm_mpq.kernels.registry import Knobs, Request
-from tvm_mpq.kernels.tir import Task, ramp
+from tvm_mpq.kernels.tir import Script, Task, ramp
 from tvm_mpq.schema import Conv2dWorkload
 
 _FASTER = 5  # than the products that PARALLEL_MACS speaks of
 
 
-def build_bit_serial(request: Request, knobs: Knobs) -> PrimFunc:
+def build_bit_serial(request: Request, knobs: Knobs) -> Script:
     """The convolution of `request` with knobs {"columns", "blocks", "band", "order"}."""
     return _BitSerial(request, knobs).build()
 
@@ -42,7 +40,7 @@ class _BitSerial(LookUpFrame):
         self.epilogue = Epilogue(request, BLOCK)
         self.rows = BitRows(self.code, self.shape, request.workload.in_channels, self.planes)
 
-    def build(self) -> PrimFunc:
+    def build(self) -> Script:
         s, w, code = self.shape, self.workload, self.code
         code.line(f'X = T.decl_buffer(({w.batch * w.in_height * w.in_width * s.in_cells},), "uint8", data=x.data)')
         code.line(f'W = T.decl_buffer(({s.out_blocks * self.block_words},), "int32", data=weight.data)')
@@ -52,7 +50,7 @@ class _BitSerial(LookUpFrame):
         self.epilogue.header(code)
         self.loops()
         weight = ("weight", packed_shape(s), "int32")
-        return code.to_prim_func([*activation_params(self.request), weight, *range_params(self.request)])
+        return code.script([*activation_params(self.request), weight, *range_params(self.request)])
 
     def build_row(self, y: str, slot: str, task: Task) -> None:
         self.rows.build_row(y, slot, task.offset(self.s.line_bytes))

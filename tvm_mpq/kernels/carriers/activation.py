@@ -6,7 +6,6 @@ import math
 from functools import partial
 
 import numpy as np
-from tvm.tirx import PrimFunc
 
 from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.kernels.carriers.common import (
@@ -24,6 +23,7 @@ from tvm_mpq.kernels.carriers.common import (
 from tvm_mpq.kernels.carriers.float_activation import FloatActivation
 from tvm_mpq.kernels.carriers.lookup import VBMI, lookup_all
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
+from tvm_mpq.kernels.tir import Script
 from tvm_mpq.numerics import activations, constants
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import ActivationWorkload
@@ -36,14 +36,14 @@ def _workload(request: Request) -> ActivationWorkload:
     return request.workload
 
 
-def _build_table(request: Request, knobs: Knobs, vbmi: bool) -> PrimFunc:
+def _build_table(request: Request, knobs: Knobs, vbmi: bool) -> Script:
     shape = stored_shape(_workload(request).shape, False)
     code = Carrier(request, [("x", shape, "uint8"), ("table", (256,), "uint8"), ("out", shape, "uint8")])
     lookup_all(code, math.prod(shape), vbmi)
     return code.build()
 
 
-def _build_float(request: Request, knobs: Knobs) -> PrimFunc:
+def _build_float(request: Request, knobs: Knobs) -> Script:
     work = _workload(request)
     code = Carrier(request, [("x", work.shape, "float32"), ("out", work.shape, "float32")])
     total = math.prod(work.shape)

@@ -12,14 +12,11 @@ from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
-from tvm.tirx import PrimFunc
 
 from tvm_mpq.kernels.registry import Knobs, Request
-from tvm_mpq.kernels.tir import Code, ramp
+from tvm_mpq.kernels.tir import Code, Params, Script, ramp
 from tvm_mpq.numerics.constants import Finish
 from tvm_mpq.schema import FLOAT_BITS, padded_channels
-
-Params = list[tuple[str, tuple[int, ...], str]]
 
 INTEGER_BITS = frozenset(range(1, 9))
 FLOAT_ONLY = frozenset({FLOAT_BITS})
@@ -42,8 +39,8 @@ class Carrier(Code):
             if not flat:
                 self.line(f'{name} = T.decl_buffer(({math.prod(shape)},), "{dtype}", data={name}_nd.data)')
 
-    def build(self) -> PrimFunc:
-        return self.to_prim_func(self._params)
+    def build(self) -> Script:
+        return self.script(self._params)
 
     @contextmanager
     def rows(self, name: str, count: int, elements: int) -> Iterator[None]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from tvm.tirx import PrimFunc
 
 from tvm_mpq.kernels.carriers.common import (
     FLOAT_ONLY,
     GENERIC,
     INTEGER_BITS,
     Carrier,
-    Params,
     centered,
     float_row,
     int_row,
@@ -22,6 +20,7 @@ from tvm_mpq.kernels.carriers.common import (
     vec,
 )
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
+from tvm_mpq.kernels.tir import Params, Script
 from tvm_mpq.numerics import constants
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.numerics.requantize import multiplier
@@ -35,7 +34,7 @@ def _workload(request: Request) -> ConcatWorkload:
     return request.workload
 
 
-def _build(request: Request, knobs: Knobs) -> PrimFunc:
+def _build(request: Request, knobs: Knobs) -> Script:
     work = _workload(request)
     is_bytes = request.out_bits != FLOAT_BITS
     dtype = "uint8" if is_bytes else "float32"

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
-from tvm.tirx import PrimFunc
 
 from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.kernels.carriers.common import (
@@ -31,6 +30,7 @@ from tvm_mpq.kernels.carriers.common import (
 )
 from tvm_mpq.kernels.carriers.lookup import VBMI, lookup_all
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
+from tvm_mpq.kernels.tir import Script
 from tvm_mpq.numerics import activations, affine, constants
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import FLOAT_BITS, ConvertWorkload, TensorQuant, padded_channels
@@ -58,7 +58,7 @@ def _quantized(value: str, lanes: int) -> str:
     return rounded(f"{value} / {splat('scale', lanes)}", lanes)
 
 
-def _build_quantize(request: Request, knobs: Knobs) -> PrimFunc:
+def _build_quantize(request: Request, knobs: Knobs) -> Script:
     work = _workload(request)
     channels, stored = work.shape[-1], padded_channels(work.shape[-1])
     code = Carrier(
@@ -92,7 +92,7 @@ def _build_quantize(request: Request, knobs: Knobs) -> PrimFunc:
     return code.build()
 
 
-def _build_dequantize(request: Request, knobs: Knobs) -> PrimFunc:
+def _build_dequantize(request: Request, knobs: Knobs) -> Script:
     work = _workload(request)
     channels, stored = work.shape[-1], padded_channels(work.shape[-1])
     code = Carrier(
@@ -124,14 +124,14 @@ def _build_dequantize(request: Request, knobs: Knobs) -> PrimFunc:
     return code.build()
 
 
-def _build_requantize(request: Request, knobs: Knobs, vbmi: bool) -> PrimFunc:
+def _build_requantize(request: Request, knobs: Knobs, vbmi: bool) -> Script:
     shape = stored_shape(_workload(request).shape, False)
     code = Carrier(request, [("x", shape, "uint8"), ("table", (256,), "uint8"), ("out", shape, "uint8")])
     lookup_all(code, math.prod(shape), vbmi)
     return code.build()
 
 
-def _build_layout(request: Request, knobs: Knobs) -> PrimFunc:
+def _build_layout(request: Request, knobs: Knobs) -> Script:
     work = _workload(request)
     channels, positions = work.shape[-1], _positions(work)
     code = Carrier(request, [("x", _float_shape(work), "float32"), ("out", work.shape, "float32")])

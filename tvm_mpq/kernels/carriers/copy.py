@@ -9,14 +9,12 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-from tvm.tirx import PrimFunc
 
 from tvm_mpq.kernels.carriers.common import (
     FLOAT_ONLY,
     GENERIC,
     INTEGER_BITS,
     Carrier,
-    Params,
     int_row,
     is_float,
     is_integer,
@@ -26,6 +24,7 @@ from tvm_mpq.kernels.carriers.common import (
     vec,
 )
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
+from tvm_mpq.kernels.tir import Params, Script
 from tvm_mpq.numerics import constants
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import FLOAT_BITS, CopyWorkload
@@ -79,7 +78,7 @@ def _merged_axes(work: CopyWorkload, is_bytes: bool) -> list[_Axis]:
     return axes
 
 
-def _build(request: Request, knobs: Knobs) -> PrimFunc:
+def _build(request: Request, knobs: Knobs) -> Script:
     work = _workload(request)
     is_bytes = request.out_bits != FLOAT_BITS
     dtype, lanes = ("uint8", _BYTE_LANES) if is_bytes else ("float32", _FLOAT_LANES)

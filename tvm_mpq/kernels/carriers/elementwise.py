@@ -12,14 +12,12 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-from tvm.tirx import PrimFunc
 
 from tvm_mpq.kernels.carriers.common import (
     FLOAT_ONLY,
     GENERIC,
     INTEGER_BITS,
     Carrier,
-    Params,
     centered,
     fit_lanes,
     float_row,
@@ -36,6 +34,7 @@ from tvm_mpq.kernels.carriers.common import (
 from tvm_mpq.kernels.carriers.float_activation import FloatActivation
 from tvm_mpq.kernels.carriers.lookup import VBMI, VBMI_LANES, load_table, lookup, lookup_scalars
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
+from tvm_mpq.kernels.tir import Params, Script
 from tvm_mpq.numerics import constants
 from tvm_mpq.numerics.activation_names import is_clamp
 from tvm_mpq.numerics.operands import Operands
@@ -58,7 +57,7 @@ def _second_shape(work: _Pairwise) -> tuple[int, ...]:
     return work.shape
 
 
-def _integer(request: Request, knobs: Knobs, vbmi: bool) -> PrimFunc:
+def _integer(request: Request, knobs: Knobs, vbmi: bool) -> Script:
     work = _workload(request)
     shape, second = stored_shape(work.shape, False), stored_shape(_second_shape(work), False)
     params: Params = [("a", shape, "uint8"), ("b", second, "uint8"), ("q", (8,), "int32"), ("f", (4,), "float32")]
@@ -91,7 +90,7 @@ def _integer(request: Request, knobs: Knobs, vbmi: bool) -> PrimFunc:
     return code.build()
 
 
-def _float(request: Request, knobs: Knobs) -> PrimFunc:
+def _float(request: Request, knobs: Knobs) -> Script:
     work = _workload(request)
     shape, second = work.shape, _second_shape(work)
     code = Carrier(request, [("a", shape, "float32"), ("b", second, "float32"), ("out", shape, "float32")])

@@ -11,14 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from tvm.tirx import PrimFunc
 
 from tvm_mpq.kernels.carriers.common import (
     FLOAT_ONLY,
     GENERIC,
     INTEGER_BITS,
     Carrier,
-    Params,
     centered,
     int_row,
     is_float,
@@ -30,6 +28,7 @@ from tvm_mpq.kernels.carriers.common import (
     vec,
 )
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
+from tvm_mpq.kernels.tir import Params, Script
 from tvm_mpq.numerics import constants
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import FLOAT_BITS, Pool2dWorkload, padded_channels
@@ -198,7 +197,7 @@ def _lanes(dtype: str) -> int:
     return _BYTE_LANES if dtype == "uint8" else _FLOAT_LANES
 
 
-def _build(request: Request, knobs: Knobs) -> PrimFunc:
+def _build(request: Request, knobs: Knobs) -> Script:
     work = _workload(request)
     is_bytes = request.out_bits != FLOAT_BITS
     channels = padded_channels(work.channels) if is_bytes else work.channels

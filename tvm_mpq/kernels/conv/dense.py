@@ -11,8 +11,6 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from tvm.tirx import PrimFunc
-
 from tvm_mpq.kernels.conv.border import fill_border
 from tvm_mpq.kernels.conv.dot import Dot
 from tvm_mpq.kernels.conv.epilogue import Cell, Epilogue, activation_params, range_params
@@ -30,14 +28,14 @@ from tvm_mpq.kernels.conv.geometry import (
 )
 from tvm_mpq.kernels.conv.packed import Quad
 from tvm_mpq.kernels.registry import Knobs, Request
-from tvm_mpq.kernels.tir import Code, ramp
+from tvm_mpq.kernels.tir import Code, Script, ramp
 from tvm_mpq.schema import Conv2dWorkload
 
 PREFETCHED_BYTES = 131_072
 """Weights of a convolution from which they are prefetched; smaller ones gained nothing."""
 
 
-def build_dense(request: Request, knobs: Knobs, dot: Dot) -> PrimFunc:
+def build_dense(request: Request, knobs: Knobs, dot: Dot) -> Script:
     """The convolution of `request` with tile knobs {"rows", "columns", "blocks", "order"}."""
     return DenseFrame(request, knobs, dot).build()
 
@@ -83,7 +81,7 @@ class DenseFrame:
         else:
             self.parts = tile_channels(self.all_blocks, self.blocks, has_half(request, dot.halves))
 
-    def build(self) -> PrimFunc:
+    def build(self) -> Script:
         g, code = self.g, self.code
         x_size = g.batch * g.in_height * g.in_width * g.in_cells
         code.line(f'XI = T.decl_buffer(({x_size},), "uint8", data=x.data)')
@@ -107,7 +105,7 @@ class DenseFrame:
                 stack.enter_context(code.block(f"for task in T.parallel({self.threads}):"))
             self._task()
         weight = ("weight", self.weight_shape, self.dot.weight_dtype)
-        return code.to_prim_func([*activation_params(self.request), weight, *range_params(self.request)])
+        return code.script([*activation_params(self.request), weight, *range_params(self.request)])
 
     @property
     def blocks_at_once(self) -> int:

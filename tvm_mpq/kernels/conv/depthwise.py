@@ -17,13 +17,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from tvm.tirx import PrimFunc
 
 from tvm_mpq.kernels.conv.epilogue import Cell, Epilogue, activation_params, range_params
 from tvm_mpq.kernels.conv.geometry import BLOCK, blocks, even_tile, split_axis, tiles, useful_threads
 from tvm_mpq.kernels.conv.packed import Quad
 from tvm_mpq.kernels.registry import Knobs, Request
-from tvm_mpq.kernels.tir import Code, intrin, ramp
+from tvm_mpq.kernels.tir import Code, Script, intrin, ramp
 from tvm_mpq.schema import FLOAT_BITS, Conv2dWorkload, padded_channels
 
 _DOT = "llvm.x86.avx512.vpdpbusd.512"
@@ -112,7 +111,7 @@ def depthwise_knobs(request: Request) -> list[Knobs]:
     return out
 
 
-def build_depthwise(request: Request, knobs: Knobs) -> PrimFunc:
+def build_depthwise(request: Request, knobs: Knobs) -> Script:
     return _Depthwise(request, knobs).build()
 
 
@@ -136,7 +135,7 @@ class _Depthwise:
         if 0 in (pairs, all_blocks - 2 * pairs):
             self.counts["g"] = pairs or all_blocks  # only equal parts of the channels can be divided over threads
 
-    def build(self) -> PrimFunc:
+    def build(self) -> Script:
         w, code = self.w, self.code
         shape = (blocks(w.out_channels), w.kernel[1], len(self.pairs), BLOCK, 4)
         code.line(f'X = T.decl_buffer(({w.batch * w.in_height * w.in_width * self.cells},), "uint8", data=x.data)')
@@ -159,9 +158,7 @@ class _Depthwise:
                 if count:
                     self.span = span
                     self._channels(first, count)
-        return code.to_prim_func(
-            [*activation_params(self.request), ("weight", shape, "int8"), *range_params(self.request)]
-        )
+        return code.script([*activation_params(self.request), ("weight", shape, "int8"), *range_params(self.request)])
 
     def _range(self, axis: str, count: int) -> str:
         if self.threads == 1 or axis != self.split:

@@ -16,11 +16,9 @@ from tvm_mpq.kernels.conv.geometry import BLOCK, blocks
 from tvm_mpq.kernels.conv.packed import Quad, natural_quads, pack, scatter
 from tvm_mpq.kernels.conv.ranges import bounded
 from tvm_mpq.kernels.registry import Request
-from tvm_mpq.kernels.tir import Code, intrin, ramp
+from tvm_mpq.kernels.tir import Code, Params, intrin, ramp
 from tvm_mpq.numerics.activation_names import is_clamp
 from tvm_mpq.schema import Conv2dWorkload, padded_channels
-
-Params = list[tuple[str, tuple[int, ...], str]]
 
 _ROUND_512 = "llvm.x86.avx512.mask.cvtps2dq.512"
 _ROUND_256 = "llvm.x86.avx.cvt.ps2dq.256"

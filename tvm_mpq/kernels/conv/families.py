@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from tvm.tirx import PrimFunc
 
 from tvm_mpq.kernels.conv.accept import is_dense, is_depthwise, is_grouped, workload_of
 from tvm_mpq.kernels.conv.dense import build_dense
@@ -18,6 +17,7 @@ from tvm_mpq.kernels.conv.portable import Elementwise, Scalar
 from tvm_mpq.kernels.conv.x86_256 import Bytes, Words, bytes_depth
 from tvm_mpq.kernels.conv.x86_512 import Vnni, VnniNibble, VnniUnpacked
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
+from tvm_mpq.kernels.tir import Script
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import Conv2dWorkload, padded_channels
 
@@ -56,7 +56,7 @@ def _row(
         numbers = integer_constants(request, operands)
         return with_ranges(request, numbers, packed_weight(request, dot_for(request), numbers.weight))
 
-    def build(request: Request, knobs: Knobs) -> PrimFunc:
+    def build(request: Request, knobs: Knobs) -> Script:
         return build_dense(request, knobs, dot_for(request))
 
     return register(

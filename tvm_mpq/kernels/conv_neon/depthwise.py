@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from tvm.tirx import PrimFunc
-
 from tvm_mpq.kernels.conv.dense import DenseFrame, LaneVector
 from tvm_mpq.kernels.conv.geometry import BLOCK, ChannelTiles
 from tvm_mpq.kernels.conv.portable import Elementwise
 from tvm_mpq.kernels.conv_neon.centre import bind_centre, load_centred
 from tvm_mpq.kernels.conv_neon.pairwise import exact_depth
 from tvm_mpq.kernels.registry import Knobs, Request
-from tvm_mpq.kernels.tir import Code, intrin, ramp
+from tvm_mpq.kernels.tir import Code, Script, intrin, ramp
 
 _SMULL = "llvm.aarch64.neon.smull"
 _UNROLLED_TAPS = 25  # larger kernels loop over their rows
@@ -28,7 +26,7 @@ class ByteLanes(Elementwise):
         bind_centre(code, self.activation_bits)
 
 
-def build_depthwise(request: Request, knobs: Knobs) -> PrimFunc:
+def build_depthwise(request: Request, knobs: Knobs) -> Script:
     """The depthwise convolution of `request` with tile knobs {"rows", "columns", "blocks", "order"}."""
     return _Depthwise(request, knobs).build()
 

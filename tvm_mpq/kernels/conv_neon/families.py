@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from tvm.tirx import PrimFunc
 
 from tvm_mpq.kernels.conv.accept import is_dense, is_depthwise, is_grouped, workload_of
 from tvm_mpq.kernels.conv.dense import build_dense
@@ -20,6 +19,7 @@ from tvm_mpq.kernels.conv_neon.knobs import depthwise_tiles, pairwise_tiles, sdo
 from tvm_mpq.kernels.conv_neon.pairwise import PairwiseDot, TapRow, build_pairwise, deferred_depth, exact_depth
 from tvm_mpq.kernels.conv_neon.sdot import SignedDot
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
+from tvm_mpq.kernels.tir import Script
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import Conv2dWorkload, padded_channels
 
@@ -63,7 +63,7 @@ def _row(
     accepts: Callable[[Request], bool],
     dot_for: Callable[[Request], Dot],
     knob_space: Callable[[Request], list[Knobs]],
-    build: Callable[[Request, Knobs], PrimFunc],
+    build: Callable[[Request, Knobs], Script],
     ranges: str = "x 0..255, w -127..127",
     variant: Callable[[Request], object] = lambda request: None,
 ) -> None:

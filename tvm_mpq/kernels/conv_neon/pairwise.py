@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tvm.tirx import PrimFunc
 
 from tvm_mpq.kernels.conv.dense import DenseFrame
 from tvm_mpq.kernels.conv.dot import Dot
@@ -25,7 +24,7 @@ from tvm_mpq.kernels.conv.epilogue import Cell
 from tvm_mpq.kernels.conv.geometry import BLOCK, ChannelTiles, ChannelWindow, blocks
 from tvm_mpq.kernels.conv_neon.centre import bind_centre, centre, load_centred
 from tvm_mpq.kernels.registry import Knobs, Request
-from tvm_mpq.kernels.tir import Code, intrin, ramp
+from tvm_mpq.kernels.tir import Code, Script, intrin, ramp
 from tvm_mpq.numerics.affine import weight_range
 from tvm_mpq.schema import Conv2dWorkload, Precision, padded_channels
 
@@ -118,7 +117,7 @@ class PairwiseDot(Dot):
         raise AssertionError("a tile of this family has more accumulators than the frame's")
 
 
-def build_pairwise(request: Request, knobs: Knobs, deferred: bool) -> PrimFunc:
+def build_pairwise(request: Request, knobs: Knobs, deferred: bool) -> Script:
     """The convolution of `request` with tile knobs {"rows", "columns", "blocks", "order"}.
 
     deferred: add as many products in 16 bits as are exact, up to eight; otherwise two.

@@ -9,13 +9,12 @@ is ever stored. Tails of queries and features overlap their neighbours.
 
 from __future__ import annotations
 
-from tvm.tirx import PrimFunc
-
 from tvm_mpq.kernels.float_attention.desc import AttentionShape
 from tvm_mpq.kernels.float_attention.vectors import across, tile_buffers, tile_product, transpose_block
 from tvm_mpq.kernels.float_conv.activations import ActivationCode
 from tvm_mpq.kernels.float_conv.emit import Emitter, splat, vec
 from tvm_mpq.kernels.float_conv.tiling import native_lanes
+from tvm_mpq.kernels.tir import Script
 
 _TASKS_PER_THREAD = 4
 _PARALLEL_FROM = 500_000  # multiply-accumulates below which starting threads costs more than it saves
@@ -24,8 +23,8 @@ _TILE_OVERHEAD = 4  # in FMA slots per step of the reduction: the loads that do 
 _MASKED = "T.float32(-3.0e38)"  # the score of a key that does not exist
 
 
-def build_attention(shape: AttentionShape, features: frozenset[str], threads: int = 1) -> PrimFunc:
-    """PrimFunc `(source_0, ..., out)`; see AttentionShape."""
+def build_attention(shape: AttentionShape, features: frozenset[str], threads: int = 1) -> Script:
+    """Kernel of `(source_0, ..., out)`; see AttentionShape."""
     return _Attention(shape, features, threads).build()
 
 
@@ -46,7 +45,7 @@ class _Attention:
         buffers = [(f"x{i}", dims) for i, dims in enumerate(shape.sources)]
         self.e = Emitter("f32_attention", [*buffers, ("out", out)])
 
-    def build(self) -> PrimFunc:
+    def build(self) -> Script:
         s, e = self.s, self.e
         heads = s.batch * s.heads
         sizes = s.features * self.padded, s.keys * s.value_features

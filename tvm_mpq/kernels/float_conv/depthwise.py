@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from tvm.tirx import PrimFunc
 
 from tvm_mpq.kernels.float_conv.activations import ActivationCode
 from tvm_mpq.kernels.float_conv.emit import Emitter, vec
 from tvm_mpq.kernels.float_conv.tiling import Knobs, fitting_lanes, native_lanes
+from tvm_mpq.kernels.tir import Script
 from tvm_mpq.schema import Conv2dWorkload
 
 FloatArray = npt.NDArray[np.float32]
@@ -56,8 +56,8 @@ def _chunks(w: Conv2dWorkload, lanes: int) -> list[int]:
     return list(dict.fromkeys((parts, 1) if near else (1, parts)))
 
 
-def build_depthwise(w: Conv2dWorkload, knobs: Knobs, threads: int) -> PrimFunc:
-    """PrimFunc `(x, [r], weight, bias, out)`; weight and bias as `pack_depthwise` lays them out."""
+def build_depthwise(w: Conv2dWorkload, knobs: Knobs, threads: int) -> Script:
+    """Kernel of `(x, [r], weight, bias, out)`; weight and bias as `pack_depthwise` lays them out."""
     return _Depthwise(w, knobs).build(threads)
 
 
@@ -72,7 +72,7 @@ class _Depthwise:
         self.emitter = Emitter("f32_dwconv2d", buffers)
         self.activation = ActivationCode(self.emitter, w.activation, self.lanes)
 
-    def build(self, threads: int) -> PrimFunc:
+    def build(self, threads: int) -> Script:
         w, e = self.w, self.emitter
         rows = w.batch * w.out_height
         tasks = min(rows, threads * _TASKS_PER_THREAD) if threads > 1 else 1

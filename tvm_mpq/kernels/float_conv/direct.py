@@ -8,21 +8,20 @@ values are written twice.
 
 from __future__ import annotations
 
-from tvm.tirx import PrimFunc
-
 from tvm_mpq.kernels.float_conv.activations import ActivationCode
 from tvm_mpq.kernels.float_conv.emit import Emitter, vec
 from tvm_mpq.kernels.float_conv.products import Product
 from tvm_mpq.kernels.float_conv.staging import Block, Source
 from tvm_mpq.kernels.float_conv.tiling import Geometry, Knobs, column_block, row_block
+from tvm_mpq.kernels.tir import Script
 from tvm_mpq.schema import Conv2dWorkload
 
 _TASKS_PER_THREAD = 2
 """So that a thread that was held up elsewhere can be helped out."""
 
 
-def build_direct(w: Conv2dWorkload, knobs: Knobs, product: Product, threads: int) -> PrimFunc:
-    """PrimFunc `(x, [r], weight, bias, out)`; weight and bias as `packing.pack_direct` lays them out."""
+def build_direct(w: Conv2dWorkload, knobs: Knobs, product: Product, threads: int) -> Script:
+    """Kernel of `(x, [r], weight, bias, out)`; weight and bias as `packing.pack_direct` lays them out."""
     return _Direct(w, knobs, product, threads).build()
 
 
@@ -65,7 +64,7 @@ class _Direct:
             self.position_blocks = -(-geo.out_height // self.block_rows)
         self.parallel = threads > 1
 
-    def build(self) -> PrimFunc:
+    def build(self) -> Script:
         geo, e = self.geo, self.emitter
         loop = "T.parallel" if self.parallel else "range"
         with e.block(f"for task in {loop}({geo.batch * self.position_blocks * self.chunks}):"):
@@ -90,7 +89,7 @@ class _Direct:
                 if tail:
                     with e.block(f"if chunk == {self.chunks - 1}:"):
                         self._channel_group(str(full), tail)
-        return self.product.finish(e.build())
+        return e.build(self.product.llvm())
 
     def _channel_group(self, j: str, blocks: int) -> None:
         """All positions of the block for `blocks` vectors of output channels, the `j`-th group of vectors."""

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from tvm.tirx import PrimFunc
-
-from tvm_mpq.kernels.tir import Code, ramp
+from tvm_mpq.kernels.tir import Code, Script, ramp
 
 Convert = Callable[[str, int], str]
 """(vector's text, lanes) -> text of the vector in another type."""
@@ -57,8 +55,8 @@ class Emitter(Code):
         with self.block(f"for v in range({vectors}):"):
             self.line(f"{vec(buffer, f'{start} + {offset}', lanes)} = {value(offset, lanes)}")
 
-    def build(self) -> PrimFunc:
-        return self.to_prim_func(self._params, self._name)
+    def build(self, llvm: str | None = None) -> Script:
+        return self.script(self._params, self._name, llvm=llvm)
 
 
 def vec(buffer: str, index: str, lanes: int) -> str:

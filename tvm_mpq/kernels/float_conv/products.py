@@ -6,8 +6,6 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 import numpy.typing as npt
-from tvm.ir import StringImm
-from tvm.tirx import AttrStmt, IntImm, PrimFunc
 
 from tvm_mpq.kernels.float_conv.emit import splat, vec
 from tvm_mpq.kernels.tir import ramp
@@ -42,13 +40,13 @@ class Product(ABC):
     def weights(self, index: str, lanes: int) -> str:
         """`width` weights of each lane from `index` on."""
 
+    def llvm(self) -> str | None:
+        """LLVM code of what is called by name."""
+        return None
+
     @abstractmethod
     def sum(self, acc: str, x: str, w: str, lanes: int) -> str:
         """acc + x * w."""
-
-    def finish(self, func: PrimFunc) -> PrimFunc:
-        """The function with whatever its code calls."""
-        return func
 
 
 class Float32(Product):
@@ -98,8 +96,8 @@ class Bfloat16Pairs(Product):
     def sum(self, acc: str, x: str, w: str, lanes: int) -> str:
         return f'T.call_pure_extern("float32x{lanes}", "mpq_bfloat16_pairs", {acc}, {x}, {w})'
 
-    def finish(self, func: PrimFunc) -> PrimFunc:
-        return func.with_body(AttrStmt(IntImm("int32", 0), "pragma_import_llvm", StringImm(_LLVM), func.body))
+    def llvm(self) -> str:
+        return _LLVM
 
 
 _CONVERT = """

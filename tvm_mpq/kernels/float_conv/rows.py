@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from tvm.tirx import PrimFunc
 
 from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.kernels.float_conv.activations import is_known
@@ -13,6 +12,7 @@ from tvm_mpq.kernels.float_conv.packing import pack_direct
 from tvm_mpq.kernels.float_conv.products import BFLOAT16, FLOAT32, Product
 from tvm_mpq.kernels.float_conv.tiling import Geometry, conv_tiles
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
+from tvm_mpq.kernels.tir import Script
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import BF16, FLOAT_BITS, Conv2dWorkload
 
@@ -57,7 +57,7 @@ def _direct_family(name: str, product: Product, grouped: bool, rank: int) -> Fam
     def knob_space(request: Request) -> list[Knobs]:
         return [dict(k) for k in conv_tiles(Geometry.of(_workload(request)), request.features, lanes)]
 
-    def build(request: Request, knobs: Knobs) -> PrimFunc:
+    def build(request: Request, knobs: Knobs) -> Script:
         return build_direct(_workload(request), knobs, product, request.threads)
 
     def constants(request: Request, knobs: Knobs, operands: Operands) -> list[np.ndarray]:

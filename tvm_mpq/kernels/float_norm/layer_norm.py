@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tvm.tirx import PrimFunc
-
-from tvm_mpq.kernels.carriers.common import Params, lane_type, rounded, splat, vec
+from tvm_mpq.kernels.carriers.common import lane_type, rounded, splat, vec
 from tvm_mpq.kernels.float_attention.vectors import across
 from tvm_mpq.kernels.float_conv.tiling import native_lanes
-from tvm_mpq.kernels.tir import Code
+from tvm_mpq.kernels.tir import Code, Params, Script
 
 _Body = Callable[[str, int, int], None]
 _PARALLEL_FROM = 50_000  # elements below which starting threads costs more than it saves
@@ -41,8 +39,8 @@ class NormShape:
         return total
 
 
-def build_layer_norm(shape: NormShape, features: frozenset[str], threads: int = 1) -> PrimFunc:
-    """PrimFunc `(x, [q_in, f_in], gamma, beta, [q_out, f_out], out)`; q and f as in the `convert` kernels."""
+def build_layer_norm(shape: NormShape, features: frozenset[str], threads: int = 1) -> Script:
+    """Kernel of `(x, [q_in, f_in], gamma, beta, [q_out, f_out], out)`; q and f as in the `convert` kernels."""
     code, channels = Code(), shape.channels
     lanes = native_lanes(features)
     while lanes > channels:
@@ -66,7 +64,7 @@ def build_layer_norm(shape: NormShape, features: frozenset[str], threads: int = 
         code.line(f'row = T.alloc_buffer(({channels},), "float32")')
         code.line(f'total = T.alloc_buffer(({lanes},), "float32")')
         _Row(code, shape, lanes).write()
-    return code.to_prim_func(params)
+    return code.script(params)
 
 
 def _scaled_weights(code: Code, channels: int) -> None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from tvm.tirx import PrimFunc
-
 from tvm_mpq.kernels.conv.epilogue import Cell, Epilogue, activation_params, range_params
 from tvm_mpq.kernels.conv.geometry import BLOCK
 from tvm_mpq.kernels.lut import tables
@@ -19,7 +17,7 @@ from tvm_mpq.kernels.lut.frame import LookUpFrame
 from tvm_mpq.kernels.lut.pack import index_shape
 from tvm_mpq.kernels.lut.shape import LutShape
 from tvm_mpq.kernels.registry import Knobs, Request
-from tvm_mpq.kernels.tir import Task, intrin, ramp
+from tvm_mpq.kernels.tir import Script, Task, intrin, ramp
 from tvm_mpq.schema import Conv2dWorkload
 
 _DOT = "llvm.x86.avx512.vpdpbusd.512"
@@ -28,7 +26,7 @@ _ONES = 16843009  # bytes 1, 1, 1, 1
 _UNROLLED = 16  # shorter reduction loops would be unrolled whole, and spill
 
 
-def build_lut(request: Request, knobs: Knobs) -> PrimFunc:
+def build_lut(request: Request, knobs: Knobs) -> Script:
     """The convolution of `request` with knobs {"columns", "blocks", "depth", "band", "order"}."""
     return _Lut(request, knobs).build()
 
@@ -47,7 +45,7 @@ class _Lut(LookUpFrame):
         self.epilogue = Epilogue(request, BLOCK)
         self.rows = tables.RowBuilder(self.code, shape, request.workload.in_channels)
 
-    def build(self) -> PrimFunc:
+    def build(self) -> Script:
         s, w, code = self.s, self.workload, self.code
         code.line(f'X = T.decl_buffer(({w.batch * w.in_height * w.in_width * s.in_cells},), "uint8", data=x.data)')
         code.line(f'W = T.decl_buffer(({s.out_blocks * self.block_bytes},), "uint8", data=weight.data)')
@@ -60,7 +58,7 @@ class _Lut(LookUpFrame):
         self.epilogue.header(code)
         self.loops()
         weight = ("weight", index_shape(s), "uint8")
-        return code.to_prim_func([*activation_params(self.request), weight, *range_params(self.request)])
+        return code.script([*activation_params(self.request), weight, *range_params(self.request)])
 
     def build_row(self, y: str, slot: str, task: Task) -> None:
         self.rows.build(y, f"({slot}) * {self.s.row_bytes}", task.offset(self.s.line_bytes))

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
-from tvm.tirx import PrimFunc
-
 from tvm_mpq.kernels.conv.epilogue import Cell, Epilogue, activation_params, range_params
 from tvm_mpq.kernels.conv.geometry import tiles
 from tvm_mpq.kernels.lut.frame import LookUpFrame
@@ -21,13 +19,13 @@ from tvm_mpq.kernels.nibble_lut.pack import packed_shape
 from tvm_mpq.kernels.nibble_lut.shape import NibbleShape
 from tvm_mpq.kernels.nibble_lut.tables import NibbleRows
 from tvm_mpq.kernels.registry import Knobs, Request
-from tvm_mpq.kernels.tir import Task, ramp
+from tvm_mpq.kernels.tir import Script, Task, ramp
 from tvm_mpq.schema import Conv2dWorkload
 
 _LANES = 8  # int32 lanes of the epilogue
 
 
-def build_nibble_lut(request: Request, knobs: Knobs, machine: Machine) -> PrimFunc:
+def build_nibble_lut(request: Request, knobs: Knobs, machine: Machine) -> Script:
     """The convolution of `request` with knobs {"columns", "parts", "sums", "band", "order"}."""
     return _NibbleLut(request, knobs, machine).build()
 
@@ -59,7 +57,7 @@ class _NibbleLut(LookUpFrame):
         self.epilogue = Epilogue(request, _LANES)
         self.rows = NibbleRows(self.code, shape, request.workload.in_channels, self.step_tables)
 
-    def build(self) -> PrimFunc:
+    def build(self) -> Script:
         s, w, code = self.s, self.workload, self.code
         code.line(f'X = T.decl_buffer(({w.batch * w.in_height * w.in_width * s.in_cells},), "uint8", data=x.data)')
         code.line(f'W = T.decl_buffer(({self.all_channels * self.part_bytes},), "uint8", data=weight.data)')
@@ -72,7 +70,7 @@ class _NibbleLut(LookUpFrame):
         self.epilogue.header(code)
         self.loops()
         weight = ("weight", packed_shape(self.shape, self.coding, self.all_channels, self.sums), "uint8")
-        return code.to_prim_func([*activation_params(self.request), weight, *range_params(self.request)])
+        return code.script([*activation_params(self.request), weight, *range_params(self.request)])
 
     def build_row(self, y: str, slot: str, task: Task) -> None:
         self.rows.build_row(y, slot, task.offset(self.s.line_bytes), task.offset(self.s.columns))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from tvm.tirx import PrimFunc
 
 from tvm_mpq.kernels.conv.accept import workload_of
 from tvm_mpq.kernels.conv.pack import integer_constants, with_ranges
@@ -17,6 +16,7 @@ from tvm_mpq.kernels.nibble_lut.pack import pack_nibbles
 from tvm_mpq.kernels.nibble_lut.shape import NibbleShape
 from tvm_mpq.kernels.nibble_lut.x86_256 import Avx2
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
+from tvm_mpq.kernels.tir import Script
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import Conv2dWorkload
 
@@ -46,7 +46,7 @@ def _exact(request: Request) -> bool:
 
 
 def _row(name: str, features: frozenset[str], bits: int, rank: int, machine: Machine) -> Family:
-    def build(request: Request, knobs: Knobs) -> PrimFunc:
+    def build(request: Request, knobs: Knobs) -> Script:
         return build_nibble_lut(request, knobs, machine)
 
     def constants(request: Request, knobs: Knobs, operands: Operands) -> list[np.ndarray]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from tvm.tirx import PrimFunc
-
 from tvm_mpq.kernels.conv.accept import workload_of
 from tvm_mpq.kernels.conv.epilogue import Cell, Epilogue, activation_params, range_params
 from tvm_mpq.kernels.conv.geometry import useful_threads
 from tvm_mpq.kernels.packed_linear.machine import Machine
 from tvm_mpq.kernels.packed_linear.shape import LinearShape
 from tvm_mpq.kernels.registry import Knobs, Request
-from tvm_mpq.kernels.tir import Code, Task, ramp
+from tvm_mpq.kernels.tir import Code, Script, Task, ramp
 from tvm_mpq.schema import padded_channels
 
 
@@ -21,7 +19,7 @@ def linear_shape(request: Request, knobs: Knobs, machine: Machine) -> LinearShap
     return LinearShape.of(workload_of(request), machine.coding, machine.lanes, stored, *limits)
 
 
-def build_packed_linear(request: Request, knobs: Knobs, machine: Machine) -> PrimFunc:
+def build_packed_linear(request: Request, knobs: Knobs, machine: Machine) -> Script:
     """The layer of `request` with knobs {"parts", "depth", "ahead"}."""
     return _PackedLinear(request, knobs, machine).build()
 
@@ -35,7 +33,7 @@ class _PackedLinear:
         self.epilogue = Epilogue(request, machine.lanes)
         self.code = Code()
 
-    def build(self) -> PrimFunc:
+    def build(self) -> Script:
         s, code = self.s, self.code
         stored = padded_channels(s.channels)
         code.line(f'X = T.decl_buffer(({s.rows * stored},), "uint8", data=x.data)')
@@ -50,7 +48,7 @@ class _PackedLinear:
             with code.block(f"for tile in range({', '.join(task.part(s.tiles))}):"):
                 self._tile()
         weight = ("weight", s.weight_shape, "uint8")
-        return code.to_prim_func([*activation_params(self.request), weight, *range_params(self.request)])
+        return code.script([*activation_params(self.request), weight, *range_params(self.request)])
 
     def _activations(self, stored: int) -> None:
         """Activations less the sign into XS, zeros behind them, and coding offset * their sum into `offset`.

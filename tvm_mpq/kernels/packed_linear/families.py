@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from tvm.tirx import PrimFunc
 
 from tvm_mpq.kernels.conv.accept import is_dense, workload_of
 from tvm_mpq.kernels.conv.pack import integer_constants, with_ranges
@@ -19,6 +18,7 @@ from tvm_mpq.kernels.packed_linear.pack import pack_tiles
 from tvm_mpq.kernels.packed_linear.x86_256 import Avx2
 from tvm_mpq.kernels.packed_linear.x86_512 import Vnni
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
+from tvm_mpq.kernels.tir import Script
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import Conv2dWorkload
 
@@ -51,7 +51,7 @@ def _row(
     accepts: Callable[[Request, Machine], bool] = _accepts,
     variant: Callable[[Request], object] = lambda request: None,
 ) -> None:
-    def build(request: Request, knobs: Knobs) -> PrimFunc:
+    def build(request: Request, knobs: Knobs) -> Script:
         return build_packed_linear(request, knobs, machine_of(request))
 
     def constants(request: Request, knobs: Knobs, operands: Operands) -> list[np.ndarray]:
