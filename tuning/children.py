@@ -26,8 +26,11 @@ from typing import Any
 from tvm_mpq.errors import MeasurementError
 
 # What is importable here must be importable there, however it became so, and in the same order: `-m` would put the
-# working directory first.
-_BOOTSTRAP = "import sys; sys.path[:] = sys.argv[2:]; import runpy; runpy.run_module(sys.argv[1], run_name='__main__')"
+# working directory first. PyTorch, which TVM imports where it finds it, takes a second and has nothing to do here.
+_BOOTSTRAP = (
+    "import sys; sys.path[:] = sys.argv[2:]; sys.modules['torch'] = None; "
+    "import runpy; runpy.run_module(sys.argv[1], run_name='__main__')"
+)
 
 
 class Child:
