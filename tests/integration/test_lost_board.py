@@ -15,7 +15,7 @@ import pytest
 import tvm_mpq as mpq
 from mpq_testing import onnx_models
 from mpq_testing.rpc import Server, rpc_server, rpc_tracker
-from tvm_mpq.pipeline import latency, tune_network
+from tvm_mpq.pipeline import latency, search_network, tune_network
 from tvm_mpq.pipeline.options import Options
 from tvm_mpq.report import tables
 from tvm_mpq.tuning import boards as boards_module
@@ -96,3 +96,16 @@ def test_tune(three: tuple[int, list[Server]], folder: Path, capsys: pytest.Capt
     assert report["trials"] == 6
     tables.show_tune(report)
     assert_named(report, servers[2], capsys.readouterr().out)
+
+
+def test_search(three: tuple[int, list[Server]], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    port, servers = three
+    options = Options(
+        folder / "model.onnx", data=np.random.default_rng(3).normal(size=(2, 3, 8, 8)).astype(np.float32),
+        precisions=("w8a8",), db=folder / "search.db", rpc=f"127.0.0.1:{port}", key=KEY,
+        progress=killing(servers[0], 2, "measuring kernels"),
+    )  # fmt: skip
+    report = search_network(options, points=2, axis="latency")
+    assert report["points"]
+    tables.show_search(report)
+    assert_named(report, servers[0], capsys.readouterr().out)

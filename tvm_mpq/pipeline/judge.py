@@ -13,6 +13,7 @@ from tvm_mpq.calibrate.sensitivity import classifies, kl_divergence, metric_for,
 from tvm_mpq.passes.lowering import Step
 from tvm_mpq.pipeline import learn, network
 from tvm_mpq.pipeline.bench import Bench
+from tvm_mpq.pipeline.borrow import borrowed
 from tvm_mpq.pipeline.choose import Quality
 from tvm_mpq.pipeline.tables import Tables, plan_of
 from tvm_mpq.select.ilp import Solution
@@ -45,7 +46,7 @@ class Judge:
 
     def __call__(self, solution: Solution) -> Quality:
         steps = network.all_steps(self._bench.prepared, plan_of(self._bench, self._tables, solution))
-        outputs = self._outputs(steps)
+        outputs = self._outputs(borrowed(steps, self._bench.store))
         result = self._accuracy(outputs)
         drop = self._float.value - result.value
         losses = [self._loss(r, o) for r, o in zip(self._reference, outputs, strict=True)]

@@ -109,6 +109,10 @@ class KernelStore:
                 progress(min(start + CHUNK, len(missing)), len(missing), "compiling kernels")
         return [self._result(s) for s in sources]
 
+    def holds(self, kernel: Kernel) -> bool:
+        """Whether a kernel is compiled already."""
+        return self._path(self.source(kernel)).exists()
+
     def require(self, kernels: Sequence[Kernel]) -> list[tuple[Path, str]]:
         """Library and function name of each kernel. Raises NoKernelError with the reason when one cannot be built."""
         found = []

@@ -12,6 +12,8 @@ from tvm_mpq.calibrate.interpreter import Interpreter
 from tvm_mpq.calibrate.ranges import Sample, calibrate
 from tvm_mpq.calibrate.sensitivity import Loss, float_plan, measure_losses, metric_for, trials
 from tvm_mpq.passes.lowering import Step, lower
+from tvm_mpq.pipeline.borrow import borrowed
+from tvm_mpq.pipeline.kernel_store import KernelStore
 from tvm_mpq.pipeline.options import Options
 from tvm_mpq.pipeline.prepare import Prepared
 from tvm_mpq.schema import Plan, TensorQuant
@@ -58,7 +60,13 @@ def ranges(
 
 
 def losses(
-    prepared: Prepared, interpreter: Interpreter, plan: Plan, data: Dataset, db: LatencyDatabase, options: Options
+    prepared: Prepared,
+    interpreter: Interpreter,
+    plan: Plan,
+    data: Dataset,
+    db: LatencyDatabase,
+    options: Options,
+    store: KernelStore,
 ) -> dict[tuple[str, str], Loss]:
     """(operator, precision) -> Loss, from at most `options.sensitivity_samples` samples; goes on where it stopped."""
     used = data.head(options.sensitivity_samples)
@@ -78,7 +86,7 @@ def losses(
     return measure_losses(
         interpreter,
         steps,
-        todo,
+        [dataclasses.replace(trial, steps=tuple(borrowed(trial.steps, store))) for trial in todo],
         graph_samples(prepared, used),
         used.labels if used.batch == 1 else None,
         progress=options.progress,

@@ -46,6 +46,7 @@ def _search(bench: Bench, options: Options, points: int, axis: str) -> dict[str,
             for point in found
         ],
         "latency_entries": tables.latency.entries,
+        **bench.condition(),
     }
 
 

@@ -33,7 +33,7 @@ def _sensitivity(bench: Bench) -> dict[str, Any]:
     ranges = bench.interpret(lambda run: learn.ranges(prepared, run, data, bench.db, options))
     options.tell("estimating sensitivity")
     plan = learn.bare_plan(prepared, ranges)
-    found = bench.interpret(lambda run: learn.losses(prepared, run, plan, data, bench.db, options))
+    found = bench.interpret(lambda run: learn.losses(prepared, run, plan, data, bench.db, options, bench.store))
     table = learn.loss_table(prepared, found)
     operators = []
     for node in prepared.graph.weighted():
@@ -54,4 +54,5 @@ def _sensitivity(bench: Bench) -> dict[str, Any]:
         "samples": min(len(data), options.sensitivity_samples),
         "synthetic": data.synthetic,
         "operators": operators,
+        **bench.condition(),
     }

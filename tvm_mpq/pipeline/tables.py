@@ -68,7 +68,7 @@ def build_tables(bench: Bench, data: Dataset) -> Tables:
     ranges = bench.interpret(lambda run: learn.ranges(prepared, run, data, bench.db, options))
     plan = dataclasses.replace(learn.bare_plan(prepared, ranges), kernels=_kernel_rows(table))
     options.tell("estimating sensitivity")
-    found = bench.interpret(lambda run: learn.losses(prepared, run, plan, data, bench.db, options))
+    found = bench.interpret(lambda run: learn.losses(prepared, run, plan, data, bench.db, options, bench.store))
     losses = learn.loss_table(prepared, found)
     return Tables(plan, table, losses, _problem(bench, plan, table, losses), Correction())
 

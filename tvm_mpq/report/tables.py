@@ -171,8 +171,8 @@ def show_sensitivity(report: Report) -> None:
         for o in sorted(report["operators"], key=worst, reverse=True)
     ]
     _table(console, ("operator", *labels, "workload"), rows, right=labels)
-    if report["synthetic"]:
-        _notes(console, ["synthetic data: give real data with --data"])
+    synthetic = ["synthetic data: give real data with --data"] if report["synthetic"] else []
+    _notes(console, [*synthetic, *condition.cautions(report)])
 
 
 def show_search(report: Report) -> None:
@@ -192,6 +192,7 @@ def show_search(report: Report) -> None:
         for i, point in enumerate(report["points"], 1)
     ]
     _table(console, headers, rows, right=headers[1:4])
+    _notes(console, condition.cautions(report))
     console.print("latencies are predicted from the table of measured kernels; optimize measures the whole network")
     _facts(console, [("latency entries", summary.entries_line(report))])
 

@@ -68,7 +68,10 @@ class Lab:
 
     def values(self, plan: Plan, sample: int = 0) -> dict[Value, Array]:
         """Every tensor that the interpreter's compiled kernels left, logical channels."""
-        steps = self.steps(plan)
+        return self.values_of(self.steps(plan), sample)
+
+    def values_of(self, steps: Sequence[Step], sample: int = 0) -> dict[Value, Array]:
+        """The same of any steps."""
         self.interpreter.prepare(steps)
         held = self.interpreter.run(steps, self.interpreter.load(self.samples[sample]), tag="lab")
         arrays = {v: t.numpy() for v, t in held.items() if hasattr(t, "numpy")}

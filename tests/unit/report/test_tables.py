@@ -103,6 +103,24 @@ def test_names_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     assert any("[red]conv[/red]:smile:" in line for line in lines(capsys))
 
 
+def test_sensitivity_says_what_its_numbers_stand_on(capsys: pytest.CaptureFixture[str]) -> None:
+    losses = {"w8a8": {"loss": 0.25, "disagree": 0.0, "wrong": None}}
+    tables.show_sensitivity(
+        {
+            "model": "m",
+            "metric": "kl",
+            "samples": 3,
+            "synthetic": True,
+            "operators": [{"name": "stem", "workload": "convert(shape=1,from_bits=32,to_bits=8)", "losses": losses}],
+            "boards": {"used": ["b"], "lost": [{"board": "a", "reason": "no answer", "came_back": True}]},
+        }
+    )
+    found = lines(capsys)
+    assert "note: synthetic data: give real data with --data" in found
+    assert "note: Board a was lost (no answer); it came back." in found
+    assert any(line.split()[:2] == ["stem", "0.250"] for line in found)
+
+
 def test_search(capsys: pytest.CaptureFixture[str]) -> None:
     point = {"latency_ms": 1.5, "size_mb": 0.25, "loss": 0.01, "plan": {"a": "w4a8"}, "gap": 0.0}
     tables.show_search(
@@ -114,9 +132,12 @@ def test_search(capsys: pytest.CaptureFixture[str]) -> None:
                 {**point, "name": "uniform w8a8", "dominated": True},
             ],
             "latency_entries": {"measured": 1, "predicted": 0, "cached": 2},
+            "boards": {"used": ["b"], "lost": [{"board": "a", "reason": "no answer", "came_back": True}]},
         }
     )
-    found = [line.split() for line in lines(capsys)]
+    text = lines(capsys)
+    assert "note: Board a was lost (no answer); it came back." in text
+    found = [line.split() for line in text]
     assert ["front", "1", "1.50", "0.250", "0.0100", "1", "x", "w4a8"] in found
     assert ["uniform", "w8a8", "1.50", "0.250", "0.0100", "1", "x", "w4a8", "dominated"] in found
 
