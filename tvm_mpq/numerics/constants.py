@@ -86,7 +86,8 @@ def conv_constants(workload: Conv2dWorkload, weight_bits: int, out_bits: int, op
     x = integer_input(operands, 0)
     end = finish(workload.activation, out_bits, operands)
     bias = np.zeros(len(operands.weight), np.float32) if operands.bias is None else operands.bias
-    weight, scale = affine.quantize_weight(operands.weight, weight_bits, least_scale(bias, x.scale))
+    bits = weight_bits if operands.weight_bits is None else operands.weight_bits
+    weight, scale = affine.quantize_weight(operands.weight, bits, least_scale(bias, x.scale))
     residual = integer_input(operands, 1) if workload.residual else None
     return ConvConstants(
         weight=weight,

@@ -18,7 +18,8 @@ class Operands:
 
     weight float32[O, KH, KW, I/groups]; bias float32[O] (zeros when the layer has none); inputs and output: None where
     that tensor is float32. pre_activation: 8 bit range of the value before a non-linear activation that is not a clamp
-    (hard-swish, gelu, ...); None for none, relu and clip.
+    (hard-swish, gelu, ...); None for none, relu and clip. weight_bits: of the quantized weight where a kernel of more
+    bits computes an operator of fewer; None = the kernel's own.
     """
 
     inputs: tuple[TensorQuant | None, ...]
@@ -26,3 +27,4 @@ class Operands:
     weight: FloatArray | None = None
     bias: FloatArray | None = None
     pre_activation: TensorQuant | None = None
+    weight_bits: int | None = None

@@ -33,4 +33,5 @@ def _borrowed(step: Step, store: KernelStore) -> Step:
         wide = default_kernel(dataclasses.replace(request, precision=W8A8))
     except NoKernelError:
         return step
-    return dataclasses.replace(step, kernel=wide)
+    operands = dataclasses.replace(step.operands, weight_bits=request.precision.weight_bits)
+    return dataclasses.replace(step, kernel=wide, operands=operands)

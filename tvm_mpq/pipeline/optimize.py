@@ -22,6 +22,8 @@ from tvm_mpq.pipeline.workshop import Workshop
 from tvm_mpq.report import write_report
 from tvm_mpq.schema import Budget
 from tvm_mpq.select.ilp import Solution
+from tvm_mpq.select.pricing import price
+from tvm_mpq.select.problem import Problem
 
 TIGHTENINGS = 2
 """How often a plan is chosen anew when the built network misses the latency budget that its table keeps."""
@@ -86,7 +88,7 @@ def _select(
     while True:
         options.tell("selecting")
         chosen, tried = choose(
-            tables.problem,
+            tables.hopeful,
             options.budget,
             tables.int8,
             judge,
@@ -96,8 +98,15 @@ def _select(
         )
         settled = settled_tables(bench, tables, chosen.solution)
         if settled is None:
-            return tables, chosen, tried
+            return tables, chosen, [repriced(tables.problem, t) for t in tried]
         tables = settled
+
+
+def repriced(problem: Problem, tried: Tried) -> Tried:
+    """With the latency that the problem gives it."""
+    solution = tried.solution
+    us = price(problem, solution.choices, solution.formats).latency_us
+    return Tried(dataclasses.replace(solution, latency_us=us), tried.quality)
 
 
 def excess(budget: Budget, measured_us: Mapping[str, float]) -> float:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from tvm_mpq.calibrate.data import Dataset
 from tvm_mpq.errors import InvalidValueError
+from tvm_mpq.kernels.registry import Request
 from tvm_mpq.passes.lowering import KernelStep
 from tvm_mpq.pipeline import latency, learn, network
 from tvm_mpq.pipeline.bench import Bench
@@ -36,6 +37,7 @@ class Tables:
     latency: latency.LatencyTable
     losses: dict[tuple[str, str], float]
     problem: Problem
+    hopeful: Problem  # the same, predictions priced with hope: what it chooses is measured before it counts
     correction: Correction
     runs: tuple[Run, ...] = ()  # what the correction was fitted on
 
@@ -70,20 +72,22 @@ def build_tables(bench: Bench, data: Dataset) -> Tables:
     options.tell("estimating sensitivity")
     found = bench.interpret(lambda run: learn.losses(prepared, run, plan, data, bench.db, options, bench.store))
     losses = learn.loss_table(prepared, found)
-    return Tables(plan, table, losses, _problem(bench, plan, table, losses), Correction())
+    return Tables(plan, table, losses, *_problems(bench, plan, table, losses), Correction())
 
 
-def _problem(bench: Bench, plan: Plan, table: latency.LatencyTable, losses: dict[tuple[str, str], float]) -> Problem:
-    """The selection problem of the table as it is now, not corrected."""
+def _problems(
+    bench: Bench, plan: Plan, table: latency.LatencyTable, losses: dict[tuple[str, str], float]
+) -> tuple[Problem, Problem]:
+    """The selection problem of the table as it is now, not corrected, and the hopeful one."""
     prepared, meter = bench.prepared, bench.meter()
-    return build_problem(
-        Space(prepared.graph, prepared.features, prepared.threads),
-        table.latency_us,
-        table.kernel,
-        losses,
-        fixed_us=latency.float_time_us(meter, network.float_functions(network.realize(prepared, plan))),
-        call_us=latency.call_us(meter),
-    )
+    fixed_us = latency.float_time_us(meter, network.float_functions(network.realize(prepared, plan)))
+    call_us = latency.call_us(meter)
+
+    def problem(us: Callable[[Request], float]) -> Problem:
+        space = Space(prepared.graph, prepared.features, prepared.threads)
+        return build_problem(space, us, table.kernel, losses, fixed_us=fixed_us, call_us=call_us)
+
+    return problem(table.latency_us), problem(table.hopeful_us)
 
 
 def settled_tables(bench: Bench, tables: Tables, solution: Solution) -> Tables | None:
@@ -100,8 +104,8 @@ def settled_tables(bench: Bench, tables: Tables, solution: Solution) -> Tables |
     latency.measure_all(bench.meter(), tables.latency, open_ones)
     tables.latency.forget_predictions(open_ones.values())  # of kernels that could not be measured
     latency.complete(tables.latency, [kernel.request for kernel in open_ones.values()])
-    problem = _problem(bench, tables.plan, tables.latency, tables.losses)
-    return corrected(bench, dataclasses.replace(tables, problem=problem), tables.runs)
+    problem, hopeful = _problems(bench, tables.plan, tables.latency, tables.losses)
+    return corrected(bench, dataclasses.replace(tables, problem=problem, hopeful=hopeful), tables.runs)
 
 
 def corrected_tables(bench: Bench, tables: Tables, workshop: Workshop) -> Tables:
@@ -132,8 +136,13 @@ def corrected(bench: Bench, tables: Tables, runs: Sequence[Run]) -> Tables:
         with contextlib.suppress(InvalidValueError):  # one of its kernels could not be measured in the end
             seen.append(observe(problem, solution, us, tensor_bytes))
     correction = fit(seen)
-    problem = correct(problem, correction, tensor_bytes)
-    return dataclasses.replace(tables, problem=problem, correction=correction, runs=tuple(runs))
+    return dataclasses.replace(
+        tables,
+        problem=correct(problem, correction, tensor_bytes),
+        hopeful=correct(tables.hopeful, correction, tensor_bytes),
+        correction=correction,
+        runs=tuple(runs),
+    )
 
 
 def _kernel_rows(table: latency.LatencyTable) -> dict[str, dict[str, Any]]:

@@ -177,6 +177,16 @@ def test_a_measurement_takes_its_predictions_place_though_slower(lab: Lab) -> No
     assert table.entries["predicted"] == 37
 
 
+def test_hope_makes_predictions_faster_and_measurements_not(lab: Lab) -> None:
+    table = lab.fill(0.5)
+    for request in requests():
+        record = table.records[request.key]
+        if record.provenance == "predicted":
+            record = table.records[request.key] = dataclasses.replace(record, stated_error=1.0)
+        ratio = table.hopeful_us(request) / table.latency_us(request)
+        assert ratio == (1.0 if record.provenance == "measured" else pytest.approx(0.8123, abs=1e-4))  # 2^-0.3
+
+
 def test_predictions_of_old_code_are_made_anew(lab: Lab) -> None:
     lab.fill(0.5)
     lab.code = "v2"
