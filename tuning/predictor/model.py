@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -113,8 +114,24 @@ class Predictor:
         self._entries = [entries[i] for i in order]
         self._times = times[order]
         self._fit = _Fit(self._entries, self._times) if self._entries else None
-        self._quantiles: dict[str, float] = {}
-        self.held_out = self._cross_validate()
+
+    @property
+    def held_out(self) -> heldout.Errors:
+        """Errors on entries whose shapes were left out of what was learned."""
+        return self._validated[0]
+
+    @property
+    def _quantiles(self) -> dict[str, float]:
+        return self._validated[1]
+
+    def refusals(self, entries: Sequence[Entry]) -> list[str | None]:
+        """Why each entry is too far from the data to be predicted, None = it is not; no errors are worked out."""
+        reasons: list[str | None] = ["a float operator without a template is not predicted"] * len(entries)
+        known = [i for i, entry in enumerate(entries) if entry.predictable]
+        if known and self._fit is not None:
+            for i, why in zip(known, self._fit.domain.refusals([entries[i] for i in known]), strict=True):
+                reasons[i] = why
+        return reasons
 
     def predict(self, entries: Sequence[Entry]) -> list[Prediction]:
         """A prediction or a refusal for each entry."""
@@ -122,13 +139,13 @@ class Predictor:
             count = self.held_out.overall.count
             reason = f"{count} entries could be tested held out, {LEAST_ENTRIES} are needed for an interval"
             return [_refusal(reason) for _ in entries]
-        known = [i for i, entry in enumerate(entries) if entry.predictable]
-        asked = [entries[i] for i in known]
-        found = [_refusal("a float operator without a template is not predicted")] * len(entries)
+        reasons = self.refusals(entries)
+        found = [_refusal(why or "") for why in reasons]
+        near = [i for i, why in enumerate(reasons) if why is None]
+        asked = [entries[i] for i in near]
         if asked:
-            rows = zip(self._fit(asked), self._widths(asked), self._fit.domain.refusals(asked), strict=True)
-            for i, (middle, width, why) in zip(known, rows, strict=True):
-                found[i] = _interval(float(middle), float(np.exp(width))) if why is None else _refusal(why)
+            for i, middle, width in zip(near, self._fit(asked), self._widths(asked), strict=True):
+                found[i] = _interval(float(middle), float(np.exp(width)))
         return found
 
     def _widths(self, entries: Sequence[Entry]) -> Array:
@@ -138,8 +155,12 @@ class Predictor:
         scores = np.array([self._quantiles.get(e.operator_class, everywhere) for e in entries])
         return scores * _spread(self._fit.domain.distances(entries))
 
-    def _cross_validate(self) -> heldout.Errors:
-        """Predict every entry from the other folds' shapes; fixes the intervals."""
+    @cached_property
+    def _validated(self) -> tuple[heldout.Errors, dict[str, float]]:
+        """Errors of predicting every entry from the other folds' shapes, and the widths of intervals that follow.
+
+        Worked out when first asked for: it takes as long as learning twenty times.
+        """
         entries, times = self._entries, self._times
         fold = heldout.folds([e.shape_group for e in entries])
         predicted, scores = np.full(len(times), np.nan), np.full(len(times), np.nan)
@@ -156,16 +177,20 @@ class Predictor:
         tested = near if near.sum() >= LEAST_ENTRIES else scores > 0
         chosen = np.flatnonzero(tested).tolist()
         classes = [entries[i].operator_class for i in chosen]
-        self._fix_quantiles(np.array(classes, dtype=object), scores[chosen])
-        return heldout.errors_of(classes, times[chosen], predicted[chosen], len(times) - len(chosen))
+        errors = heldout.errors_of(classes, times[chosen], predicted[chosen], len(times) - len(chosen))
+        return errors, _quantiles_of(np.array(classes, dtype=object), scores[chosen])
 
-    def _fix_quantiles(self, classes: npt.NDArray[np.object_], scores: Array) -> None:
-        for name in (heldout.ALL, *sorted(set(classes.tolist()))):
-            here = np.sort(scores if name == heldout.ALL else scores[classes == name])
-            if len(here) >= (LEAST_ENTRIES if name == heldout.ALL else _OWN_QUANTILE):
-                # the conformal rank: with one more exchangeable value, CONFIDENCE of them lie below
-                rank = min(len(here), int(np.ceil((len(here) + 1) * CONFIDENCE)))
-                self._quantiles[name] = float(here[rank - 1])
+
+def _quantiles_of(classes: npt.NDArray[np.object_], scores: Array) -> dict[str, float]:
+    """By operator class, and of all."""
+    found = {}
+    for name in (heldout.ALL, *sorted(set(classes.tolist()))):
+        here = np.sort(scores if name == heldout.ALL else scores[classes == name])
+        if len(here) >= (LEAST_ENTRIES if name == heldout.ALL else _OWN_QUANTILE):
+            # the conformal rank: with one more exchangeable value, CONFIDENCE of them lie below
+            rank = min(len(here), int(np.ceil((len(here) + 1) * CONFIDENCE)))
+            found[name] = float(here[rank - 1])
+    return found
 
 
 def _spread(distances: Array) -> Array:

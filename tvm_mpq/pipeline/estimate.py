@@ -66,8 +66,11 @@ def fill_partly(meter: Meter, requests: Sequence[Request], row: TargetRow, fract
             known = [*entries, *(Entry(key, machine) for key in fresh)]
             predictor = Predictor(known, [*times, *fresh.values()])
             asked = [Entry(key, machine) for key in rest]
-            found = dict(zip(rest, predictor.predict(asked), strict=True))
-            refused = [entry for entry in asked if found[entry.key].refused is not None]
+            reasons = dict(zip(rest, predictor.refusals(asked), strict=True))
+            if not any(reasons.values()):
+                found = dict(zip(rest, predictor.predict(asked), strict=True))
+                reasons = {key: prediction.refused for key, prediction in found.items()}
+            refused = [entry for entry in asked if reasons[entry.key] is not None]
             if not refused:
                 say(f"predicting {len(rest)} latencies: {predictor.held_out}")
                 table.predictor = predictor.held_out.to_json()
@@ -77,7 +80,7 @@ def fill_partly(meter: Meter, requests: Sequence[Request], row: TargetRow, fract
                 break
             more = [refused[i].key for i in most_informative(known, refused, REFUSED_AT_ONCE)]
             for key in more:
-                say(f"measured, for it cannot be predicted: {rest[key].request.key}: {found[key].refused}")
+                say(f"measured, for it cannot be predicted: {rest[key].request.key}: {reasons[key]}")
             measure_all(meter, table, {key: rest.pop(key) for key in more})
     complete(table, requests)
     return table
