@@ -13,6 +13,7 @@ import pytest
 import tvm
 
 from tvm_mpq.errors import InvalidValueError, MissingDependencyError
+from tvm_mpq.kernels.tir import Code, Script
 from tvm_mpq.tuning import children
 from tvm_mpq.tuning.build import build_modules, end_workers
 
@@ -72,6 +73,22 @@ def test_a_slow_and_a_broken_kernel_cost_only_themselves(primfunc):
     for name in ("good1", "good2"):
         assert found[name].failure is None
         assert works(found[name].path, name)
+
+
+def test_scripts_are_parsed_by_the_workers(primfunc):
+    def script(value: str) -> Script:
+        code = Code()
+        with code.block("for i in range(64):"):
+            code.line(f"O[i] = {value}")
+        return code.script([("A", (64,), "float32"), ("O", (64,), "float32")])
+
+    items = [
+        *(("first", script("A[i] * T.float32(2)")), ("wrong", script("A[i] * nothing"))),
+        *(("parsed", primfunc("double")), ("last", script("A[i] + A[i]"))),
+    ]
+    found = {r.name: r for r in build_modules(items, TARGET)}
+    assert all(works(found[name].path, name) for name in ("first", "parsed", "last"))
+    assert found["wrong"].path is None and "\n" not in found["wrong"].failure
 
 
 def test_a_crashed_worker_is_replaced(primfunc, monkeypatch):
