@@ -13,6 +13,7 @@ BODIES = {
     "double": "    for i in range(64):\n        O[i] = A[i] * T.float32(2)\n",
     # A chain of dependent multiply-adds: as long as asked, and nothing to optimise away.
     "spin": "    O[0] = T.float32(1)\n    for i in T.serial({count}):\n        O[0] = O[0] * A[0] + A[1]\n",
+    "hang": "    O[0] = T.float32(1)\n    for i, j in T.grid(1000, 2147483647):\n        O[0] = O[0] * A[0] + A[1]\n",
     "crash": "    for i in T.serial(1000000):\n        O[i * 2000] = A[0]\n",
     # Ten thousands of statements of which LLVM makes one huge basic block: seconds of compile time.
     "huge": "    for i in T.unroll(40000):\n        O[i % 64] = A[(i * 7) % 64] * O[(i * 3) % 64] + A[i % 64]\n",
@@ -38,13 +39,13 @@ def primfunc() -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Functions: double, short (about 10 us), long (twice short), crash, hang (seconds)."""
+    """Functions: double, short (about 10 us), long (twice short), crash, hang (an hour)."""
     functions = {
         "double": make("double"),
         "short": make("spin", count=10_000),
         "long": make("spin", count=20_000),
         "crash": make("crash"),
-        "hang": make("spin", count=2_147_483_647),
+        "hang": make("hang"),
     }
     module = tvm.IRModule({name: f.with_attr("global_symbol", name) for name, f in functions.items()})
     path = tmp_path_factory.mktemp("library") / "functions.so"

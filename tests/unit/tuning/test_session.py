@@ -143,7 +143,7 @@ def test_nothing_is_left_when_the_parent_is_ended(library, tmp_path, number):
     parent.send_signal(number)
     start = time.monotonic()
     out, _ = parent.communicate(timeout=30)
-    assert time.monotonic() - start < 2.0  # at once, not when the kernel ends
+    assert time.monotonic() - start < 15.0  # not when the kernel ends, and so that a busy machine makes no difference
     assert gone(child)
     assert not list(tmp_path.glob("tvm-mpq-*"))
     if number == signal.SIGINT:
