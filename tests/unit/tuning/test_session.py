@@ -117,7 +117,8 @@ def test_close_leaves_neither_process_nor_folder(library, monkeypatch, tmp_path)
 
 
 PARENT = """
-import os, sys
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background ignores it
 sys.modules["torch"] = None  # TVM would import it, for seconds
 import numpy as np
 from tvm_mpq.tuning.session import LocalSession
