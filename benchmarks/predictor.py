@@ -217,7 +217,7 @@ def replay(bench: Bench, records: Records, fraction: float) -> dict[str, Any]:
         measured |= {gone[i].key for i in most_informative(learned, gone, REFUSED_AT_ONCE)}
     refused = len(measured) - up_front
     times |= {key: microseconds(records[key]) for key in measured}
-    times |= {key: p.median_us / (1 + p.stated_error) ** latency.HOPE for key, p in found.items()}
+    times |= {key: latency.hopeful(p.median_us, p.stated_error) for key, p in found.items()}
     rounds = 0
     while True:
         rounds += 1

@@ -97,8 +97,6 @@ def fill(model: Path, db: Path, threads: int) -> Row:
     with open_bench(options) as bench:
         requests, meter = space_of(bench).requests(), bench.meter()
         stages.close("reading the model")
-        latency.look_up(meter, latency.LatencyTable(meter.target), requests)
-        stages.close("generating kernels")
         table = latency.fill(meter, requests)
         stages.close("the rest")
         offered = sorted({label for node in bench.prepared.graph.weighted() for label in node.candidates})

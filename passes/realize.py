@@ -130,11 +130,11 @@ class Emitter:
         args += [relax.const(c) for c in step.kernel.constants(step.operands)]
         assert len(args) == len(shapes) - 1, f"{step.node}: {len(args)} arguments for {len(shapes) - 1} buffers"
         dtype = "float32" if step.output.bits == FLOAT_BITS else "uint8"
-        call = relax.call_tir(self._prim_func(step.kernel), args, relax.TensorType(shapes[-1], dtype))
+        call = relax.call_tir(self._global(step.kernel), args, relax.TensorType(shapes[-1], dtype))
         result = self._builder.emit(call, step.node)
         self._vars[step.output] = self._shaped(result, stored_shape(self._graph, step.output))
 
-    def _prim_func(self, kernel: Kernel) -> tvm.ir.GlobalVar:
+    def _global(self, kernel: Kernel) -> tvm.ir.GlobalVar:
         key = kernel.key
         if key not in self._kernels:
             func = kernel.build().without_attr("global_symbol").with_attr(KERNEL_ATTR, kernel.request.key)

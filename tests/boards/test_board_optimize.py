@@ -13,9 +13,10 @@ import tvm_mpq as mpq
 from mpq_testing.definition import is_integer, walk
 from mpq_testing.emulated import BOARD_KEY, EmulatedMachine
 from mpq_testing.onnx_models import OnnxNet
+from mpq_testing.quick import measure_quickly
 from tvm_mpq.passes.graph import Node
 from tvm_mpq.passes.lowering import Value
-from tvm_mpq.pipeline import latency, network
+from tvm_mpq.pipeline import network
 from tvm_mpq.pipeline.options import Result
 from tvm_mpq.pipeline.prepare import prepare
 from tvm_mpq.schema import FLOAT_BITS
@@ -42,9 +43,7 @@ def optimized(
     onnx.save(two_convolutions(), str(folder / "model.onnx"))
     data = np.random.default_rng(3).normal(size=(4, 3, 8, 8)).astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(latency, "SETTINGS", QUICK)
-        patch.setattr(latency, "CALL_SETTINGS", QUICK)
-        patch.setattr(latency, "NETWORK_SETTINGS", QUICK)
+        measure_quickly(patch, QUICK)
         patch.setenv("PATH", f"{os.environ['PATH']}:{Path(machine.tools('aarch64').gcc).parent}")
         result = mpq.optimize(
             folder / "model.onnx", target=TARGET, data=data, budget=mpq.Budget(size_mb=SIZE_MB),

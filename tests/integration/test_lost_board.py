@@ -14,8 +14,9 @@ import pytest
 
 import tvm_mpq as mpq
 from mpq_testing import onnx_models
+from mpq_testing.quick import measure_quickly
 from mpq_testing.rpc import Server, rpc_server, rpc_tracker
-from tvm_mpq.pipeline import latency, search_network, tune_network
+from tvm_mpq.pipeline import search_network, tune_network
 from tvm_mpq.pipeline.options import Options
 from tvm_mpq.report import tables
 from tvm_mpq.tuning import boards as boards_module
@@ -28,9 +29,7 @@ KEY = "k"
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latency, "SETTINGS", QUICK)
-    monkeypatch.setattr(latency, "CALL_SETTINGS", QUICK)
-    monkeypatch.setattr(latency, "NETWORK_SETTINGS", QUICK)
+    measure_quickly(monkeypatch, QUICK)
     monkeypatch.setattr(session_module, "CONNECT_TIMEOUT_SEC", 1.0)
     monkeypatch.setattr(boards_module, "PATIENCE_SEC", 0.5)
     monkeypatch.setattr(boards_module, "RETRY_SEC", 0.2)

@@ -24,8 +24,9 @@ import pytest
 import tvm_mpq as mpq
 from mpq_testing import onnx_models
 from mpq_testing.lab import run_strangers
+from mpq_testing.quick import measure_quickly
 from tvm_mpq.kernels import OFFERED
-from tvm_mpq.pipeline import demo, latency
+from tvm_mpq.pipeline import demo
 from tvm_mpq.pipeline.optimize import optimize
 from tvm_mpq.pipeline.options import Options, Result
 from tvm_mpq.tuning.database import LatencyDatabase
@@ -38,9 +39,7 @@ QUICK = {"repeats": 5, "min_repeat_ms": 0.2, "max_relative_iqr": 1e6, "max_drift
 @pytest.fixture(scope="module")
 def quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(latency, "SETTINGS", MeasureSettings(**QUICK))
-        patch.setattr(latency, "CALL_SETTINGS", MeasureSettings(**QUICK))
-        patch.setattr(latency, "NETWORK_SETTINGS", MeasureSettings(**QUICK))
+        measure_quickly(patch, MeasureSettings(**QUICK))
         yield
 
 

@@ -13,6 +13,7 @@ import pytest
 
 import tvm_mpq as mpq
 from mpq_testing import onnx_models
+from mpq_testing.quick import measure_quickly
 from mpq_testing.rpc import Server, rpc_server
 from tvm_mpq import cli
 from tvm_mpq.pipeline import latency, network
@@ -42,9 +43,7 @@ def both(server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     given = {"data": folder / "data.npz", "budget": mpq.Budget(size_mb=1.0)}
     rpc = f"127.0.0.1:{server.port}"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(latency, "SETTINGS", QUICK)
-        patch.setattr(latency, "CALL_SETTINGS", QUICK)
-        patch.setattr(latency, "NETWORK_SETTINGS", QUICK)
+        measure_quickly(patch, QUICK)
         here = mpq.optimize(folder / "m.onnx", db=folder / "here.db", **given)
         shutil.copytree(folder / "here.db.kernels", folder / "board.db.kernels")  # compiled for the same target
         board = mpq.optimize(folder / "m.onnx", db=folder / "board.db", rpc=rpc, **given)
@@ -126,7 +125,7 @@ def test_build_and_run_on_the_board(
     both: dict[str, Any], run: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, rpc = both["folder"], both["rpc"]
-    monkeypatch.setattr("tvm_mpq.pipeline.run.NETWORK_SETTINGS", QUICK)
+    measure_quickly(monkeypatch, QUICK)
     run(
         "build", folder / "m.onnx", "--uniform", "w8a8", "--data", folder / "data.npz", "--db", folder / "board.db",
         "--rpc", rpc, "--out", folder / "int8",

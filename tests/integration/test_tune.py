@@ -11,6 +11,7 @@ import onnx
 import pytest
 
 from mpq_testing import onnx_models
+from mpq_testing.quick import measure_quickly
 from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.pipeline import latency, tune_network
 from tvm_mpq.pipeline.bench import open_bench
@@ -29,9 +30,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     onnx.save(onnx_models.ends_in_conv(), str(folder / "model.onnx"))
     options = Options(folder / "model.onnx", db=folder / "latency.db")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(latency, "SETTINGS", MeasureSettings(**QUICK))
-        patch.setattr(latency, "CALL_SETTINGS", MeasureSettings(**QUICK))
-        patch.setattr(latency, "NETWORK_SETTINGS", MeasureSettings(**QUICK))
+        measure_quickly(patch, MeasureSettings(**QUICK))
         first = tune_network(options, trials=5)
         second = tune_network(options, trials=3)
         yield {"options": options, "first": first, "second": second}

@@ -140,13 +140,9 @@ class Predictor:
             reason = f"{count} entries could be tested held out, {LEAST_ENTRIES} are needed for an interval"
             return [_refusal(reason) for _ in entries]
         reasons = self.refusals(entries)
-        found = [_refusal(why or "") for why in reasons]
-        near = [i for i, why in enumerate(reasons) if why is None]
-        asked = [entries[i] for i in near]
-        if asked:
-            for i, middle, width in zip(near, self._fit(asked), self._widths(asked), strict=True):
-                found[i] = _interval(float(middle), float(np.exp(width)))
-        return found
+        asked = [entry for entry, why in zip(entries, reasons, strict=True) if why is None]
+        rows = iter(zip(self._fit(asked), self._widths(asked), strict=True) if asked else ())
+        return [_interval(*next(rows)) if why is None else _refusal(why) for why in reasons]
 
     def _widths(self, entries: Sequence[Entry]) -> Array:
         """Half the interval, in natural logarithms: wider far from the data."""
@@ -199,7 +195,9 @@ def _spread(distances: Array) -> Array:
     return found
 
 
-def _interval(middle_us: float, factor: float) -> Prediction:
+def _interval(middle_us: float, width: float) -> Prediction:
+    """width: half the interval, in natural logarithms."""
+    middle_us, factor = float(middle_us), float(np.exp(width))
     return Prediction(middle_us, middle_us / factor, middle_us * factor, factor - 1)
 
 

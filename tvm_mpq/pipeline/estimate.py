@@ -12,9 +12,9 @@ from datetime import datetime, timezone
 
 import tvm
 
-from tvm_mpq.errors import FileFormatError, NoKernelError
-from tvm_mpq.kernels.registry import Kernel, Request, named_kernel
-from tvm_mpq.pipeline.latency import LatencyTable, Meter, complete, fill, look_up, measure_all
+from tvm_mpq.errors import FileFormatError
+from tvm_mpq.kernels.registry import Kernel, Request
+from tvm_mpq.pipeline.latency import LatencyTable, Meter, complete, current_kernel, fill, look_up, measure_all
 from tvm_mpq.schema import LatencyKey, LatencyRecord
 from tvm_mpq.targets import TargetRow
 from tvm_mpq.tuning.predictor import Entry, Machine, Prediction, Predictor, most_informative
@@ -116,13 +116,10 @@ def measurements(meter: Meter, machine: Machine, features: frozenset[str]) -> tu
         failures=False, device=meter.device.key, target=meter.target, provenance="measured", tvm_version=tvm.__version__
     ):
         entry = Entry(record.key, machine)
-        with contextlib.suppress(FileFormatError, NoKernelError):  # kinds and families that are no more
+        with contextlib.suppress(FileFormatError):  # kinds that are no more
             if entry.predictable and record.median_us:
                 request = Request(entry.workload, entry.precision, record.key.out_bits, features, machine.threads)
-                kernel = named_kernel(request, record.key.family, dict(entry.knobs))
-                # Knobs of another version may mean nothing to today's builder.
-                known = kernel.knobs in kernel.family.knob_space(request)
-                if known and meter.version(kernel) == record.kernel_version:
+                if current_kernel(meter, request, record) is not None:
                     entries.append(entry)
                     times.append(record.median_us)
     return entries, times

@@ -36,14 +36,19 @@ CALL_SETTINGS = MeasureSettings(max_relative_iqr=1.0, max_drift=10.0, repeats=21
 
 HOPE = 0.3
 """A kernel predicted too slow is never chosen, so never measured, and the error stays; one predicted too fast is found
-out. Plans of MobileNetV2 from tables measured to 0.3 were up to 3.2 % slower than from full ones without
-hope, 0.9 % with 0.3 of it, for 2 to 5 % more of the entries measured (replays over three loss limits)."""
+out. Plans of MobileNetV2 from tables measured to 0.3 were up to 3.2 % slower than from full ones without hope, 0.9 %
+with 0.3 of it, for 2 to 5 % more of the entries measured (replays over three loss limits)."""
 
 NOISE_RETRIES = 5
 """Rounds in which kernels refused as unsteady are tried again at the end, when whatever disturbed them may be over."""
 
 UNSTEADY = ("noisy", "drifts")
 """Words in the failures that a busy machine causes, not the kernel."""
+
+
+def hopeful(predicted_us: float, stated_error: float) -> float:
+    """A prediction, moved by `HOPE` towards the fast end of what its error allows."""
+    return predicted_us / math.pow(1 + stated_error, HOPE)
 
 
 @dataclass
@@ -64,10 +69,10 @@ class LatencyTable:
         return math.inf if record is None or record.median_us is None else record.median_us
 
     def hopeful_us(self, request: Request) -> float:
-        """The same, predictions by `HOPE` towards the fast end of what their error allows."""
+        """The same, predictions with hope."""
         record = self.records.get(request.key)
         error = 0.0 if record is None else record.stated_error or 0.0
-        return self.latency_us(request) / math.pow(1 + error, HOPE)
+        return hopeful(self.latency_us(request), error)
 
     def kernel(self, request: Request) -> Kernel:
         return self.kernels.get(request.key) or default_kernel(request)
@@ -193,15 +198,19 @@ def tuned_kernel(meter: Meter, request: Request) -> Kernel | None:
     """The fastest kernel that this device measured for a request, None when it measured none but the default."""
     where = (request.workload.key, str(request.precision), request.out_bits, meter.target, meter.device.key)
     found = meter.db.fastest(*where)
-    for record in found if len(found) > 1 else ():
-        try:
-            kernel = named_kernel(request, record.key.family, json.loads(record.key.knobs))
-        except NoKernelError:
-            continue
-        # Knobs of another version may mean nothing to today's builder.
-        if kernel.knobs in kernel.family.knob_space(request) and meter.version(kernel) == record.kernel_version:
-            return kernel
-    return None
+    current = (current_kernel(meter, request, record) for record in (found if len(found) > 1 else ()))
+    return next((kernel for kernel in current if kernel is not None), None)
+
+
+def current_kernel(meter: Meter, request: Request, record: LatencyRecord) -> Kernel | None:
+    """The kernel that a record of this request is about, None where today's code of it is not what was measured."""
+    try:
+        kernel = named_kernel(request, record.key.family, json.loads(record.key.knobs))
+    except NoKernelError:
+        return None
+    # Knobs of another version may mean nothing to today's builder.
+    known = kernel.knobs in kernel.family.knob_space(request)
+    return kernel if known and meter.version(kernel) == record.kernel_version else None
 
 
 def measure_all(meter: Meter, table: LatencyTable, kernels: dict[LatencyKey, Kernel]) -> None:

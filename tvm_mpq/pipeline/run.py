@@ -10,9 +10,8 @@ import numpy as np
 from tvm_mpq import targets
 from tvm_mpq.calibrate.data import load_dataset
 from tvm_mpq.errors import FileFormatError, MissingFileError
-from tvm_mpq.pipeline import network
+from tvm_mpq.pipeline import latency, network
 from tvm_mpq.pipeline.bench import open_boards
-from tvm_mpq.pipeline.latency import NETWORK_SETTINGS
 from tvm_mpq.schema import Plan
 from tvm_mpq.tuning.network import WholeNetworkLatency, measure_network
 from tvm_mpq.tuning.place import Place, ThisMachine
@@ -54,7 +53,9 @@ def run_folder(
         if reference is not None:
             _plan(reference)
             compared = network.run_library(session, reference / "model.so", samples)
-        time = measure_network(session, folder / "model.so", samples[0], NETWORK_SETTINGS, sentinel=place.sentinel())
+        time = measure_network(
+            session, folder / "model.so", samples[0], latency.NETWORK_SETTINGS, sentinel=place.sentinel()
+        )
         return outputs, compared, time
 
     try:

@@ -87,7 +87,8 @@ def _problems(
         space = Space(prepared.graph, prepared.features, prepared.threads)
         return build_problem(space, us, table.kernel, losses, fixed_us=fixed_us, call_us=call_us)
 
-    return problem(table.latency_us), problem(table.hopeful_us)
+    measured = problem(table.latency_us)
+    return measured, problem(table.hopeful_us) if table.predicted() else measured
 
 
 def settled_tables(bench: Bench, tables: Tables, solution: Solution) -> Tables | None:
@@ -136,13 +137,9 @@ def corrected(bench: Bench, tables: Tables, runs: Sequence[Run]) -> Tables:
         with contextlib.suppress(InvalidValueError):  # one of its kernels could not be measured in the end
             seen.append(observe(problem, solution, us, tensor_bytes))
     correction = fit(seen)
-    return dataclasses.replace(
-        tables,
-        problem=correct(problem, correction, tensor_bytes),
-        hopeful=correct(tables.hopeful, correction, tensor_bytes),
-        correction=correction,
-        runs=tuple(runs),
-    )
+    fixed = correct(problem, correction, tensor_bytes)
+    hopeful = fixed if tables.hopeful is problem else correct(tables.hopeful, correction, tensor_bytes)
+    return dataclasses.replace(tables, problem=fixed, hopeful=hopeful, correction=correction, runs=tuple(runs))
 
 
 def _kernel_rows(table: latency.LatencyTable) -> dict[str, dict[str, Any]]:

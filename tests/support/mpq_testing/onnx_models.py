@@ -188,6 +188,15 @@ def ends_in_conv() -> onnx.ModelProto:
     return net.model(net.conv(y, 16, 5, 1, name="last"))
 
 
+def depthwise_and_shortcut(side: int, channels: int) -> onnx.ModelProto:
+    """Operators stem, depthwise, block (with a shortcut) and fc."""
+    net = OnnxNet({"x": (1, 3, side, side)})
+    y = net.relu(net.conv("x", 3, channels, name="stem"))
+    y = net.relu(net.conv(y, channels, channels, group=channels, name="depthwise"))
+    y = net.relu(net.op("Add", net.conv(y, channels, channels, 1, name="block"), y))
+    return net.model(net.classifier(y, channels))
+
+
 def multilayer() -> onnx.ModelProto:
     """Linear layers only, an autoencoder: its result has its input's shape."""
     net = OnnxNet({"x": (1, 40)})

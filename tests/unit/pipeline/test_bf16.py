@@ -10,7 +10,7 @@ import pytest
 
 from mpq_testing.definition import assert_steps_follow_the_definition
 from mpq_testing.lab import Lab
-from mpq_testing.onnx_models import OnnxNet
+from mpq_testing.onnx_models import depthwise_and_shortcut
 from tvm_mpq.kernels.registry import default_kernel
 from tvm_mpq.passes.lowering import KernelStep
 from tvm_mpq.pipeline.problem import Space, build_problem
@@ -24,12 +24,8 @@ pytestmark = pytest.mark.isa("avx512bf16")
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     """Convolutions with and without a shortcut; a depthwise one and a classifier, for which there is no bf16."""
-    net = OnnxNet({"x": (1, 3, 8, 8)})
-    y = net.relu(net.conv("x", 3, 32, name="stem"))
-    y = net.relu(net.conv(y, 32, 32, group=32, name="depthwise"))
-    y = net.relu(net.op("Add", net.conv(y, 32, 32, 1, name="block"), y))
     folder = tmp_path_factory.mktemp("bf16")
-    onnx.save(net.model(net.classifier(y, 32)), str(folder / "net.onnx"))
+    onnx.save(depthwise_and_shortcut(8, 32), str(folder / "net.onnx"))
     return Lab(folder / "net.onnx", folder / "kernels")
 
 

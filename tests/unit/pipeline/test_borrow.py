@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from mpq_testing.lab import Lab
-from mpq_testing.onnx_models import OnnxNet
+from mpq_testing.onnx_models import depthwise_and_shortcut
 from tvm_mpq.passes.lowering import KernelStep, Step
 from tvm_mpq.pipeline.borrow import borrowed
 from tvm_mpq.pipeline.kernel_store import KernelStore
@@ -18,18 +18,11 @@ from tvm_mpq.schema import FP32, W8A8, Precision
 pytestmark = pytest.mark.isa("avx2")
 
 
-TEXTS = ["w4a8", "w3a8", "w2a4", "w1a4", "w1a1"]
-
-
-@pytest.fixture(scope="module", params=TEXTS)
+@pytest.fixture(scope="module", params=["w4a8", "w3a8", "w2a4", "w1a4", "w1a1"])
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Lab:
     """Odd channels, a depthwise convolution (8 bits only), a shortcut and a classifier."""
-    net = OnnxNet({"x": (1, 3, 9, 9)})
-    y = net.relu(net.conv("x", 3, 37, name="stem"))
-    y = net.relu(net.conv(y, 37, 37, group=37, name="depthwise"))
-    y = net.relu(net.op("Add", net.conv(y, 37, 37, 1, name="block"), y))
     folder = tmp_path_factory.mktemp("borrow")
-    onnx.save(net.model(net.classifier(y, 37)), str(folder / "net.onnx"))
+    onnx.save(depthwise_and_shortcut(9, 37), str(folder / "net.onnx"))
     return Lab(folder / "net.onnx", folder / "kernels", offered=[FP32, W8A8, Precision.parse(request.param)])
 
 
