@@ -45,7 +45,7 @@ TABLE = {
         SHARED | {"numerics", "targets", "kernels"}, {"tvm", "tvm_ffi", "numpy"}, never=frozenset(CLOCKS | FILES)
     ),
     "calibrate": Room(SHARED | {"numerics", "kernels", "passes"}, {"tvm", "numpy"}, lazy=frozenset({"torch"})),
-    "report": Room(SHARED, {"rich", "numpy"}),
+    "report": Room(SHARED, {"rich", "numpy", "jinja2"}),
     "pipeline": Room(
         SHARED | {"numerics", "select", "targets", "frontends", "kernels", "tuning", "passes", "calibrate", "report"},
         {"tvm", "numpy", "rich"},

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import copy
 import json
 import re
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -84,20 +86,61 @@ def test_nothing_is_loaded_from_elsewhere(report: Report) -> None:
     assert not re.search(r"https?://|url\(|@import", render(report))
 
 
-def test_names_are_escaped(report: Report) -> None:
-    evil = "<script>alert('x')</script>\"&"
-    report["model"] = report["device"] = report["target"] = evil
-    report["operators"][0] |= {"name": evil, "workload": evil, "precision": evil}
-    report["operators"][0]["candidates"][evil] = {"latency_us": {8: 1.0}, "loss": 0.0}
-    report["plan"][evil] = evil
-    report["boundaries"] = [evil]
-    report["solver"]["name"] = report["accuracy"]["metric"] = report["calibration"]["observer"] = evil
-    checker = parsed(render(report))
-    assert "script" not in checker.tags
-    assert {name for name, _ in checker.attributes} <= {
+HOSTILE = "</title></style>\"'><evil onload='x'>&lt;{{ 7 * 7 }}{% endif %}"
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where text stands in a report: keys that lead to it; a key that is itself text from outside ends in `KEY`."""
+    if isinstance(value, str):
+        yield path
+    elif isinstance(value, (dict, list)):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            if path in OUTSIDE_KEYS:
+                yield (*path, key, KEY)
+            yield from places(part, (*path, key))
+
+
+KEY = "its name"
+OUTSIDE_KEYS = {("operators", 0, "candidates"), ("plan",)}
+
+
+def poisoned(report: Report, path: tuple[Any, ...]) -> Report:
+    """A copy with hostile text at that place."""
+    found = copy.deepcopy(report)
+    *way, last = path[:-1] if path[-1] == KEY else path
+    part = found
+    for key in way:
+        part = part[key]
+    if path[-1] == KEY:
+        part[HOSTILE] = part.pop(last)
+    else:
+        part[last] = HOSTILE
+    return found
+
+
+def test_names_are_escaped_wherever_they_stand(report: Report) -> None:
+    """Every text of a report in turn is hostile: it comes out as text, and the page has no other tags than before."""
+    reading = {"governor": "performance", "throttled": "hot", "warnings": ["load 3.0"]}
+    lost = [{"board": "k at h:1", "reason": "no answer", "came_back": False}]
+    report |= {"health": {"start": reading, "end": dict(reading)}, "boards": {"used": ["k at h:2"], "lost": lost}}
+    report["operators"] = report["operators"][:1]
+    allowed = {
         *("lang", "charset", "name", "content", "class", "title", "role", "aria-label", "viewbox", "width", "style"),
         *("x", "y", "height", "fill", "text-anchor"),
     }
+    shown = set()
+    for path in places(report):
+        page = parsed(render(poisoned(report, path)))
+        assert "evil" not in page.tags and {name for name, _ in page.attributes} <= allowed, path
+        if HOSTILE in page.text or HOSTILE in {value for _, value in page.attributes}:
+            shown.add(path)
+    first, board = ("operators", 0), ("boards", "lost", 0)
+    names = {("model",), ("target",), ("device",), ("accuracy", "metric"), ("calibration", "observer")}
+    names |= {("solver", "name"), ("solver", "status"), ("plan", "stem"), ("boundaries", 0), ("boards", "used", 0)}
+    names |= {(*first, "name"), (*first, "workload"), (*first, "precision"), (*first, "candidates", "fp32", KEY)}
+    names |= {(*board, "board"), (*board, "reason"), ("health", "start", "warnings", 0)}
+    names |= {("health", when, what) for when in ("start", "end") for what in ("governor", "throttled")}
+    assert names <= shown
 
 
 def test_bars_are_proportional(report: Report) -> None:
