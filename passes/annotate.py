@@ -28,14 +28,16 @@ class Annotate:
     target
         A target row or its name, a `tvm.target.Target`, or "local".
     threads
-        Threads the kernels will use.
+        Threads the kernels will use; None = `num-cores` of a `tvm.target.Target` that names them, else 1.
     offered
         Precisions to choose from; `fp32` and `w8a8` always are.
     """
 
-    def __init__(self, *, target: object = "local", threads: int = 1, offered: Iterable[Precision] = OFFERED) -> None:
+    def __init__(
+        self, *, target: object = "local", threads: int | None = None, offered: Iterable[Precision] = OFFERED
+    ) -> None:
         self._features = targets.features(targets.resolve(target))
-        self._threads = threads
+        self._threads = threads or targets.threads_of(target)
         self._offered = tuple(offered)
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:

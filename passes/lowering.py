@@ -136,8 +136,8 @@ def _wanted_bits(graph: Graph, precisions: Mapping[str, Precision]) -> dict[str,
     return wanted
 
 
-def lower(graph: Graph, plan: Plan, features: frozenset[str], threads: int) -> list[Step]:
-    """Steps that compute the graph's outputs as float32 under the plan.
+def lower(graph: Graph, plan: Plan, features: frozenset[str]) -> list[Step]:
+    """Steps that compute the graph's outputs as float32 under the plan, by kernels for its threads.
 
     Raises
     ------
@@ -146,7 +146,7 @@ def lower(graph: Graph, plan: Plan, features: frozenset[str], threads: int) -> l
     InvalidValueError
         If the plan lacks an operator or the range of a tensor.
     """
-    return _Lowering(graph, plan, features, threads).run()
+    return _Lowering(graph, plan, features).run()
 
 
 def kernel_chooser(plan: Plan) -> Callable[[Request], Kernel]:
@@ -173,11 +173,11 @@ def _check_names(graph: Graph, plan: Plan) -> None:
 
 
 class _Lowering:
-    def __init__(self, graph: Graph, plan: Plan, features: frozenset[str], threads: int) -> None:
+    def __init__(self, graph: Graph, plan: Plan, features: frozenset[str]) -> None:
         self._graph = graph
         self._plan = plan
         self._features = features
-        self._threads = threads
+        self._threads = plan.threads
         self._choose = kernel_chooser(plan)
         _check_names(graph, plan)
         self._precisions = {n.name: plan.precision(n.name) for n in graph.weighted()}

@@ -40,9 +40,7 @@ class Realize:
     Parameters
     ----------
     plan
-        Precisions, ranges, formats and kernels; names must be those that Normalize and Annotate gave.
-    threads
-        Threads the kernels are laid out for.
+        Precisions, ranges, formats, kernels and threads; names must be those that Normalize and Annotate gave.
 
     Raises
     ------
@@ -52,16 +50,15 @@ class Realize:
         When the target has no kernel for an operator at its precision.
     """
 
-    def __init__(self, plan: Plan, *, threads: int = 1) -> None:
+    def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._features = targets.features(targets.from_tvm(plan.tvm_target()))
-        self._threads = threads
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         graph = read_graph(mod)
         emitter = Emitter(graph)
-        emitter.emit_main(lower(graph, self._plan, self._features, self._threads))
-        return finish(emitter.module(), self._features, self._threads)
+        emitter.emit_main(lower(graph, self._plan, self._features))
+        return finish(emitter.module(), self._features, self._plan.threads)
 
 
 def finish(mod: tvm.IRModule, features: frozenset[str], threads: int = 1) -> tvm.IRModule:

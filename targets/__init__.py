@@ -5,7 +5,7 @@ from tvm_mpq.targets.board import require as require_board
 from tvm_mpq.targets.cross import linker_for, linker_of
 from tvm_mpq.targets.describe import describe_rows
 from tvm_mpq.targets.detect import device_identity, local_architecture, local_row, missing_features, require_local
-from tvm_mpq.targets.make import features, from_tvm, names, resolve, to_tvm, to_tvm_attrs
+from tvm_mpq.targets.make import features, from_tvm, names, resolve, threads_of, to_tvm, to_tvm_attrs
 from tvm_mpq.targets.rows import ROWS, TargetRow
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "require_board",
     "require_local",
     "resolve",
+    "threads_of",
     "to_tvm",
     "to_tvm_attrs",
 ]

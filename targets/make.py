@@ -51,6 +51,12 @@ def features(row: TargetRow) -> frozenset[str]:
     return frozenset(row.isa_features)
 
 
+def threads_of(target: object) -> int:
+    """Threads that code for a `tvm.target.Target` may use (its `num-cores`); 1 where that, or a name, says nothing."""
+    attrs = getattr(target, "attrs", None)
+    return int(attrs["num-cores"]) if attrs is not None and "num-cores" in attrs else 1
+
+
 def to_tvm_attrs(row: TargetRow, cores: int | None = None) -> dict[str, Any]:
     """The dictionary from which `tvm.target.Target` is made; plain values that JSON keeps.
 

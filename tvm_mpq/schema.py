@@ -364,6 +364,11 @@ class Plan:
 
     VERSION: ClassVar[int] = 1
 
+    @property
+    def threads(self) -> int:
+        """Threads that its kernels are laid out for."""
+        return int(self.tvm_target_attrs.get("num-cores", 1))
+
     def precision(self, operator: str) -> Precision:
         return Precision.parse(self.operators[operator])
 

@@ -80,9 +80,9 @@ def metric_for(graph: Graph) -> str:
     return "kl" if classifies(graph) else "mse"
 
 
-def trials(graph: Graph, float_plan: Plan, features: frozenset[str], threads: int) -> list[Trial]:
+def trials(graph: Graph, float_plan: Plan, features: frozenset[str]) -> list[Trial]:
     """One trial per (operator, candidate other than fp32)."""
-    base = {_identity(s) for s in lower(graph, float_plan, features, threads)}
+    base = {_identity(s) for s in lower(graph, float_plan, features)}
     found = []
     for node in graph.weighted():
         reachable = _downstream(graph, node.output)
@@ -92,7 +92,7 @@ def trials(graph: Graph, float_plan: Plan, features: frozenset[str], threads: in
                 continue
             operators = {**float_plan.operators, node.name: text}
             plan = Plan(float_plan.target, float_plan.tvm_target_attrs, operators, float_plan.tensors, _floats(graph))
-            steps = lower(graph, plan, features, threads)
+            steps = lower(graph, plan, features)
             changed = [s for s in steps if _identity(s) not in base or _output(s).tensor in reachable]
             found.append(Trial(node.name, precision, tuple(changed)))
     return found

@@ -47,7 +47,7 @@ def precisions_option(command: Command) -> Command:
 
 def model_options(command: Command) -> Command:
     for option in (
-        click.option("--threads", type=click.IntRange(1), default=1, help="Threads the library will use."),
+        click.option("--threads", type=click.IntRange(1), help="Threads the library will use; default 1, or a plan's."),
         click.option("--batch", type=click.IntRange(1), default=1, help="Size given to a dynamic batch axis."),
         click.option("--target", default="local", help="A name from `tvm-mpq targets`, or local."),
         click.argument("model", type=click.Path(path_type=Path)),

@@ -150,7 +150,7 @@ def _equipped(options: Options, row: TargetRow, place: Place, device: DeviceIden
     prepared = prepare(
         options.model,
         target=row,
-        threads=options.threads,
+        threads=options.threads or 1,
         example_inputs=options.example_inputs,
         batch=options.batch,
         offered=options.offered,
@@ -167,9 +167,10 @@ def _equipped(options: Options, row: TargetRow, place: Place, device: DeviceIden
 
 
 def _device(options: Options, row: TargetRow, *, compile_only: bool) -> tuple[Place, DeviceIdentity]:
+    threads = options.threads or 1
     if options.rpc is not None:
-        boards = open_boards(options.rpc, options.key, options.threads, row, options.tell)
-        return boards, boards.board.identity(options.threads)
+        boards = open_boards(options.rpc, options.key, threads, row, options.tell)
+        return boards, boards.board.identity(threads)
     lacking = targets.missing_features(row)
     if lacking and not compile_only:
         hint = f" (TVM has no packages for {lacking[0]}: build its server there)" if lacking[0] in UNPACKAGED else ""
@@ -179,7 +180,7 @@ def _device(options: Options, row: TargetRow, *, compile_only: bool) -> tuple[Pl
             "made elsewhere with tvm-mpq build --plan"
         )
     here = targets.local_row() if lacking else row
-    return ThisMachine(options.threads), targets.device_identity(here, options.threads)
+    return ThisMachine(threads), targets.device_identity(here, threads)
 
 
 def open_boards(rpc: str, key: str | None, threads: int, row: TargetRow, say: Callable[[str], None] | None) -> Boards:

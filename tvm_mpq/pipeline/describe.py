@@ -54,7 +54,7 @@ def describe(
         "model": bench.prepared.loaded.name,
         "target": bench.prepared.row.name,
         "device": bench.device.key,
-        "threads": bench.options.threads,
+        "threads": bench.prepared.threads,
         "operators": operators,
         "plan": dict(plans["mixed"].operators),
         "latency_ms": {**measured, "predicted": predicted["mixed"]},

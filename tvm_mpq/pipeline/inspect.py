@@ -14,7 +14,7 @@ def inspect(options: Options) -> dict[str, Any]:
     prepared = prepare(
         options.model,
         target=options.target,
-        threads=options.threads,
+        threads=options.threads or 1,
         example_inputs=options.example_inputs,
         batch=options.batch,
         offered=options.offered,

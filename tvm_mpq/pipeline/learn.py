@@ -45,7 +45,7 @@ def ranges(
     stored = ResultStore(db).get("ranges", key)
     if stored is not None:
         return {name: [TensorQuant(**q) for q in quants] for name, quants in stored.items()}
-    steps = lower(prepared.graph, bare_plan(prepared, {}), prepared.features, prepared.threads)
+    steps = lower(prepared.graph, bare_plan(prepared, {}), prepared.features)
     found = calibrate(
         prepared.graph,
         interpreter,
@@ -71,7 +71,7 @@ def losses(
     """(operator, precision) -> Loss, from at most `options.sensitivity_samples` samples; goes on where it stopped."""
     used = data.head(options.sensitivity_samples)
     graph = prepared.graph
-    todo = trials(graph, plan, prepared.features, prepared.threads)
+    todo = trials(graph, plan, prepared.features)
     key = _key(prepared, used, options.observer, *(f"{t.operator}={t.precision}" for t in todo))
     stored = ResultStore(db).get("sensitivity", key) or {"done": 0, "losses": {}}
     known = {tuple(name.rsplit("@", 1)): Loss(**sums) for name, sums in stored["losses"].items()}
@@ -82,7 +82,7 @@ def losses(
         rows = {f"{operator}@{precision}": dataclasses.asdict(loss) for (operator, precision), loss in sums.items()}
         ResultStore(db).put("sensitivity", key, {"done": done, "losses": rows})
 
-    steps = lower(graph, plan, prepared.features, prepared.threads)
+    steps = lower(graph, plan, prepared.features)
     return measure_losses(
         interpreter,
         steps,
@@ -104,7 +104,7 @@ def loss_table(prepared: Prepared, found: dict[tuple[str, str], Loss]) -> dict[t
 
 def float_steps(prepared: Prepared, plan: Plan) -> list[Step]:
     """The fp32 network under the same ranges."""
-    return lower(prepared.graph, float_plan(prepared.graph, plan), prepared.features, prepared.threads)
+    return lower(prepared.graph, float_plan(prepared.graph, plan), prepared.features)
 
 
 def _key(prepared: Prepared, data: Dataset, *more: Any) -> str:

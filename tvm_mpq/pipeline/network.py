@@ -43,8 +43,7 @@ class Built:
 
 def realize(prepared: Prepared, plan: Plan) -> tvm.IRModule:
     """The network's kernels and boundaries under a plan."""
-    passes = [Realize(plan, threads=prepared.threads)]
-    return tvm.transform.Sequential(passes)(prepared.mod)
+    return tvm.transform.Sequential([Realize(plan)])(prepared.mod)
 
 
 def build(prepared: Prepared, plan: Plan, path: Path, mod: tvm.IRModule | None = None) -> Built:
@@ -194,7 +193,7 @@ def check_labels(labels: npt.NDArray[np.int64] | None, *, classifies: bool) -> N
 
 def all_steps(prepared: Prepared, plan: Plan) -> list[Step]:
     """The plan's steps for this network."""
-    return lower(prepared.graph, plan, prepared.features, prepared.threads)
+    return lower(prepared.graph, plan, prepared.features)
 
 
 def conversions(steps: Sequence[Step]) -> list[str]:

@@ -37,7 +37,7 @@ class Options:
     example_inputs: Any = None
     batch: int | None = 1
     precisions: Sequence[str] | None = None  # to choose from; None = all that pay on the target
-    threads: int = 1
+    threads: int | None = None  # None = those of the plan that is built, else 1
     workers: int | None = None  # processes that compile kernels; None = one for each core of this process
     db: str | Path | None = None
     rpc: str | None = None  # HOST:PORT

@@ -30,7 +30,7 @@ def build_network(
     keep
         Operators that stay at w8a8 (fp32 where that has no kernel): names, or `first` and `last`.
     plan
-        A plan file instead.
+        A plan file instead; it is built for its own threads unless `options.threads` says others.
 
     Raises
     ------
@@ -41,14 +41,17 @@ def build_network(
         raise InvalidValueError("give either --uniform PRECISION or --plan FILE, one of them")
     if uniform is not None and Precision.parse(uniform) not in options.offered:
         options = dataclasses.replace(options, precisions=(uniform,))
-    with open_bench(options, compile_only=plan is not None) as bench:
-        return _build(bench, options, uniform, keep, plan)
+    saved = None if plan is None else Plan.load(plan)
+    if saved is not None:
+        options = dataclasses.replace(options, threads=options.threads or saved.threads)
+    with open_bench(options, compile_only=saved is not None) as bench:
+        return _build(bench, options, uniform, keep, saved)
 
 
-def _build(bench: Bench, options: Options, uniform: str | None, keep: tuple[str, ...], plan: Path | None) -> Result:
+def _build(bench: Bench, options: Options, uniform: str | None, keep: tuple[str, ...], plan: Plan | None) -> Result:
     prepared = bench.prepared
     if plan is not None:
-        chosen = _fitted(Plan.load(plan), bench)
+        chosen = _fitted(plan, bench)
     else:
         precisions = uniform_precisions(prepared, Precision.parse(str(uniform)), keep)
         data = load_dataset(options.data, prepared.inputs)
@@ -79,7 +82,7 @@ def _fitted(plan: Plan, bench: Bench) -> Plan:
     """A plan made for another CPU keeps its precisions and ranges; kernels and target become those asked for."""
     row, attrs = bench.prepared.row, bench.prepared.tvm_target_attrs
     if all(plan.tvm_target_attrs.get(name) == attrs.get(name) for name in ("mcpu", "mtriple", "mattr")):
-        return plan
+        return dataclasses.replace(plan, tvm_target_attrs=attrs)  # perhaps for other threads
     bench.options.tell(
         f"the plan was made for target {plan.target!r}: its precisions and ranges are kept, and {row.name!r} gets its "
         "own default kernels, whose latency nobody measured"

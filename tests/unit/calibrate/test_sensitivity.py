@@ -45,7 +45,7 @@ def test_loss_counts() -> None:
 
 
 def test_a_trial_for_every_candidate_but_fp32(tiny: Lab) -> None:
-    found = trials(tiny.graph, float_plan(tiny.graph, tiny.plan("fp32")), tiny.prepared.features, 1)
+    found = trials(tiny.graph, float_plan(tiny.graph, tiny.plan("fp32")), tiny.prepared.features)
     wanted = {(n.name, c) for n in tiny.graph.weighted() for c in n.candidates if c != "fp32"}
     assert {(t.operator, str(t.precision)) for t in found} == wanted
 
@@ -54,7 +54,7 @@ def test_a_trial_is_the_whole_network_with_one_operator_changed(tiny: Lab) -> No
     """Running only what changed on top of the float values gives what running all of it gives."""
     plan = float_plan(tiny.graph, tiny.plan("fp32"))
     base_steps = tiny.steps(plan)
-    found = trials(tiny.graph, plan, tiny.prepared.features, 1)
+    found = trials(tiny.graph, plan, tiny.prepared.features)
     for trial in found:
         changed = [s for s in trial.steps if isinstance(s, KernelStep) and s.kernel.request.precision != FP32]
         assert {s.node for s in changed if ":" not in s.node} == {trial.operator}
@@ -68,7 +68,7 @@ def test_a_trial_is_the_whole_network_with_one_operator_changed(tiny: Lab) -> No
 
 def test_fewer_bits_lose_more(tiny: Lab) -> None:
     plan = float_plan(tiny.graph, tiny.plan("fp32"))
-    todo = trials(tiny.graph, plan, tiny.prepared.features, 1)
+    todo = trials(tiny.graph, plan, tiny.prepared.features)
     losses = measure_losses(tiny.interpreter, tiny.steps(plan), todo, tiny.samples, None)
     narrow = [name for name, precision in losses if precision == "w4a8"]
     assert narrow
@@ -79,7 +79,7 @@ def test_fewer_bits_lose_more(tiny: Lab) -> None:
 
 def test_it_goes_on_where_it_stopped(tiny: Lab) -> None:
     plan = float_plan(tiny.graph, tiny.plan("fp32"))
-    todo = trials(tiny.graph, plan, tiny.prepared.features, 1)
+    todo = trials(tiny.graph, plan, tiny.prepared.features)
     steps, labels = tiny.steps(plan), np.zeros(len(tiny.samples), np.int64)
     kept: dict[int, dict] = {}
 

@@ -41,7 +41,7 @@ def boundaries(steps: list[Step]) -> list[str]:
 
 
 def lowered(graph: Graph, plan: Plan) -> list[Step]:
-    return lower(graph, plan, FEATURES, 1)
+    return lower(graph, plan, FEATURES)
 
 
 def test_all_float_converts_nothing_but_the_layout(graph: Graph) -> None:

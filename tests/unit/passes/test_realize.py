@@ -16,7 +16,8 @@ from tvm_mpq.passes import Annotate, Normalize, Realize
 from tvm_mpq.passes.graph import read_graph
 from tvm_mpq.passes.lowering import KernelStep, lower
 from tvm_mpq.passes.realize import KERNEL_ATTR
-from tvm_mpq.pipeline.network import weight_bytes
+from tvm_mpq.pipeline.network import realize, weight_bytes
+from tvm_mpq.pipeline.prepare import prepare
 from tvm_mpq.schema import Plan, TensorQuant
 from tvm_mpq.targets import features, local_row, to_tvm_attrs
 
@@ -33,6 +34,10 @@ def plan() -> Plan:
 def run(mod: tvm.IRModule, plan: Plan, x: np.ndarray) -> np.ndarray:
     machine = relax.VirtualMachine(tvm.compile(mod, target=plan.tvm_target()), tvm.cpu())
     return np.asarray(machine["main"](tvm.runtime.tensor(x)).numpy())
+
+
+def parallel_loops(mod: tvm.IRModule) -> int:
+    return sum(f.script().count("T.parallel(") for f in mod.functions.values() if isinstance(f, tvm.tirx.PrimFunc))
 
 
 def test_input_is_unchanged(plan: Plan) -> None:
@@ -57,11 +62,35 @@ def test_signature_stays(plan: Plan) -> None:
 def test_what_runs_is_what_was_lowered(plan: Plan) -> None:
     """One PrimFunc per distinct kernel, marked with its request; equal kernels share one."""
     mod = Realize(plan)(Annotate()(residual_network()))
-    steps = lower(read_graph(Annotate()(residual_network())), plan, features(local_row()), 1)
+    steps = lower(read_graph(Annotate()(residual_network())), plan, features(local_row()))
     wanted = {s.kernel.request.key for s in steps if isinstance(s, KernelStep)}
     found = [f.attrs[KERNEL_ATTR] for f in mod.functions.values() if f.attrs is not None and KERNEL_ATTR in f.attrs]
     assert sorted(map(str, found)) == sorted(wanted)
     assert weight_bytes(steps) > 0
+
+
+def test_the_threads_are_the_plans(plan: Plan) -> None:
+    """Four threads by the passes are what `build` makes for four threads; one thread is other code."""
+    mod = residual_network()
+    four = dataclasses.replace(plan, tvm_target_attrs={**plan.tvm_target_attrs, "num-cores": 4})
+    by_passes = tvm.transform.Sequential([Normalize(), Annotate(target=four.tvm_target()), Realize(four)])(mod)
+    by_build = realize(prepare(mod, threads=4), four)
+    tvm.ir.assert_structural_equal(by_passes, by_build)
+    assert parallel_loops(by_passes) > 0 == parallel_loops(Realize(plan)(Annotate()(mod)))
+    by_name = relax.get_pipeline("tvm_mpq", plan=four)(mod)
+    assert parallel_loops(by_name) == parallel_loops(relax.pipeline.default_build_pipeline()(by_passes))
+
+
+@pytest.mark.parametrize(("threads", "parallel"), [(1, False), (4, True)])
+def test_float_code_has_the_plans_threads_too(threads: int, parallel: bool) -> None:
+    builder = relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType((256, 1024), "float32"))
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            y = builder.emit_output(relax.op.nn.softmax(x))
+        builder.emit_func_output(y)
+    plan = Plan(local_row().name, to_tvm_attrs(local_row(), threads), {}, {})
+    assert (parallel_loops(Realize(plan)(Normalize()(builder.get()))) > 0) == parallel
 
 
 def test_the_compile_script_of_the_readme(plan: Plan, tmp_path: Path) -> None:
