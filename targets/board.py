@@ -13,6 +13,7 @@ from tvm_mpq.errors import InvalidValueError, TargetMismatchError
 from tvm_mpq.schema import DeviceIdentity
 from tvm_mpq.targets import cpuinfo
 from tvm_mpq.targets.detect import reconcile
+from tvm_mpq.targets.isa_limit import allowed_features
 from tvm_mpq.targets.rows import ROWS, TargetRow
 
 Read = Callable[[str], "str | None"]
@@ -142,11 +143,12 @@ def _runs_natively(architecture: str, kernel: str) -> bool:
 
 
 def _features(architecture: str, flags: frozenset[str] | None, hwcap: tuple[int, int]) -> tuple[str, ...]:
+    table, allowed = cpuinfo.FLAGS.get(architecture, {}), allowed_features(architecture)
     bits = _HWCAPS.get(architecture)
     if bits is not None and any(hwcap):
-        return tuple(sorted(name for name, (word, bit) in bits.items() if hwcap[word] >> bit & 1))
-    found, _ = reconcile(frozenset(), flags or frozenset(), cpuinfo.FLAGS.get(architecture, {}))
-    return found
+        told = frozenset(name for name, (word, bit) in bits.items() if hwcap[word] >> bit & 1)
+        return reconcile(told, None, table, allowed)[0]
+    return reconcile(frozenset(), flags or frozenset(), table, allowed)[0]
 
 
 def _core_type(fields: Mapping[str, str], llvm_cpu: str | None) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from tvm_mpq.targets import cpuinfo
 from tvm_mpq.targets.detect import local_row, reconcile
+from tvm_mpq.targets.isa_limit import allowed_features
 from tvm_mpq.targets.rows import ROWS, TargetRow
 
 
@@ -43,7 +44,7 @@ def _features(info: cpuinfo.CpuInfo, architecture: str) -> list[str]:
     """Features of this CPU by LLVM's names; LLVM itself is asked only where the operating system says nothing."""
     if info.flags is None:
         return list(local_row().isa_features)
-    found, _ = reconcile(frozenset(), info.flags, cpuinfo.FLAGS.get(architecture, {}))
+    found, _ = reconcile(frozenset(), info.flags, cpuinfo.FLAGS.get(architecture, {}), allowed_features(architecture))
     return list(found)
 
 

@@ -9,17 +9,15 @@ from typing import TYPE_CHECKING, Any
 from tvm_mpq.errors import InvalidValueError, UnknownTargetError
 from tvm_mpq.targets import cpuinfo
 from tvm_mpq.targets.detect import local_row
-from tvm_mpq.targets.rows import ROWS, TargetRow
+from tvm_mpq.targets.rows import BY_NAME, ROWS, TargetRow
 
 if TYPE_CHECKING:
     from tvm.target import Target
 
-_BY_NAME = {name: row for row in ROWS for name in (row.name, *row.aliases)}
-
 
 def names() -> tuple[str, ...]:
     """Every name that `resolve` knows, `local` first, aliases included."""
-    return ("local", *_BY_NAME)
+    return ("local", *BY_NAME)
 
 
 def resolve(target: str | TargetRow | Target) -> TargetRow:
@@ -39,8 +37,8 @@ def resolve(target: str | TargetRow | Target) -> TargetRow:
     name = target.strip().lower()
     if name == "local":
         return local_row()
-    if name in _BY_NAME:
-        return _BY_NAME[name]
+    if name in BY_NAME:
+        return BY_NAME[name]
     near = difflib.get_close_matches(name, names(), n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise UnknownTargetError(f"unknown target {target!r}{hint}; known targets: {', '.join(names())}")

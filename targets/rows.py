@@ -7,6 +7,7 @@ compiled away from the device. On the device itself `local_row()` reads the real
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 KIB = 1024
@@ -135,6 +136,17 @@ ROWS: tuple[TargetRow, ...] = (
         source="Software Optimization Guide for the AMD Zen5 Microarchitecture (58455); Ryzen 7 9700X specification",
     ),
     TargetRow(
+        name="x86-64",
+        mcpu="x86-64",
+        mtriple=_X86,
+        isa_features=(),
+        cores=1,
+        l1d_bytes=64 * KIB,
+        l2_bytes=1 * MIB,
+        l3_bytes=None,
+        source="System V ABI, AMD64 supplement: what every x86-64 CPU has; AMD Opteron 140 specification",
+    ),
+    TargetRow(
         name="cortex-a53",
         mcpu="cortex-a53",
         mtriple=_ARM64,
@@ -248,3 +260,6 @@ ROWS: tuple[TargetRow, ...] = (
         source="RISC-V Unprivileged ISA, vector extension 1.0; SpacemiT K1 datasheet (Banana Pi BPI-F3)",
     ),
 )
+
+BY_NAME: Mapping[str, TargetRow] = {name: row for row in ROWS for name in (row.name, *row.aliases)}
+"""Every row by its name and by its aliases."""

@@ -1,9 +1,37 @@
-"""What all tests share: a seeded generator and the `isa` marker."""
+"""What all tests share: a seeded generator, the `isa` marker and the option `--isa-limit`."""
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
+
+from tvm_mpq.targets import cpuinfo, local_architecture
+from tvm_mpq.targets.isa_limit import ISA_LIMIT
+from tvm_mpq.targets.rows import BY_NAME
+
+LIMITS = [name for name, row in BY_NAME.items() if cpuinfo.architecture(row.mtriple or "") == local_architecture()]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--isa-limit",
+        choices=LIMITS,
+        metavar="TARGET",
+        help="run as if this CPU had no ISA features but those of this target row (see CONTRIBUTING.md); "
+        f"one of {', '.join(LIMITS)}",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before any test is imported, and inherited by every process that a test starts."""
+    if limit := config.getoption("isa_limit"):
+        os.environ[ISA_LIMIT] = limit
+
+
+def pytest_report_header() -> str:
+    return f"ISA limit: {os.environ.get(ISA_LIMIT) or 'none, all features of this CPU'}"
 
 
 @pytest.fixture
