@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import tvm
-from tvm.target import codegen
 
 from tvm_mpq.kernels import Request, default_kernel, fitting
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import BF16, FLOAT_BITS, FP32, Conv2dWorkload, Precision
+from tvm_mpq.targets import features, local_row, to_tvm
 
 _SAME = (1, 1, 1, 1)
 _ROUNDS = 60
@@ -60,19 +60,18 @@ LAYERS = {
 }  # fmt: skip
 
 
-def _compile(func: tvm.tirx.PrimFunc, mcpu: str) -> Callable[..., None]:
-    target = tvm.target.Target({"kind": "llvm", "mcpu": mcpu})
+def _compile(func: tvm.tirx.PrimFunc) -> Callable[..., None]:
     entry: Callable[..., None] = tvm.compile(
-        tvm.IRModule({"main": func.with_attr("global_symbol", "main")}), target=target
+        tvm.IRModule({"main": func.with_attr("global_symbol", "main")}), target=to_tvm(local_row())
     )["main"]
     return entry
 
 
-def _kernel_call(w: Conv2dWorkload, precision: Precision, mcpu: str, features: frozenset[str]) -> _Call:
+def _kernel_call(w: Conv2dWorkload, precision: Precision) -> _Call:
     """A call of the default kernel on random data, with its family and knobs."""
     rng = np.random.default_rng(0)
-    kernel = default_kernel(Request(w, precision, FLOAT_BITS, features))
-    entry = _compile(kernel.build(), mcpu)
+    kernel = default_kernel(Request(w, precision, FLOAT_BITS, features(local_row())))
+    entry = _compile(kernel.build())
     x = rng.standard_normal((w.batch, w.in_height, w.in_width, w.in_channels), dtype=np.float32)
     weight = rng.standard_normal((w.out_channels, *w.kernel, w.in_channels // w.groups), dtype=np.float32)
     constants = kernel.constants(Operands((None,), None, weight, np.zeros(w.out_channels, np.float32)))
@@ -105,14 +104,12 @@ class _Call:
 def main() -> None:
     """Print one line a layer."""
     wanted = sys.argv[1:] or list(LAYERS)
-    mcpu = codegen.llvm_get_system_cpu()
-    features = frozenset(codegen.llvm_get_cpu_features(tvm.target.Target({"kind": "llvm", "mcpu": mcpu})))
-    peak = _kernel_call(Conv2dWorkload(1, 1, 56, 256, 64, (1, 1)), FP32, mcpu, features)
+    peak = _kernel_call(Conv2dWorkload(1, 1, 56, 256, 64, (1, 1)), FP32)
     for network in wanted:
         for w in LAYERS[network]:
             peak.seconds = math.inf
-            precisions = [p for p in (FP32, BF16) if fitting(Request(w, p, FLOAT_BITS, features))]
-            calls = [_kernel_call(w, p, mcpu, features) for p in precisions]
+            precisions = [p for p in (FP32, BF16) if fitting(Request(w, p, FLOAT_BITS, features(local_row())))]
+            calls = [_kernel_call(w, p) for p in precisions]
             for _ in range(_ROUNDS):
                 for one in (*calls, peak):
                     one.turn()

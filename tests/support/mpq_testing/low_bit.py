@@ -12,6 +12,7 @@ from tvm_mpq.numerics.activation_names import is_clamp
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.numerics.reference import evaluate, pad_channels
 from tvm_mpq.schema import Conv2dWorkload, TensorQuant, padded_channels
+from tvm_mpq.targets import local_row, to_tvm
 
 
 def make_operands(
@@ -37,11 +38,11 @@ def make_operands(
 Run = Callable[[Operands, list[np.ndarray]], np.ndarray]
 
 
-def compiled(kernel: Kernel, mcpu: str) -> Run:
-    """The kernel on logical arrays."""
+def compiled(kernel: Kernel, mcpu: str | None = None) -> Run:
+    """The kernel on logical arrays, compiled for the core `mcpu`, None = for this CPU."""
     w, out_bits = kernel.request.workload, kernel.request.out_bits
     assert isinstance(w, Conv2dWorkload)
-    target = tvm.target.Target({"kind": "llvm", "mcpu": mcpu})
+    target = tvm.target.Target({"kind": "llvm", "mcpu": mcpu}) if mcpu else to_tvm(local_row())
     library = tvm.compile(tvm.IRModule({"main": kernel.build()}), target=target)
     cells = w.out_channels if out_bits == 32 else padded_channels(w.out_channels)
 
@@ -55,8 +56,10 @@ def compiled(kernel: Kernel, mcpu: str) -> Run:
     return run
 
 
-def check(kernel: Kernel, rng: np.random.Generator, extremes: Sequence[int | None] = (None,), *, mcpu: str) -> None:
-    """Compiled for `mcpu`, the kernel equals the definition on seeded operands, one set for each of `extremes`."""
+def check(
+    kernel: Kernel, rng: np.random.Generator, extremes: Sequence[int | None] = (None,), *, mcpu: str | None = None
+) -> None:
+    """Compiled as `compiled` does, the kernel equals the definition on seeded operands, one set for each extreme."""
     request, run = kernel.request, compiled(kernel, mcpu)
     w, p = request.workload, request.precision
     assert isinstance(w, Conv2dWorkload)

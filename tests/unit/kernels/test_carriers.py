@@ -7,7 +7,6 @@ import contextlib
 import numpy as np
 import pytest
 import tvm
-from tvm.target.codegen import llvm_get_cpu_features, llvm_get_system_cpu
 
 from tvm_mpq.kernels import (
     carriers,  # noqa: F401  registers the rows
@@ -28,12 +27,10 @@ from tvm_mpq.schema import (
     Precision,
     TensorQuant,
 )
+from tvm_mpq.targets import features, local_row, missing_features, resolve, to_tvm
 
-NATIVE = llvm_get_system_cpu()
-CPUS = ("haswell", NATIVE)
-FEATURES = {
-    cpu: frozenset(map(str, llvm_get_cpu_features(tvm.target.Target({"kind": "llvm", "mcpu": cpu})))) for cpu in CPUS
-}
+NATIVE = local_row()
+CPUS = [row for row in (resolve("haswell"), NATIVE) if not missing_features(row)]
 CHANNELS = (1, 3, 4, 7, 17, 33, 64)
 CLAMPS = ("none", "relu", "clip:0.0:1.5")
 CURVES = ("hard_swish", "hard_sigmoid", "sigmoid", "silu", "gelu", "gelu_tanh", "tanh", "leaky_relu:0.1")
@@ -56,7 +53,7 @@ class Batch:
         with np.errstate(all="ignore"):
             expected = evaluate(workload, precision, out_bits, operands, inputs)
         for thread_count in threads:
-            everywhere = [Request(workload, precision, out_bits, FEATURES[cpu], thread_count) for cpu in CPUS]
+            everywhere = [Request(workload, precision, out_bits, features(cpu), thread_count) for cpu in CPUS]
             assert all(map(registry.fitting, everywhere)), f"no kernel for {workload.key}"
             for family in registry.fitting(everywhere[-1]):
                 cpus = [cpu for cpu, r in zip(CPUS, everywhere, strict=True) if family.fits(r)]
@@ -72,8 +69,7 @@ class Batch:
         by_name = {str(f.attrs["global_symbol"]): f for f in functions.values()}
         for cpu in CPUS:
             chosen = {name: by_name[name] for name, case in zip(names, self.cases, strict=True) if cpu in case[2]}
-            target = tvm.target.Target({"kind": "llvm", "mcpu": cpu, "num-cores": 2})
-            module = tvm.compile(tvm.IRModule(chosen), target=target)
+            module = tvm.compile(tvm.IRModule(chosen), target=to_tvm(cpu, cores=2))
             for name, (family, request, cpus, operands, inputs, expected, rtol, atol) in zip(
                 names, self.cases, strict=True
             ):
@@ -83,7 +79,7 @@ class Batch:
                 if expected.dtype == np.uint8:
                     got = unpad(got, expected.shape[-1])
                 assert got.dtype == expected.dtype and got.shape == expected.shape
-                label = f"{family.name} on {cpu}, {request.threads} threads: {request.workload.key}"
+                label = f"{family.name} on {cpu.name}, {request.threads} threads: {request.workload.key}"
                 if expected.dtype == np.uint8 or rtol == 0:
                     np.testing.assert_array_equal(got, expected, err_msg=label)
                 else:
@@ -293,7 +289,7 @@ def test_concat_padding_is_deterministic(rng):
     inputs = [pad_channels(bytes_of(rng, (3, c))) for c in (3, 2)]
     family = registry.fitting(request)[0]
     func = family.build(request, {}).parse()
-    module = tvm.compile(tvm.IRModule({"main": func}), target=tvm.target.Target({"kind": "llvm", "mcpu": NATIVE}))
+    module = tvm.compile(tvm.IRModule({"main": func}), target=to_tvm(NATIVE))
     got = call(module["main"], func, [*inputs, *family.constants(request, {}, operands)])
     assert (got[:, 5:] == 42).all()
 
@@ -384,10 +380,9 @@ def test_threads_give_the_same(rng):
 
 def test_rounding_is_one_instruction():
     """No library call and no scalar code in the quantizing loop."""
-    request = Request(ConvertWorkload((1, 56, 56, 64), 32, 8), Precision(8, 8), 8, FEATURES["haswell"])
+    request = Request(ConvertWorkload((1, 56, 56, 64), 32, 8), Precision(8, 8), 8, features(resolve("haswell")))
     func = registry.fitting(request)[0].build(request, {}).parse()
-    target = tvm.target.Target({"kind": "llvm", "mcpu": "haswell"})
-    text = tvm.compile(tvm.IRModule({"main": func}), target=target).mod.inspect_source("s")
+    text = tvm.compile(tvm.IRModule({"main": func}), target=to_tvm(resolve("haswell"))).mod.inspect_source("s")
     assert "vdivps" in text and "nearbyint" not in text and "roundf" not in text
 
 

@@ -7,17 +7,16 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-import tvm
 
 from mpq_testing.low_bit import compiled, make_operands
 from tvm_mpq.kernels import Kernel, Request, fitting
 from tvm_mpq.numerics.reference import evaluate
 from tvm_mpq.schema import Conv2dWorkload, Precision, TensorQuant
+from tvm_mpq.targets import features, local_row
 
 C = Conv2dWorkload
 SAME = (1, 1, 1, 1)
-CPU = tvm.target.codegen.llvm_get_system_cpu()
-HOST_FEATURES = frozenset(tvm.target.codegen.llvm_get_cpu_features(tvm.target.Target({"kind": "llvm", "mcpu": CPU})))
+HOST_FEATURES = features(local_row())
 
 WORKLOADS = {
     "dense": C(1, 5, 6, 20, 40, (3, 3), (1, 1), SAME),
@@ -48,7 +47,7 @@ def test_every_family_clamps_to_the_ends_of_the_output(name: str, rng: np.random
     w = WORKLOADS[name]
     relu = w.activation == "relu"
     for kernel in every_family(w):
-        run, precision = compiled(kernel, CPU), kernel.request.precision
+        run, precision = compiled(kernel), kernel.request.precision
         top = 2**precision.activation_bits - 1
         inputs = [rng.integers(0, top + 1, (w.batch, w.in_height, w.in_width, w.in_channels)).astype(np.uint8)]
         if w.residual:

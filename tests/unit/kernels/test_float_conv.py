@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import tvm
-from tvm.target import codegen
 
 from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.kernels import float_conv
@@ -14,14 +13,13 @@ from tvm_mpq.kernels.float_conv.tiling import fitting_lanes
 from tvm_mpq.kernels.registry import Kernel, Request, default_kernel, families, fitting
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import FP32, Conv2dWorkload, Precision
+from tvm_mpq.targets import features, local_row
 
 C = Conv2dWorkload
 AVX2 = frozenset({"sse2", "avx", "avx2", "fma"})
 AVX512 = AVX2 | {"avx512f"}
 MACHINES = {"haswell": AVX2, "x86-64-v4": AVX512}
-_CPU = codegen.llvm_get_system_cpu()
-_FEATURES = codegen.llvm_get_cpu_features(tvm.target.Target({"kind": "llvm", "mcpu": _CPU}))
-HOST = "x86-64-v4" if "avx512f" in _FEATURES else "haswell"
+HOST = "x86-64-v4" if "avx512f" in features(local_row()) else "haswell"
 SAME = (1, 1, 1, 1)
 
 DENSE = [

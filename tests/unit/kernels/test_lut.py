@@ -8,7 +8,6 @@ import itertools
 
 import numpy as np
 import pytest
-import tvm
 
 from mpq_testing import low_bit
 from mpq_testing.low_bit import make_operands
@@ -21,14 +20,14 @@ from tvm_mpq.kernels.registry import Family, Kernel, Request, families
 from tvm_mpq.numerics.affine import quantize
 from tvm_mpq.numerics.reference import evaluate
 from tvm_mpq.schema import Conv2dWorkload, Precision
+from tvm_mpq.targets import features, local_row
 
 C = Conv2dWorkload
 MCPU = "icelake-server"
 check = functools.partial(low_bit.check, mcpu=MCPU)
 SAME = (1, 1, 1, 1)
 NEEDED = frozenset({"avx512f", "avx512bw", "avx512vnni", "avx512vbmi"})
-CPU = tvm.target.codegen.llvm_get_system_cpu()
-HOST_FEATURES = frozenset(tvm.target.codegen.llvm_get_cpu_features(tvm.target.Target({"kind": "llvm", "mcpu": CPU})))
+HOST_FEATURES = features(local_row())
 needs_vbmi = pytest.mark.skipif(not NEEDED <= HOST_FEATURES, reason="this CPU lacks AVX-512 VNNI or VBMI")
 
 BITS = [(2, 4, 8), (2, 5, 32), (2, 2, 8), (2, 3, 32), (1, 4, 8), (1, 5, 8), (1, 2, 32), (1, 3, 8)]

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import tvm
 
 from mpq_testing.low_bit import check
 from tvm_mpq.kernels import Kernel, Request, fitting
 from tvm_mpq.schema import Conv2dWorkload, Precision
+from tvm_mpq.targets import features, local_row
 
 C = Conv2dWorkload
 SAME = (1, 1, 1, 1)
-CPU = tvm.target.codegen.llvm_get_system_cpu()
-HOST_FEATURES = frozenset(tvm.target.codegen.llvm_get_cpu_features(tvm.target.Target({"kind": "llvm", "mcpu": CPU})))
+HOST_FEATURES = features(local_row())
 WORKLOADS = {
     "dense": C(1, 5, 6, 20, 40, (3, 3), (1, 1), SAME, residual=True),
     "depthwise": C(1, 5, 6, 24, 24, (3, 3), (1, 1), SAME, groups=24),
@@ -30,7 +29,7 @@ def test_every_family_of_this_machine(name: str, rng: np.random.Generator) -> No
         for family in fitting(request):
             if family.name not in used:
                 used.add(family.name)
-                check(Kernel(request, family, family.knob_space(request)[0]), rng, (None, 1, -1), mcpu=CPU)
+                check(Kernel(request, family, family.knob_space(request)[0]), rng, (None, 1, -1))
     assert "qu8_qs8_s32_conv2d__generic" in used or name not in ("dense", "linear")
     assert used
 

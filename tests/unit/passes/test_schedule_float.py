@@ -13,10 +13,10 @@ from tvm.target import codegen
 from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.passes.schedule_float import ScheduleFloat
 from tvm_mpq.passes.vector_math import replace_math_calls
+from tvm_mpq.targets import features, local_row, to_tvm
 
-CPU = codegen.llvm_get_system_cpu()
-TARGET = tvm.target.Target({"kind": "llvm", "mcpu": CPU})
-FEATURES = frozenset(codegen.llvm_get_cpu_features(TARGET))
+TARGET = to_tvm(local_row())
+FEATURES = features(local_row())
 EPS = np.finfo(np.float32).eps
 
 
