@@ -21,6 +21,7 @@ from tvm_mpq.calibrate.sensitivity import classifies
 from tvm_mpq.errors import DataError, OutputError
 from tvm_mpq.passes.lowering import KernelStep, Step, lower
 from tvm_mpq.passes.realize import KERNEL_ATTR, Realize
+from tvm_mpq.pipeline.kernel_store import KernelStore
 from tvm_mpq.pipeline.prepare import Prepared
 from tvm_mpq.schema import Plan
 from tvm_mpq.targets.cross import export
@@ -30,10 +31,9 @@ from tvm_mpq.tuning.session_base import Session
 
 @dataclass(frozen=True)
 class Built:
-    """An exported library. mod: what it was compiled from; activation_bytes: what a run allocates for tensors."""
+    """An exported library. activation_bytes: what a run allocates for tensors."""
 
     path: Path
-    mod: tvm.IRModule
     activation_bytes: int
 
     @property
@@ -47,7 +47,7 @@ def realize(prepared: Prepared, plan: Plan) -> tvm.IRModule:
 
 
 def build(prepared: Prepared, plan: Plan, path: Path, mod: tvm.IRModule | None = None) -> Built:
-    """Compile and export. Raises OutputError when the library cannot be written."""
+    """Compile and export. mod: the plan realized, if it is already. Raises OutputError when it cannot be written."""
     mod = realize(prepared, plan) if mod is None else mod
     memory = PlannedMemory()
     with tvm.transform.PassContext(opt_level=3, instruments=[memory]):
@@ -56,7 +56,7 @@ def build(prepared: Prepared, plan: Plan, path: Path, mod: tvm.IRModule | None =
         export(executable, path, targets.linker_of(prepared.row))
     except OSError as e:
         raise OutputError(f"cannot write library {str(path)!r}: {e.strerror}") from e
-    return Built(path, mod, memory.bytes)
+    return Built(path, memory.bytes)
 
 
 @tvm.ir.instrument.pass_instrument
@@ -82,9 +82,16 @@ class PlannedMemory:
         self.bytes = sum(sizes)
 
 
-def plan_digest(prepared: Prepared, plan: Plan) -> str:
-    """Identifies what a plan compiles to for this network: for results that may be kept."""
-    text = json.dumps([plan.operators, plan.formats, plan.kernels, plan.tvm_target_attrs], sort_keys=True)
+def plan_digest(prepared: Prepared, plan: Plan, mod: tvm.IRModule, store: KernelStore) -> str:
+    """Identifies what a plan compiles to for this network: for results that may be kept.
+
+    mod: the plan realized. Every kernel and every piece of float code counts by its code, so that a time measured
+    before a kernel changed is not taken for the time of today's.
+    """
+    steps = [s for s in all_steps(prepared, plan) if isinstance(s, KernelStep)]
+    kernels = [[s.node, *s.kernel.key, store.source(s.kernel).version] for s in steps]
+    floats = [[store.source_of(func).version, calls] for func, calls in float_functions(mod)]
+    text = json.dumps([plan.operators, plan.formats, plan.tvm_target_attrs, kernels, floats], sort_keys=True)
     ranges = repr(sorted(plan.tensors.items()))
     whole = "|".join((prepared.loaded.fingerprint, text, ranges, tvm.__version__))
     return hashlib.sha256(whole.encode()).hexdigest()

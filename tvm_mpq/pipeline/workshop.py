@@ -45,15 +45,16 @@ class Workshop:
         self._bench = bench
         self._inputs = [sample[name] for name in bench.prepared.inputs]
         self._work: tempfile.TemporaryDirectory[str] = tempfile.TemporaryDirectory(prefix="tvm_mpq_")
+        self._realized: dict[str, tuple[str, tvm.IRModule]] = {}  # plan to digest and module
         self._built: dict[str, network.Built] = {}
         self._store = NetworkStore(bench.db)
 
     def build(self, plan: Plan) -> network.Built:
         """The plan's library, built when it is not there yet."""
-        digest = self._digest(plan)
+        digest, mod = self._realize(plan)
         if digest not in self._built:
             path = Path(self._work.name) / f"{digest[:24]}.so"
-            self._built[digest] = network.build(self._bench.prepared, plan, path)
+            self._built[digest] = network.build(self._bench.prepared, plan, path, mod)
         return self._built[digest]
 
     def known_us(self, plans: Mapping[str, Plan]) -> dict[str, float]:
@@ -125,8 +126,17 @@ class Workshop:
             results[name] = Checked(time.median_us, time.iqr_us, quality, built.bytes, built.activation_bytes)
         return results
 
+    def _realize(self, plan: Plan) -> tuple[str, tvm.IRModule]:
+        """The plan's digest and module, made once."""
+        name = repr(plan)
+        if name not in self._realized:
+            prepared = self._bench.prepared
+            mod = network.realize(prepared, plan)
+            self._realized[name] = network.plan_digest(prepared, plan, mod, self._bench.store), mod
+        return self._realized[name]
+
     def _digest(self, plan: Plan) -> str:
-        return network.plan_digest(self._bench.prepared, plan)
+        return self._realize(plan)[0]
 
     def _built_with_progress(self, plan: Plan) -> network.Built:
         if self._digest(plan) not in self._built:
