@@ -40,7 +40,9 @@ TABLE = {
     # google: protobuf's exceptions, which onnx raises for a corrupt file
     "frontends": Room(SHARED, {"tvm", "numpy", "onnx", "google", "tflite"}, lazy=frozenset({"torch"})),
     "kernels": Room(SHARED | {"numerics", "targets"}, {"tvm", "numpy"}, never=frozenset(CLOCKS | FILES)),
-    "tuning": Room(SHARED | {"numerics", "targets", "kernels"}, {"tvm", "tvm_ffi", "numpy", "xgboost", "psutil"}),
+    "tuning": Room(
+        SHARED | {"numerics", "targets", "kernels"}, {"tvm", "tvm_ffi", "numpy", "xgboost", "scipy", "psutil"}
+    ),
     "passes": Room(
         SHARED | {"numerics", "targets", "kernels"}, {"tvm", "tvm_ffi", "numpy"}, never=frozenset(CLOCKS | FILES)
     ),

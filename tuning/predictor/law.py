@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import nnls
 
 from tvm_mpq.tuning.predictor.entry import Entry
 from tvm_mpq.tuning.predictor.work import TERMS, count_work
@@ -89,28 +90,8 @@ def _fit(terms: Array, latency_us: Array, prior: Array | None = None) -> Array:
     terms = terms * prior
     scale = float(np.median(latency_us / terms.sum(axis=1)))
     shares = terms * scale / latency_us[:, None]
-    left = shares.T @ shares + _PULL * np.eye(shares.shape[1])
-    right = shares.sum(axis=0) + _PULL
-    return _nonnegative(left, right) * scale * prior
-
-
-def _nonnegative(left: Array, right: Array) -> Array:
-    """The x >= 0 of least x'Lx / 2 - r'x, L positive definite: Lawson and Hanson's active sets."""
-    x = np.zeros(len(right))
-    free = np.zeros(len(right), dtype=bool)
-    for _ in range(10 * len(right)):
-        slope = np.where(free, -np.inf, right - left @ x)
-        if slope.max() <= 1e-9:
-            break
-        free[slope.argmax()] = True
-        while True:
-            aim = np.zeros(len(right))
-            aim[free] = np.linalg.solve(left[np.ix_(free, free)], right[free])
-            below = free & (aim <= 0)
-            if not below.any():
-                x = aim
-                break
-            x = x + (x[below] / (x[below] - aim[below])).min() * (aim - x)
-            free &= x > 1e-12
-            x[~free] = 0.0
-    return x
+    pull = np.sqrt(_PULL)  # one more row for each price, which wants it to be the prior's
+    rows = np.vstack([shares, pull * np.eye(shares.shape[1])])
+    wanted = np.concatenate([np.ones(len(shares)), np.full(shares.shape[1], pull)])
+    factors: Array = nnls(rows, wanted)[0]
+    return factors * scale * prior
