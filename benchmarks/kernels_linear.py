@@ -47,7 +47,7 @@ class Timed:
 def arguments(kernel: Kernel, rng: np.random.Generator) -> list[tvm.runtime.Tensor]:
     """Bytes of any value, floats of 0: the instructions are the same for all, and quantizing weights takes long."""
     made = []
-    for shape, dtype in kernel.script().buffers:
+    for shape, dtype in kernel.buffers:
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         data = rng.integers(0, 256, size, np.uint8) if "int" in dtype else np.zeros(size, np.uint8)
         made.append(tvm.runtime.tensor(data.view(dtype).reshape(shape)))

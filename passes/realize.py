@@ -122,7 +122,7 @@ class Emitter:
             self._emit_kernel(step)
 
     def _emit_kernel(self, step: KernelStep) -> None:
-        shapes = [shape for shape, _ in step.kernel.script().buffers]
+        shapes = [shape for shape, _ in step.kernel.buffers]
         args = [self._shaped(self._vars[v], shape) for v, shape in zip(step.inputs, shapes, strict=False)]
         args += [relax.const(c) for c in step.kernel.constants(step.operands)]
         assert len(args) == len(shapes) - 1, f"{step.node}: {len(args)} arguments for {len(shapes) - 1} buffers"

@@ -58,7 +58,7 @@ def verify_kernel(session: Session, path: Path, symbol: str, kernel: Kernel, see
     inputs = example_inputs(kernel, rng, operands)
     expected = evaluate(request.workload, request.precision, request.out_bits, operands, inputs)
     stored = [pad_channels(x) if x.dtype == np.uint8 else x for x in inputs]
-    kinds = kernel.script().buffers
+    kinds = kernel.buffers
     arguments = [*stored, *kernel.constants(operands), np.zeros(*kinds[-1])]
     tensors = [session.array(a.reshape(shape)) for a, (shape, _) in zip(arguments, kinds, strict=True)]
     module = session.upload_module(path)

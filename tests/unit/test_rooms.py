@@ -50,7 +50,7 @@ TABLE = {
     "report": Room(SHARED, {"rich", "numpy", "jinja2"}),
     "pipeline": Room(
         SHARED | {"numerics", "select", "targets", "frontends", "kernels", "tuning", "passes", "calibrate", "report"},
-        {"tvm", "numpy", "rich"},
+        {"tvm", "tvm_ffi", "numpy", "rich"},
         lazy=frozenset({"torch", "sklearn"}),
     ),
     # Each engine is a process of its own: nothing but the standard library and numpy at import.

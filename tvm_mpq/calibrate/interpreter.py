@@ -60,7 +60,7 @@ class Interpreter:
             compiled = self._runtime.kernels(list(kernels.values()))
             self._functions.update(zip(kernels, compiled, strict=True))
         for key, kernel in kernels.items():
-            self._shapes[key] = [shape for shape, _ in kernel.script().buffers]
+            self._shapes[key] = [shape for shape, _ in kernel.buffers]
         if nodes:
             self._floats.update(zip(nodes, self._runtime.float_nodes(list(nodes.values())), strict=True))
 

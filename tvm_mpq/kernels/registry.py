@@ -52,7 +52,7 @@ class Family:
     operand_ranges: str  # for people: the ranges within which the integers are exact
     accepts: Callable[[Request], bool]  # shapes and activations beyond what the columns above say
     knob_space: Callable[[Request], list[Knobs]]  # never empty; the first is the shipped default
-    build: Callable[[Request, Knobs], Script]
+    build: Callable[[Request, Knobs], Script | PrimFunc]
     constants: Callable[[Request, Knobs, Operands], list[np.ndarray]]
     rank: int = 0  # of two untuned families that both fit, the higher is the default
     variant: Callable[[Request], Any] = lambda request: None
@@ -80,9 +80,17 @@ class Kernel:
         """The kernel's PrimFunc."""
         return _parsed(self.request, self.family.name, self.knobs_text)
 
-    def script(self) -> Script:
-        """The kernel as text."""
-        return _script(self.request, self.family.name, self.knobs_text)
+    def code(self) -> Script | PrimFunc:
+        """The kernel as its family writes it: enough to know which code it is."""
+        return _code(self.request, self.family.name, self.knobs_text)
+
+    @property
+    def buffers(self) -> tuple[tuple[tuple[int, ...], str], ...]:
+        """Shape and dtype of each parameter, in order."""
+        code = self.code()
+        if isinstance(code, Script):
+            return code.buffers
+        return tuple((tuple(int(d) for d in p.shape), str(p.dtype)) for p in code.params)
 
     def constants(self, operands: Operands) -> list[np.ndarray]:
         return self.family.constants(self.request, self.knobs, operands)
@@ -143,14 +151,15 @@ def named_kernel(request: Request, family: str, knobs: Knobs) -> Kernel:
 
 
 @functools.lru_cache(maxsize=1024)
-def _script(request: Request, family: str, knobs_text: str) -> Script:
+def _code(request: Request, family: str, knobs_text: str) -> Script | PrimFunc:
     return _FAMILIES[family].build(request, json.loads(knobs_text))
 
 
 @functools.lru_cache(maxsize=1024)
 def _parsed(request: Request, family: str, knobs_text: str) -> PrimFunc:
     """Kept, because parsing a kernel's script takes longer than everything else that is done with it but compiling."""
-    return _script(request, family, knobs_text).parse()
+    code = _code(request, family, knobs_text)
+    return code.parse() if isinstance(code, Script) else code
 
 
 def _named_features() -> set[str]:

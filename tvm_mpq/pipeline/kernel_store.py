@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tvm
+import tvm_ffi
 
 from tvm_mpq.errors import NoKernelError
 from tvm_mpq.kernels.registry import Kernel
@@ -63,6 +64,11 @@ def _example(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np
     return rng.integers(limits.min, int(limits.max) + 1, shape).astype(dtype)
 
 
+def structure(func: tvm.tirx.PrimFunc) -> str:
+    """Equal for functions that are the same code, whatever their variables are called, in every process."""
+    return f"{tvm_ffi.structural_hash(func.without_attr('global_symbol'), map_free_vars=True):016x}"
+
+
 class KernelStore:
     """Libraries of kernels in a folder, for one TVM target.
 
@@ -84,15 +90,16 @@ class KernelStore:
         return tvm.target.Target(dict(self._attrs))
 
     def source(self, kernel: Kernel) -> Source:
-        """The kernel's text and its version."""
-        script = kernel.script()
-        return Source(self._version(script.text, script.llvm or ""), script, script.buffers)
+        """The kernel's code and its version."""
+        code = kernel.code()
+        written = (code.text, code.llvm or "") if isinstance(code, Script) else (structure(code),)
+        return Source(self._version(*written), code, kernel.buffers)
 
     def source_of(self, func: tvm.tirx.PrimFunc) -> Source:
         """Any PrimFunc and its version."""
         func = func.without_attr("global_symbol")
         buffers = tuple((tuple(int(d) for d in param.shape), str(param.dtype)) for param in func.params)
-        return Source(self._version(func.script()), func, buffers)
+        return Source(self._version(structure(func)), func, buffers)
 
     def _version(self, *code: str) -> str:
         """A hash of the code, the target and TVM's version."""

@@ -173,5 +173,5 @@ def _in_bits(node: Node, label: str) -> int:
 def weight_bytes(kernel: Kernel) -> int:
     """Bytes of the constants this kernel will carry in the library: every buffer but activations and the output."""
     residual = bool(getattr(kernel.request.workload, "residual", False))
-    constants = kernel.script().buffers[1 + residual : -1]
+    constants = kernel.buffers[1 + residual : -1]
     return sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in constants)

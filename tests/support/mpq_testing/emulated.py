@@ -69,7 +69,7 @@ class Case:
     def arguments(self) -> list[Array]:
         """All arrays of a call; what cells behind the last channel hold must not matter, so they hold anything."""
         stored = [pad_channels(x, fill=171) if x.dtype == np.uint8 else x for x in self.inputs]
-        kinds = self.kernel.script().buffers
+        kinds = self.kernel.buffers
         arrays = [*stored, *self.kernel.constants(self.operands), np.zeros(*kinds[-1])]
         return [a.reshape(shape).copy() for a, (shape, _) in zip(arrays, kinds, strict=True)]
 

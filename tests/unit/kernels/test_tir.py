@@ -12,7 +12,7 @@ import pytest
 import tvm
 
 from tvm_mpq.kernels.registry import Kernel, Request, default_kernel
-from tvm_mpq.kernels.tir import Code
+from tvm_mpq.kernels.tir import Code, Script
 from tvm_mpq.pipeline.kernel_store import KernelStore
 from tvm_mpq.schema import BF16, FP32, W8A8, AddWorkload, Conv2dWorkload, ConvertWorkload, Pool2dWorkload, Precision
 from tvm_mpq.targets import features, resolve
@@ -36,7 +36,7 @@ FEATURES = features(resolve("znver4"))
 def test_buffers_are_known_without_parsing(workload, precision, out_bits):
     kernel = default_kernel(Request(workload, precision, out_bits, FEATURES))
     func = kernel.build()
-    assert kernel.script().buffers == tuple((tuple(int(d) for d in p.shape), str(p.dtype)) for p in func.params)
+    assert kernel.buffers == tuple((tuple(int(d) for d in p.shape), str(p.dtype)) for p in func.params)
     assert gc.isenabled()
 
 
@@ -48,11 +48,11 @@ def test_a_version_is_the_text_the_target_and_the_llvm_code(tmp_path: Path) -> N
     again = Kernel(kernel.request, kernel.family, dict(kernel.knobs))
     version = store("znver4").source(kernel).version
     assert store("znver4").source(again).version == version != store("haswell").source(kernel).version
-    script = kernel.script()
-    assert script.llvm is not None
+    script = kernel.code()
+    assert isinstance(script, Script) and script.llvm is not None
     for change in ({"text": script.text + "\n"}, {"llvm": script.llvm + "\n"}):
         other = dataclasses.replace(script, **change)
-        changed: Any = SimpleNamespace(script=lambda other=other: other)
+        changed: Any = SimpleNamespace(code=lambda other=other: other, buffers=())
         assert store("znver4").source(changed).version != version
 
 

@@ -13,7 +13,7 @@ from tvm_mpq.kernels.bit_serial.pack import packed_shape
 from tvm_mpq.kernels.bit_serial.rows import BitRows
 from tvm_mpq.kernels.bit_serial.shape import UNIT_BYTES, WORD_BYTES, BitShape
 from tvm_mpq.kernels.conv.epilogue import Cell, Epilogue, activation_params, range_params
-from tvm_mpq.kernels.conv.geometry import BLOCK, PARALLEL_MACS
+from tvm_mpq.kernels.frames.geometry import BLOCK, PARALLEL_MACS
 from tvm_mpq.kernels.lut.frame import LookUpFrame
 from tvm_mpq.kernels.registry import Knobs, Request
 from tvm_mpq.kernels.tir import Script, Task, ramp

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tvm_mpq.kernels.bit_serial.shape import UNIT, WORD, BitShape
-from tvm_mpq.kernels.conv.geometry import BLOCK
+from tvm_mpq.kernels.frames.geometry import BLOCK
 
 
 def packed_shape(shape: BitShape) -> tuple[int, int, int]:

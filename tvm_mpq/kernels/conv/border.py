@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tvm_mpq.kernels.conv.geometry import Geometry
+from tvm_mpq.kernels.frames.geometry import Geometry
 from tvm_mpq.kernels.tir import Code, ramp
 
 

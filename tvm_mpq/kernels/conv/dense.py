@@ -14,19 +14,18 @@ from dataclasses import dataclass
 from tvm_mpq.kernels.conv.border import fill_border
 from tvm_mpq.kernels.conv.dot import Dot
 from tvm_mpq.kernels.conv.epilogue import Cell, Epilogue, activation_params, range_params
-from tvm_mpq.kernels.conv.geometry import (
+from tvm_mpq.kernels.conv.packed import Quad
+from tvm_mpq.kernels.emit.tiles import split_axis, tiles
+from tvm_mpq.kernels.frames.geometry import (
     BLOCK,
     ChannelTiles,
     ChannelWindow,
     Geometry,
     blocks,
     has_half,
-    split_axis,
     tile_channels,
-    tiles,
     useful_threads,
 )
-from tvm_mpq.kernels.conv.packed import Quad
 from tvm_mpq.kernels.registry import Knobs, Request
 from tvm_mpq.kernels.tir import Code, Script, ramp
 from tvm_mpq.schema import Conv2dWorkload

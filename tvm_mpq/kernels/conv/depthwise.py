@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tvm_mpq.kernels.conv.epilogue import Cell, Epilogue, activation_params, range_params
-from tvm_mpq.kernels.conv.geometry import BLOCK, blocks, even_tile, split_axis, tiles, useful_threads
 from tvm_mpq.kernels.conv.packed import Quad
+from tvm_mpq.kernels.emit.tiles import even_tile, split_axis, tiles
+from tvm_mpq.kernels.frames.geometry import BLOCK, blocks, useful_threads
 from tvm_mpq.kernels.registry import Knobs, Request
 from tvm_mpq.kernels.tir import Code, Script, intrin, ramp
 from tvm_mpq.schema import FLOAT_BITS, Conv2dWorkload, padded_channels

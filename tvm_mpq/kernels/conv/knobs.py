@@ -5,18 +5,17 @@ from __future__ import annotations
 import math
 
 from tvm_mpq.kernels.conv.dot import Dot
-from tvm_mpq.kernels.conv.geometry import (
+from tvm_mpq.kernels.emit.tiles import even_tile, tiles
+from tvm_mpq.kernels.frames.geometry import (
     BLOCK,
     ChannelTiles,
     ChannelWindow,
     Geometry,
     blocks,
-    even_tile,
     has_half,
     tile_channels,
-    tiles,
 )
-from tvm_mpq.kernels.conv.ranges import bounded
+from tvm_mpq.kernels.ranges import bounded
 from tvm_mpq.kernels.registry import Knobs, Request
 from tvm_mpq.schema import Conv2dWorkload
 

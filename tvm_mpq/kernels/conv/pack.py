@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tvm_mpq.kernels.conv.dot import Dot
-from tvm_mpq.kernels.conv.geometry import BLOCK, ChannelWindow, blocks
-from tvm_mpq.kernels.conv.ranges import bounded, limited
+from tvm_mpq.kernels.frames.geometry import BLOCK, ChannelWindow, blocks
+from tvm_mpq.kernels.ranges import bounded, limited
 from tvm_mpq.kernels.registry import Request
 from tvm_mpq.numerics.constants import ConvConstants, conv_constants
 from tvm_mpq.numerics.operands import Operands

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tvm_mpq.kernels.conv.dot import Dot
-from tvm_mpq.kernels.conv.geometry import ChannelWindow
 from tvm_mpq.kernels.conv.pack import blocked_weight
 from tvm_mpq.kernels.conv.x86_512 import broadcast4
+from tvm_mpq.kernels.frames.geometry import ChannelWindow
 from tvm_mpq.kernels.registry import Request
 from tvm_mpq.kernels.tir import Code, intrin, ramp
 from tvm_mpq.numerics.affine import weight_range

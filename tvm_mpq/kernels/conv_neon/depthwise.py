@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from tvm_mpq.kernels.conv.dense import DenseFrame, LaneVector
-from tvm_mpq.kernels.conv.geometry import BLOCK, ChannelTiles
 from tvm_mpq.kernels.conv.portable import Elementwise
 from tvm_mpq.kernels.conv_neon.centre import bind_centre, load_centred
 from tvm_mpq.kernels.conv_neon.pairwise import exact_depth
+from tvm_mpq.kernels.frames.geometry import BLOCK, ChannelTiles
 from tvm_mpq.kernels.registry import Knobs, Request
 from tvm_mpq.kernels.tir import Code, Script, intrin, ramp
 

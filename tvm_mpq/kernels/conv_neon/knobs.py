@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tvm_mpq.kernels.conv.dot import Dot
-from tvm_mpq.kernels.conv.geometry import BLOCK, Geometry, blocks, even_tile, tiles
+from tvm_mpq.kernels.emit.tiles import even_tile, tiles
+from tvm_mpq.kernels.frames.geometry import BLOCK, Geometry, blocks
 from tvm_mpq.kernels.registry import Knobs, Request
 from tvm_mpq.schema import Conv2dWorkload
 

@@ -21,8 +21,8 @@ import numpy.typing as npt
 from tvm_mpq.kernels.conv.dense import DenseFrame
 from tvm_mpq.kernels.conv.dot import Dot
 from tvm_mpq.kernels.conv.epilogue import Cell
-from tvm_mpq.kernels.conv.geometry import BLOCK, ChannelTiles, ChannelWindow, blocks
 from tvm_mpq.kernels.conv_neon.centre import bind_centre, centre, load_centred
+from tvm_mpq.kernels.frames.geometry import BLOCK, ChannelTiles, ChannelWindow, blocks
 from tvm_mpq.kernels.registry import Knobs, Request
 from tvm_mpq.kernels.tir import Code, Script, intrin, ramp
 from tvm_mpq.numerics.affine import weight_range

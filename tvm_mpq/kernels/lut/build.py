@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from tvm_mpq.kernels.conv.epilogue import Cell, Epilogue, activation_params, range_params
-from tvm_mpq.kernels.conv.geometry import BLOCK
+from tvm_mpq.kernels.frames.geometry import BLOCK
 from tvm_mpq.kernels.lut import tables
 from tvm_mpq.kernels.lut.coding import TABLE_BYTES, coding_of, even_parts
 from tvm_mpq.kernels.lut.frame import LookUpFrame

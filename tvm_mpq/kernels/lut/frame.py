@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from contextlib import ExitStack
 
-from tvm_mpq.kernels.conv.geometry import split_axis, tiles
+from tvm_mpq.kernels.emit.tiles import split_axis, tiles
 from tvm_mpq.kernels.lut.shape import LutShape
 from tvm_mpq.kernels.tir import Code, Task
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tvm_mpq.kernels.conv.geometry import even_tile, tiles
+from tvm_mpq.kernels.emit.tiles import even_tile, tiles
 from tvm_mpq.kernels.lut.coding import TABLE_BYTES, coding_of, even_parts
 from tvm_mpq.kernels.lut.shape import LutShape
 from tvm_mpq.kernels.registry import Knobs, Request

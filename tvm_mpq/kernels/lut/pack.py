@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from tvm_mpq.kernels.conv.geometry import BLOCK
+from tvm_mpq.kernels.frames.geometry import BLOCK
 from tvm_mpq.kernels.lut.coding import SLOTS
 from tvm_mpq.kernels.lut.shape import LutShape
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tvm_mpq.kernels.conv.geometry import blocks, tiles
+from tvm_mpq.kernels.emit.tiles import tiles
+from tvm_mpq.kernels.frames.geometry import blocks
 from tvm_mpq.kernels.lut.coding import TABLE_BYTES, Coding
 from tvm_mpq.schema import Conv2dWorkload, padded_channels
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 from tvm_mpq.kernels.conv.epilogue import Cell, Epilogue, activation_params, range_params
-from tvm_mpq.kernels.conv.geometry import tiles
+from tvm_mpq.kernels.emit.tiles import tiles
 from tvm_mpq.kernels.lut.frame import LookUpFrame
 from tvm_mpq.kernels.nibble_lut.coding import TABLE_BYTES, coding_of
 from tvm_mpq.kernels.nibble_lut.machine import Machine

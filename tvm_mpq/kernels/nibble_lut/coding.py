@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tvm_mpq.kernels.conv.geometry import BLOCK
+from tvm_mpq.kernels.frames.geometry import BLOCK
 from tvm_mpq.kernels.registry import Request
 
 GROUP = 4

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tvm_mpq.kernels.conv.geometry import even_tile, tiles
+from tvm_mpq.kernels.emit.tiles import even_tile, tiles
 from tvm_mpq.kernels.nibble_lut.build import part_count
 from tvm_mpq.kernels.nibble_lut.coding import TABLE_BYTES, NibbleCoding, coding_of, sums_limit
 from tvm_mpq.kernels.nibble_lut.machine import Machine

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tvm_mpq.kernels.conv.accept import workload_of
 from tvm_mpq.kernels.conv.epilogue import Cell, Epilogue, activation_params, range_params
-from tvm_mpq.kernels.conv.geometry import useful_threads
+from tvm_mpq.kernels.frames.geometry import useful_threads
 from tvm_mpq.kernels.packed_linear.machine import Machine
 from tvm_mpq.kernels.packed_linear.shape import LinearShape
 from tvm_mpq.kernels.registry import Knobs, Request

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tvm_mpq.kernels.conv.accept import workload_of
-from tvm_mpq.kernels.conv.geometry import tiles, useful_threads
+from tvm_mpq.kernels.emit.tiles import tiles
+from tvm_mpq.kernels.frames.geometry import useful_threads
 from tvm_mpq.kernels.packed_linear.build import linear_shape
 from tvm_mpq.kernels.packed_linear.machine import Machine
 from tvm_mpq.kernels.registry import Knobs, Request

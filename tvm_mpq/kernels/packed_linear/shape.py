@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tvm_mpq.kernels.conv.geometry import even_tile, tiles
+from tvm_mpq.kernels.emit.tiles import even_tile, tiles
 from tvm_mpq.kernels.packed_linear.coding import Coding
 from tvm_mpq.schema import Conv2dWorkload
 

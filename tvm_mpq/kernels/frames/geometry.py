@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
+from tvm_mpq.kernels.emit.value import Index, Value, minimum
 from tvm_mpq.kernels.registry import Request
 from tvm_mpq.schema import FLOAT_BITS, Conv2dWorkload, padded_channels
 
@@ -101,16 +101,17 @@ class ChannelWindow:
     def start(self, block: int) -> int:
         return min(block * BLOCK // self.out_per_group * self.in_per_group, self.limit)
 
+    def first_cell(self, block: Value) -> Index:
+        """`start` of a block that only the generated code knows."""
+        if self.limit == 0:
+            return 0
+        return minimum(block * BLOCK // self.out_per_group * self.in_per_group, self.limit)
+
     def start_code(self, block: str) -> str:
         """`start` as an expression of the generated code."""
         if self.limit == 0:
             return "0"
         return f"T.min({block} * {BLOCK} // {self.out_per_group} * {self.in_per_group}, {self.limit})"
-
-
-def tiles(extent: int, tile: int) -> int:
-    """Tiles that cover `extent`; the last one is moved back and overlaps its neighbour."""
-    return -(-extent // tile)
 
 
 @dataclass(frozen=True)
@@ -158,13 +159,3 @@ what so many dense products take on one core of 200 GMAC/s."""
 def useful_threads(w: Conv2dWorkload, threads: int) -> int:
     """How many of `threads` the kernel uses; a depthwise product takes about three times as long as a dense one."""
     return threads if w.macs * (3 if w.is_depthwise else 1) >= PARALLEL_MACS else 1
-
-
-def even_tile(extent: int, limit: int) -> int:
-    """The tile of at most `limit` whose overlap is least: ceil(extent / ceil(extent / limit))."""
-    return math.ceil(extent / tiles(extent, limit))
-
-
-def split_axis(counts: dict[str, int], threads: int) -> str:
-    """The loop to divide over threads: best balance, earlier keys first among equals."""
-    return min(counts, key=lambda axis: tiles(counts[axis], threads) * threads / counts[axis])

@@ -1,0 +1,254 @@
+"""The end of an integer convolution: int32 accumulators to requantized bytes or floats, in registers.
+
+y = float32(acc) * m, with a residual fma(float32(acc), m, float32(r - z_r) * m_r). Floats: y is clamped. Bytes, in
+general: y is clamped to [lo - z, hi - z] as float, rounded half to even, narrowed and shifted by z modulo 256.
+
+With AVX-512 four accumulators become 64 bytes by packs that saturate. Saturation is a clamp that costs nothing, where
+float minimum and maximum would run on the two ports that the products need. What is left to guard is a y beyond int32:
+the constants exclude it for short sums (`ranges.bounded`), a float minimum does for the others (below -2^31 the
+conversion saturates by itself).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm_mpq.kernels.emit.code import Array, Function, alloc, branch, let, loop, when
+from tvm_mpq.kernels.emit.quads import Quad, natural_quads, pack, scatter
+from tvm_mpq.kernels.emit.value import Index, Value, clamp, constant, fma, intrinsic, maximum, minimum, select, shuffle
+from tvm_mpq.kernels.frames.geometry import BLOCK, blocks
+from tvm_mpq.kernels.ranges import bounded
+from tvm_mpq.kernels.registry import Request
+from tvm_mpq.numerics.activation_names import is_clamp
+from tvm_mpq.schema import FLOAT_BITS, Conv2dWorkload, padded_channels
+
+_ROUND_512 = "llvm.x86.avx512.mask.cvtps2dq.512"
+_ROUND_256 = "llvm.x86.avx.cvt.ps2dq.256"
+_PERMUTE_2 = "llvm.x86.avx512.vpermi2var.qi.512"
+_MAGIC = 12582912.0  # 1.5 * 2^23: adding it rounds |y| < 2^22 half to even into the low bits of the float
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One accumulator at the end of a tile, and where its lanes belong."""
+
+    acc: Value
+    multiplier: Value
+    position: Value  # index of the output position, n * OH * OW + oh * OW + ow
+    channel: Value  # first channel of the tile
+    maybe_last: bool = True  # whether the vector can reach past the last channel
+    offset: int = 0  # added to `channel`; cells of one `channel` and successive offsets are stored together
+    quads: tuple[Quad, ...] = ()  # where each four lanes belong, if not to 16 successive channels of `position`
+
+    @property
+    def places(self) -> tuple[Quad, ...]:
+        return self.quads or natural_quads(self.position, self.channel, self.offset)
+
+
+def stored_channels(request: Request) -> int:
+    """Elements of one output position."""
+    w = _conv(request)
+    return w.out_channels if request.out_bits == FLOAT_BITS else padded_channels(w.out_channels)
+
+
+class Requantizer:
+    """Writes the code that ends a tile; `lanes` int32 lanes make one accumulator.
+
+    Made once, at the top of the function: it binds the ranges. `locals` declares what each thread needs for itself.
+    """
+
+    def __init__(self, f: Function, request: Request, lanes: int) -> None:
+        self.request, self.lanes, self.workload = request, lanes, _conv(request)
+        self.floats = request.out_bits == FLOAT_BITS
+        self.has_table = not is_clamp(self.workload.activation)
+        self.stored = stored_channels(request)
+        whole = not self.floats and self.stored % BLOCK == 0
+        self.packs = whole and lanes == BLOCK and "avx512bw" in request.features
+        """Whether accumulators are packed in fours: 16 lanes to whole blocks of bytes on AVX-512."""
+        self._wide_table = self.packs and "avx512vbmi" in request.features
+        self._clamps = not self.floats or self.workload.activation != "none"
+        q, floats = f.flat("Q"), f.flat("F")
+        self._out = f.flat("out")
+        if self.floats:
+            if self._clamps:
+                self._low = let(floats[1].broadcast(lanes), "low")
+                self._high = let(floats[2].broadcast(lanes), "high")
+        else:
+            self._low = let((q[2] - q[1]).cast("float32").broadcast(lanes), "low")
+            self._high = let((q[3] - q[1]).cast("float32").broadcast(lanes), "high")
+            self._zero_point = let(q[1].cast("uint8").broadcast(lanes), "zero_point")
+        if self.packs:
+            self._zero_point_words = let(q[1].cast("int16").broadcast(32), "zero_point_words")
+            self._low_bytes = let(q[2].cast("uint8").broadcast(64), "low_bytes")
+            self._high_bytes = let(q[3].cast("uint8").broadcast(64), "high_bytes")
+        if self.workload.residual:
+            self._residual = f.flat("r")
+            self._residual_zero = let(q[4].broadcast(lanes), "residual_zero")
+            self._residual_multiplier = let(floats[0].broadcast(lanes), "residual_multiplier")
+        if self.has_table:
+            self._table = f.flat("table")
+            if self._wide_table:
+                self._table_parts = [let(self._table.load(64 * i, 64), f"table{i}") for i in range(4)]
+
+    def locals(self) -> None:
+        """Declare the small buffers that each thread needs for itself."""
+        n, residual_cells = self.lanes, padded_channels(self.workload.out_channels)
+        if self.stored % n:
+            self._tail = alloc(n, self._out.dtype)
+        if self.workload.residual and residual_cells % n:
+            self._residual_tail = alloc(n, "uint8")
+            self._residual_tail.store(0, constant(0, "uint8", n))
+        if self.has_table and not self._wide_table:
+            self._looked_up = alloc(64 if self.packs else n, "uint8")
+
+    def finish(self, cells: list[Cell]) -> None:
+        """Requantize and store all accumulators of a tile."""
+        if self.packs:
+            for start in range(0, len(cells), 4):
+                self._finish_packed(cells[start : start + 4])
+            return
+        for cell in cells:
+            value = self._clamped(cell)
+            self._store(self._look_up(value) if self.has_table else value, cell)
+
+    def _finish_packed(self, cells: list[Cell]) -> None:
+        """One to four accumulators to bytes."""
+        as_float = self.workload.residual or not bounded(self.workload, self.request.precision.weight_bits)
+        vectors = []
+        for cell in cells:
+            y = self._scaled(cell)
+            vectors.append(let(self._rounded(minimum(y, self._high) if as_float else y), "y"))
+        packed = pack(vectors, self._zero_point_words)
+        if self.workload.activation != "none":
+            packed = let(maximum(packed, self._low_bytes), "packed")
+        if not as_float:  # an output of fewer than 8 bits ends below what the packs saturate to
+            packed = let(minimum(packed, self._high_bytes), "packed")
+        if self.has_table:
+            packed = let(self._permuted(packed) if self._wide_table else self._look_up(packed), "activated")
+        scatter(self._out, packed, [cell.places for cell in cells], self.stored)
+
+    def _scaled(self, cell: Cell) -> Value:
+        """y of one accumulator."""
+        y = cell.acc.cast("float32")
+        if not self.workload.residual:
+            return y * cell.multiplier
+        loaded = self._residual_quads(cell) if self.packs else self._residual_vector(cell)
+        r = (loaded.cast("int32") - self._residual_zero).cast("float32")
+        return fma(y, cell.multiplier, r * self._residual_multiplier)
+
+    def _clamped(self, cell: Cell) -> Value:
+        """y of one accumulator, clamped; bytes when the output is."""
+        y = self._scaled(cell)
+        if self._clamps:
+            y = clamp(y, self._low, self._high)
+        if self.floats:
+            return let(y, "y")
+        return let(self._rounded(y).cast("uint8") + self._zero_point, "y")
+
+    def _rounded(self, y: Value) -> Value:
+        """An int32 vector whose low bytes are those of rint(y), |y| <= 255."""
+        n, features = self.lanes, self.request.features
+        if n == 16 and "avx512f" in features:
+            all_lanes, as_the_cpu_is_set = constant(-1, "int16"), constant(4, "int32")
+            return intrinsic(_ROUND_512, "int32", 16, y, constant(0, "int32", 16), all_lanes, as_the_cpu_is_set)
+        if n == 8 and "avx2" in features:
+            return intrinsic(_ROUND_256, "int32", 8, y)
+        return (y + _MAGIC).reinterpret("int32", n)
+
+    def _residual_quads(self, cell: Cell) -> Value:
+        """The residual's bytes of a packed cell, lane by lane, in as few loads as its quads allow."""
+        places = cell.places
+        for count in (4, 2, 1):
+            runs = [places[i : i + count] for i in range(0, 4, count)]
+            if all(q == Quad(r[0].position, r[0].channel, r[0].offset + 4 * i) for r in runs for i, q in enumerate(r)):
+                break
+        loads = [self._residual.load(r[0].index(self.stored), 4 * count) for r in runs]
+        return loads[0] if count == 4 else shuffle(loads, range(16))
+
+    def _residual_vector(self, cell: Cell) -> Value:
+        stored = padded_channels(self.workload.out_channels)
+        offset = cell.position * stored + cell.channel + cell.offset
+        if stored % self.lanes == 0:
+            return self._residual.load(offset, self.lanes)
+        self._residual_tail.store(0, self._residual.load(offset, stored))
+        return self._residual_tail.load(0, self.lanes)
+
+    def _look_up(self, value: Value) -> Value:
+        """A vector of bytes through the table, byte by byte."""
+        self._looked_up.store(0, value)
+        with loop(value.lanes) as i:
+            self._looked_up[i] = self._table[self._looked_up[i].cast("int32")]
+        return self._looked_up.load(0, value.lanes)
+
+    def _permuted(self, v: Value) -> Value:
+        """64 bytes through the table: two permutes of 128 entries and a choice by the top bit."""
+        t = self._table_parts
+        low = intrinsic(_PERMUTE_2, "uint8", 64, t[0], v, t[1])
+        high = intrinsic(_PERMUTE_2, "uint8", 64, t[2], v, t[3])
+        return select(v < 128, low, high)
+
+    def _store(self, value: Value, cell: Cell) -> None:
+        """Write one vector of outputs, or the part of it that exists."""
+        n, total = self.lanes, self.stored
+        first = cell.channel + cell.offset
+        offset = cell.position * total + first
+        tail = total % n
+        past = blocks(total) * BLOCK - total >= n  # a whole vector of the last block lies past the end
+        if not ((tail or past) and cell.maybe_last):
+            self._out.store(offset, value)
+        elif total > n:
+            if not tail:
+                with when(first + n <= total):
+                    self._out.store(offset, value)
+                return
+            with branch(first + n <= total) as (whole, rest):
+                with whole:
+                    self._out.store(offset, value)
+                with rest, when(first < total):
+                    self._store_tail(value, offset, tail)
+        elif not tail:
+            self._out.store(offset, value)
+        else:
+            self._store_tail(value, offset, tail)
+
+    def _store_tail(self, value: Value, offset: Index, tail: int) -> None:
+        self._tail.store(0, value)
+        done = 0
+        for size in (8, 4, 2, 1):
+            if tail & size:
+                self._out.store(offset + done, self._tail.load(done, size))
+                done += size
+
+
+def activation_arrays(request: Request) -> list[Array]:
+    """Parameters x, and r with a residual."""
+    w = _conv(request)
+    params = [Array("x", (w.batch, w.in_height, w.in_width, padded_channels(w.in_channels)), "uint8")]
+    if w.residual:
+        params.append(Array("r", (w.batch, w.out_height, w.out_width, padded_channels(w.out_channels)), "uint8"))
+    return params
+
+
+def range_arrays(request: Request) -> list[Array]:
+    """Parameters bias, multiplier, Q, F, and the table when there is one: the constants behind the weights.
+
+    Q holds zero points of input and output, the output's range and the residual's zero point; F the residual's
+    multiplier and the output's range as floats.
+    """
+    w = _conv(request)
+    out = blocks(w.out_channels) * BLOCK
+    params = [Array("bias", (out,), "int32"), Array("multiplier", (out,), "float32")]
+    params += [Array("Q", (8,), "int32"), Array("F", (4,), "float32")]
+    return params if is_clamp(w.activation) else [*params, Array("table", (256,), "uint8")]
+
+
+def output_array(request: Request) -> Array:
+    """Parameter out."""
+    w = _conv(request)
+    dtype = "float32" if request.out_bits == FLOAT_BITS else "uint8"
+    return Array("out", (w.batch, w.out_height, w.out_width, stored_channels(request)), dtype)
+
+
+def _conv(request: Request) -> Conv2dWorkload:
+    assert isinstance(request.workload, Conv2dWorkload)
+    return request.workload

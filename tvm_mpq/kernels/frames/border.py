@@ -1,0 +1,62 @@
+"""Input rows in a scratch with zero points around them, so that reduction loops never ask where they are."""
+
+from __future__ import annotations
+
+from tvm_mpq.kernels.emit import (
+    Buffer,
+    Index,
+    Value,
+    branch,
+    chunks,
+    copy,
+    let,
+    loop,
+    minimum,
+    within,
+)
+from tvm_mpq.kernels.frames.geometry import Geometry
+
+_SIZES = (64, 32, 16, 8, 4)
+
+
+def fill_border(
+    g: Geometry, rows: int, share: tuple[Index, Index], n: Value, source: Buffer, target: Buffer, base: Index, z: Value
+) -> None:
+    """Copy what a share of the tiles of `rows` output rows reads of image `n`, zero points `z` around it.
+
+    share: first and one past the last tile; source: uint8 map; target: the scratch, whose rows begin at `base`.
+    """
+    z = let(z, "z")
+    top, left, _, right = g.padding
+    low, high = share
+    reach = (rows - 1) * g.stride[0] + (g.kernel[0] - 1) * g.dilation[0] + 1
+    last_start = g.out_height - rows
+    first = _at_most(low, rows, 0, last_start) * g.stride[0]
+    last = _at_most(high, rows, -rows, last_start) * g.stride[0] + reach
+    row_bytes, wide = g.in_width * g.in_cells, g.row_width * g.in_cells
+    with loop(first, last) as y:
+        row = let(base + y * wide, "row")
+        with branch(within(top, y, top + g.in_height)) as (inside, outside):
+            with inside:
+                _fill(target, row, left * g.in_cells, z)
+                start = let((n * g.in_height + y - top) * row_bytes, "source")
+                copy(target, row + left * g.in_cells, source, start, row_bytes, _SIZES)
+                _fill(target, row + (left * g.in_cells + row_bytes), right * g.in_cells, z)
+            with outside:
+                _fill(target, row, wide, z)
+
+
+def _at_most(tile: Index, rows: int, more: int, limit: int) -> Index:
+    """min(tile * rows + more, limit), in Python where it can be."""
+    start = tile * rows + more
+    return minimum(start, limit) if isinstance(start, Value) else min(start, limit)
+
+
+def _fill(target: Buffer, offset: Value, count: int, z: Value) -> None:
+    for start, size, times in chunks(count, _SIZES):
+        value = z.broadcast(size)
+        if times > 1:
+            with loop(times) as i:
+                target.store(offset + start + i * size, value)
+        else:
+            target.store(offset + start, value)

@@ -1,0 +1,374 @@
+"""The frame of every dense integer convolution: tiles of positions x channels, borders, threads, requantization.
+
+Input rows that need padding are first copied into a scratch whose border holds the zero point (`border.py`). A tile is
+`rows` x `columns` output positions x `blocks` * 16 channels, all accumulators in registers; where a tile does not
+divide the map, the last one is moved back and computes some positions twice. The channels that the tiles leave over are
+a narrower tile of their own; half a block of them takes half a vector where the machine has one (`Dot.halves`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from tvm.tirx import PrimFunc
+
+from tvm_mpq.kernels.emit import (
+    Array,
+    Buffer,
+    Function,
+    Index,
+    Pointer,
+    Register,
+    Value,
+    accumulators,
+    alloc,
+    bind,
+    constant,
+    function,
+    let,
+    loop,
+    minimum,
+    overlap,
+    shuffle,
+    split,
+    split_axis,
+    tiles,
+)
+from tvm_mpq.kernels.emit.quads import Quad
+from tvm_mpq.kernels.emit.requantize import Cell, Requantizer, activation_arrays, output_array, range_arrays
+from tvm_mpq.kernels.frames.border import fill_border
+from tvm_mpq.kernels.frames.geometry import (
+    BLOCK,
+    ChannelTiles,
+    ChannelWindow,
+    Geometry,
+    blocks,
+    has_half,
+    tile_channels,
+    useful_threads,
+)
+from tvm_mpq.kernels.registry import Knobs, Request
+from tvm_mpq.schema import Conv2dWorkload
+
+PREFETCHED_BYTES = 131_072
+"""Weights of a convolution from which they are prefetched; smaller ones gained nothing."""
+
+
+class Dot(ABC):
+    """One machine's multiply and accumulate: how a few input channels meet a block of weights.
+
+    lanes: int32 lanes of an accumulator, 16 or a divisor; channels: input channels of one step; shift: bits by which
+    the sums are too large and are shifted right (exactly) before the bias comes; halves: whether the last vector of a
+    step may be half as wide; unpacks: whether weights are expanded to int8 in a scratch before they are used;
+    prefetches: whether asking for weights ahead of time was measured to gain.
+    """
+
+    lanes: int = 16
+    channels: int = 4
+    shift: int = 0
+    weight_dtype: str = "int8"
+    halves: bool = False
+    unpacks: bool = False
+    prefetches: bool = False
+
+    @abstractmethod
+    def pack(self, weight: npt.NDArray[np.int8]) -> npt.NDArray[np.generic]:
+        """int8[O, KH, KW, cells] to the stored array; its first axis is the blocks of 16 output channels."""
+
+    @abstractmethod
+    def packed_shape(self, out_blocks: int, steps: int) -> tuple[int, ...]:
+        """Shape of what `pack` returns for `steps` steps in all."""
+
+    @property
+    @abstractmethod
+    def step_bytes(self) -> int:
+        """Weight bytes of one step of one vector of `lanes` output channels."""
+
+    def block_bytes(self, steps: int) -> int:
+        """Bytes from one block of 16 output channels to the next, as `step` reads them."""
+        return steps * self.step_bytes * (16 // self.lanes)
+
+    def registers(self, positions: int, vectors: int) -> int:
+        """Vector registers that a tile needs."""
+        return positions * vectors + vectors + 1
+
+    def prepare(self) -> None:  # noqa: B027 - most machines need no constants
+        """Bind constants once per call."""
+
+    def unpack(self, packed: Buffer, block: Index, count: int, target: Buffer, to: Index, block_bytes: int) -> None:
+        """Expand `count` blocks of weights from `block` on into `target` from `to` on. Only where `unpacks`."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def step(
+        self, inputs: Sequence[Pointer], weights: Sequence[Pointer], accs: list[list[Register]], half: bool = False
+    ) -> None:
+        """Accumulate one step.
+
+        inputs: each position's channels; weights: those of each vector of output channels; accs[position][vector];
+        half: the last vector has lanes / 2.
+        """
+
+
+@dataclass(frozen=True)
+class LaneVector:
+    """One accumulator of each position of a tile: `lanes` channels, `offset` channels from the tile's first."""
+
+    offset: int
+    lanes: int
+
+
+def build_dense(request: Request, knobs: Knobs, dot: Dot) -> PrimFunc:
+    """The convolution of `request` with tile knobs {"rows", "columns", "blocks", "order"}."""
+    return ConvolutionFrame(request, knobs, dot).build()
+
+
+class ConvolutionFrame:
+    """Plans one convolution's loops; `_Writer` writes them."""
+
+    def __init__(self, request: Request, knobs: Knobs, dot: Dot) -> None:
+        assert isinstance(request.workload, Conv2dWorkload)
+        self.dot, self.request, self.workload = dot, request, request.workload
+        self.threads = useful_threads(request.workload, request.threads)
+        self.g = Geometry.of(request.workload, request.out_bits)
+        self.rows = min(knobs["rows"], self.g.out_height)
+        self.columns = min(knobs["columns"], self.g.out_width)
+        self.window = ChannelWindow.of(request.workload, dot.channels)
+        self.all_blocks = blocks(request.workload.out_channels)
+        self.blocks = min(knobs["blocks"], self.all_blocks) if request.workload.groups == 1 else 1
+        self.by_channels = knobs["order"] == "channels"
+        self.counts = {
+            "n": self.g.batch,
+            "h": tiles(self.g.out_height, self.rows),
+            "w": tiles(self.g.out_width, self.columns),
+            "g": tiles(self.all_blocks, self.blocks),
+        }
+        self.steps = self.g.kernel[0] * self.g.kernel[1] * self.window.cells // dot.channels
+        self.block_bytes = dot.block_bytes(self.steps)
+        self.weight = Array("weight", dot.packed_shape(self.all_blocks, self.steps), dot.weight_dtype)
+        self.x_size = self.g.batch * self.g.in_height * self.g.in_width * self.g.in_cells
+        self.scratch = self.g.rows * self.g.row_width * self.g.in_cells
+        order = "gnhw" if self.all_blocks * self.block_bytes > self.x_size else "nhwg"
+        self.split = split_axis({axis: self.counts[axis] for axis in order}, self.threads)
+        if self.threads > 1 and self.split == "g":  # equal tiles, which any number of threads can share
+            self.parts = [ChannelTiles(0, self.counts["g"], self.blocks, False, True)]
+        else:
+            self.parts = tile_channels(self.all_blocks, self.blocks, has_half(request, dot.halves))
+
+    @property
+    def blocks_at_once(self) -> int:
+        """Blocks that are unpacked together: those of a tile, or all where tiles change their channels innermost."""
+        return max(part.blocks for part in self.parts) if self.by_channels else self.all_blocks
+
+    @property
+    def unpacked(self) -> int:
+        """Bytes of unpacked weights that a thread holds."""
+        return self.block_bytes * self.blocks_at_once if self.dot.unpacks else 0
+
+    @property
+    def merged(self) -> bool:
+        """Whether the taps of a kernel row lie behind one another, so that one loop goes over all of them."""
+        return self.g.dilation[1] == 1 and self.window.cells == self.g.in_cells
+
+    def vectors(self, part: ChannelTiles) -> list[LaneVector]:
+        """The accumulators of one position of a tile."""
+        lanes = self.dot.lanes
+        vectors = [LaneVector(offset, lanes) for offset in range(0, part.blocks * BLOCK, lanes)]
+        if part.half:
+            vectors[-1] = LaneVector(vectors[-1].offset, lanes // 2)
+        return vectors
+
+    def build(self) -> PrimFunc:
+        params = [*activation_arrays(self.request), self.weight, *range_arrays(self.request)]
+        with function([*params, output_array(self.request)]) as f:
+            _Writer(self, f).write()
+        return f.func
+
+
+class _Writer:
+    """Writes the loops of one frame into an open function.
+
+    n, oh, ow, block: image, first output row, column and block of channels of the tile that is being written; h, w: the
+    numbers of its row and column of tiles.
+    """
+
+    n: Value
+    h: Value
+    w: Value
+    oh: Value
+    ow: Value
+    block: Value
+    base: Index  # where this thread's input rows begin in `x`
+    unpacked: Index  # where this thread's unpacked weights begin
+
+    def __init__(self, frame: ConvolutionFrame, f: Function) -> None:
+        self.frame, self.dot, self.g = frame, frame.dot, frame.g
+        self.source = f.flat("x")
+        self.x = alloc(frame.threads * frame.scratch, "uint8") if self.g.bordered else self.source
+        self.packed = f.flat("weight")
+        self.weights = alloc(frame.threads * frame.unpacked, "int8") if self.dot.unpacks else self.packed
+        self.dot.prepare()
+        self.q, self.bias, self.multiplier = f.flat("Q"), f.flat("bias"), f.flat("multiplier")
+        self.requantizer = Requantizer(f, frame.request, self.dot.lanes)
+
+    def write(self) -> None:
+        with split(self.frame.threads) as task:
+            self.task = task
+            self._task()
+
+    def _share(self, axis: str) -> tuple[Index, Index]:
+        """The tiles of one axis that a task does."""
+        count = self.frame.counts[axis]
+        return self.task.share(count) if axis == self.frame.split else (0, count)
+
+    def _task(self) -> None:
+        frame, g = self.frame, self.g
+        self.requantizer.locals()
+        if self.dot.unpacks:
+            self.unpacked = bind(self.task.offset(frame.unpacked), "unpacked")
+            if not frame.by_channels:
+                self._unpack(0, frame.all_blocks)
+        with loop(*self._share("n")) as n:
+            self.n = n
+            self.base = bind(self.task.offset(frame.scratch), "base") if g.bordered else 0
+            if g.bordered:
+                z = self.q[0].cast("uint8")
+                fill_border(g, frame.rows, self._share("h"), self.n, self.source, self.x, self.base, z)
+            if frame.by_channels:
+                self._channels(lambda part: self._rows(lambda: self._columns(lambda: self._tile(part))))
+            else:
+                self._rows(lambda: self._columns(lambda: self._channels(self._tile)))
+
+    def _rows(self, body: Callable[[], None]) -> None:
+        with loop(*self._share("h")) as h:
+            self.h = h
+            self.oh = let(overlap(self.h, self.frame.rows, self.g.out_height), "oh")
+            body()
+
+    def _columns(self, body: Callable[[], None]) -> None:
+        with loop(*self._share("w")) as w:
+            self.w = w
+            self.ow = let(overlap(self.w, self.frame.columns, self.g.out_width), "ow")
+            body()
+
+    def _channels(self, body: Callable[[ChannelTiles], None]) -> None:
+        frame = self.frame
+        for part in frame.parts:
+            with loop(*(self._share("g") if part.overlaps else (0, part.count))) as i:
+                last = frame.all_blocks - part.blocks
+                block = minimum(i * part.blocks, last) if part.overlaps else part.first + i * part.blocks
+                self.block = let(block, "block")
+                if self.dot.unpacks and frame.by_channels:
+                    self._unpack(self.block, part.blocks)
+                body(part)
+
+    def _unpack(self, block: Index, count: int) -> None:
+        self.dot.unpack(self.packed, block, count, self.weights, self.unpacked, self.frame.block_bytes)
+
+    def _tile(self, part: ChannelTiles) -> None:
+        frame, dot, vectors = self.frame, self.dot, self.frame.vectors(part)
+        positions = [(r, c) for r in range(frame.rows) for c in range(frame.columns)]
+        accs = accumulators(len(positions), [vector.lanes for vector in vectors], "int32")
+        self.channel = let(self.block * BLOCK, "channel")
+        for v, vector in enumerate(vectors):
+            start = constant(0, "int32", vector.lanes) if dot.shift else self._bias(vector)
+            for row in accs:
+                row[v].value = start
+        self._reduce(positions, vectors, accs, part)
+        self.requantizer.finish(self._cells(positions, vectors, accs, part))
+
+    def _bias(self, vector: LaneVector) -> Value:
+        return let(self.bias.load(self.channel + vector.offset, vector.lanes), "bias")
+
+    def _cells(
+        self,
+        positions: list[tuple[int, int]],
+        vectors: list[LaneVector],
+        accs: list[list[Register]],
+        part: ChannelTiles,
+    ) -> list[Cell]:
+        """The accumulators as the requantizer takes them; halves are joined in pairs of positions."""
+        g, dot = self.g, self.dot
+        multipliers, biases = [], []
+        for vector in vectors:
+            m = self.multiplier.load(self.channel + vector.offset, vector.lanes)
+            multipliers.append(let(shuffle([m, m], range(dot.lanes)) if vector.lanes < dot.lanes else m, "multiplier"))
+            if dot.shift:
+                biases.append(self._bias(vector))
+        places = [(self.n * g.out_height + self.oh + r) * g.out_width + self.ow + c for r, c in positions]
+        cells, waiting = [], 0
+        for p, position in enumerate(places):
+            for v, vector in enumerate(vectors):
+                if vector.lanes < dot.lanes:
+                    if p % 2 == 0 and p + 1 < len(places):
+                        waiting = p
+                        continue
+                    first = waiting if p % 2 else p
+                    acc = shuffle([accs[first][v].value, accs[p][v].value], range(dot.lanes))
+                    quads = tuple(Quad(places[i], self.channel, vector.offset + o) for i in (first, p) for o in (0, 4))
+                    cells.append(Cell(acc, multipliers[v], position, self.channel, offset=vector.offset, quads=quads))
+                    continue
+                if self.frame.all_blocks == 1 and vector.offset >= self.requantizer.stored:
+                    continue  # half a block past the last channel
+                acc = accs[p][v].value
+                if dot.shift:
+                    acc = (acc >> dot.shift) + biases[v]
+                reaches_end = vector.offset // BLOCK == part.blocks - 1
+                cells.append(Cell(acc, multipliers[v], position, self.channel, reaches_end, vector.offset))
+        return cells
+
+    def _reduce(
+        self,
+        positions: list[tuple[int, int]],
+        vectors: list[LaneVector],
+        accs: list[list[Register]],
+        part: ChannelTiles,
+    ) -> None:
+        frame, g, dot = self.frame, self.g, self.dot
+        (kh, kw), width, merged = g.kernel, g.row_width, frame.merged
+        length = (kw if merged else 1) * frame.window.cells // dot.channels  # steps of the innermost loop
+        image = self.n * g.in_height if not g.bordered else 0
+        first = (image + self.oh * g.stride[0]) * width + self.ow * g.stride[1]
+        x: Index = let(self.base + first * g.in_cells, "x_tile") + frame.window.first_cell(self.block)
+        w: Index = self.block * frame.block_bytes
+        if dot.unpacks:
+            w = self.unpacked if frame.by_channels else self.unpacked + w
+        offsets = [(r * g.stride[0] * width + c * g.stride[1]) * g.in_cells for r, c in positions]
+        with ExitStack() as stack:
+            ky: Index = 0
+            if kh > 1:
+                ky = stack.enter_context(loop(kh))
+                x = x + ky * (g.dilation[0] * width * g.in_cells)
+                w = w + ky * (kw * frame.window.cells // dot.channels * dot.step_bytes)
+            if kw > 1 and not merged:
+                kx = stack.enter_context(loop(kw))
+                x = x + kx * (g.dilation[1] * g.in_cells)
+                w = w + kx * (length * dot.step_bytes)
+            x, w = bind(x, "x_row"), bind(w, "w_row")
+            k = stack.enter_context(loop(length))
+            inputs = [Pointer(self.x, x + k * dot.channels + offset) for offset in offsets]
+            size = frame.block_bytes // (BLOCK // dot.lanes)
+            weights = [
+                Pointer(self.weights, w + vector.offset // dot.lanes * size + k * dot.step_bytes) for vector in vectors
+            ]
+            large = frame.all_blocks * frame.block_bytes >= PREFETCHED_BYTES
+            if dot.prefetches and large and merged and frame.by_channels:
+                self._prefetch(part, ky * length + k)
+            dot.step(inputs, weights, accs, vectors[-1].lanes < dot.lanes)
+
+    def _prefetch(self, part: ChannelTiles, step: Value) -> None:
+        """Ask for the weights of the next tile of channels, a little in every step of this one's tiles of positions.
+
+        In a network weights come from the third-level cache or memory, which the processor's own prefetching hides
+        badly where a block of weights serves few positions. Past the last tile the address is out of bounds, which a
+        prefetch may be.
+        """
+        frame, columns = self.frame, self.frame.counts["w"]
+        stride = -(-part.blocks * frame.block_bytes // (frame.steps * frame.counts["h"] * columns))
+        done = ((self.h * columns + self.w) * frame.steps + step) * stride
+        self.weights.prefetch((self.block + part.blocks) * frame.block_bytes + done)

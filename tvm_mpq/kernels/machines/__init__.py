@@ -1,0 +1,1 @@
+"""Instruction sets: what one machine contributes to a frame, one file each."""
