@@ -17,6 +17,7 @@ import numpy as np
 from tvm.tirx import PrimFunc
 
 from tvm_mpq.errors import NoKernelError
+from tvm_mpq.kernels.emit.code import Array
 from tvm_mpq.kernels.tir import Script
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import Precision, Workload
@@ -41,6 +42,20 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Parameters:
+    """A kernel's parameters in their order: activations (data, then residual or second operand), constants as
+    `Family.constants` gives them, and the output."""
+
+    activations: tuple[Array, ...]
+    constants: tuple[Array, ...]
+    output: Array
+
+    def all(self) -> list[Array]:
+        """In the order of the kernel's arguments."""
+        return [*self.activations, *self.constants, self.output]
+
+
+@dataclass(frozen=True)
 class Family:
     """One row of the table. All callables are pure."""
 
@@ -57,6 +72,7 @@ class Family:
     rank: int = 0  # of two untuned families that both fit, the higher is the default
     variant: Callable[[Request], Any] = lambda request: None
     """What of the precision changes the code. Precisions of equal family and variant run the same instructions."""
+    parameters: Callable[[Request, Knobs], Parameters] | None = None  # optional until every family states them
 
     def fits(self, request: Request) -> bool:
         return (
@@ -87,6 +103,9 @@ class Kernel:
     @property
     def buffers(self) -> tuple[tuple[tuple[int, ...], str], ...]:
         """Shape and dtype of each parameter, in order."""
+        if self.family.parameters is not None:
+            stated = self.family.parameters(self.request, self.knobs)
+            return tuple((array.shape, array.dtype) for array in stated.all())
         code = self.code()
         if isinstance(code, Script):
             return code.buffers
