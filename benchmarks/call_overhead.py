@@ -17,11 +17,11 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from tvm_mpq.execute.call_overhead import chains
+from tvm_mpq.execute.network import EXEC_MODE, all_steps
+from tvm_mpq.execute.prepare import prepare
 from tvm_mpq.pipeline import Options, build_network
-from tvm_mpq.pipeline.network import all_steps
-from tvm_mpq.pipeline.prepare import prepare
 from tvm_mpq.targets import local_row, to_tvm
-from tvm_mpq.tuning.network import EXEC_MODE, chains
 
 FEW, MANY, ROUNDS = 1, 65, 400
 

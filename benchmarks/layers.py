@@ -24,10 +24,11 @@ import tvm
 from networks import NETWORKS, material
 from tvm import relax
 
+from tvm_mpq.execute import network
+from tvm_mpq.execute.prepare import prepare
 from tvm_mpq.passes.lowering import KernelStep
 from tvm_mpq.passes.realize import KERNEL_ATTR
-from tvm_mpq.pipeline import Options, build_network, network
-from tvm_mpq.pipeline.prepare import prepare
+from tvm_mpq.pipeline import Options, build_network
 from tvm_mpq.schema import Conv2dWorkload, Workload
 
 WARM_UP, RUNS = 5, 40

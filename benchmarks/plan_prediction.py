@@ -20,11 +20,10 @@ import numpy as np
 from predictor import model_path, say
 
 from tvm_mpq.calibrate.data import load_dataset
+from tvm_mpq.execute.network import summary
 from tvm_mpq.pipeline import Options
-from tvm_mpq.pipeline.bench import Bench, open_bench
-from tvm_mpq.pipeline.network import summary
+from tvm_mpq.pipeline.context import Bench, open_bench
 from tvm_mpq.pipeline.tables import Tables, build_tables, corrected, plan_of, references
-from tvm_mpq.pipeline.workshop import Workshop
 from tvm_mpq.schema import Plan
 from tvm_mpq.select.evaluate import cost
 from tvm_mpq.select.ilp import Solution
@@ -45,7 +44,7 @@ def random_choices(problem: Problem, rng: np.random.Generator) -> dict[str, str]
 def compare(bench: Bench, count: int, seed: int) -> dict[str, Any]:
     """Predict and measure `count` random plans of one network."""
     data = load_dataset(None, bench.prepared.inputs)
-    workshop = Workshop(bench, data.sample(0))
+    workshop = bench.workshop(data.sample(0))
     tables = build_tables(bench, data)
     rng = np.random.default_rng(seed)
     drawn = {f"plan {i}": random_choices(tables.problem, rng) for i in range(count)}

@@ -25,12 +25,16 @@ import models
 import numpy as np
 from networks import NETWORKS
 
+from tvm_mpq.costs import measured
+from tvm_mpq.costs.measured import look_up
+from tvm_mpq.costs.predicted import REFUSED_AT_ONCE, UP_FRONT
+from tvm_mpq.costs.profiler import latency_key
+from tvm_mpq.costs.table import LatencyTable, hopeful
 from tvm_mpq.errors import MeasurementError
 from tvm_mpq.kernels.registry import Kernel, Request, default_kernel
 from tvm_mpq.passes.graph import WEIGHTED_KINDS
-from tvm_mpq.pipeline import Options, latency
-from tvm_mpq.pipeline.bench import Bench, open_bench
-from tvm_mpq.pipeline.estimate import REFUSED_AT_ONCE, UP_FRONT
+from tvm_mpq.pipeline import Options
+from tvm_mpq.pipeline.context import Bench, open_bench
 from tvm_mpq.pipeline.problem import Space, build_problem
 from tvm_mpq.schema import LatencyKey, LatencyRecord
 from tvm_mpq.select.ilp import Limits, Solution, solve
@@ -81,7 +85,7 @@ def fill(bench: Bench) -> None:
     requests = requests_of(bench)
     for start in range(0, len(requests), CHUNK):
         try:
-            latency.fill(bench.meter(), requests[start : start + CHUNK])
+            measured.fill(bench.meter(), requests[start : start + CHUNK])
         except MeasurementError as e:
             say(f"left out: {e}")
         say(f"{bench.prepared.loaded.name}: {min(start + CHUNK, len(requests))} of {len(requests)}")
@@ -89,8 +93,8 @@ def fill(bench: Bench) -> None:
 
 def known(bench: Bench) -> Records:
     """Records of the network's kernels as they are compiled now."""
-    table = latency.LatencyTable(bench.prepared.row.name)
-    latency.look_up(bench.meter(), table, requests_of(bench))
+    table = LatencyTable(bench.prepared.row.name)
+    look_up(bench.meter(), table, requests_of(bench))
     return {record.key: record for record in table.records.values()}
 
 
@@ -192,7 +196,7 @@ def price(bench: Bench, truth: Problem, solution: Solution) -> float:
 def replay(bench: Bench, records: Records, fraction: float) -> dict[str, Any]:
     """`optimize --measure-fraction` from an empty database, its measurements taken from `records`."""
     machine = Machine.of(bench.prepared.row)
-    keys = {r.key: latency.latency_key(default_kernel(r), bench.prepared.row.name) for r in requests_of(bench)}
+    keys = {r.key: latency_key(default_kernel(r), bench.prepared.row.name) for r in requests_of(bench)}
     missing = sorted({k for k in keys.values() if k in records}, key=str)
     entries = [Entry(k, machine) for k in missing]
     times: dict[LatencyKey, float] = {}
@@ -217,7 +221,7 @@ def replay(bench: Bench, records: Records, fraction: float) -> dict[str, Any]:
         measured |= {gone[i].key for i in most_informative(learned, gone, REFUSED_AT_ONCE)}
     refused = len(measured) - up_front
     times |= {key: microseconds(records[key]) for key in measured}
-    times |= {key: latency.hopeful(p.median_us, p.stated_error) for key, p in found.items()}
+    times |= {key: hopeful(p.median_us, p.stated_error) for key, p in found.items()}
     rounds = 0
     while True:
         rounds += 1

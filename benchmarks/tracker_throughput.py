@@ -22,15 +22,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tvm_mpq.costs.measured import measure_all
+from tvm_mpq.costs.profiler import Meter, latency_key
+from tvm_mpq.costs.table import LatencyTable
 from tvm_mpq.kernels.registry import Kernel, Request, default_kernel
-from tvm_mpq.pipeline import latency
-from tvm_mpq.pipeline.bench import open_boards
-from tvm_mpq.pipeline.kernel_store import KernelStore
+from tvm_mpq.pipeline.context import open_boards
 from tvm_mpq.schema import W8A8, Conv2dWorkload, LatencyKey
 from tvm_mpq.targets import features, local_row, to_tvm_attrs
-from tvm_mpq.tuning.database import LatencyDatabase
-from tvm_mpq.tuning.measure import MeasureSettings
-from tvm_mpq.tuning.tracker import Tracker
+from tvm_mpq.tuning.compile.kernel_store import KernelStore
+from tvm_mpq.tuning.database.latencies import LatencyDatabase
+from tvm_mpq.tuning.devices.tracker import Tracker
+from tvm_mpq.tuning.measure.kernels import MeasureSettings
 
 KEY = "loopback"
 START_SEC = 60.0
@@ -75,7 +77,7 @@ def kernels(count: int) -> dict[LatencyKey, Kernel]:
     for i in range(count):
         workload = Conv2dWorkload(1, 14, 14, 64, 16 * (i + 1), (1, 1))
         kernel = default_kernel(Request(workload, W8A8, 8, features(row), 1))
-        found[latency.latency_key(kernel, row.name)] = kernel
+        found[latency_key(kernel, row.name)] = kernel
     return found
 
 
@@ -86,10 +88,10 @@ def seconds_with(port: int, store: KernelStore, wanted: dict[LatencyKey, Kernel]
     try:
         list(boards.run(range(8 * boards.width), lambda session, task: session.device.sync()))
         with LatencyDatabase(folder / f"{boards.width}.sqlite") as db:
-            meter = latency.Meter(row.name, boards.board.identity(1), store, db, boards, SETTINGS)
-            table = latency.LatencyTable(row.name)
+            meter = Meter(row.name, boards.board.identity(1), store, db, boards, SETTINGS)
+            table = LatencyTable(row.name)
             start = time.perf_counter()
-            latency.measure_all(meter, table, wanted)
+            measure_all(meter, table, wanted)
             return time.perf_counter() - start, len(table.refused)
     finally:
         boards.close()

@@ -31,14 +31,19 @@ import numpy as np
 from networks import material
 from predictor import model_path, say, space_of
 
+from tvm_mpq.costs import measured
+from tvm_mpq.costs.measured import look_up, measure_all
+from tvm_mpq.costs.profiler import latency_key, tuned_kernel
+from tvm_mpq.costs.table import LatencyTable
 from tvm_mpq.kernels.registry import Kernel, Request, candidates, default_kernel
-from tvm_mpq.pipeline import Options, latency
-from tvm_mpq.pipeline.bench import Bench, open_bench
+from tvm_mpq.pipeline import Options
+from tvm_mpq.pipeline.context import Bench, open_bench
 from tvm_mpq.pipeline.optimize import optimize
 from tvm_mpq.pipeline.tune import tune
 from tvm_mpq.schema import Budget, Conv2dWorkload, LatencyKey
-from tvm_mpq.tuning.network import NetworkJob, measure_networks
-from tvm_mpq.tuning.session import LocalSession
+from tvm_mpq.tuning.devices.session import LocalSession
+from tvm_mpq.tuning.measure import presets
+from tvm_mpq.tuning.measure.networks import NetworkJob, measure_networks
 
 PRECISIONS = ("fp32", "w8a8", "w4a8", "w2a4", "w1a4")
 TABLE_SEC, AGAIN_SEC, NEAR, PLAN, SHARE = 25 * 60, 20, 0.05, 0.03, 0.40
@@ -97,7 +102,7 @@ def fill(model: Path, db: Path, threads: int) -> Row:
     with open_bench(options) as bench:
         requests, meter = space_of(bench).requests(), bench.meter()
         stages.close("reading the model")
-        table = latency.fill(meter, requests)
+        table = measured.fill(meter, requests)
         stages.close("the rest")
         offered = sorted({label for node in bench.prepared.graph.weighted() for label in node.candidates})
         return {"entries": table.entries, "offered": offered, "stages": stages.seconds, "device": bench.device.key}
@@ -131,17 +136,17 @@ def sample(bench: Bench, count: int, seed: int) -> list[Request]:
 def exhaust(bench: Bench, request: Request, found: Kernel) -> Row:
     """Measure every kernel for a request; then the default, the one found and the best few in turns."""
     meter, target = bench.meter(), bench.prepared.row.name
-    every = {latency.latency_key(kernel, target): kernel for kernel in candidates(request)}
-    lasting = latency.LatencyTable(target)
-    latency.measure_all(meter, lasting, latency.look_up(meter, lasting, [request], every_candidate=True))
+    every = {latency_key(kernel, target): kernel for kernel in candidates(request)}
+    lasting = LatencyTable(target)
+    measure_all(meter, lasting, look_up(meter, lasting, [request], every_candidate=True))
     where = (request.workload.key, str(request.precision), request.out_bits, target, bench.device.key)
     best = [every[r.key] for r in meter.db.fastest(*where) if r.key in every][:3]
-    final = {latency.latency_key(kernel, target): kernel for kernel in (default_kernel(request), found, *best)}
-    careful = dataclasses.replace(meter, settings=dataclasses.replace(latency.SETTINGS, repeats=15, group=len(final)))
+    final = {latency_key(kernel, target): kernel for kernel in (default_kernel(request), found, *best)}
+    careful = dataclasses.replace(meter, settings=dataclasses.replace(presets.KERNELS, repeats=15, group=len(final)))
     times: dict[LatencyKey, float] = {}
     for record in careful.measure({key: meter.store.source(kernel) for key, kernel in final.items()}):
         times[record.key] = math.inf if record.median_us is None else record.median_us
-    default_us, found_us = (times[latency.latency_key(k, target)] for k in (default_kernel(request), found))
+    default_us, found_us = (times[latency_key(k, target)] for k in (default_kernel(request), found))
     least = min(times.values())
     return {
         "request": request.key,
@@ -162,7 +167,7 @@ def layers(options: argparse.Namespace) -> Row:
     with open_bench(asked) as bench:
         meter = bench.meter()
         sampled = sample(bench, options.layers, options.seed)
-        found = [latency.tuned_kernel(meter, request) or default_kernel(request) for request in sampled]
+        found = [tuned_kernel(meter, request) or default_kernel(request) for request in sampled]
     rows = []
     with tempfile.TemporaryDirectory(dir=options.db.parent) as folder:
         copy = copied(options.db, Path(folder))
@@ -220,7 +225,7 @@ def fraction(options: argparse.Namespace) -> Row:
             rows[label] = in_process(plan, given.onnx, given.calibration, db, out, share, options.max_drop)
         jobs = [NetworkJob(folder / f"{label}.out" / "model.so", [np.load(given.check)[:1]]) for label in rows]
         with LocalSession() as session:
-            times = measure_networks(session, jobs, dataclasses.replace(latency.SETTINGS, repeats=21))
+            times = measure_networks(session, jobs, dataclasses.replace(presets.KERNELS, repeats=21))
     for (label, row), found in zip(rows.items(), times, strict=True):
         row["network_us"] = found.median_us
         parts = ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in row["stages"].items())

@@ -1,7 +1,10 @@
 """Tuning: compile kernels, run them on a device, measure them, and remember.
 
-build      PrimFuncs into shared libraries, in worker processes
-session    where code runs: this machine (a worker behind a loopback RPC server) or a remote board
-measure    kernels, interleaved with a sentinel;  network  whole networks and the cost of a call
-database   what was measured, and on which device;  results, network_store  what else is worth keeping
+compile    functions into shared libraries, in worker processes; compiled kernels kept on disk
+devices    where code runs: this machine (a worker behind a loopback RPC server) or a pool of remote boards
+measure    kernels and whole networks, interleaved with a sentinel; whether a kernel's numbers are right
+database   what was measured, and on which device; what else is worth keeping
+predictor  latencies of what was not measured, and which candidates are worth measuring
+
+Within the room: `compile` <- `devices` <- `measure`; `database` and `predictor` know none of them.
 """

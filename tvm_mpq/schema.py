@@ -13,14 +13,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 from tvm_mpq.errors import FileFormatError, InvalidValueError, MissingFileError, OutputError
 
 FLOAT_BITS = 32
 """The storage format of a float32 tensor, where an integer tensor's format is its bits."""
+
+Progress: TypeAlias = Callable[[int, int, str], None]
+"""Hears often from long work: how much is done, of how much, and what is done."""
 
 _FLOAT_NAMES = {32: "fp32", 16: "bf16"}
 

@@ -13,10 +13,10 @@ from mpq_testing.emulated import BOARD, BOARD_KEY, EmulatedMachine
 from tvm_mpq.kernels.registry import Request, default_kernel
 from tvm_mpq.schema import W8A8, Conv2dWorkload
 from tvm_mpq.targets import features, resolve, to_tvm
-from tvm_mpq.tuning.build import build_modules
-from tvm_mpq.tuning.sentinel import FUNCTION, build_sentinel, sentinel_args
-from tvm_mpq.tuning.session import RpcSession
-from tvm_mpq.tuning.verify import verify_kernel
+from tvm_mpq.tuning.compile.build import build_modules
+from tvm_mpq.tuning.devices.sentinel import FUNCTION, build_sentinel, sentinel_args
+from tvm_mpq.tuning.devices.session import RpcSession
+from tvm_mpq.tuning.measure.verify import verify_kernel
 
 
 def test_a_kernel_is_verified_and_timed_there(tracker_port: int, machine: EmulatedMachine, tmp_path: Path) -> None:

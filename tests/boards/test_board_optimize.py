@@ -14,14 +14,14 @@ from mpq_testing.definition import is_integer, walk
 from mpq_testing.emulated import BOARD_KEY, EmulatedMachine
 from mpq_testing.onnx_models import OnnxNet
 from mpq_testing.quick import measure_quickly
+from tvm_mpq.execute import network
+from tvm_mpq.execute.prepare import prepare
 from tvm_mpq.passes.graph import Node
 from tvm_mpq.passes.lowering import Value
-from tvm_mpq.pipeline import network
 from tvm_mpq.pipeline.options import Result
-from tvm_mpq.pipeline.prepare import prepare
 from tvm_mpq.schema import FLOAT_BITS
-from tvm_mpq.tuning.measure import MeasureSettings
-from tvm_mpq.tuning.session import RpcSession
+from tvm_mpq.tuning.devices.session import RpcSession
+from tvm_mpq.tuning.measure.kernels import MeasureSettings
 
 TARGET = "cortex-a72"
 QUICK = MeasureSettings(repeats=5, min_repeat_ms=0.1, max_relative_iqr=1e6, max_drift=1e6)

@@ -13,10 +13,10 @@ from mpq_testing.emulated import EmulatedMachine, architecture
 from mpq_testing.emulated_network import run_network
 from mpq_testing.lab import Lab
 from mpq_testing.onnx_models import residual
+from tvm_mpq.execute import network
+from tvm_mpq.execute.prepare import prepare
 from tvm_mpq.passes.lowering import KernelStep
-from tvm_mpq.pipeline import network
 from tvm_mpq.pipeline.options import Options
-from tvm_mpq.pipeline.prepare import prepare
 from tvm_mpq.pipeline.uniform import build_network
 from tvm_mpq.schema import Plan
 

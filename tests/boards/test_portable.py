@@ -27,7 +27,7 @@ from tvm_mpq.schema import (
     Workload,
 )
 from tvm_mpq.targets import features, resolve
-from tvm_mpq.tuning.verify import FLOAT_TOLERANCE, example_inputs, example_operands
+from tvm_mpq.tuning.measure.verify import FLOAT_TOLERANCE, example_inputs, example_operands
 
 PORTABLE = ("cortex-a7", "rv64gc", "rv64gcv")
 """Cores without a convolution of their own."""

@@ -18,7 +18,7 @@ from onnx import numpy_helper
 import tvm_mpq as mpq
 from mpq_testing import onnx_models
 from tvm_mpq import errors, targets
-from tvm_mpq.pipeline import latency
+from tvm_mpq.costs import profiler
 
 SHAPE = (1, 3, 8, 8)
 GOOD = np.zeros((4, 3, 8, 8), np.float32)
@@ -38,10 +38,10 @@ def refused(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
     def measured(*args: Any, **options: Any) -> Any:
         raise AssertionError("measuring began before the mistake was found")
 
-    monkeypatch.setattr(latency, "measure_at", measured)
+    monkeypatch.setattr(profiler, "measure_at", measured)
 
     def check(error: type[Exception], **given: Any) -> str:
-        given = {"model": model, "db": tmp_path / "latency.db", **given}
+        given = {"model": model, "db": tmp_path / "db", **given}
         with pytest.raises(error) as caught:
             mpq.optimize(given.pop("model"), **given)
         assert isinstance(caught.value, errors.MPQError)

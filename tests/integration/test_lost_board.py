@@ -19,9 +19,9 @@ from mpq_testing.rpc import Server, rpc_server, rpc_tracker
 from tvm_mpq.pipeline import search_network, tune_network
 from tvm_mpq.pipeline.options import Options
 from tvm_mpq.report import tables
-from tvm_mpq.tuning import boards as boards_module
-from tvm_mpq.tuning import session as session_module
-from tvm_mpq.tuning.measure import MeasureSettings
+from tvm_mpq.tuning.devices import boards as boards_module
+from tvm_mpq.tuning.devices import session as session_module
+from tvm_mpq.tuning.measure.kernels import MeasureSettings
 
 QUICK = MeasureSettings(repeats=5, min_repeat_ms=0.1, max_relative_iqr=1e6, max_drift=1e6, group=1)
 KEY = "k"

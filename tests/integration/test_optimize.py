@@ -29,8 +29,8 @@ from tvm_mpq.kernels import OFFERED
 from tvm_mpq.pipeline import demo
 from tvm_mpq.pipeline.optimize import optimize
 from tvm_mpq.pipeline.options import Options, Result
-from tvm_mpq.tuning.database import LatencyDatabase
-from tvm_mpq.tuning.measure import MeasureSettings
+from tvm_mpq.tuning.database.latencies import LatencyDatabase
+from tvm_mpq.tuning.measure.kernels import MeasureSettings
 
 QUICK = {"repeats": 5, "min_repeat_ms": 0.2, "max_relative_iqr": 1e6, "max_drift": 1e6}
 """A busy machine gives bad numbers, and numbers do not matter here."""
@@ -156,10 +156,10 @@ DRIVER = """
 import os, signal, sys
 import psutil
 import tvm_mpq as mpq
-from tvm_mpq.pipeline import latency
-from tvm_mpq.tuning.measure import MeasureSettings
+from tvm_mpq.tuning.measure import presets
+from tvm_mpq.tuning.measure.kernels import MeasureSettings
 
-latency.SETTINGS = latency.NETWORK_SETTINGS = latency.CALL_SETTINGS = MeasureSettings(**{quick!r})
+presets.KERNELS = presets.NETWORKS = presets.CALLS = MeasureSettings(**{quick!r})
 
 def progress(done, total, what):
     if what == "measuring kernels" and done == {kernels}:

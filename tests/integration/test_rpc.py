@@ -16,13 +16,14 @@ from mpq_testing import onnx_models
 from mpq_testing.quick import measure_quickly
 from mpq_testing.rpc import Server, rpc_server
 from tvm_mpq import cli
-from tvm_mpq.pipeline import latency, network
+from tvm_mpq.execute import network
 from tvm_mpq.pipeline.options import Result
 from tvm_mpq.targets import device_identity, local_row
-from tvm_mpq.tuning.database import LatencyDatabase
-from tvm_mpq.tuning.measure import MeasureSettings
-from tvm_mpq.tuning.results import ResultStore
-from tvm_mpq.tuning.session import LocalSession, RpcSession
+from tvm_mpq.tuning.database.latencies import LatencyDatabase
+from tvm_mpq.tuning.database.results import ResultStore
+from tvm_mpq.tuning.devices.session import LocalSession, RpcSession
+from tvm_mpq.tuning.measure import presets
+from tvm_mpq.tuning.measure.kernels import MeasureSettings
 
 QUICK = MeasureSettings(repeats=5, min_repeat_ms=0.2, max_relative_iqr=1e6, max_drift=1e6)
 
@@ -87,7 +88,7 @@ def test_its_integers_are_ours(both: dict[str, Any]) -> None:
 
 
 def test_a_second_run_measures_nothing(both: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latency, "SETTINGS", QUICK)
+    monkeypatch.setattr(presets, "KERNELS", QUICK)
     again: Result = mpq.optimize(
         both["folder"] / "m.onnx",
         db=both["folder"] / "board.db",

@@ -23,20 +23,22 @@ import pytest
 from mpq_testing import onnx_models
 from mpq_testing.rpc import Server, cable, listener, rpc_server, rpc_tracker
 from tvm_mpq import cli
+from tvm_mpq.costs.measured import fill
+from tvm_mpq.costs.profiler import Meter, latency_key
 from tvm_mpq.errors import DeviceLostError, OutputError
 from tvm_mpq.kernels.registry import Request, default_kernel
-from tvm_mpq.pipeline import latency
-from tvm_mpq.pipeline.kernel_store import KernelStore
 from tvm_mpq.schema import AddWorkload, DeviceIdentity, LatencyKey, Precision
 from tvm_mpq.targets import TargetRow, device_identity, local_row, to_tvm, to_tvm_attrs
-from tvm_mpq.tuning import boards as boards_module
-from tvm_mpq.tuning import measure as measure_module
-from tvm_mpq.tuning import session as session_module
-from tvm_mpq.tuning.boards import Boards
-from tvm_mpq.tuning.database import LatencyDatabase
-from tvm_mpq.tuning.measure import Job, MeasureSettings
-from tvm_mpq.tuning.place import ThisMachine, failed, measure_at
-from tvm_mpq.tuning.sentinel import FUNCTION, build_sentinel, sentinel_args
+from tvm_mpq.tuning.compile.kernel_store import KernelStore
+from tvm_mpq.tuning.database.latencies import LatencyDatabase
+from tvm_mpq.tuning.devices import boards as boards_module
+from tvm_mpq.tuning.devices import session as session_module
+from tvm_mpq.tuning.devices.boards import Boards
+from tvm_mpq.tuning.devices.pool import ThisMachine
+from tvm_mpq.tuning.devices.sentinel import FUNCTION, build_sentinel, sentinel_args
+from tvm_mpq.tuning.measure import kernels as measure_module
+from tvm_mpq.tuning.measure.kernels import Job, MeasureSettings
+from tvm_mpq.tuning.measure.on_pool import failed, measure_at
 
 QUICK = MeasureSettings(repeats=5, min_repeat_ms=0.2, max_relative_iqr=1e6, max_drift=1e6, timeout_sec=20)
 KEY = LatencyKey("w", "-", 32, "f", "{}", "t")
@@ -245,7 +247,7 @@ def test_the_disk_is_full(small_disk: Path) -> None:
     records = [failed(dataclasses.replace(KEY, workload=f"w{i}"), "d", "1", "x" * 500) for i in range(2000)]
     (small_disk / "ballast").write_bytes(b"\0" * 400_000)
     kept = []
-    with LatencyDatabase(small_disk / "latency.db") as db:
+    with LatencyDatabase(small_disk / "db") as db:
         with pytest.raises(OutputError, match=r"cannot open or write database .* full") as caught:  # noqa: PT012
             for record in records:
                 db.put(record)
@@ -253,7 +255,7 @@ def test_the_disk_is_full(small_disk: Path) -> None:
         assert "\n" not in str(caught.value)
     assert 10 < len(kept) < 2000
     (small_disk / "ballast").unlink()
-    with LatencyDatabase(small_disk / "latency.db") as db:
+    with LatencyDatabase(small_disk / "db") as db:
         assert db.verify() == []
         assert list(db.records()) == kept
         db.put(records[len(kept)])
@@ -262,10 +264,10 @@ def test_the_disk_is_full(small_disk: Path) -> None:
 
 def test_the_disk_is_full_when_a_run_writes(small_disk: Path, refused: Refused, tmp_path: Path) -> None:
     onnx.save(onnx_models.ends_in_conv(), str(tmp_path / "m.onnx"))
-    LatencyDatabase(small_disk / "latency.db").close()
+    LatencyDatabase(small_disk / "db").close()
     free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
     (small_disk / "ballast").write_bytes(b"\0" * (free - 8192))
-    text = refused("optimize", tmp_path / "m.onnx", "--db", small_disk / "latency.db", "--out", tmp_path / "out")
+    text = refused("optimize", tmp_path / "m.onnx", "--db", small_disk / "db", "--out", tmp_path / "out")
     assert "No space" in text or "full" in text
 
 
@@ -286,14 +288,14 @@ def test_the_clock_jumps_backwards(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     row = local_row()
     store = KernelStore(tmp_path / "kernels", to_tvm_attrs(row, 1))
     device = DeviceIdentity("m", "c", (), 1, 1)
-    with LatencyDatabase(tmp_path / "latency.db") as db:
-        meter = latency.Meter(row.name, device, store, db, ThisMachine(1), QUICK)
+    with LatencyDatabase(tmp_path / "db") as db:
+        meter = Meter(row.name, device, store, db, ThisMachine(1), QUICK)
         request = _request(row)
-        key = latency.latency_key(default_kernel(request), row.name)
+        key = latency_key(default_kernel(request), row.name)
         db.put(failed(key, device.key, "an older kernel", "crashed"))
         monkeypatch.setattr(Backwards, "offset", timedelta(days=-365))
-        assert latency.fill(meter, [request]).measured == 1
-        second = latency.fill(meter, [request])
+        assert fill(meter, [request]).measured == 1
+        second = fill(meter, [request])
         assert (second.measured, second.cached) == (0, 1)
 
 

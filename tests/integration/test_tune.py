@@ -12,14 +12,15 @@ import pytest
 
 from mpq_testing import onnx_models
 from mpq_testing.quick import measure_quickly
+from tvm_mpq.costs.measured import fill
 from tvm_mpq.errors import InvalidValueError
-from tvm_mpq.pipeline import latency, tune_network
-from tvm_mpq.pipeline.bench import open_bench
+from tvm_mpq.pipeline import tune_network
+from tvm_mpq.pipeline.context import open_bench
 from tvm_mpq.pipeline.options import Options
 from tvm_mpq.pipeline.problem import Space
 from tvm_mpq.report import tables
-from tvm_mpq.tuning.database import LatencyDatabase
-from tvm_mpq.tuning.measure import MeasureSettings
+from tvm_mpq.tuning.database.latencies import LatencyDatabase
+from tvm_mpq.tuning.measure.kernels import MeasureSettings
 
 QUICK = {"repeats": 5, "min_repeat_ms": 0.2, "max_relative_iqr": 1e6, "max_drift": 1e6}
 
@@ -28,7 +29,7 @@ QUICK = {"repeats": 5, "min_repeat_ms": 0.2, "max_relative_iqr": 1e6, "max_drift
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("tune")
     onnx.save(onnx_models.ends_in_conv(), str(folder / "model.onnx"))
-    options = Options(folder / "model.onnx", db=folder / "latency.db")
+    options = Options(folder / "model.onnx", db=folder / "db")
     with pytest.MonkeyPatch.context() as patch:
         measure_quickly(patch, MeasureSettings(**QUICK))
         first = tune_network(options, trials=5)
@@ -57,7 +58,7 @@ def test_the_fastest_known_kernel_is_what_later_jobs_use(tuned: dict[str, Any]) 
     with open_bench(tuned["options"]) as bench:
         space = Space(bench.prepared.graph, bench.prepared.features, bench.prepared.threads)
         meter = bench.meter()
-        table = latency.fill(meter, space.requests())
+        table = fill(meter, space.requests())
         assert table.measured == 0
         with LatencyDatabase(tuned["options"].db) as db:
             for request in space.requests():

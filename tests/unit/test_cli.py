@@ -302,7 +302,7 @@ def test_doctor(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def put_records(path: Path) -> None:
     from tvm_mpq.schema import LatencyKey, LatencyRecord
-    from tvm_mpq.tuning.database import LatencyDatabase
+    from tvm_mpq.tuning.database.latencies import LatencyDatabase
 
     with LatencyDatabase(path) as database:
         for name, year, failure in (("old", 2020, None), ("new", 2999, None), ("bad", 2999, "crashed")):

@@ -40,21 +40,32 @@ TABLE = {
     # google: protobuf's exceptions, which onnx raises for a corrupt file
     "frontends": Room(SHARED, {"tvm", "numpy", "onnx", "google", "tflite"}, lazy=frozenset({"torch"})),
     "kernels": Room(SHARED | {"numerics", "targets"}, {"tvm", "numpy"}, never=frozenset(CLOCKS | FILES)),
+    "processes": Room(SHARED, set()),
     "tuning": Room(
-        SHARED | {"numerics", "targets", "kernels"}, {"tvm", "tvm_ffi", "numpy", "xgboost", "scipy", "psutil"}
+        SHARED | {"processes", "numerics", "targets", "kernels"},
+        {"tvm", "tvm_ffi", "numpy", "xgboost", "scipy", "psutil"},
     ),
     "passes": Room(
         SHARED | {"numerics", "targets", "kernels"}, {"tvm", "tvm_ffi", "numpy"}, never=frozenset(CLOCKS | FILES)
     ),
-    "calibrate": Room(SHARED | {"numerics", "kernels", "passes"}, {"tvm", "numpy"}, lazy=frozenset({"torch"})),
+    "execute": Room(SHARED | {"targets", "frontends", "kernels", "tuning", "passes"}, {"tvm", "numpy"}),
+    "calibrate": Room(
+        SHARED | {"numerics", "select", "kernels", "tuning", "passes", "execute"},
+        {"tvm", "numpy"},
+        lazy=frozenset({"torch"}),
+    ),
+    "costs": Room(SHARED | {"select", "targets", "kernels", "tuning", "execute"}, {"tvm", "numpy"}),
     "report": Room(SHARED, {"rich", "numpy", "jinja2"}),
     "pipeline": Room(
-        SHARED | {"numerics", "select", "targets", "frontends", "kernels", "tuning", "passes", "calibrate", "report"},
+        SHARED
+        | {"select", "targets", "frontends", "kernels", "tuning", "passes", "execute", "calibrate", "costs", "report"},
         {"tvm", "tvm_ffi", "numpy", "rich"},
         lazy=frozenset({"torch", "sklearn"}),
     ),
     # Each engine is a process of its own: nothing but the standard library and numpy at import.
-    "peers": Room(SHARED, {"numpy"}, lazy=frozenset({"pipeline", "calibrate", "targets", *ENGINE_LIBRARIES})),
+    "peers": Room(
+        SHARED, {"numpy"}, lazy=frozenset({"pipeline", "calibrate", "execute", "targets", *ENGINE_LIBRARIES})
+    ),
     "cli": Room(SHARED, {"click", "rich"}, lazy=frozenset({"pipeline", "peers", "report", "targets"})),
 }
 

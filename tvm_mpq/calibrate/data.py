@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tvm_mpq.calibrate.ranges import Sample
 from tvm_mpq.errors import DataError, FileFormatError, MissingFileError
+from tvm_mpq.execute.interpreter import Sample
+from tvm_mpq.execute.prepare import Inputs
 
 LABELS = "labels"
 
@@ -61,10 +62,6 @@ class Dataset:
         if self.labels is not None:
             digest.update(self.labels.tobytes())
         return digest.hexdigest()[:16]
-
-
-Inputs = Mapping[str, tuple[tuple[int, ...], str]]
-"""The model's inputs: name -> (shape with the batch axis, dtype)."""
 
 
 def load_dataset(source: str | Path | Mapping[str, Any] | npt.NDArray[Any] | None, inputs: Inputs) -> Dataset:

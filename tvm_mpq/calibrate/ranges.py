@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import numpy as np
-import numpy.typing as npt
-
-from tvm_mpq.calibrate.interpreter import Interpreter
 from tvm_mpq.calibrate.observers import Observer, check_method
+from tvm_mpq.execute.interpreter import Interpreter, Sample
 from tvm_mpq.kernels.registry import default_kernel
 from tvm_mpq.numerics.activation_names import is_clamp
 from tvm_mpq.passes.graph import Graph, Node
 from tvm_mpq.passes.lowering import BYTE, KernelStep, Step, Value
-from tvm_mpq.schema import FLOAT_BITS, TensorQuant
-
-Progress = Callable[[int, int, str], None]
-Sample = dict[str, npt.NDArray[np.float32]]
+from tvm_mpq.schema import FLOAT_BITS, Progress, TensorQuant
 
 
 def calibrate(

@@ -18,11 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tvm_mpq.calibrate.interpreter import Array, Interpreter, Values
-from tvm_mpq.calibrate.ranges import Progress, Sample
+from tvm_mpq.execute.interpreter import Array, Interpreter, Sample, Values
 from tvm_mpq.passes.graph import Graph
 from tvm_mpq.passes.lowering import FloatStep, KernelStep, ReshapeStep, Step, Value, lower
-from tvm_mpq.schema import FLOAT_BITS, FP32, Plan, Precision
+from tvm_mpq.schema import FLOAT_BITS, FP32, Plan, Precision, Progress
 
 Labels = npt.NDArray[np.int64]
 
@@ -66,18 +65,6 @@ def kl_divergence(reference: Array, changed: Array) -> float:
 def _log_softmax(x: Array) -> Array:
     shifted = x - x.max(axis=-1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
-
-
-def classifies(graph: Graph) -> bool:
-    """Whether the first output is one score per class: [N, C], perhaps with axes of length 1; not the input's shape."""
-    source, result = graph.tensors[graph.inputs[0]], graph.tensors[graph.outputs[0]]
-    axes = [length for length in result.shape[1:] if length > 1]
-    return source.shape != result.shape and result.dtype == "float32" and len(axes) == 1
-
-
-def metric_for(graph: Graph) -> str:
-    """`kl` for a classifier, `mse` for whatever else a network may give (reconstructions, maps, boxes)."""
-    return "kl" if classifies(graph) else "mse"
 
 
 def trials(graph: Graph, float_plan: Plan, features: frozenset[str]) -> list[Trial]:

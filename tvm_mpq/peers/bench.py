@@ -98,8 +98,8 @@ def bench_model(
 
 def _subject(model: Path, folder: Path, data: Path | None, samples: int) -> Subject:
     from tvm_mpq.calibrate.data import load_dataset
-    from tvm_mpq.calibrate.sensitivity import classifies
-    from tvm_mpq.pipeline.prepare import prepare
+    from tvm_mpq.execute.accuracy import classifies
+    from tvm_mpq.execute.prepare import prepare
 
     prepared = prepare(model)
     if len(prepared.inputs) != 1:

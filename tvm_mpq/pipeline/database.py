@@ -11,7 +11,7 @@ from typing import Any
 
 from tvm_mpq.errors import InvalidValueError, MissingFileError
 from tvm_mpq.schema import DeviceIdentity, LatencyRecord
-from tvm_mpq.tuning.database import LatencyDatabase
+from tvm_mpq.tuning.database.latencies import LatencyDatabase
 
 MOST_NAMED = 6
 """Records that a message names at most."""

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from tvm_mpq.calibrate.data import Dataset
-from tvm_mpq.pipeline import network
-from tvm_mpq.pipeline.bench import Bench
-from tvm_mpq.pipeline.choose import Tried, effective_budget
+from tvm_mpq.execute import network
+from tvm_mpq.execute.build_cache import Checked
+from tvm_mpq.pipeline.context import Bench
 from tvm_mpq.pipeline.tables import Tables
-from tvm_mpq.pipeline.workshop import Checked
 from tvm_mpq.schema import Plan
+from tvm_mpq.select.choose import Tried, effective_budget
 
 
 def describe(

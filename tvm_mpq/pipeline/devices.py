@@ -11,12 +11,12 @@ from tvm_mpq import targets
 from tvm_mpq.errors import DeviceLostError
 from tvm_mpq.targets import health
 from tvm_mpq.targets.board import Board, fitting
-from tvm_mpq.tuning import boards
-from tvm_mpq.tuning import session as sessions
-from tvm_mpq.tuning.board_session import parse_address
-from tvm_mpq.tuning.probe import Probe, measured_ms
-from tvm_mpq.tuning.session import RpcSession
-from tvm_mpq.tuning.tracker import NotATrackerError, Tracker
+from tvm_mpq.tuning.devices import boards
+from tvm_mpq.tuning.devices import session as sessions
+from tvm_mpq.tuning.devices.board_session import parse_address
+from tvm_mpq.tuning.devices.probe import Probe, measured_ms
+from tvm_mpq.tuning.devices.session import RpcSession
+from tvm_mpq.tuning.devices.tracker import NotATrackerError, Tracker
 
 
 def devices(rpc: str | None, key: str | None = None, *, threads: int = 1) -> dict[str, Any]:

@@ -170,7 +170,7 @@ def _database(*, usable: bool) -> Check:
     name = "latency database"
     if not usable:
         return _check(name, "warning", "not looked at: needs TVM", "mend TVM first")
-    from tvm_mpq.tuning.database import LatencyDatabase, default_path
+    from tvm_mpq.tuning.database.latencies import LatencyDatabase, default_path
 
     path = default_path()
     mend = "choose another file with --db, or set XDG_CACHE_HOME"

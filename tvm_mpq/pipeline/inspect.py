@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from tvm_mpq.execute.prepare import prepare
 from tvm_mpq.passes.graph import WEIGHTED_KINDS
 from tvm_mpq.pipeline.options import Options
-from tvm_mpq.pipeline.prepare import prepare
 
 
 def inspect(options: Options) -> dict[str, Any]:

@@ -8,19 +8,18 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tvm_mpq.calibrate.data import load_dataset
-from tvm_mpq.calibrate.sensitivity import classifies
+from tvm_mpq.calibrate.data import Dataset, load_dataset
+from tvm_mpq.calibrate.evaluate import Judge, remembered
 from tvm_mpq.errors import InfeasibleError
-from tvm_mpq.pipeline import network
-from tvm_mpq.pipeline.bench import Bench, open_bench
-from tvm_mpq.pipeline.choose import Quality, Tried, choose
+from tvm_mpq.execute import network
+from tvm_mpq.execute.accuracy import check_labels, classifies
+from tvm_mpq.pipeline.context import Bench, open_bench
 from tvm_mpq.pipeline.describe import describe
-from tvm_mpq.pipeline.judge import Judge, remembered
 from tvm_mpq.pipeline.options import Options, Result, to_json
 from tvm_mpq.pipeline.tables import Tables, build_tables, corrected_tables, plan_of, settled_tables
-from tvm_mpq.pipeline.workshop import Workshop
 from tvm_mpq.report import write_report
 from tvm_mpq.schema import Budget
+from tvm_mpq.select.choose import Quality, Tried, choose
 from tvm_mpq.select.ilp import Solution
 from tvm_mpq.select.pricing import price
 from tvm_mpq.select.problem import Problem
@@ -43,21 +42,23 @@ def _optimize(bench: Bench, options: Options) -> Result:
     data = load_dataset(options.data, prepared.inputs)
     eval_data = load_dataset(options.eval_data, prepared.inputs) if options.eval_data is not None else data
     for given in (data, eval_data):
-        network.check_labels(given.labels, classifies=classifies(prepared.graph))
+        check_labels(given.labels, classifies=classifies(prepared.graph))
     if data.synthetic:
         options.tell("no calibration data given: synthetic data (standard normal) are used; expect poor ranges")
     if not any(prepared.graph.weighted()):
         options.tell("the model has no quantizable operator: it is built as fp32")
-    workshop = Workshop(bench, data.sample(0))
+    workshop = bench.workshop(data.sample(0))
     tables = corrected_tables(bench, build_tables(bench, data), workshop)
-    judge = remembered(Judge(bench, tables, data))
+    judge = remembered(_judge(bench, tables, data))
     tables, chosen, tried = _select(bench, tables, judge, 1.0)
     share = 1.0
     for _ in range(TIGHTENINGS + 1):
         options.tell("verifying")
         solutions = {"fp32": tables.fp32, "int8": tables.int8, "mixed": chosen.solution}
         plans = {name: plan_of(bench, tables, solution) for name, solution in solutions.items()}
-        checked = workshop.check(plans, eval_data, {name: s.latency_us for name, s in solutions.items()})
+        checked = workshop.check(
+            plans, eval_data.samples(), eval_data.labels, {name: s.latency_us for name, s in solutions.items()}
+        )
         over = excess(options.budget, {name: c.median_us for name, c in checked.items()})
         if over <= 1 + TOLERANCE:
             break
@@ -78,6 +79,17 @@ def _optimize(bench: Bench, options: Options) -> Result:
     (folder / "report.json").write_text(to_json(report) + "\n", encoding="utf-8")
     write_report(report, folder / "report.html")
     return Result(plan, report, work)
+
+
+def _judge(bench: Bench, tables: Tables, data: Dataset) -> Judge:
+    return Judge(
+        bench.prepared,
+        bench.store,
+        bench.interpret,
+        lambda solution: plan_of(bench, tables, solution),
+        tables.plan,
+        data.head(bench.options.check_samples),
+    )
 
 
 def _select(

@@ -13,10 +13,7 @@ from typing import Any
 from tvm_mpq.calibrate.observers import check_method
 from tvm_mpq.errors import InvalidValueError, OutputError
 from tvm_mpq.kernels import OFFERED
-from tvm_mpq.schema import Budget, Plan, Precision
-
-Progress = Callable[[int, int, str], None]
-"""done, total, what: called often from long work."""
+from tvm_mpq.schema import Budget, Plan, Precision, Progress
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,14 @@ import numpy as np
 from tvm_mpq import targets
 from tvm_mpq.calibrate.data import load_dataset
 from tvm_mpq.errors import FileFormatError, MissingFileError
-from tvm_mpq.pipeline import latency, network
-from tvm_mpq.pipeline.bench import open_boards
+from tvm_mpq.execute import network
+from tvm_mpq.execute.accuracy import accuracy, check_labels, relative_error
+from tvm_mpq.pipeline.context import open_boards
 from tvm_mpq.schema import Plan
-from tvm_mpq.tuning.network import WholeNetworkLatency, measure_network
-from tvm_mpq.tuning.place import Place, ThisMachine
-from tvm_mpq.tuning.session_base import Session
+from tvm_mpq.tuning.devices.pool import Place, ThisMachine
+from tvm_mpq.tuning.devices.session_base import Session
+from tvm_mpq.tuning.measure import presets
+from tvm_mpq.tuning.measure.networks import WholeNetworkLatency, measure_network
 
 
 def run_folder(
@@ -41,7 +43,7 @@ def run_folder(
     except (KeyError, TypeError, ValueError) as e:
         raise FileFormatError(f"{str(folder / 'plan.json')!r} does not describe the inputs; build it again") from e
     dataset = load_dataset(data, inputs)
-    network.check_labels(dataset.labels, classifies=classifies)
+    check_labels(dataset.labels, classifies=classifies)
     samples = [[sample[n] for n in inputs] for sample in dataset.samples()]
     place: Place = ThisMachine(threads)
     if rpc is not None:
@@ -53,9 +55,7 @@ def run_folder(
         if reference is not None:
             _plan(reference)
             compared = network.run_library(session, reference / "model.so", samples)
-        time = measure_network(
-            session, folder / "model.so", samples[0], latency.NETWORK_SETTINGS, sentinel=place.sentinel()
-        )
+        time = measure_network(session, folder / "model.so", samples[0], presets.NETWORKS, sentinel=place.sentinel())
         return outputs, compared, time
 
     try:
@@ -70,7 +70,7 @@ def run_folder(
         "samples": len(outputs),
     }
     if compared is not None or dataset.labels is not None:
-        quality = network.accuracy(outputs, compared or outputs, dataset.labels, classifies=classifies)
+        quality = accuracy(outputs, compared or outputs, dataset.labels, classifies=classifies)
         report["accuracy"] = {
             "metric": quality.metric,
             "value": quality.value,
@@ -79,7 +79,7 @@ def run_folder(
         }
     if compared is not None:
         largest = [float(np.abs(o - r).max()) for o, r in zip(outputs, compared, strict=True)]
-        relative = [network.relative_error(o, r) for o, r in zip(outputs, compared, strict=True)]
+        relative = [relative_error(o, r) for o, r in zip(outputs, compared, strict=True)]
         report["difference"] = {"largest_absolute": max(largest), "mean_relative_norm": float(np.mean(relative))}
     return report
 

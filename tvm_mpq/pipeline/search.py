@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from tvm_mpq.calibrate.data import load_dataset
-from tvm_mpq.pipeline.bench import Bench, open_bench
+from tvm_mpq.pipeline.context import Bench, open_bench
 from tvm_mpq.pipeline.options import Options
 from tvm_mpq.pipeline.tables import build_tables, corrected_tables
-from tvm_mpq.pipeline.workshop import Workshop
 from tvm_mpq.schema import Precision
 from tvm_mpq.select.evaluate import uniform
 from tvm_mpq.select.pareto import front
@@ -26,7 +25,7 @@ def search(options: Options, *, points: int, axis: str) -> dict[str, Any]:
 
 def _search(bench: Bench, options: Options, points: int, axis: str) -> dict[str, Any]:
     data = load_dataset(options.data, bench.prepared.inputs)
-    tables = corrected_tables(bench, build_tables(bench, data), Workshop(bench, data.sample(0)))
+    tables = corrected_tables(bench, build_tables(bench, data), bench.workshop(data.sample(0)))
     options.tell("selecting")
     weighted = {n.name for n in bench.prepared.graph.weighted()}
     found = front(tables.problem, axis, points, given=_uniforms(tables.problem, weighted))

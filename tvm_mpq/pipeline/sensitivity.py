@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from tvm_mpq.calibrate import learn
 from tvm_mpq.calibrate.data import load_dataset
-from tvm_mpq.calibrate.sensitivity import classifies, metric_for
-from tvm_mpq.pipeline import learn, network
-from tvm_mpq.pipeline.bench import Bench, open_bench
+from tvm_mpq.execute.accuracy import check_labels, classifies, metric_for
+from tvm_mpq.pipeline.context import Bench, open_bench
 from tvm_mpq.pipeline.options import Options
 
 
@@ -26,7 +26,7 @@ def sensitivity(options: Options) -> dict[str, Any]:
 def _sensitivity(bench: Bench) -> dict[str, Any]:
     options, prepared = bench.options, bench.prepared
     data = load_dataset(options.data, prepared.inputs)
-    network.check_labels(data.labels, classifies=classifies(prepared.graph))
+    check_labels(data.labels, classifies=classifies(prepared.graph))
     if data.synthetic:
         options.tell("no calibration data given: synthetic data (standard normal) are used; expect poor estimates")
     options.tell("calibrating")

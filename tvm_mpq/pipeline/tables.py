@@ -9,15 +9,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from tvm_mpq.calibrate import learn
 from tvm_mpq.calibrate.data import Dataset
+from tvm_mpq.costs import fixed
+from tvm_mpq.costs.correction import Correction, correct, fit, observe, stored_bytes
+from tvm_mpq.costs.fixed import float_time_us
+from tvm_mpq.costs.measured import complete, fill, measure_all
+from tvm_mpq.costs.table import LatencyTable
 from tvm_mpq.errors import InvalidValueError
+from tvm_mpq.execute import network
+from tvm_mpq.execute.build_cache import Workshop
 from tvm_mpq.kernels.registry import Request
 from tvm_mpq.passes.lowering import KernelStep
-from tvm_mpq.pipeline import latency, learn, network
-from tvm_mpq.pipeline.bench import Bench
-from tvm_mpq.pipeline.correction import Correction, correct, fit, observe, stored_bytes
+from tvm_mpq.pipeline.context import Bench
 from tvm_mpq.pipeline.problem import Space, build_problem
-from tvm_mpq.pipeline.workshop import Workshop
 from tvm_mpq.schema import Plan, Precision
 from tvm_mpq.select.evaluate import cost, uniform
 from tvm_mpq.select.ilp import Solution
@@ -34,7 +39,7 @@ class Tables:
     """Everything measured about a network, and the selection problem made of it."""
 
     plan: Plan  # fp32, with ranges and kernels; the frame every other plan fills
-    latency: latency.LatencyTable
+    latency: LatencyTable
     losses: dict[tuple[str, str], float]
     problem: Problem
     hopeful: Problem  # the same, predictions priced with hope: what it chooses is measured before it counts
@@ -61,11 +66,11 @@ def build_tables(bench: Bench, data: Dataset) -> Tables:
     options.tell("measuring kernels on " + ("this CPU" if options.rpc is None else "the board"))
     meter = bench.meter()
     if options.measure_fraction < 1:
-        from tvm_mpq.pipeline.estimate import fill_partly  # importing xgboost takes seconds where PyTorch is installed
+        from tvm_mpq.costs.predicted import fill_partly  # importing xgboost takes seconds where PyTorch is installed
 
         table = fill_partly(meter, space.requests(), prepared.row, options.measure_fraction, options.tell)
     else:
-        table = latency.fill(meter, space.requests())
+        table = fill(meter, space.requests())
     options.tell("calibrating")
     ranges = bench.interpret(lambda run: learn.ranges(prepared, run, data, bench.db, options))
     plan = dataclasses.replace(learn.bare_plan(prepared, ranges), kernels=_kernel_rows(table))
@@ -76,12 +81,12 @@ def build_tables(bench: Bench, data: Dataset) -> Tables:
 
 
 def _problems(
-    bench: Bench, plan: Plan, table: latency.LatencyTable, losses: dict[tuple[str, str], float]
+    bench: Bench, plan: Plan, table: LatencyTable, losses: dict[tuple[str, str], float]
 ) -> tuple[Problem, Problem]:
     """The selection problem of the table as it is now, not corrected, and the hopeful one."""
     prepared, meter = bench.prepared, bench.meter()
-    fixed_us = latency.float_time_us(meter, network.float_functions(network.realize(prepared, plan)))
-    call_us = latency.call_us(meter)
+    fixed_us = float_time_us(meter, network.float_functions(network.realize(prepared, plan)))
+    call_us = fixed.call_us(meter)
 
     def problem(us: Callable[[Request], float]) -> Problem:
         space = Space(prepared.graph, prepared.features, prepared.threads)
@@ -102,9 +107,9 @@ def settled_tables(bench: Bench, tables: Tables, solution: Solution) -> Tables |
     if not open_ones:
         return None
     bench.options.tell(f"measuring {len(open_ones)} predicted latencies of the chosen plan")
-    latency.measure_all(bench.meter(), tables.latency, open_ones)
+    measure_all(bench.meter(), tables.latency, open_ones)
     tables.latency.forget_predictions(open_ones.values())  # of kernels that could not be measured
-    latency.complete(tables.latency, [kernel.request for kernel in open_ones.values()])
+    complete(tables.latency, [kernel.request for kernel in open_ones.values()])
     problem, hopeful = _problems(bench, tables.plan, tables.latency, tables.losses)
     return corrected(bench, dataclasses.replace(tables, problem=problem, hopeful=hopeful), tables.runs)
 
@@ -142,7 +147,7 @@ def corrected(bench: Bench, tables: Tables, runs: Sequence[Run]) -> Tables:
     return dataclasses.replace(tables, problem=fixed, hopeful=hopeful, correction=correction, runs=tuple(runs))
 
 
-def _kernel_rows(table: latency.LatencyTable) -> dict[str, dict[str, Any]]:
+def _kernel_rows(table: LatencyTable) -> dict[str, dict[str, Any]]:
     return {key: {"family": k.family.name, "knobs": k.knobs} for key, k in sorted(table.kernels.items())}
 
 

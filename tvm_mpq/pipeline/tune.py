@@ -7,15 +7,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tvm_mpq.costs.measured import fill, measure_all
+from tvm_mpq.costs.profiler import Meter, latency_key
+from tvm_mpq.costs.table import LatencyTable
 from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.kernels.registry import Kernel, Request, candidates
-from tvm_mpq.pipeline.bench import Bench, open_bench
-from tvm_mpq.pipeline.latency import LatencyTable, Meter, fill, latency_key, measure_all
+from tvm_mpq.pipeline.context import Bench, open_bench
 from tvm_mpq.pipeline.options import Options
 from tvm_mpq.pipeline.problem import Space
 from tvm_mpq.schema import LatencyKey
 from tvm_mpq.tuning.predictor.entry import Machine
-from tvm_mpq.tuning.tuner import Ranking, Slot, Trial, slot_of
+from tvm_mpq.tuning.predictor.ranking import Ranking, Slot, Trial, slot_of
 
 BATCH = 16
 """Candidates compiled and measured between two rankings."""

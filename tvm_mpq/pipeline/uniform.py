@@ -7,13 +7,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from tvm_mpq.calibrate import learn
 from tvm_mpq.calibrate.data import load_dataset
+from tvm_mpq.costs.profiler import tuned_kernel
 from tvm_mpq.errors import InvalidValueError, NoKernelError
+from tvm_mpq.execute import network
+from tvm_mpq.execute.prepare import Prepared
 from tvm_mpq.passes.lowering import KernelStep
-from tvm_mpq.pipeline import latency, learn, network
-from tvm_mpq.pipeline.bench import Bench, open_bench
+from tvm_mpq.pipeline.context import Bench, open_bench
 from tvm_mpq.pipeline.options import Options, Result
-from tvm_mpq.pipeline.prepare import Prepared
 from tvm_mpq.schema import Plan, Precision
 
 
@@ -95,7 +97,7 @@ def _tuned(bench: Bench, plan: Plan) -> dict[str, dict[str, Any]]:
     meter = bench.meter()
     steps = network.all_steps(bench.prepared, plan)
     requests = {s.kernel.request.key: s.kernel.request for s in steps if isinstance(s, KernelStep)}
-    found = {key: latency.tuned_kernel(meter, request) for key, request in requests.items()}
+    found = {key: tuned_kernel(meter, request) for key, request in requests.items()}
     return {key: {"family": k.family.name, "knobs": k.knobs} for key, k in sorted(found.items()) if k is not None}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mpq_testing.emulated import EmulatedMachine
-from tvm_mpq.calibrate.interpreter import Interpreter
+from tvm_mpq.execute.interpreter import Interpreter
 from tvm_mpq.kernels.registry import Kernel
 from tvm_mpq.passes.graph import Graph, Node
 from tvm_mpq.passes.lowering import Step, Value
@@ -30,7 +30,7 @@ class _Tensor:
 
 
 class _Notes:
-    """Implements `calibrate.interpreter.Runtime`: notes the calls, to be made elsewhere all at once."""
+    """Implements `execute.interpreter.Runtime`: notes the calls, to be made elsewhere all at once."""
 
     def __init__(self) -> None:
         self.needed: list[Kernel] = []

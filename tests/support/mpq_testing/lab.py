@@ -15,16 +15,17 @@ import numpy.typing as npt
 
 from mpq_testing import stranger
 from mpq_testing.definition import walk
+from tvm_mpq.calibrate import learn
 from tvm_mpq.calibrate.data import load_dataset
-from tvm_mpq.calibrate.interpreter import Interpreter
 from tvm_mpq.calibrate.ranges import calibrate
+from tvm_mpq.execute import network
+from tvm_mpq.execute.host_runtime import HostRuntime
+from tvm_mpq.execute.interpreter import Interpreter
+from tvm_mpq.execute.prepare import prepare
 from tvm_mpq.passes.graph import Node
 from tvm_mpq.passes.lowering import Step, Value
-from tvm_mpq.pipeline import learn, network
-from tvm_mpq.pipeline.kernel_store import KernelStore
-from tvm_mpq.pipeline.prepare import prepare
-from tvm_mpq.pipeline.runtime import HostRuntime
 from tvm_mpq.schema import FLOAT_BITS, Plan
+from tvm_mpq.tuning.compile.kernel_store import KernelStore
 
 Array = npt.NDArray[Any]
 

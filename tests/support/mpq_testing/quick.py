@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tvm_mpq.pipeline import latency
-from tvm_mpq.tuning.measure import MeasureSettings
+from tvm_mpq.tuning.measure import presets
+from tvm_mpq.tuning.measure.kernels import MeasureSettings
 
 
 def measure_quickly(patch: pytest.MonkeyPatch, settings: MeasureSettings) -> None:
     """For kernels, calls and whole networks alike."""
-    for name in ("SETTINGS", "CALL_SETTINGS", "NETWORK_SETTINGS"):
-        patch.setattr(latency, name, settings)
+    for name in ("KERNELS", "CALLS", "NETWORKS"):
+        patch.setattr(presets, name, settings)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from mpq_testing.lab import Lab
+from tvm_mpq.calibrate import learn
 from tvm_mpq.calibrate.ranges import calibrate
 from tvm_mpq.errors import DataError, InvalidValueError
 from tvm_mpq.numerics.affine import tensor_quant
 from tvm_mpq.passes.lowering import Value
-from tvm_mpq.pipeline import learn
 from tvm_mpq.schema import FLOAT_BITS
 
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpq_testing.lab import Lab
-from tvm_mpq.calibrate.sensitivity import Loss, float_plan, kl_divergence, measure_losses, metric_for, trials
+from tvm_mpq.calibrate.sensitivity import Loss, float_plan, kl_divergence, measure_losses, trials
+from tvm_mpq.execute.accuracy import metric_for
 from tvm_mpq.passes.lowering import KernelStep
 from tvm_mpq.schema import FLOAT_BITS, FP32, Plan
 

@@ -13,9 +13,9 @@ import tvm
 
 from tvm_mpq.kernels.registry import Kernel, Request, default_kernel
 from tvm_mpq.kernels.tir import Code, Script
-from tvm_mpq.pipeline.kernel_store import KernelStore
 from tvm_mpq.schema import BF16, FP32, W8A8, AddWorkload, Conv2dWorkload, ConvertWorkload, Pool2dWorkload, Precision
 from tvm_mpq.targets import features, resolve
+from tvm_mpq.tuning.compile.kernel_store import KernelStore
 
 CONV = Conv2dWorkload(1, 9, 9, 19, 33, (3, 3), padding=(1, 1, 1, 1), residual=True)
 FEATURES = features(resolve("znver4"))

@@ -12,12 +12,12 @@ from tvm import relax
 
 from mpq_testing.networks import residual_network
 from tvm_mpq.errors import InvalidValueError
+from tvm_mpq.execute.network import realize, weight_bytes
+from tvm_mpq.execute.prepare import prepare
 from tvm_mpq.passes import Annotate, Normalize, Realize
 from tvm_mpq.passes.graph import read_graph
 from tvm_mpq.passes.lowering import KernelStep, lower
 from tvm_mpq.passes.realize import KERNEL_ATTR
-from tvm_mpq.pipeline.network import realize, weight_bytes
-from tvm_mpq.pipeline.prepare import prepare
 from tvm_mpq.schema import Plan, TensorQuant
 from tvm_mpq.targets import features, local_row, to_tvm_attrs
 

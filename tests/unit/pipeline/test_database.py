@@ -8,7 +8,7 @@ import pytest
 from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.pipeline.database import MOST_NAMED, export_records, import_records, list_records, record_id, show_record
 from tvm_mpq.schema import DeviceIdentity, LatencyKey, LatencyRecord
-from tvm_mpq.tuning.database import LatencyDatabase
+from tvm_mpq.tuning.database.latencies import LatencyDatabase
 
 DEVICE = DeviceIdentity("AMD | EPYC", "znver4", ("avx2", "avx512vnni"), 2, 1)
 KEY = LatencyKey("conv2d(batch=1)", "w8a8", 8, "family", '{"rows": 2}', "local")

@@ -13,10 +13,11 @@ import pytest
 
 from mpq_testing.onnx_models import GRAPHS
 from tvm_mpq import targets
+from tvm_mpq.calibrate import learn
+from tvm_mpq.execute import network
+from tvm_mpq.execute.prepare import Prepared, prepare
 from tvm_mpq.kernels.registry import Kernel, Request, default_kernel
 from tvm_mpq.passes.lowering import KernelStep
-from tvm_mpq.pipeline import learn, network
-from tvm_mpq.pipeline.prepare import Prepared, prepare
 from tvm_mpq.pipeline.problem import Space, build_problem, weight_bytes
 from tvm_mpq.schema import FLOAT_BITS, FP32, W4A8, W8A8, Conv2dWorkload, TensorQuant
 from tvm_mpq.select.ilp import Limits, Solution, solve

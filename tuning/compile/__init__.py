@@ -1,0 +1,1 @@
+"""Functions in, shared libraries out."""

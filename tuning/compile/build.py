@@ -1,0 +1,293 @@
+"""Compile many functions in parallel worker processes; one that fails becomes a result with a reason.
+
+Several functions share a shared library, since the linker costs as much as compiling a small kernel (8 trivial kernels:
+0.39 s one by one, 0.13 s together). When such a group fails or exceeds its time, its functions are built one by one,
+so that only the guilty one is lost. Workers outlive a call, since each needs a second or more to import TVM.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import dataclasses
+import json
+import queue
+import shutil
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import tvm
+from tvm.support import cc
+from tvm.tirx import PrimFunc
+
+from tvm_mpq.errors import InvalidValueError, MeasurementError, MissingDependencyError
+from tvm_mpq.kernels.tir import Script
+from tvm_mpq.processes import Child
+from tvm_mpq.schema import Progress
+
+Function: TypeAlias = PrimFunc | Script
+"""Scripts are parsed by the workers."""
+
+
+START_TIMEOUT_SEC = 120.0
+
+_idle: queue.SimpleQueue[Child] = queue.SimpleQueue()
+"""Workers that wait for the next call; they end with this process."""
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """A library that holds the function `name`, or the reason why there is none."""
+
+    name: str
+    path: Path | None
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class _Group:
+    indices: tuple[int, ...]
+    number: int
+
+
+def build_modules(
+    items: Sequence[tuple[str, Function]],
+    target: tvm.target.Target,
+    *,
+    workers: int = 2,
+    timeout_sec: float = 60.0,
+    linker: str | None = None,
+    folder: str | Path | None = None,
+    group_size: int = 8,
+    progress: Progress | None = None,
+) -> list[BuildResult]:
+    """Compile each (name, function) for `target` into a shared library.
+
+    Parameters
+    ----------
+    items : sequence of (str, PrimFunc or Script)
+        Names are unique C identifiers; they become the functions' names in the libraries.
+    target : tvm.target.Target
+        What to compile for.
+    workers : int
+        Processes that compile at the same time.
+    timeout_sec : float
+        For one group, and again for one function when its group has failed.
+    linker : str, optional
+        Command that links for the target, such as `aarch64-linux-gnu-g++`; by default the host's compiler.
+    folder : path, optional
+        Where the libraries go; by default a folder that goes away with this process.
+    group_size : int
+        Functions a library.
+    progress : callable, optional
+        Called with (functions done, functions in all, name of the last one).
+
+    Returns
+    -------
+    list of BuildResult
+        In the order of `items`.
+
+    Raises
+    ------
+    InvalidValueError
+        Names that are no identifiers or not unique; numbers below 1.
+    MissingDependencyError
+        There is no compiler to link with.
+    """
+    _check(items, workers, timeout_sec, group_size, linker)
+    where = Path(folder) if folder is not None else _scratch_folder()
+    where.mkdir(parents=True, exist_ok=True)
+    run = _Run(items, target, where, timeout_sec, linker, progress)
+    # Smaller groups when there are few functions, so that no worker idles.
+    size = max(1, min(group_size, -(-len(items) // workers)))
+    for first in range(0, len(items), size):
+        run.add(tuple(range(first, min(first + size, len(items)))))
+    threads = [threading.Thread(target=run.work, daemon=True) for _ in range(min(workers, -(-len(items) // size)))]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            thread.join()
+    finally:
+        run.stop()
+    if run.error is not None:
+        raise run.error
+    return [run.results[index] for index in range(len(items))]
+
+
+class _Run:
+    """One call of build_modules: a queue of groups, worked off by threads with a child process each."""
+
+    def __init__(
+        self,
+        items: Sequence[tuple[str, Function]],
+        target: tvm.target.Target,
+        folder: Path,
+        timeout_sec: float,
+        linker: str | None,
+        progress: Progress | None,
+    ) -> None:
+        self._items, self._linker, self._progress = items, linker, progress
+        self._target = json.loads(str(target))
+        self._timeout_sec = timeout_sec
+        self._folder = Path(tempfile.mkdtemp(prefix="build-", dir=folder))
+        self._queue: queue.SimpleQueue[_Group] = queue.SimpleQueue()
+        self._groups = 0
+        self._lock = threading.RLock()
+        self._children: set[Child] = set()
+        self._stopped = False
+        self.results: dict[int, BuildResult] = {}
+        self.error: BaseException | None = None
+
+    def add(self, indices: tuple[int, ...]) -> None:
+        with self._lock:
+            self._queue.put(_Group(indices, self._groups))
+            self._groups += 1
+
+    def work(self) -> None:
+        """Body of a thread: build groups until all functions have a result."""
+        child = None
+        try:
+            while not self._stopped and len(self.results) < len(self._items):
+                try:
+                    group = self._queue.get(timeout=0.05)  # a group may yet fail and come back in parts
+                except queue.Empty:
+                    continue
+                if child is None:
+                    child = self._start()
+                failure, healthy = self._build(child, group)
+                if not healthy:
+                    self._discard(child)
+                    child.kill()
+                    child = None
+                self._record(group, failure)
+            if child is not None and not self._stopped:
+                self._discard(child)
+                _idle.put(child)
+                child = None
+        except BaseException as e:  # noqa: BLE001  raised again by build_modules in the caller's thread
+            if not self._stopped:
+                self.error = e
+                self._stopped = True
+        finally:
+            if child is not None:
+                self._discard(child)
+                child.kill()
+
+    def _start(self) -> Child:
+        with self._lock:
+            if self._stopped:
+                raise MeasurementError("building was stopped")
+            child = _waiting_worker()
+            if child is not None:
+                self._children.add(child)
+                return child
+            child = Child("tvm_mpq.tuning.compile.build_worker", {}, {"TVM_NUM_THREADS": "1"})
+            self._children.add(child)
+        try:
+            child.receive(START_TIMEOUT_SEC)
+        except TimeoutError as e:
+            raise MeasurementError(f"a compile worker was not ready within {START_TIMEOUT_SEC:g} s") from e
+        return child
+
+    def _discard(self, child: Child) -> None:
+        """From now on `stop` leaves this child alone."""
+        with self._lock:
+            self._children.discard(child)
+
+    def _build(self, child: Child, group: _Group) -> tuple[str | None, bool]:
+        """Reason of failure or None, and whether the child can go on."""
+        picked = self._pick(group)
+        parsed = {name: func for name, func in picked if isinstance(func, PrimFunc)}
+        scripts = {name: dataclasses.astuple(func) for name, func in picked if isinstance(func, Script)}
+        source = self._folder / f"{group.number}.json"
+        code = {"module": tvm.ir.save_json(tvm.IRModule(parsed)), "scripts": scripts}
+        source.write_text(json.dumps(code), encoding="utf-8")
+        job: dict[str, Any] = {"code": str(source), "target": self._target, "linker": self._linker}
+        child.send({**job, "library": str(self._library(group))})
+        try:
+            return child.receive(self._timeout_sec)["failure"], True
+        except TimeoutError:
+            return f"compiling took longer than {self._timeout_sec:g} s", False
+        except MeasurementError as e:
+            return f"the compiler crashed: {e}", False
+        finally:
+            with contextlib.suppress(OSError):
+                source.unlink()
+
+    def _record(self, group: _Group, failure: str | None) -> None:
+        if failure is not None and len(group.indices) > 1:
+            for index in group.indices:
+                self.add((index,))
+            return
+        with self._lock:
+            for index, (name, _) in zip(group.indices, self._pick(group), strict=True):
+                path = self._library(group) if failure is None else None
+                self.results[index] = BuildResult(name, path, failure)
+                if self._progress is not None:
+                    self._progress(len(self.results), len(self._items), name)
+
+    def _pick(self, group: _Group) -> list[tuple[str, Function]]:
+        return [self._items[index] for index in group.indices]
+
+    def _library(self, group: _Group) -> Path:
+        return self._folder / f"kernels_{group.number}.so"
+
+    def stop(self) -> None:
+        """End what still runs, as after Ctrl-C."""
+        with self._lock:
+            self._stopped = True
+            for child in self._children:
+                child.stop()
+
+
+def _waiting_worker() -> Child | None:
+    """A live idle worker, or None."""
+    with contextlib.suppress(queue.Empty):
+        while True:
+            child = _idle.get_nowait()
+            if child.alive():
+                return child
+            child.kill()
+    return None
+
+
+@atexit.register
+def end_workers() -> None:
+    """End the idle workers; the next call starts new ones."""
+    while (child := _waiting_worker()) is not None:
+        child.kill()
+
+
+_scratch: tempfile.TemporaryDirectory[str] | None = None
+
+
+def _scratch_folder() -> Path:
+    """One folder for this process, removed when it ends."""
+    global _scratch
+    if _scratch is None:
+        _scratch = tempfile.TemporaryDirectory(prefix="tvm-mpq-build-")
+    return Path(_scratch.name)
+
+
+def _check(
+    items: Sequence[tuple[str, Function]], workers: int, timeout_sec: float, group_size: int, linker: str | None
+) -> None:
+    for text, value in (("workers", workers), ("group_size", group_size)):
+        if value < 1:
+            raise InvalidValueError(f"{text} must be 1 or more (got {value})")
+    if not timeout_sec > 0:
+        raise InvalidValueError(f"timeout_sec must be above 0 (got {timeout_sec:g})")
+    names = [name for name, _ in items]
+    odd = [name for name in names if not (name.isidentifier() and name.isascii())]
+    if odd or len(set(names)) != len(names):
+        double = sorted({name for name in names if names.count(name) > 1})
+        raise InvalidValueError(f"function names must be unique C identifiers (got {odd or double})")
+    if linker is not None and shutil.which(linker) is None:
+        raise MissingDependencyError(f"no linker {linker!r} on PATH; install the cross compiler that brings it")
+    if linker is None and cc.get_cc() is None:
+        raise MissingDependencyError("a C++ compiler is needed to link kernels; install g++ or clang++")

@@ -1,0 +1,49 @@
+"""The child process in which kernels are compiled: a time-out or a crash of LLVM ends it, and nothing else.
+
+Each message names a file with functions and the shared library to make of them. The file holds an IRModule and, by
+name, scripts: parsing takes as long as compiling, and here it is done in parallel.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tvm_mpq import processes as children
+
+
+def _compile(job: dict[str, Any]) -> None:
+    import tvm
+    from tvm.support import cc
+
+    from tvm_mpq.kernels.tir import Script
+
+    code = json.loads(Path(job["code"]).read_text(encoding="utf-8"))
+    functions = {gvar.name_hint: func for gvar, func in tvm.ir.load_json(code["module"]).functions.items()}
+    functions |= {name: Script(*fields).parse() for name, fields in code["scripts"].items()}
+    named = {name: func.with_attr("global_symbol", name) for name, func in functions.items()}
+    library = tvm.compile(tvm.IRModule(named), target=tvm.target.Target(job["target"]))
+    linker = cc.cross_compiler(job["linker"]) if job["linker"] else None
+    library.export_library(job["library"], fcompile=linker)
+
+
+def main() -> None:
+    _, messages = children.enter()
+    import tvm_mpq.kernels.tir  # noqa: F401  before the first job, whose time it would cost
+
+    children.reply({"ready": True})
+    while True:
+        job = messages.get()
+        try:
+            _compile(job)
+        except Exception as e:  # noqa: BLE001  whatever the compiler says is this kernel's result
+            lines = [line.strip() for line in str(e).splitlines() if line.strip()]
+            # TVM writes the message after the traceback, or alone.
+            children.reply({"failure": f"{type(e).__name__}: {lines[-1][:300] if lines else 'no message'}"})
+        else:
+            children.reply({"failure": None})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""One SQLite file: latencies by kernel and device, whole-network runs, and other results worth keeping."""

@@ -1,0 +1,140 @@
+"""Latency of whole networks, and what the Relax virtual machine adds to each kernel.
+
+Loading, first run and steady run are three numbers. Networks to be compared are timed in turns, in one process.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+from tvm import relax
+
+from tvm_mpq.errors import MeasurementError
+from tvm_mpq.tuning.devices.baseline import Pace
+from tvm_mpq.tuning.devices.sentinel import FUNCTION, build_sentinel, sentinel_args
+from tvm_mpq.tuning.devices.session_base import Session
+from tvm_mpq.tuning.measure.kernels import MeasureSettings, timing
+from tvm_mpq.tuning.measure.statistics import Sample, Verdict, judge
+
+
+@dataclass(frozen=True)
+class WholeNetworkLatency:
+    """One network on one device."""
+
+    median_us: float  # steady run
+    iqr_us: float
+    repeats: int
+    load_ms: float  # loading the library, and setting up the virtual machine with the weights
+    first_run_us: float  # the connection's own delay taken off
+    threads: int
+
+
+@dataclass(frozen=True)
+class NetworkJob:
+    """A compiled Relax library and the inputs of its function, in order."""
+
+    path: Path
+    inputs: Sequence[npt.NDArray[Any]]
+    function: str = "main"
+
+
+def measure_network(
+    session: Session,
+    path: str | Path,
+    inputs: Sequence[npt.NDArray[Any]],
+    settings: MeasureSettings | None = None,
+    *,
+    function: str = "main",
+    sentinel: Path | None = None,
+) -> WholeNetworkLatency:
+    """Time one network; see `measure_networks`."""
+    return measure_networks(session, [NetworkJob(Path(path), inputs, function)], settings, sentinel=sentinel)[0]
+
+
+def measure_networks(
+    session: Session,
+    jobs: Sequence[NetworkJob],
+    settings: MeasureSettings | None = None,
+    *,
+    sentinel: Path | None = None,
+) -> list[WholeNetworkLatency]:
+    """Time several networks in turns, so that their ratios hold.
+
+    The sentinel (from `build_sentinel`, built for this machine when the session is local) shows drift; a remote
+    session without one is judged by its scatter alone.
+
+    Raises
+    ------
+    MeasurementError
+        A network cannot run, or its times still scatter after all retakes.
+    DeviceLostError
+        The device died or hung.
+    """
+    settings = settings or MeasureSettings()
+    if sentinel is None and session.is_local:
+        sentinel = build_sentinel()
+    read_sentinel: Callable[[], float] = lambda: 1.0  # noqa: E731
+    pace = Pace()
+    if sentinel is not None:
+        pace = session.pace
+        arrays = [session.array(a) for a in sentinel_args()]
+        read_sentinel = timing(session, session.upload_module(sentinel), FUNCTION, arrays, settings)
+    networks = [_Network(session, job, settings) for job in jobs]
+    open_ = list(networks)
+    for _ in range(1 + settings.retakes):
+        for _ in range(settings.repeats):
+            before = read_sentinel()
+            values = [network.once() for network in open_]
+            after = read_sentinel()
+            pace.add(before)
+            pace.add(after)
+            for network, value in zip(open_, values, strict=True):
+                network.samples.append(Sample(value, before, after))
+        for network in open_:
+            network.verdict = judge(network.samples, pace, settings)
+        open_ = [network for network in open_ if network.verdict.failure is not None]
+        if not open_:
+            break
+    return [network.latency() for network in networks]
+
+
+class _Network:
+    """A network loaded and run once, ready to be timed."""
+
+    def __init__(self, session: Session, job: NetworkJob, settings: MeasureSettings) -> None:
+        self._path, self._threads = job.path, session.threads
+        limit = max(settings.timeout_sec, session.timeout_sec)
+        name = session.upload(job.path, limit)
+        inputs = [session.array(array, limit) for array in job.inputs]
+        start = time.perf_counter()
+        library = session.load_uploaded(name, limit)
+        machine = session.guarded(
+            f"set-up of {job.path.name}", lambda: relax.VirtualMachine(library, session.device), limit
+        )
+        self._load_ms = (time.perf_counter() - start) * 1e3
+        session.guarded(f"inputs of {job.path.name}", lambda: machine.set_input(job.function, *inputs), limit)
+        delay = min(_elapsed_us(lambda: session.guarded("an empty call", session.device.sync)) for _ in range(5))
+        first = _elapsed_us(lambda: session.call(machine.module, "invoke_stateful", job.function, timeout_sec=limit))
+        self._first_run_us = max(0.0, first - delay)
+        self.once = timing(session, machine.module, "invoke_stateful", [job.function], settings)
+        self.samples: list[Sample] = []
+        self.verdict = Verdict(failure="never timed")
+
+    def latency(self) -> WholeNetworkLatency:
+        verdict = self.verdict
+        if verdict.median_us is None or verdict.iqr_us is None:
+            raise MeasurementError(f"latency of {self._path.name} cannot be stated: {verdict.failure}")
+        return WholeNetworkLatency(
+            verdict.median_us, verdict.iqr_us, verdict.repeats, self._load_ms, self._first_run_us, self._threads
+        )
+
+
+def _elapsed_us(action: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    action()
+    return (time.perf_counter() - start) * 1e6

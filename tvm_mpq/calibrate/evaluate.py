@@ -1,0 +1,80 @@
+"""Candidate plans on trial: run end to end in the interpreter on the calibration data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tvm_mpq.calibrate import learn
+from tvm_mpq.calibrate.data import Dataset
+from tvm_mpq.calibrate.sensitivity import kl_divergence, predict
+from tvm_mpq.execute import network
+from tvm_mpq.execute.accuracy import Accuracy, accuracy, classifies, metric_for
+from tvm_mpq.execute.emulate import borrowed
+from tvm_mpq.execute.interpreter import Interpreter
+from tvm_mpq.execute.prepare import Prepared
+from tvm_mpq.passes.lowering import Step
+from tvm_mpq.schema import Plan
+from tvm_mpq.select.choose import Quality
+from tvm_mpq.select.ilp import Solution
+from tvm_mpq.tuning.compile.kernel_store import KernelStore
+
+Interpret = Callable[[Callable[[Interpreter], list[npt.NDArray[Any]]]], list[npt.NDArray[Any]]]
+"""Does work with an interpreter, wherever that runs."""
+
+
+def remembered(judge: Callable[[Solution], Quality]) -> Callable[[Solution], Quality]:
+    """The same judge, which runs no solution twice: what it is worth does not hang on latencies."""
+    known: dict[str, Quality] = {}
+
+    def ask(solution: Solution) -> Quality:
+        name = repr((sorted(solution.choices.items()), sorted(solution.formats.items())))
+        if name not in known:
+            known[name] = judge(solution)
+        return known[name]
+
+    return ask
+
+
+class Judge:
+    """Runs solutions end to end in the interpreter on the calibration data."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        store: KernelStore,
+        interpret: Interpret,
+        plan_of: Callable[[Solution], Plan],
+        fp32: Plan,
+        data: Dataset,
+    ) -> None:
+        self._prepared, self._store, self._interpret, self._plan_of = prepared, store, interpret, plan_of
+        self._data = data
+        self._samples = learn.graph_samples(prepared, data)
+        steps = learn.float_steps(prepared, fp32)
+        self._reference = self._outputs(steps)
+        self._float = self._accuracy(self._reference)
+
+    def __call__(self, solution: Solution) -> Quality:
+        steps = network.all_steps(self._prepared, self._plan_of(solution))
+        outputs = self._outputs(borrowed(steps, self._store))
+        result = self._accuracy(outputs)
+        drop = self._float.value - result.value
+        losses = [self._loss(r, o) for r, o in zip(self._reference, outputs, strict=True)]
+        return Quality(-drop if result.metric == "relative_error" else drop, float(np.mean(losses)))
+
+    def _outputs(self, steps: list[Step]) -> list[npt.NDArray[Any]]:
+        return self._interpret(lambda interpreter: list(predict(interpreter, steps, self._samples)))
+
+    def _accuracy(self, outputs: list[npt.NDArray[Any]]) -> Accuracy:
+        graph = self._prepared.graph
+        return accuracy(outputs, self._reference, self._data.labels, classifies=classifies(graph))
+
+    def _loss(self, reference: npt.NDArray[Any], output: npt.NDArray[Any]) -> float:
+        ref, out = (x.reshape(len(x), -1).astype(np.float64) for x in (reference, output))
+        if metric_for(self._prepared.graph) == "kl":
+            return kl_divergence(ref, out)
+        return float(np.sum((ref - out) ** 2) / max(np.sum(ref**2), 1e-30))

@@ -1,0 +1,128 @@
+"""What the network itself tells: activation ranges and sensitivity, kept in the database so that nothing runs twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from tvm_mpq.calibrate.data import Dataset
+from tvm_mpq.calibrate.ranges import calibrate
+from tvm_mpq.calibrate.sensitivity import Loss, float_plan, measure_losses, trials
+from tvm_mpq.execute.accuracy import metric_for
+from tvm_mpq.execute.emulate import borrowed
+from tvm_mpq.execute.interpreter import Interpreter, Sample
+from tvm_mpq.execute.prepare import Prepared
+from tvm_mpq.passes.lowering import Step, lower
+from tvm_mpq.schema import Plan, Progress, TensorQuant
+from tvm_mpq.tuning.compile.kernel_store import KernelStore
+from tvm_mpq.tuning.database.latencies import LatencyDatabase
+from tvm_mpq.tuning.database.results import ResultStore
+
+VERSION = 3
+"""Part of every stored key: raise it when the meaning of ranges or losses changes."""
+
+
+class CalibrationSettings(Protocol):
+    """How the network is looked at: an observer of ranges, and at most so many samples."""
+
+    @property
+    def observer(self) -> str: ...
+
+    @property
+    def calibration_samples(self) -> int: ...
+
+    @property
+    def sensitivity_samples(self) -> int: ...
+
+    @property
+    def progress(self) -> Progress | None: ...
+
+
+def graph_samples(prepared: Prepared, data: Dataset) -> list[Sample]:
+    """The data's samples under the graph's own tensor names."""
+    names = prepared.input_map
+    return [{names[n]: x for n, x in sample.items()} for sample in data.samples()]
+
+
+def bare_plan(prepared: Prepared, tensors: dict[str, list[TensorQuant]]) -> Plan:
+    """A plan with every operator in fp32, to be filled."""
+    empty = Plan(prepared.row.name, prepared.tvm_target_attrs, {}, tensors)
+    return float_plan(prepared.graph, empty)
+
+
+def ranges(
+    prepared: Prepared, interpreter: Interpreter, data: Dataset, db: LatencyDatabase, options: CalibrationSettings
+) -> dict[str, list[TensorQuant]]:
+    """Activation ranges from at most `options.calibration_samples` samples."""
+    used = data.head(options.calibration_samples)
+    key = _key(prepared, used, options.observer, prepared.graph.activation_bits)
+    stored = ResultStore(db).get("ranges", key)
+    if stored is not None:
+        return {name: [TensorQuant(**q) for q in quants] for name, quants in stored.items()}
+    steps = lower(prepared.graph, bare_plan(prepared, {}), prepared.features)
+    found = calibrate(
+        prepared.graph,
+        interpreter,
+        steps,
+        graph_samples(prepared, used),
+        method=options.observer,
+        progress=options.progress,
+    )
+    rows = {name: [dataclasses.asdict(q) for q in quants] for name, quants in found.items()}
+    ResultStore(db).put("ranges", key, rows)
+    return found
+
+
+def losses(
+    prepared: Prepared,
+    interpreter: Interpreter,
+    plan: Plan,
+    data: Dataset,
+    db: LatencyDatabase,
+    options: CalibrationSettings,
+    store: KernelStore,
+) -> dict[tuple[str, str], Loss]:
+    """(operator, precision) -> Loss, from at most `options.sensitivity_samples` samples; goes on where it stopped."""
+    used = data.head(options.sensitivity_samples)
+    graph = prepared.graph
+    todo = trials(graph, plan, prepared.features)
+    key = _key(prepared, used, options.observer, *(f"{t.operator}={t.precision}" for t in todo))
+    stored = ResultStore(db).get("sensitivity", key) or {"done": 0, "losses": {}}
+    known = {tuple(name.rsplit("@", 1)): Loss(**sums) for name, sums in stored["losses"].items()}
+    if stored["done"] >= len(used) or not todo:
+        return known
+
+    def keep(done: int, sums: dict[tuple[str, str], Loss]) -> None:
+        rows = {f"{operator}@{precision}": dataclasses.asdict(loss) for (operator, precision), loss in sums.items()}
+        ResultStore(db).put("sensitivity", key, {"done": done, "losses": rows})
+
+    steps = lower(graph, plan, prepared.features)
+    return measure_losses(
+        interpreter,
+        steps,
+        [dataclasses.replace(trial, steps=tuple(borrowed(trial.steps, store))) for trial in todo],
+        graph_samples(prepared, used),
+        used.labels if used.batch == 1 else None,
+        progress=options.progress,
+        on_sample=keep,
+        start=stored["done"],
+        losses=known or None,
+    )
+
+
+def loss_table(prepared: Prepared, found: dict[tuple[str, str], Loss]) -> dict[tuple[str, str], float]:
+    """The numbers the solver adds up: mean KL divergence, or mean relative squared error."""
+    metric = metric_for(prepared.graph)
+    return {key: (loss.kl if metric == "kl" else loss.mse) / loss.samples for key, loss in found.items()}
+
+
+def float_steps(prepared: Prepared, plan: Plan) -> list[Step]:
+    """The fp32 network under the same ranges."""
+    return lower(prepared.graph, float_plan(prepared.graph, plan), prepared.features)
+
+
+def _key(prepared: Prepared, data: Dataset, *more: Any) -> str:
+    parts: Sequence[Any] = (VERSION, prepared.loaded.fingerprint, prepared.row.mcpu, data.fingerprint, *more)
+    return hashlib.sha256("|".join(map(str, parts)).encode()).hexdigest()

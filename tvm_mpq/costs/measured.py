@@ -1,0 +1,116 @@
+"""Latency of every request of a network: from the database where known, measured on the device where not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from tvm_mpq.costs.profiler import Meter, latency_key, tuned_kernel
+from tvm_mpq.costs.table import LatencyTable
+from tvm_mpq.errors import DeviceLostError, MeasurementError, VerificationError
+from tvm_mpq.kernels.registry import Kernel, Request, candidates, default_kernel
+from tvm_mpq.schema import LatencyKey
+from tvm_mpq.tuning.compile.kernel_store import Compiled
+from tvm_mpq.tuning.devices.session_base import Session
+from tvm_mpq.tuning.measure.verify import verify_kernel
+
+NOISE_RETRIES = 5
+"""Rounds in which kernels refused as unsteady are tried again at the end, when whatever disturbed them may be over."""
+
+UNSTEADY = ("noisy", "drifts")
+"""Words in the failures that a busy machine causes, not the kernel."""
+
+
+def fill(meter: Meter, requests: Sequence[Request], *, every_candidate: bool = False) -> LatencyTable:
+    """A table with an entry for each request; only what the database does not know is measured.
+
+    Raises
+    ------
+    MeasurementError
+        If a request is left without any kernel that could be measured; the text gives the first reason.
+    """
+    table = LatencyTable(meter.target)
+    measure_all(meter, table, look_up(meter, table, requests, every_candidate=every_candidate))
+    complete(table, requests)
+    return table
+
+
+def look_up(
+    meter: Meter,
+    table: LatencyTable,
+    requests: Sequence[Request],
+    *,
+    every_candidate: bool = False,
+) -> dict[LatencyKey, Kernel]:
+    """Enter what was measured before; returns the kernels that were not.
+
+    Of each request the fastest kernel known counts, its default where none is; or all its candidates.
+    """
+    missing: dict[LatencyKey, Kernel] = {}
+    for request in requests:
+        best = None if every_candidate else tuned_kernel(meter, request)
+        for kernel in candidates(request) if every_candidate else [best or default_kernel(request)]:
+            key = latency_key(kernel, meter.target)
+            record = meter.known(key, meter.version(kernel))
+            if record is None:
+                missing[key] = kernel
+            else:
+                table.offer(kernel, record)
+                table.cached += 1
+    return missing
+
+
+def measure_all(meter: Meter, table: LatencyTable, kernels: dict[LatencyKey, Kernel]) -> None:
+    """Check and measure kernels and enter their times; those that a busy machine disturbed are tried again."""
+    todo = _right_ones(meter, table, kernels)
+    for _ in range(1 + NOISE_RETRIES):
+        noisy: dict[LatencyKey, Kernel] = {}
+        for record in meter.measure({key: meter.store.source(kernel) for key, kernel in todo.items()}):
+            table.measured += record.failure is None
+            table.offer(todo[record.key], record)
+            if record.failure and any(sign in record.failure for sign in UNSTEADY):
+                noisy[record.key] = todo[record.key]
+        todo = noisy
+
+
+def complete(table: LatencyTable, requests: Sequence[Request]) -> None:
+    """Raises MeasurementError with the first reason when a request has no time."""
+    for request in requests:
+        if not math.isfinite(table.latency_us(request)):
+            why = next((r.failure for r in table.refused if r.key.workload == request.workload.key), "no kernel")
+            raise MeasurementError(f"no measured kernel for {request.key}: {why}")
+
+
+def _right_ones(meter: Meter, table: LatencyTable, todo: dict[LatencyKey, Kernel]) -> dict[LatencyKey, Kernel]:
+    """The kernels whose numbers are right on the device; the others become failure records."""
+    if not todo:
+        return {}
+    kept: dict[LatencyKey, Kernel] = {}
+    sources = [meter.store.source(kernel) for kernel in todo.values()]
+    compiled = meter.store.compile(sources, meter.progress)
+    reasons = {key: library.failure for key, library in zip(todo, compiled, strict=True)}
+    tasks = [(key, todo[key], lib) for key, lib in zip(todo, compiled, strict=True) if lib.path is not None]
+    for done, ((key, _, _), reason) in enumerate(meter.place.run(tasks, _wrong), 1):
+        reasons[key] = str(reason) if isinstance(reason, DeviceLostError) else reason
+        if meter.progress:
+            meter.progress(done, len(tasks), "checking kernels")
+    for (key, reason), library in zip(reasons.items(), compiled, strict=True):
+        if reason is None:
+            kept[key] = todo[key]
+        else:
+            table.refused.append(meter.failure(key, library.source.version, reason))
+            meter.db.put(table.refused[-1], replace=True)
+    return kept
+
+
+def _wrong(session: Session, task: tuple[LatencyKey, Kernel, Compiled]) -> str | None:
+    """Why a kernel's numbers are not to be trusted, None = they are right."""
+    _, kernel, library = task
+    assert library.path is not None
+    try:
+        verify_kernel(session, library.path, library.source.symbol, kernel)
+    except DeviceLostError:
+        raise
+    except (VerificationError, MeasurementError) as e:
+        return str(e)
+    return None

@@ -1,0 +1,127 @@
+"""A latency table of which only a part is measured: the most informative entries; the others are predicted.
+
+Every prediction is stored with its stated error and counts as predicted wherever it is used. A stored one stays until a
+predictor states half its error, so that a repeated run finds the table it left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+
+import tvm
+
+from tvm_mpq.costs.measured import complete, fill, look_up, measure_all
+from tvm_mpq.costs.profiler import Meter, current_kernel
+from tvm_mpq.costs.table import LatencyTable
+from tvm_mpq.errors import FileFormatError
+from tvm_mpq.kernels.registry import Kernel, Request
+from tvm_mpq.schema import LatencyKey, LatencyRecord
+from tvm_mpq.targets import TargetRow
+from tvm_mpq.tuning.database.results import ResultStore
+from tvm_mpq.tuning.predictor import Entry, Machine, Prediction, Predictor, most_informative
+
+UP_FRONT = 0.75
+"""Share of the measurements that are spent before planning; the others are left for the entries of the chosen plan."""
+
+REFUSED_AT_ONCE = 1 / 3
+"""Share of what the predictor refuses that is measured before it is asked again: one entry often vouches for others."""
+
+BETTER = 0.5
+"""A new prediction replaces a stored one when its stated error is smaller than this share of the stored one's."""
+
+
+Say = Callable[[str], None]
+
+
+def fill_partly(meter: Meter, requests: Sequence[Request], row: TargetRow, fraction: float, say: Say) -> LatencyTable:
+    """A table with an entry for each request: what the database lacks is measured in part and predicted in part.
+
+    Parameters
+    ----------
+    fraction
+        Share of the missing entries to measure, in (0, 1]: `UP_FRONT` of it here, the rest when a plan is chosen.
+        Entries that the predictor refuses are measured on top.
+
+    Raises
+    ------
+    MeasurementError
+        As `measured.fill`.
+    """
+    if fraction >= 1:
+        return fill(meter, requests)
+    table = LatencyTable(meter.target)
+    missing = look_up(meter, table, requests)
+    if missing:
+        machine = Machine.of(row, requests[0].threads)
+        old = {key: meter.known(key, meter.version(kernel), "predicted") for key, kernel in missing.items()}
+        foretold = {key: record for key, record in old.items() if record is not None}
+        new = [key for key in missing if key not in foretold]
+        entries, times = measurements(meter, machine, requests[0].features)
+        taken = most_informative(entries, [Entry(key, machine) for key in new], UP_FRONT * fraction)
+        chosen = {new[i]: missing[new[i]] for i in taken}
+        rest = {key: kernel for key, kernel in missing.items() if key not in chosen}
+        measure_all(meter, table, chosen)
+        while rest:
+            fresh = {r.key: r.median_us for r in table.records.values() if r.key in missing and r.median_us}
+            known = [*entries, *(Entry(key, machine) for key in fresh)]
+            predictor = Predictor(known, [*times, *fresh.values()])
+            asked = [Entry(key, machine) for key in rest]
+            reasons = dict(zip(rest, predictor.refusals(asked), strict=True))
+            if not any(reasons.values()):
+                found = dict(zip(rest, predictor.predict(asked), strict=True))
+                reasons = {key: prediction.refused for key, prediction in found.items()}
+            refused = [entry for entry in asked if reasons[entry.key] is not None]
+            if not refused:
+                say(f"predicting {len(rest)} latencies: {predictor.held_out}")
+                table.predictor = predictor.held_out.to_json()
+                ResultStore(meter.db).put("predictor", f"{meter.device.key}|{meter.target}", table.predictor)
+                for key, kernel in rest.items():
+                    table.offer(kernel, _kept(meter, foretold.get(key), key, kernel, found[key]))
+                break
+            more = [refused[i].key for i in most_informative(known, refused, REFUSED_AT_ONCE)]
+            for key in more:
+                say(f"measured, for it cannot be predicted: {rest[key].request.key}: {reasons[key]}")
+            measure_all(meter, table, {key: rest.pop(key) for key in more})
+    complete(table, requests)
+    return table
+
+
+def _kept(
+    meter: Meter, old: LatencyRecord | None, key: LatencyKey, kernel: Kernel, prediction: Prediction
+) -> LatencyRecord:
+    """The stored prediction, or the new one, which is stored, where it is clearly better."""
+    if old is not None and old.stated_error is not None and prediction.stated_error >= BETTER * old.stated_error:
+        return old
+    now = datetime.now(timezone.utc).isoformat()
+    record = LatencyRecord(
+        key,
+        meter.device.key,
+        tvm.__version__,
+        meter.version(kernel),
+        prediction.median_us,
+        None,
+        0,
+        now,
+        "predicted",
+        stated_error=prediction.stated_error,
+    )
+    meter.db.put(record, replace=True)
+    return record
+
+
+def measurements(meter: Meter, machine: Machine, features: frozenset[str]) -> tuple[list[Entry], list[float]]:
+    """Entries and microseconds of what this device measured, of code that is still what would be compiled."""
+    entries, times = [], []
+    for record in meter.db.records(
+        failures=False, device=meter.device.key, target=meter.target, provenance="measured", tvm_version=tvm.__version__
+    ):
+        entry = Entry(record.key, machine)
+        with contextlib.suppress(FileFormatError):  # kinds that are no more
+            if entry.predictable and record.median_us:
+                request = Request(entry.workload, entry.precision, record.key.out_bits, features, machine.threads)
+                if current_kernel(meter, request, record) is not None:
+                    entries.append(entry)
+                    times.append(record.median_us)
+    return entries, times

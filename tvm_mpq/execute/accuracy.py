@@ -1,0 +1,68 @@
+"""How good outputs are: by labels, or against the fp32 network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tvm_mpq.errors import DataError
+from tvm_mpq.passes.graph import Graph
+
+
+def relative_error(output: npt.NDArray[Any], reference: npt.NDArray[Any]) -> float:
+    """||output - reference|| / ||reference||, Euclidean norms."""
+    difference = output.astype(np.float64) - reference
+    return float(np.linalg.norm(difference) / max(float(np.linalg.norm(reference)), 1e-30))
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """metric: top1 (against labels, percent), agreement (arg max as fp32's, percent) or relative_error (percent)."""
+
+    metric: str
+    value: float
+    hits: int
+    samples: int
+
+
+def accuracy(
+    outputs: Sequence[npt.NDArray[Any]],
+    reference: Sequence[npt.NDArray[Any]],
+    labels: npt.NDArray[np.int64] | None,
+    *,
+    classifies: bool,
+) -> Accuracy:
+    """How good outputs are: against labels where given, else against the fp32 network's outputs."""
+    count = len(outputs)
+    if not classifies:
+        errors = [relative_error(o, r) for o, r in zip(outputs, reference, strict=True)]
+        return Accuracy("relative_error", 100 * float(np.mean(errors)), 0, count)
+    found = np.concatenate([o.reshape(len(o), -1).argmax(axis=-1) for o in outputs])
+    if labels is not None:
+        wanted, metric = labels[: len(found)], "top1"
+    else:
+        wanted, metric = np.concatenate([r.reshape(len(r), -1).argmax(axis=-1) for r in reference]), "agreement"
+    hits = int((found == wanted).sum())
+    return Accuracy(metric, 100 * hits / len(found), hits, len(found))
+
+
+def check_labels(labels: npt.NDArray[np.int64] | None, *, classifies: bool) -> None:
+    """Raises DataError when there are labels for a network that gives no class scores."""
+    if labels is not None and not classifies:
+        raise DataError("labels need a model whose first output is one score per class ([N, C]); leave the labels out")
+
+
+def classifies(graph: Graph) -> bool:
+    """Whether the first output is one score per class: [N, C], perhaps with axes of length 1; not the input's shape."""
+    source, result = graph.tensors[graph.inputs[0]], graph.tensors[graph.outputs[0]]
+    axes = [length for length in result.shape[1:] if length > 1]
+    return source.shape != result.shape and result.dtype == "float32" and len(axes) == 1
+
+
+def metric_for(graph: Graph) -> str:
+    """`kl` for a classifier, `mse` for whatever else a network may give (reconstructions, maps, boxes)."""
+    return "kl" if classifies(graph) else "mse"

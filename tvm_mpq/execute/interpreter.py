@@ -1,0 +1,115 @@
+"""Runs lowered steps one by one with the compiled kernels: every tensor can be seen, any operator swapped.
+
+This is the network that Realize would build, without building it: calibration reads its tensors, sensitivity changes
+one operator of it, and the end-to-end check of candidate plans asks it for outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tvm_mpq.kernels.registry import Kernel
+from tvm_mpq.passes.graph import Graph, Node
+from tvm_mpq.passes.lowering import FloatStep, KernelStep, ReshapeStep, Step, Value, stored_shape
+from tvm_mpq.schema import FLOAT_BITS
+
+Array = npt.NDArray[Any]
+Values = dict[Value, Any]  # runtime tensors
+
+Sample = dict[str, npt.NDArray[np.float32]]
+"""Input name to its array: what one run of the network takes."""
+
+
+class Runtime(Protocol):
+    """What the interpreter needs of the place where code runs."""
+
+    def kernels(self, kernels: Sequence[Kernel]) -> list[Callable[..., None]]:
+        """Compiled kernels, called with all buffers, the output last."""
+
+    def float_nodes(self, nodes: Sequence[Node]) -> list[Callable[..., Any]]:
+        """Compiled float bindings, called with their inputs, returning the result."""
+
+    def array(self, value: Array) -> Any: ...
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> Any: ...
+
+
+class Interpreter:
+    """Executes steps of one graph on one runtime; compiled code and packed constants are kept between runs."""
+
+    def __init__(self, graph: Graph, runtime: Runtime) -> None:
+        self._graph = graph
+        self._runtime = runtime
+        self._functions: dict[tuple[str, str, str], Callable[..., None]] = {}
+        self._floats: dict[str, Callable[..., Any]] = {}
+        self._constants: dict[tuple[object, ...], list[Any]] = {}
+        self._buffers: dict[tuple[str, Value, tuple[int, ...]], Any] = {}
+        self._shapes: dict[tuple[str, str, str], list[tuple[int, ...]]] = {}
+
+    def prepare(self, steps: Iterable[Step]) -> None:
+        """Compile whatever these steps need and is not compiled yet."""
+        kernels: dict[tuple[str, str, str], Kernel] = {}
+        nodes: dict[str, Node] = {}
+        for step in steps:
+            if isinstance(step, KernelStep) and step.kernel.key not in self._functions:
+                kernels[step.kernel.key] = step.kernel
+            elif isinstance(step, FloatStep) and step.node.name not in self._floats:
+                nodes[step.node.name] = step.node
+        if kernels:
+            compiled = self._runtime.kernels(list(kernels.values()))
+            self._functions.update(zip(kernels, compiled, strict=True))
+        for key, kernel in kernels.items():
+            self._shapes[key] = [shape for shape, _ in kernel.buffers]
+        if nodes:
+            self._floats.update(zip(nodes, self._runtime.float_nodes(list(nodes.values())), strict=True))
+
+    def load(self, inputs: dict[str, Array]) -> Values:
+        """The network's inputs, one sample, as runtime tensors."""
+        return {Value(name, FLOAT_BITS): self._runtime.array(np.ascontiguousarray(x)) for name, x in inputs.items()}
+
+    def run(self, steps: Iterable[Step], values: Values, *, tag: str) -> Values:
+        """Execute `steps` on top of `values`; returns a new mapping that holds both.
+
+        Results live in buffers named by `tag` and are overwritten by the next run of the same tag.
+        """
+        held = dict(values)
+        for step in steps:
+            if isinstance(step, KernelStep):
+                held[step.output] = self._run_kernel(step, held, tag)
+            elif isinstance(step, ReshapeStep):
+                held[step.output] = held[step.input]._create_view(stored_shape(self._graph, step.output))
+            else:
+                arguments = [held[Value(t, FLOAT_BITS)] for t in step.node.inputs]
+                held[Value(step.node.output, FLOAT_BITS)] = self._floats[step.node.name](*arguments)
+        return held
+
+    def outputs(self, values: Values) -> list[Array]:
+        """The network's outputs as NumPy arrays (copies)."""
+        return [values[Value(name, FLOAT_BITS)].numpy() for name in self._graph.outputs]
+
+    def _run_kernel(self, step: KernelStep, held: Values, tag: str) -> Any:
+        key = step.kernel.key
+        shapes = self._shapes[key]
+        arguments = [_view(held[v], shape) for v, shape in zip(step.inputs, shapes, strict=False)]
+        slot = (tag, step.output, shapes[-1])
+        if slot not in self._buffers:
+            dtype = "float32" if step.output.bits == FLOAT_BITS else "uint8"
+            self._buffers[slot] = self._runtime.empty(shapes[-1], dtype)
+        result = self._buffers[slot]
+        self._functions[key](*arguments, *self._packed(step, key), result)
+        return _view(result, stored_shape(self._graph, step.output))
+
+    def _packed(self, step: KernelStep, key: tuple[str, str, str]) -> list[Any]:
+        operands = step.operands
+        slot = (step.node, key, operands.inputs, operands.output, operands.pre_activation, operands.weight_bits)
+        if slot not in self._constants:
+            self._constants[slot] = [self._runtime.array(c) for c in step.kernel.constants(operands)]
+        return self._constants[slot]
+
+
+def _view(tensor: Any, shape: tuple[int, ...]) -> Any:
+    return tensor if tuple(tensor.shape) == shape else tensor._create_view(shape)

@@ -1,0 +1,172 @@
+"""A whole network under one plan: compiled, exported, and then run on the device as a stranger would run it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import tvm
+from tvm import relax
+
+from tvm_mpq import targets
+from tvm_mpq.errors import OutputError
+from tvm_mpq.execute.accuracy import classifies
+from tvm_mpq.execute.prepare import Prepared
+from tvm_mpq.passes.lowering import KernelStep, Step, lower
+from tvm_mpq.passes.realize import KERNEL_ATTR, Realize
+from tvm_mpq.schema import Plan
+from tvm_mpq.targets.cross import export
+from tvm_mpq.tuning.compile.kernel_store import KernelStore
+from tvm_mpq.tuning.devices.session_base import Session
+
+EXEC_MODE = "compiled"
+"""The virtual machine's main function as machine code: a call costs about half of what the interpreter takes."""
+
+
+def compile_network(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.runtime.Executable:
+    """A network as it is measured and shipped."""
+    return relax.build(mod, target, exec_mode=EXEC_MODE)
+
+
+@dataclass(frozen=True)
+class Built:
+    """An exported library. activation_bytes: what a run allocates for tensors."""
+
+    path: Path
+    activation_bytes: int
+
+    @property
+    def bytes(self) -> int:
+        return self.path.stat().st_size
+
+
+def realize(prepared: Prepared, plan: Plan) -> tvm.IRModule:
+    """The network's kernels and boundaries under a plan."""
+    return tvm.transform.Sequential([Realize(plan)])(prepared.mod)
+
+
+def build(prepared: Prepared, plan: Plan, path: Path, mod: tvm.IRModule | None = None) -> Built:
+    """Compile and export. mod: the plan realized, if it is already. Raises OutputError when it cannot be written."""
+    mod = realize(prepared, plan) if mod is None else mod
+    memory = PlannedMemory()
+    with tvm.transform.PassContext(opt_level=3, instruments=[memory]):
+        executable = compile_network(mod, prepared.tvm_target())
+    try:
+        export(executable, path, targets.linker_of(prepared.row))
+    except OSError as e:
+        raise OutputError(f"cannot write library {str(path)!r}: {e.strerror}") from e
+    return Built(path, memory.bytes)
+
+
+@tvm.ir.instrument.pass_instrument
+class PlannedMemory:
+    """Reads the static memory plan as it is made: bytes of all storages, which later tensors use again.
+
+    Inputs, outputs, weights, and the scratch space within a kernel are not in it.
+    """
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+    def run_after_pass(self, mod: tvm.IRModule, info: tvm.transform.PassInfo) -> None:
+        if info.name != "StaticPlanBlockMemory":
+            return
+        sizes: list[int] = []
+
+        def collect(expr: relax.Expr) -> None:
+            if isinstance(expr, relax.Call) and expr.op == tvm.ir.Op.get("relax.memory.alloc_storage"):
+                sizes.append(math.prod(int(d) for d in expr.args[0].values))
+
+        relax.analysis.post_order_visit(mod["main"], collect)
+        self.bytes = sum(sizes)
+
+
+def plan_digest(prepared: Prepared, plan: Plan, mod: tvm.IRModule, store: KernelStore) -> str:
+    """Identifies what a plan compiles to for this network: for results that may be kept.
+
+    mod: the plan realized. Every kernel and every piece of float code counts by its code, so that a time measured
+    before a kernel changed is not taken for the time of today's.
+    """
+    steps = [s for s in all_steps(prepared, plan) if isinstance(s, KernelStep)]
+    kernels = [[s.node, *s.kernel.key, store.source(s.kernel).version] for s in steps]
+    floats = [[store.source_of(func).version, calls] for func, calls in float_functions(mod)]
+    text = json.dumps([plan.operators, plan.formats, plan.tvm_target_attrs, kernels, floats], sort_keys=True)
+    ranges = repr(sorted(plan.tensors.items()))
+    whole = "|".join((prepared.loaded.fingerprint, text, ranges, tvm.__version__))
+    return hashlib.sha256(whole.encode()).hexdigest()
+
+
+def summary(plan: Plan) -> str:
+    """How many operators run at each precision, such as `4 x w4a8, 14 x w8a8`."""
+    counts = Counter(plan.operators.values())
+    return ", ".join(f"{n} x {precision}" for precision, n in sorted(counts.items())) or "no weighted operator"
+
+
+def plan_info(prepared: Prepared) -> dict[str, Any]:
+    """What `run` needs to know of a built folder without the model."""
+    return {
+        "model": prepared.loaded.name,
+        "threads": prepared.threads,
+        "inputs": {name: [list(shape), dtype] for name, (shape, dtype) in prepared.inputs.items()},
+        "classifies": classifies(prepared.graph),
+    }
+
+
+def float_functions(mod: tvm.IRModule) -> list[tuple[tvm.tirx.PrimFunc, int]]:
+    """PrimFuncs in a realized module that are not template kernels, each with its number of calls in main."""
+    counts: dict[tvm.ir.GlobalVar, int] = {}
+    for block in mod["main"].body.blocks:
+        for binding in block.bindings:
+            value = binding.value
+            if isinstance(value, relax.Call) and value.op == tvm.ir.Op.get("relax.call_tir"):
+                counts[value.args[0]] = counts.get(value.args[0], 0) + 1
+    functions = [(mod[gvar], count) for gvar, count in counts.items()]
+    return [(func, count) for func, count in functions if KERNEL_ATTR not in func.attrs]
+
+
+def weight_bytes(steps: Sequence[Step]) -> int:
+    """Bytes of packed weights and constants that the plan's kernels carry."""
+    return sum(a.nbytes for s in steps if isinstance(s, KernelStep) for a in s.kernel.constants(s.operands))
+
+
+def run_library(
+    session: Session,
+    path: Path,
+    inputs: Sequence[Sequence[npt.NDArray[Any]]],
+    progress: Callable[[int], None] | None = None,
+) -> list[npt.NDArray[Any]]:
+    """First output of a built library for each sample, on the device, through plain TVM runtime."""
+    module = session.upload_module(path)
+    machine = session.guarded("set-up of the network", lambda: relax.VirtualMachine(module, session.device))
+    outputs = []
+    for i, arrays in enumerate(inputs):
+        tensors = [session.array(a) for a in arrays]
+
+        def run(tensors: list[Any] = tensors) -> Any:
+            machine.set_input("main", *tensors)
+            machine.invoke_stateful("main")
+            return machine.get_outputs("main")
+
+        result = session.guarded("a run of the network", run)
+        outputs.append(session.fetch(result[0] if isinstance(result, (list, tuple)) else result))
+        if progress:
+            progress(i + 1)
+    return outputs
+
+
+def all_steps(prepared: Prepared, plan: Plan) -> list[Step]:
+    """The plan's steps for this network."""
+    return lower(prepared.graph, plan, prepared.features)
+
+
+def conversions(steps: Sequence[Step]) -> list[str]:
+    """Readable boundaries of lowered steps, such as `layer1.conv1:32->8`."""
+    names = {s.node for s in steps if isinstance(s, KernelStep) and ":" in s.node}
+    return sorted(names)

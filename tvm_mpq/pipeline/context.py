@@ -1,0 +1,226 @@
+"""The work bench that all commands share: model, database, compiled kernels, and the device."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from tvm_mpq import targets
+from tvm_mpq.costs.profiler import Meter
+from tvm_mpq.errors import TargetMismatchError
+from tvm_mpq.execute.board_runtime import BoardRuntime
+from tvm_mpq.execute.build_cache import Workshop
+from tvm_mpq.execute.host_runtime import HostRuntime
+from tvm_mpq.execute.interpreter import Interpreter, Sample
+from tvm_mpq.execute.prepare import Prepared, prepare
+from tvm_mpq.pipeline.options import Options
+from tvm_mpq.schema import DeviceIdentity
+from tvm_mpq.targets import TargetRow, health
+from tvm_mpq.targets.cpuinfo import usable_cores
+from tvm_mpq.tuning.compile.kernel_store import KernelStore
+from tvm_mpq.tuning.database.latencies import LatencyDatabase
+from tvm_mpq.tuning.database.results import ResultStore
+from tvm_mpq.tuning.database.store import default_path
+from tvm_mpq.tuning.devices.board_session import parse_address
+from tvm_mpq.tuning.devices.boards import Boards
+from tvm_mpq.tuning.devices.pool import Place, ThisMachine
+from tvm_mpq.tuning.devices.probe import Probe
+from tvm_mpq.tuning.devices.session_base import Session
+from tvm_mpq.tuning.measure import presets
+
+_T = TypeVar("_T")
+
+UNPACKAGED = ("arm", "riscv64")
+"""Architectures for which TVM publishes no packages: a board has to build its RPC server from source."""
+
+
+@dataclass
+class Bench:
+    """What all commands share: the prepared network, where it runs, and what is known so far. A context manager."""
+
+    options: Options
+    prepared: Prepared
+    db: LatencyDatabase
+    store: KernelStore
+    place: Place
+    device: DeviceIdentity
+    health: dict[str, Any]  # of the device, before the work
+    _interpreter: tuple[Any, Interpreter] | None = None  # and the connection it belongs to
+
+    def meter(self) -> Meter:
+        return Meter(
+            self.prepared.row.name,
+            self.device,
+            self.store,
+            self.db,
+            self.place,
+            presets.KERNELS,
+            self.options.progress,
+        )
+
+    def workshop(self, sample: Sample) -> Workshop:
+        return Workshop(
+            self.prepared,
+            self.store,
+            self.place,
+            self.device,
+            self.db,
+            sample,
+            say=self.options.tell,
+            progress=self.options.progress,
+        )
+
+    def interpret(self, work: Callable[[Interpreter], _T]) -> _T:
+        """Do `work` with the interpreter: in this process, or on a board; there anew when the board was lost."""
+        if isinstance(self.place, Boards):
+            return self.place.do(lambda session: work(self._on(session)))
+        return work(self._here())
+
+    def _here(self) -> Interpreter:
+        prepared = self.prepared
+        if self._interpreter is None:
+            runtime = HostRuntime(self.store, prepared.graph, prepared.tvm_target(), prepared.features)
+            self._interpreter = None, Interpreter(prepared.graph, runtime)
+        return self._interpreter[1]
+
+    def _on(self, session: Session) -> Interpreter:
+        """The interpreter of this connection; one of an older connection has lost all it held."""
+        prepared = self.prepared
+        key = (session, session.generation)
+        if self._interpreter is None or self._interpreter[0] != key:
+            self._interpreter = None  # frees its arrays before the new one takes as many
+            runtime = BoardRuntime(session, self.store, prepared.graph, prepared.tvm_target(), prepared.features)
+            self._interpreter = key, Interpreter(prepared.graph, runtime)
+        return self._interpreter[1]
+
+    def condition(self) -> dict[str, Any]:
+        """What a report says of the machine: its health before and after; which boards served, which were lost."""
+        place = self.place
+        report: dict[str, Any] = {"health": {"start": self.health, "end": _health(place, self.device)}, "boards": None}
+        if isinstance(place, Boards):
+            gone = {loss.board for loss in place.losses if not loss.came_back}
+            report["boards"] = {
+                "used": [name for name in place.names if name not in gone],
+                "lost": [dataclasses.asdict(loss) for loss in place.losses],
+                "emulated": place.board.emulated,
+            }
+        ResultStore(self.db).put("health", self.device.key, report["health"])
+        return report
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the boards to others, and close the database."""
+        self._interpreter = None
+        self.place.close()
+        self.db.close()
+
+
+def _health(place: Place, device: DeviceIdentity) -> dict[str, Any]:
+    """Now, with warnings; of the first board when there are several."""
+    if isinstance(place, Boards):
+        state = place.do(lambda session: Probe(session).health())
+    else:
+        state = health.read_health(health.read_local)
+    return {**dataclasses.asdict(state), "warnings": state.warnings(device.cores)}
+
+
+def open_bench(options: Options, *, compile_only: bool = False) -> Bench:
+    """Load the model, find the device, open database and kernel store.
+
+    compile_only: nothing will run, so the device need not be there.
+
+    Raises
+    ------
+    TargetMismatchError
+        If the CPU (here, or of the board) lacks features of the target: its kernels can be neither measured nor used
+        for calibration.
+    MissingDependencyError
+        If nothing here links libraries for the target.
+    """
+    row = targets.resolve(options.target)
+    place, device = _device(options, row, compile_only=compile_only)
+    try:
+        return _equipped(options, row, place, device)
+    except BaseException:
+        place.close()
+        raise
+
+
+def _equipped(options: Options, row: TargetRow, place: Place, device: DeviceIdentity) -> Bench:
+    path = Path(options.db) if options.db else default_path()
+    db = LatencyDatabase(path)
+    options.tell(f"reading {_name(options.model)}")
+    prepared = prepare(
+        options.model,
+        target=row,
+        threads=options.threads or 1,
+        example_inputs=options.example_inputs,
+        batch=options.batch,
+        offered=options.offered,
+    )
+    for note in prepared.loaded.notes:
+        options.tell(note)
+    store = KernelStore(
+        path.parent / f"{path.name}.kernels",
+        prepared.tvm_target_attrs,
+        workers=options.workers or usable_cores(),
+        linker=targets.linker_of(row),
+    )
+    return Bench(options, prepared, db, store, place, device, _health(place, device))
+
+
+def _device(options: Options, row: TargetRow, *, compile_only: bool) -> tuple[Place, DeviceIdentity]:
+    threads = options.threads or 1
+    if options.rpc is not None:
+        boards = open_boards(options.rpc, options.key, threads, row, options.tell)
+        return boards, boards.board.identity(threads)
+    lacking = targets.missing_features(row)
+    if lacking and not compile_only:
+        hint = f" (TVM has no packages for {lacking[0]}: build its server there)" if lacking[0] in UNPACKAGED else ""
+        raise TargetMismatchError(
+            f"target {row.name!r} needs {', '.join(lacking)}, which this CPU lacks, so nothing can be measured for it "
+            f"here: give a board with --rpc HOST:PORT{hint}, choose target 'local', or compile a plan "
+            "made elsewhere with tvm-mpq build --plan"
+        )
+    here = targets.local_row() if lacking else row
+    return ThisMachine(threads), targets.device_identity(here, threads)
+
+
+def open_boards(rpc: str, key: str | None, threads: int, row: TargetRow, say: Callable[[str], None] | None) -> Boards:
+    """Connect to HOST:PORT, ready to measure code for `row`.
+
+    Raises
+    ------
+    InvalidValueError
+        If the address is none.
+    DeviceLostError
+        If nothing usable answers.
+    TargetMismatchError
+        If what answers cannot run code for `row`.
+    """
+    host, port = parse_address(rpc)
+    boards = Boards(host, port, key, threads=threads, say=say)
+    try:
+        targets.require_board(row, boards.board, boards.names[0])
+        boards.build_sentinel(targets.to_tvm(row, threads))
+    except BaseException:
+        boards.close()
+        raise
+    if boards.board.emulated and say is not None:
+        say("this board is emulated: its numbers are right, its times mean nothing")
+    return boards
+
+
+def _name(model: Any) -> str:
+    return str(model) if isinstance(model, (str, Path)) else type(model).__name__
