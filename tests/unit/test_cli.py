@@ -144,6 +144,7 @@ def test_version() -> None:
         ["optimize"],
         ["optimize", "m.onnx"],  # no --out
         ["optimize", "m.onnx", "--out", "o", "--latency", "fast"],
+        ["optimize", "m.onnx", "--out", "o", "--energy-mj", "3"],  # nothing knows energies yet
         ["inspect", "m.onnx", "--threads", "0"],
         ["search", "m.onnx", "--points", "1"],
         ["search", "m.onnx", "--axis", "energy"],

@@ -27,7 +27,8 @@ class Options:
     Raises
     ------
     InvalidValueError
-        For an unknown observer or precision, or a count below 1: at once, not after an hour of measuring.
+        For an unknown observer or precision, a count below 1, or a budget that nothing can be held against: at once,
+        not after an hour of measuring.
     """
 
     model: Any
@@ -54,6 +55,11 @@ class Options:
 
     def __post_init__(self) -> None:
         check_method(self.observer)
+        if self.budget.energy_mj is not None:
+            raise InvalidValueError(
+                "budget energy_mj cannot be kept: there is no source of energy numbers yet; limit latency_ratio, "
+                f"latency_ms, size_mb or max_drop instead (got {self.budget.energy_mj:g} mJ)"
+            )
         _ = self.offered
         for name in ("batch", "threads", "workers", "calibration_samples", "sensitivity_samples"):
             value = getattr(self, name)

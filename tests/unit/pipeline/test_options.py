@@ -8,10 +8,11 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+import tvm_mpq as mpq
 from tvm_mpq.errors import InvalidValueError, OutputError
 from tvm_mpq.kernels import OFFERED
 from tvm_mpq.pipeline.options import Options, Result, check_output, to_json
-from tvm_mpq.schema import Plan, Precision
+from tvm_mpq.schema import Budget, Plan, Precision
 
 
 @pytest.mark.parametrize("name", ["batch", "threads", "workers", "calibration_samples", "sensitivity_samples"])
@@ -25,6 +26,14 @@ def test_counts(name: str, value: int) -> None:
 def test_time_limit(value: float) -> None:
     with pytest.raises(InvalidValueError, match="solver_time_limit_sec must be above 0"):
         Options("model.onnx", solver_time_limit_sec=value)
+
+
+def test_an_energy_budget_is_refused_while_nothing_knows_energies() -> None:
+    text = r"energy_mj .* no source of energy .*latency_ratio, latency_ms, size_mb or max_drop.*\(got 3 mJ\)"
+    with pytest.raises(InvalidValueError, match=text):
+        Options("model.onnx", budget=Budget(energy_mj=3.0))
+    with pytest.raises(InvalidValueError, match=text):  # before the model is looked at
+        mpq.optimize("nowhere.onnx", budget=Budget(latency_ratio=0.5, energy_mj=3.0))
 
 
 def test_observer() -> None:
