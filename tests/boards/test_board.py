@@ -37,7 +37,7 @@ def test_a_kernel_is_verified_and_timed_there(tracker_port: int, machine: Emulat
         verify_kernel(session, built.path, "conv", kernel)
         sentinel = session.upload_module(build_sentinel(to_tvm(row), linker=linker))
         tensors = [session.array(a) for a in sentinel_args()]
-        (times,) = session.time_functions([(sentinel, FUNCTION, tensors)], number=2, rounds=5)
+        times = session.timer(sentinel, FUNCTION, 2, repeat=5)(*tensors)
         assert len(times) == 5 and min(times) > 0
 
 

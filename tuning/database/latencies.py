@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from tvm_mpq.errors import FileFormatError, InvalidValueError, MissingFileError, OutputError
-from tvm_mpq.schema import LatencyKey, LatencyRecord
+from tvm_mpq.schema import LatencyRecord
 from tvm_mpq.tuning.database import records as rows
 from tvm_mpq.tuning.database.store import SqliteFile, default_path, instant_us
 
@@ -120,24 +120,7 @@ class LatencyDatabase:
                 added, replaced = added + (found is None), replaced + (found is not None)
         return MergeCounts(added, replaced, kept)
 
-    def get(
-        self,
-        key: LatencyKey,
-        device: str,
-        *,
-        kernel_version: str | None = None,
-        tvm_version: str | None = None,
-    ) -> LatencyRecord | None:
-        """The measurement of `key` on this very device, else a prediction for it, else None.
-
-        A failure is a record too: look at `failure`. Records of other versions are passed over when one is given.
-        """
-        found = list(self.records(**vars(key), device=device, kernel_version=kernel_version, tvm_version=tvm_version))
-        return min(found, key=lambda r: r.provenance != "measured", default=None)
-
-    def fastest(
-        self, workload: str, precision: str, out_bits: int, target: str, device: str, *, tvm_version: str | None = None
-    ) -> list[LatencyRecord]:
+    def fastest(self, workload: str, precision: str, out_bits: int, target: str, device: str) -> list[LatencyRecord]:
         """Sound measurements on this very device over all families and knobs, the fastest first."""
         found = self.records(
             workload=workload,
@@ -147,7 +130,6 @@ class LatencyDatabase:
             device=device,
             provenance="measured",
             failures=False,
-            tvm_version=tvm_version,
         )
         return sorted(found, key=lambda r: (r.median_us or math.inf, r.key.family, r.key.knobs))
 
@@ -215,31 +197,20 @@ class LatencyDatabase:
         with other:
             return self.put_all(other.records())
 
-    def prune(
-        self,
-        *,
-        older_than: datetime | str | None = None,
-        failures: bool = False,
-        keep_device: str | None = None,
-    ) -> int:
-        """Delete records measured before `older_than`, and failures, and those of devices other than `keep_device`.
+    def prune(self, *, older_than: datetime | str | None = None, failures: bool = False) -> int:
+        """Delete records measured before `older_than` (and whole-network results of then), and failures.
 
-        A record goes when any of the given conditions holds; returns how many went. Whole-network results follow the
-        first and the last condition. Raises InvalidValueError when no condition is given.
+        Returns how many records went. Raises InvalidValueError when neither is asked for.
         """
-        terms: list[tuple[str, list[Any]]] = []
-        if older_than is not None:
-            text = older_than if isinstance(older_than, str) else older_than.isoformat()
-            terms.append(("at_us < ?", [instant_us(text)]))
-        if keep_device is not None:
-            terms.append(("device <> ?", [keep_device]))
-        if not terms and not failures:
-            raise InvalidValueError("prune needs a condition: older_than, failures or keep_device (got none)")
+        if older_than is None and not failures:
+            raise InvalidValueError("prune needs a condition: older_than or failures (got none)")
         with self.store.transaction() as connection:
             gone = 0
-            for term, values in terms:
-                gone += connection.execute(f"DELETE FROM latency WHERE {term}", values).rowcount
-                connection.execute(f"DELETE FROM whole_network WHERE {term}", values)
+            if older_than is not None:
+                text = older_than if isinstance(older_than, str) else older_than.isoformat()
+                before = [instant_us(text)]
+                gone += connection.execute("DELETE FROM latency WHERE at_us < ?", before).rowcount
+                connection.execute("DELETE FROM whole_network WHERE at_us < ?", before)
             if failures:
                 gone += connection.execute("DELETE FROM latency WHERE failure IS NOT NULL").rowcount
         return gone

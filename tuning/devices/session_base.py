@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -162,9 +162,7 @@ class Session:
         """Run a function of a loaded module once."""
         return self.guarded(f"call of {function!r}", lambda: module[function](*args), timeout_sec)
 
-    def timer(
-        self, module: Any, function: str, number: int, repeat: int = 1, cache_flush_bytes: int = 0
-    ) -> Callable[..., list[float]]:
+    def timer(self, module: Any, function: str, number: int, repeat: int = 1) -> Callable[..., list[float]]:
         """Prepare a remote timing of `function`; the returned callable takes its arguments.
 
         Each of the `repeat` times (microseconds per run) is the mean of `number` runs in a loop on the device, so the
@@ -173,9 +171,7 @@ class Session:
         device = self.device
         evaluator = self.guarded(
             f"preparation of timing {function!r}",
-            lambda: module.time_evaluator(
-                function, device, number=number, repeat=repeat, cache_flush_bytes=cache_flush_bytes
-            ),
+            lambda: module.time_evaluator(function, device, number=number, repeat=repeat),
         )
 
         def run(*args: Any, timeout_sec: float | None = None) -> list[float]:
@@ -183,17 +179,6 @@ class Session:
             return [seconds * 1e6 for seconds in found]
 
         return run
-
-    def time_functions(
-        self, functions: Sequence[tuple[Any, str, Sequence[Any]]], number: int = 10, rounds: int = 5
-    ) -> list[list[float]]:
-        """Time several (module, function name, tensors) interleaved; `rounds` values in microseconds for each."""
-        timers = [(self.timer(module, name, number), args) for module, name, args in functions]
-        samples: list[list[float]] = [[] for _ in timers]
-        for _ in range(rounds):
-            for (run, args), values in zip(timers, samples, strict=True):
-                values.extend(run(*args))
-        return samples
 
     def guarded(self, what: str, action: Callable[[], _T], timeout_sec: float | None = None) -> _T:
         """Do `action`, which uses remote objects, with a deadline; its errors come translated.

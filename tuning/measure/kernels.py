@@ -9,8 +9,7 @@ State of the caches: one round runs a candidate in a loop for `min_repeat_ms`, s
 them. Inputs are as hot as a tensor its producer has just written; constants stay in the caches too, as far as they fit
 there. In a network whose weights together exceed the second-level cache they come from further away; that difference
 is a few per cent for convolutions, and the whole-network calibration takes it up. Constants larger than the caches are
-read from memory here as there. With `cache_flush_bytes` every single run starts behind that many bytes of other data,
-outputs and inputs included: the coldest case.
+read from memory here as there.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import tvm
 
@@ -57,7 +55,6 @@ class MeasureSettings:
     fraction of what calling a kernel costs), else taken again up to `retakes` times.
     Rounds whose sentinel is off its usual time (`Pace`) by more than max_drift are not used. Candidates take turns in
     groups of `group` (those to be compared should be neighbours). timeout_sec is for one round of one candidate.
-    cache_flush_bytes > 0: see the module.
     """
 
     repeats: int = 7
@@ -69,10 +66,9 @@ class MeasureSettings:
     max_drift: float = 0.10
     group: int = 8
     timeout_sec: float = 30.0
-    cache_flush_bytes: int = 0
 
     def __post_init__(self) -> None:
-        least = {"repeats": 5, "warmup": 0, "retakes": 0, "group": 1, "cache_flush_bytes": 0, "negligible_iqr_us": 0}
+        least = {"repeats": 5, "warmup": 0, "retakes": 0, "group": 1, "negligible_iqr_us": 0}
         for name, lowest in least.items():
             if getattr(self, name) < lowest:
                 raise InvalidValueError(f"{name} must be {lowest} or more (got {getattr(self, name)})")
@@ -249,18 +245,16 @@ def timing(
     session: Session, module: Any, function: str, args: Sequence[Any], settings: MeasureSettings
 ) -> Callable[[], float]:
     """A callable that times one round (microseconds per run), warmed up, its loop as long as settings ask."""
-    limit, flush = settings.timeout_sec, settings.cache_flush_bytes
-    number = 1
-    if not flush:
-        estimate = min(session.timer(module, function, 1, 2)(*args, timeout_sec=limit))
-        if estimate < 20:  # a single run of a short kernel is mostly the clock's own cost
-            estimate = min(session.timer(module, function, 50, 2)(*args, timeout_sec=limit))
-        number = max(1, math.ceil(settings.min_repeat_ms * 1e3 / max(estimate, 1e-3)))
-    # A flush is done once before each repeat, so cold runs are many repeats of one run.
-    run = session.timer(module, function, number, 5 if flush else 1, flush)
+    limit = settings.timeout_sec
+    estimate = min(session.timer(module, function, 1, 2)(*args, timeout_sec=limit))
+    if estimate < 20:  # a single run of a short kernel is mostly the clock's own cost
+        estimate = min(session.timer(module, function, 50, 2)(*args, timeout_sec=limit))
+    number = max(1, math.ceil(settings.min_repeat_ms * 1e3 / max(estimate, 1e-3)))
+    run = session.timer(module, function, number)
 
     def once() -> float:
-        return float(np.median(run(*args, timeout_sec=limit)))
+        (us,) = run(*args, timeout_sec=limit)
+        return us
 
     for _ in range(settings.warmup):
         once()

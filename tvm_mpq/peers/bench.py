@@ -19,9 +19,6 @@ from tvm_mpq.peers.compare import Comparison, Settings, Subject
 CHECKED = 32
 """Samples on which outputs are compared when there are no labels."""
 
-SYNTHETIC = 32
-"""Samples made when the user gives none."""
-
 
 def compare(subjects: Sequence[Subject], settings: Settings, threads: Sequence[int]) -> Iterator[dict[str, Any]]:
     """The report so far, after each network and thread count; the same object each time."""

@@ -5,5 +5,4 @@ pricing   what one complete assignment costs
 ilp       the best assignment within limits, with bound and gap
 evaluate  the price of a given assignment, e.g. uniform 8 bit
 pareto    the front between cost and loss
-prune     choices that cannot be worth taking
 """

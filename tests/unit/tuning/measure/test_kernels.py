@@ -95,21 +95,6 @@ def test_what_ran_at_another_speed_than_the_rest_is_refused(session, library, se
     assert session.pace.usual_us() == 1e-3  # the readings of one group do not turn it
 
 
-def test_cold_runs_are_single_runs_behind_a_flush(session, library, sentinel, monkeypatch):
-    asked = []
-    prepare = session.timer
-
-    def spy(module, function, number, repeat=1, cache_flush_bytes=0):
-        asked.append((function, number, cache_flush_bytes))
-        return prepare(module, function, number, repeat, cache_flush_bytes)
-
-    monkeypatch.setattr(session, "timer", spy)
-    cold = dataclasses.replace(EASY, cache_flush_bytes=1 << 22)
-    (found,) = take(session, jobs(library, "double"), sentinel, cold)
-    assert found.failure is None
-    assert [ask for ask in asked if ask[0] == "double"] == [("double", 1, 1 << 22)]
-
-
 def test_groups_are_yielded_as_they_are_done(session, library, sentinel):
     settings = dataclasses.replace(EASY, group=1)
     records = measure(
