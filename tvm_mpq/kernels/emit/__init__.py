@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tvm_mpq.kernels.emit.activations import activate
 from tvm_mpq.kernels.emit.code import (
     Array,
     Buffer,
@@ -69,6 +70,7 @@ __all__ = [
     "Task",
     "Value",
     "accumulators",
+    "activate",
     "alloc",
     "bind",
     "both",

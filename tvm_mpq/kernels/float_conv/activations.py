@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from tvm_mpq.errors import InvalidValueError
+from tvm_mpq.kernels.emit.activations import is_known
 from tvm_mpq.kernels.float_conv.emit import Emitter, splat, vec
 
 # exp(r) = 1 + r + r^2 * P(r), |r| <= ln(2) / 2, lowest degree first
@@ -77,17 +78,6 @@ class ActivationCode:
         power = f'(T.Cast("{integer}", {b}) + {splat("127", self._lanes)}) * {splat("8388608", self._lanes)}'
         body = f"({self.polynomial(a, _EXP_TAIL)} * ({a} * {a}) + {a} + {self.number(1.0)})"
         self.set("act_a", f'{body} * T.reinterpret("{floating}", {power})')
-
-
-def is_known(activation: str) -> bool:
-    """Whether `activation` is a name of `Conv2dWorkload`, with as many numbers as it needs."""
-    name, *arguments = activation.split(":")
-    if name not in _CODE or len(arguments) != {"clip": 2, "leaky_relu": 1}.get(name, 0):
-        return False
-    try:
-        return all(math.isfinite(float(a)) for a in arguments)
-    except ValueError:
-        return False
 
 
 def _none(code: ActivationCode, buffer: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tvm_mpq.errors import InvalidValueError
-from tvm_mpq.kernels.float_conv.activations import is_known
+from tvm_mpq.kernels.emit.activations import is_known
 from tvm_mpq.kernels.float_conv.depthwise import build_depthwise, depthwise_tiles, pack_depthwise
 from tvm_mpq.kernels.float_conv.direct import build_direct
 from tvm_mpq.kernels.float_conv.packing import pack_direct
