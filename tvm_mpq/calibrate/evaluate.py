@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from tvm_mpq.calibrate import learn
 from tvm_mpq.calibrate.data import Dataset
-from tvm_mpq.calibrate.sensitivity import kl_divergence, predict
+from tvm_mpq.calibrate.sensitivity import Loss, predict
 from tvm_mpq.execute import network
 from tvm_mpq.execute.accuracy import Accuracy, accuracy, classifies, metric_for
 from tvm_mpq.execute.emulate import borrowed
@@ -61,10 +61,15 @@ class Judge:
     def __call__(self, solution: Solution) -> Quality:
         steps = network.all_steps(self._prepared, self._plan_of(solution))
         outputs = self._outputs(borrowed(steps, self._store))
+        sums = Loss()
+        for reference, output in zip(self._reference, outputs, strict=True):
+            sums.add(reference, output, None)
+        loss = sums.mean(metric_for(self._prepared.graph))
+        if not math.isfinite(loss):
+            return Quality(math.inf, math.inf)
         result = self._accuracy(outputs)
         drop = self._float.value - result.value
-        losses = [self._loss(r, o) for r, o in zip(self._reference, outputs, strict=True)]
-        return Quality(-drop if result.metric == "relative_error" else drop, float(np.mean(losses)))
+        return Quality(-drop if result.metric == "relative_error" else drop, loss)
 
     def _outputs(self, steps: list[Step]) -> list[npt.NDArray[Any]]:
         return self._interpret(lambda interpreter: list(predict(interpreter, steps, self._samples)))
@@ -72,9 +77,3 @@ class Judge:
     def _accuracy(self, outputs: list[npt.NDArray[Any]]) -> Accuracy:
         graph = self._prepared.graph
         return accuracy(outputs, self._reference, self._data.labels, classifies=classifies(graph))
-
-    def _loss(self, reference: npt.NDArray[Any], output: npt.NDArray[Any]) -> float:
-        ref, out = (x.reshape(len(x), -1).astype(np.float64) for x in (reference, output))
-        if metric_for(self._prepared.graph) == "kl":
-            return kl_divergence(ref, out)
-        return float(np.sum((ref - out) ** 2) / max(np.sum(ref**2), 1e-30))

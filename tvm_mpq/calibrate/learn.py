@@ -20,7 +20,7 @@ from tvm_mpq.tuning.compile.kernel_store import KernelStore
 from tvm_mpq.tuning.database.latencies import LatencyDatabase
 from tvm_mpq.tuning.database.results import ResultStore
 
-VERSION = 3
+VERSION = 4
 """Part of every stored key: raise it when the meaning of ranges or losses changes."""
 
 
@@ -113,9 +113,9 @@ def losses(
 
 
 def loss_table(prepared: Prepared, found: dict[tuple[str, str], Loss]) -> dict[tuple[str, str], float]:
-    """The numbers the solver adds up: mean KL divergence, or mean relative squared error."""
+    """The numbers the solver adds up: mean KL divergence, or relative squared error; infinite for broken outputs."""
     metric = metric_for(prepared.graph)
-    return {key: (loss.kl if metric == "kl" else loss.mse) / loss.samples for key, loss in found.items()}
+    return {key: loss.mean(metric) for key, loss in found.items()}
 
 
 def float_steps(prepared: Prepared, plan: Plan) -> list[Step]:

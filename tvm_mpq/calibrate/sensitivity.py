@@ -8,16 +8,21 @@ its integer kernel runs, its result goes on as float32. This is our own estimate
     mse       mean of ||y_changed - y_fp32||^2 / ||y_fp32||^2, for networks that are no classifiers
     disagree  share of samples whose arg max moves
     wrong     share of samples that become wrong minus those that become right, where labels are given
+
+An output that holds NaN or infinity is an infinite loss, whatever the other samples say.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from tvm_mpq.errors import DataError
+from tvm_mpq.execute.accuracy import relative_error
 from tvm_mpq.execute.interpreter import Array, Interpreter, Sample, Values
 from tvm_mpq.passes.graph import Graph
 from tvm_mpq.passes.lowering import FloatStep, KernelStep, ReshapeStep, Step, Value, lower
@@ -37,9 +42,10 @@ class Trial:
 
 @dataclass
 class Loss:
-    """Sums over samples; divide by `samples`."""
+    """Sums over samples; see `mean`. kl and mse leave out the `broken` samples, whose output is not finite."""
 
     samples: int = 0
+    broken: int = 0
     kl: float = 0.0
     mse: float = 0.0
     disagree: int = 0
@@ -49,15 +55,28 @@ class Loss:
         """reference, changed: float32[batch, ...], the first output of the network."""
         ref, out = (x.reshape(len(x), -1).astype(np.float64) for x in (reference, changed))
         self.samples += 1
-        self.kl += kl_divergence(ref, out)
-        self.mse += float(np.sum((out - ref) ** 2) / max(float(np.sum(ref**2)), 1e-30))
-        self.disagree += int((ref.argmax(axis=-1) != out.argmax(axis=-1)).any())
+        broken = not np.isfinite(out).all()
+        if broken:
+            self.broken += 1
+        else:
+            self.kl += kl_divergence(ref, out)
+            self.mse += relative_error(out, ref) ** 2
+        self.disagree += int(broken or (ref.argmax(axis=-1) != out.argmax(axis=-1)).any())
         if label is not None:
-            self.wrong += int(out.argmax() != label) - int(ref.argmax() != label)
+            self.wrong += int(broken or out.argmax() != label) - int(ref.argmax() != label)
+
+    def mean(self, metric: str) -> float:
+        """The mean of `kl` or `mse` over samples; infinite when an output was not finite."""
+        return math.inf if self.broken else (self.kl if metric == "kl" else self.mse) / self.samples
 
 
 def kl_divergence(reference: Array, changed: Array) -> float:
-    """KL(softmax(reference) || softmax(changed)) of float64[..., C] logits, mean over rows, in nats, never below 0."""
+    """KL(softmax(reference) || softmax(changed)) of float64[..., C] logits, mean over rows, in nats, never below 0.
+
+    Infinite where either holds NaN or infinity.
+    """
+    if not (np.isfinite(reference).all() and np.isfinite(changed).all()):
+        return math.inf
     log_p, log_q = _log_softmax(reference), _log_softmax(changed)
     return max(0.0, float(np.sum(np.exp(log_p) * (log_p - log_q), axis=-1).mean()))
 
@@ -101,12 +120,22 @@ def measure_losses(
 
     on_sample(done, losses) is called after each sample so that the caller can store them; `start` and `losses` go on
     from such a store.
+
+    Raises
+    ------
+    DataError
+        If the fp32 network itself gives NaN or infinity; the text names the operator where that begins.
     """
     interpreter.prepare([*float_steps, *(s for t in todo for s in t.steps)])
     losses = losses or {(t.operator, str(t.precision)): Loss() for t in todo}
     for i in range(start, len(samples)):
         base = interpreter.run(float_steps, interpreter.load(samples[i]), tag="base")
         reference = interpreter.outputs(base)[0]
+        if not np.isfinite(reference).all():
+            where = _first_broken(float_steps, base)
+            raise DataError(
+                f"operator {where!r} at fp32 gives NaN or infinity on calibration sample {i}; check data and weights"
+            )
         label = None if labels is None else int(labels[i])
         for trial in todo:
             output = interpreter.outputs(interpreter.run(trial.steps, base, tag="trial"))[0]
@@ -116,6 +145,12 @@ def measure_losses(
         if progress:
             progress(i + 1, len(samples), "sensitivity")
     return losses
+
+
+def _first_broken(steps: Sequence[Step], values: Values) -> str:
+    """The first of these steps, which were run, whose float result is not finite."""
+    broken = (s for s in steps if not np.isfinite(values[_output(s)].numpy()).all())
+    return _identity(next(broken))[0]
 
 
 def predict(interpreter: Interpreter, steps: Sequence[Step], samples: Sequence[Sample]) -> Iterator[Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +14,17 @@ from tvm_mpq.errors import DataError
 from tvm_mpq.passes.graph import Graph
 
 
+def require_finite(outputs: Sequence[npt.NDArray[Any]], whose: str) -> None:
+    """Raises DataError, which names the sample, when an output holds NaN or infinity: no accuracy can be told of it."""
+    for i, output in enumerate(outputs):
+        if not np.isfinite(output).all():
+            raise DataError(f"{whose} gives NaN or infinity for sample {i}; check data and weights, or use more bits")
+
+
 def relative_error(output: npt.NDArray[Any], reference: npt.NDArray[Any]) -> float:
-    """||output - reference|| / ||reference||, Euclidean norms."""
+    """||output - reference|| / ||reference||, Euclidean norms; infinite where either holds NaN or infinity."""
+    if not (np.isfinite(output).all() and np.isfinite(reference).all()):
+        return math.inf
     difference = output.astype(np.float64) - reference
     return float(np.linalg.norm(difference) / max(float(np.linalg.norm(reference)), 1e-30))
 
@@ -35,8 +45,17 @@ def accuracy(
     labels: npt.NDArray[np.int64] | None,
     *,
     classifies: bool,
+    whose: str = "the network",
 ) -> Accuracy:
-    """How good outputs are: against labels where given, else against the fp32 network's outputs."""
+    """How good outputs are: against labels where given, else against the fp32 network's outputs.
+
+    Raises
+    ------
+    DataError
+        If an output holds NaN or infinity: its arg max would be a class like any other. The text says `whose` it is.
+    """
+    require_finite(outputs, whose)
+    require_finite(reference, "the fp32 network")
     count = len(outputs)
     if not classifies:
         errors = [relative_error(o, r) for o, r in zip(outputs, reference, strict=True)]

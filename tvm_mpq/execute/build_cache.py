@@ -143,6 +143,7 @@ class Workshop:
                 outputs[self._digest(plans["fp32"])],
                 labels,
                 classifies=classifies(prepared.graph),
+                whose=f"the built {name} network",
             )
             time = times[name]
             built = self.build(plan)

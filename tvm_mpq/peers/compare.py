@@ -195,6 +195,9 @@ class Comparison:
         for name in list(self._children):
             try:
                 found[name] = self._outputs(name, inputs).reshape(len(np.load(inputs, mmap_mode="r")), -1)
+                if not np.isfinite(found[name]).all():
+                    del found[name]
+                    raise EngineError("its outputs hold NaN or infinity")
             except EngineError as e:
                 self._drop(name, e)
         reference = next((n for n in REFERENCES if n in found), None)

@@ -99,7 +99,7 @@ def build_problem(
     latency_us, kernel
         Median microseconds of a request, and the kernel that was measured.
     losses
-        (operator, precision text) -> loss; absent means 0 (fp32).
+        (operator, precision text) -> loss; absent means 0 (fp32), and what is infinite is not offered.
     fixed_us
         Time of operators that are not chosen here, and of entering the library.
     """
@@ -156,9 +156,9 @@ def _choices(
         for label, requests in space.options(node).items():
             times = {bits: latency_us(request) for bits, request in requests.items()}
             usable = {bits: t for bits, t in times.items() if math.isfinite(t)}
-            if usable:
+            loss = losses.get((node.name, label), 0.0)
+            if usable and math.isfinite(loss):  # else the network's output holds NaN or infinity
                 size = weight_bytes(kernel(next(iter(requests.values())))) if node.weight is not None else 0
-                loss = losses.get((node.name, label), 0.0)
                 in_bits = _in_bits(node, label)
                 yield Choice(label, in_bits, usable, size, loss)
 

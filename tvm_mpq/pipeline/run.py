@@ -11,7 +11,7 @@ from tvm_mpq import targets
 from tvm_mpq.calibrate.data import load_dataset
 from tvm_mpq.errors import FileFormatError, MissingFileError
 from tvm_mpq.execute import network
-from tvm_mpq.execute.accuracy import accuracy, check_labels, relative_error
+from tvm_mpq.execute.accuracy import accuracy, check_labels, relative_error, require_finite
 from tvm_mpq.pipeline.context import open_boards
 from tvm_mpq.report.answers import RunReport
 from tvm_mpq.schema import Plan
@@ -35,7 +35,7 @@ def run_folder(
     MissingFileError, FileFormatError
         If the folder holds no built library, or a plan that does not say what its inputs are.
     DataError
-        If the data do not fit.
+        If the data do not fit, or outputs hold NaN or infinity.
     """
     plan = _plan(folder)
     try:
@@ -70,6 +70,9 @@ def run_folder(
         "first_run_ms": time.first_run_us / 1000,
         "samples": len(outputs),
     }
+    require_finite(outputs, str(folder))
+    if compared is not None:
+        require_finite(compared, str(reference))
     if compared is not None or dataset.labels is not None:
         quality = accuracy(outputs, compared or outputs, dataset.labels, classifies=classifies)
         report["accuracy"] = {

@@ -24,7 +24,10 @@ DEFAULT_DROP = 1.0
 
 @dataclass(frozen=True)
 class Quality:
-    """A plan run end to end on the calibration data. drop: accuracy points lost to fp32; loss: mean output loss."""
+    """A plan run end to end on the calibration data. drop: accuracy points lost to fp32; loss: mean output loss.
+
+    Both are infinite where outputs hold NaN or infinity.
+    """
 
     drop: float
     loss: float
@@ -76,15 +79,21 @@ def choose(
     Raises
     ------
     InfeasibleError
-        If nothing satisfies the limits, or no plan tried keeps the drop.
+        If nothing satisfies the limits, or no plan tried keeps the drop or gives finite outputs.
     """
     budget = effective_budget(budget)
     limits = limits_of(budget, int8.latency_us)
     if limits.latency_us is not None:
         limits = dataclasses.replace(limits, latency_us=latency_share * limits.latency_us)
     if budget.max_drop is None:
-        return _least_loss(problem, limits, judge, time_limit_sec, progress)
-    return _least_latency(problem, limits, budget.max_drop, int8, judge, time_limit_sec, progress)
+        chosen, tried = _least_loss(problem, limits, judge, time_limit_sec, progress)
+    else:
+        chosen, tried = _least_latency(problem, limits, budget.max_drop, int8, judge, time_limit_sec, progress)
+    if not math.isfinite(chosen.quality.loss):
+        raise InfeasibleError(
+            "every plan tried within the limits gives NaN or infinity on the calibration data; allow a larger budget"
+        )
+    return chosen, [t for t in tried if math.isfinite(t.quality.loss)]
 
 
 def _least_loss(

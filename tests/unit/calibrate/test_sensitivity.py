@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from mpq_testing.lab import Lab
 from tvm_mpq.calibrate.sensitivity import Loss, float_plan, kl_divergence, measure_losses, trials
+from tvm_mpq.errors import DataError
 from tvm_mpq.execute.accuracy import metric_for
 from tvm_mpq.passes.lowering import KernelStep
 from tvm_mpq.schema import FLOAT_BITS, FP32, Plan
@@ -19,11 +21,17 @@ from tvm_mpq.schema import FLOAT_BITS, FP32, Plan
 FLOATS = st.floats(-50, 50, width=32)
 
 
+def softmax(x: np.ndarray) -> np.ndarray:
+    shares = np.exp(x - x.max())
+    return shares / shares.sum()
+
+
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.tuples(FLOATS, FLOATS), min_size=2, max_size=20), FLOATS)
 def test_kl_is_no_distance_below_zero_and_ignores_shifts(pairs: list[tuple[float, float]], shift: float) -> None:
     p, q = (np.array(x, np.float64) for x in zip(*pairs, strict=True))
-    assert kl_divergence(p, q) >= 0
+    total_variation = np.abs(softmax(p) - softmax(q)).sum() / 2
+    assert kl_divergence(p, q) >= 2 * total_variation**2 - 1e-9  # Pinsker's inequality
     assert kl_divergence(p, p + shift) == pytest.approx(0, abs=1e-9)
     assert kl_divergence(p, q) == pytest.approx(kl_divergence(p + shift, q), rel=1e-6, abs=1e-9)
 
@@ -33,6 +41,28 @@ def test_kl_of_known_distributions() -> None:
     assert kl_divergence(p, q) == pytest.approx(0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1))
     both = kl_divergence(np.stack([p, q]), np.stack([q, q]))
     assert both == pytest.approx(kl_divergence(p, q) / 2)  # the mean of a batch's rows
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_an_infinite_loss(value: float) -> None:
+    good, bad = np.array([[0.0, 1.0]], np.float32), np.array([[value, 1.0]], np.float32)
+    assert kl_divergence(good, bad) == kl_divergence(bad, good) == math.inf
+    loss = Loss()
+    loss.add(good, good, 1)
+    assert loss.mean("kl") == loss.mean("mse") == 0
+    loss.add(good, bad, 1)
+    loss.add(good, good, 1)
+    assert loss.mean("kl") == loss.mean("mse") == math.inf
+    assert (loss.samples, loss.broken, loss.disagree, loss.wrong) == (3, 1, 1, 1)
+    json.dumps(dataclasses.asdict(loss), allow_nan=False)  # as the database keeps it
+
+
+def test_a_broken_float_network_is_no_reference(tiny: Lab) -> None:
+    """Values so large that the first convolution overflows: the text names it, not what comes behind."""
+    plan = float_plan(tiny.graph, tiny.plan("fp32"))
+    huge = [{name: x / np.abs(x).max() * np.float32(1e38) for name, x in sample.items()} for sample in tiny.samples]
+    with pytest.raises(DataError, match="operator 'stem' at fp32 gives NaN or infinity on calibration sample 0"):
+        measure_losses(tiny.interpreter, tiny.steps(plan), [], huge, None)
 
 
 def test_loss_counts() -> None:

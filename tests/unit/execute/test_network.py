@@ -8,7 +8,7 @@ import tvm
 from tvm import relax
 
 from tvm_mpq.errors import DataError
-from tvm_mpq.execute.accuracy import accuracy, check_labels
+from tvm_mpq.execute.accuracy import accuracy, check_labels, relative_error
 from tvm_mpq.execute.network import PlannedMemory
 
 
@@ -36,6 +36,19 @@ def test_relative_error() -> None:
     reference = [np.array([[3.0, 4.0]], np.float32)] * 2
     found = accuracy([np.array([[3.0, 4.5]]), np.array([[3.0, 4.0]])], reference, None, classifies=False)
     assert found.metric == "relative_error" and found.value == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize("classifies", [True, False])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_outputs_that_are_not_finite_have_no_accuracy(value: float, classifies: bool) -> None:
+    """NaN's arg max is a class like any other, and would agree with itself."""
+    good, bad = scores(0, 1), scores(0, 1)
+    bad[1][0, 1] = value
+    with pytest.raises(DataError, match="the built mixed network gives NaN or infinity for sample 1"):
+        accuracy(bad, good, np.array([0, 1]), classifies=classifies, whose="the built mixed network")
+    with pytest.raises(DataError, match="the fp32 network gives NaN or infinity for sample 1"):
+        accuracy(good, bad, None, classifies=classifies)
+    assert relative_error(bad[1], good[1]) == relative_error(good[1], bad[1]) == np.inf
 
 
 def test_labels_need_class_scores() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from functools import lru_cache
 from pathlib import Path
 
@@ -50,6 +51,16 @@ def invented_us(request: Request, seed: int) -> float:
     """1 to 16 microseconds, the same for equal requests."""
     digest = hashlib.sha256(f"{seed}{request.key}".encode()).digest()
     return 1.0 + digest[0] % 16
+
+
+def test_a_precision_that_breaks_the_network_is_not_offered(prepared) -> None:
+    found = prepared(next(iter(GRAPHS)))
+    node = next(n for n in found.graph.weighted() if len(n.candidates) > 1)
+    space = Space(found.graph, found.features, 1)
+    losses = {(node.name, "w8a8"): math.inf}
+    problem = build_problem(space, lambda r: invented_us(r, 0), kernel_of, losses, fixed_us=0.0, call_us=0.0)
+    offered = {c.label for c in problem.operator(node.name).choices}
+    assert "w8a8" not in offered and "fp32" in offered
 
 
 def problem_of(found: Prepared, seed: int) -> Problem:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 
 import pytest
@@ -91,6 +92,18 @@ def test_excess() -> None:
     assert excess(Budget(latency_ms=0.06), measured) == pytest.approx(1.5)
     assert excess(Budget(latency_ratio=0.75, latency_ms=0.06), measured) == pytest.approx(1.5)
     assert excess(Budget(max_drop=1.0), measured) <= 1
+
+
+@pytest.mark.parametrize("budget", [Budget(latency_ms=0.0145), Budget(max_drop=2.0)])
+def test_a_plan_whose_outputs_are_not_finite_is_no_answer(problem: Problem, budget: Budget) -> None:
+    def truth(solution: Solution) -> Quality:
+        return Quality(math.inf, math.inf) if solution.choices["conv0"] == "w4a8" else judge(solution)
+
+    chosen, tried = choose(problem, budget, int8_of(problem), truth, time_limit_sec=10)
+    assert chosen in tried and chosen.solution.choices["conv0"] != "w4a8"
+    assert all(math.isfinite(t.quality.loss) for t in tried)  # they are written into the report
+    with pytest.raises(InfeasibleError, match=r"NaN or infinity|cannot be met"):
+        choose(problem, budget, int8_of(problem), lambda _: Quality(math.inf, math.inf), time_limit_sec=10)
 
 
 def test_size(problem: Problem) -> None:
