@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import tvm
 
-from tvm_mpq.kernels import conv  # noqa: F401  registers the rows
+from tvm_mpq.kernels.families import dense  # noqa: F401  registers the rows
 from tvm_mpq.kernels.registry import Kernel, Request, fitting
 from tvm_mpq.kernels.tir import Code, intrin, ramp
 from tvm_mpq.numerics.operands import Operands

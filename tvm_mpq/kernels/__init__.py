@@ -8,13 +8,13 @@ from typing import Any
 from tvm_mpq.kernels import (  # noqa: F401  each registers rows
     bit_serial,
     carriers,
-    conv,
     conv_neon,
     float_conv,
     lut,
     nibble_lut,
     packed_linear,
 )
+from tvm_mpq.kernels.families import dense  # noqa: F401
 from tvm_mpq.kernels.registry import (
     Family,
     Kernel,

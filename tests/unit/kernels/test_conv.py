@@ -11,9 +11,10 @@ import pytest
 import tvm
 
 from tvm_mpq import targets
-from tvm_mpq.kernels import conv  # noqa: F401  registers the rows
-from tvm_mpq.kernels.conv import geometry, ranges
+from tvm_mpq.kernels.families import dense  # noqa: F401  registers the rows
+from tvm_mpq.kernels.frames import geometry
 from tvm_mpq.kernels.frames.geometry import ChannelTiles, tile_channels, useful_threads
+from tvm_mpq.kernels.packing import ranges
 from tvm_mpq.kernels.registry import Kernel, Request, default_kernel, families, fitting
 from tvm_mpq.numerics.activation_names import is_clamp
 from tvm_mpq.numerics.operands import Operands

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mpq_testing import low_bit
-from tvm_mpq.kernels import conv  # noqa: F401  registers the rows
-from tvm_mpq.kernels.conv.x86_256 import Bytes, bytes_depth
+from tvm_mpq.kernels.families import dense  # noqa: F401  registers the rows
+from tvm_mpq.kernels.machines.avx2 import Bytes, bytes_depth
 from tvm_mpq.kernels.registry import Family, Kernel, Request, families
 from tvm_mpq.numerics.affine import weight_range
 from tvm_mpq.schema import Conv2dWorkload, Precision

@@ -11,7 +11,7 @@ import tvm
 
 from mpq_testing.low_bit import check, compiled, make_operands
 from tvm_mpq.kernels import lut, nibble_lut, packed_linear  # noqa: F401  register the rows
-from tvm_mpq.kernels.conv import geometry
+from tvm_mpq.kernels.frames import geometry
 from tvm_mpq.kernels.packed_linear.build import linear_shape
 from tvm_mpq.kernels.packed_linear.coding import field_coding, is_exact
 from tvm_mpq.kernels.packed_linear.lookup import GROUP, Lookup, subset_members

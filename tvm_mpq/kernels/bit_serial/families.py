@@ -8,8 +8,8 @@ from tvm_mpq.kernels.bit_serial.build import build_bit_serial
 from tvm_mpq.kernels.bit_serial.knobs import bit_knobs
 from tvm_mpq.kernels.bit_serial.pack import pack_bits
 from tvm_mpq.kernels.bit_serial.shape import BitShape
-from tvm_mpq.kernels.conv.accept import is_dense, workload_of
-from tvm_mpq.kernels.conv.pack import integer_constants, with_ranges
+from tvm_mpq.kernels.families.accept import is_dense, workload_of
+from tvm_mpq.kernels.packing.dense import integer_constants, with_ranges
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import Conv2dWorkload

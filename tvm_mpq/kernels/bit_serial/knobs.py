@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tvm_mpq.kernels.bit_serial.shape import WORD_BYTES, BitShape
-from tvm_mpq.kernels.conv.accept import workload_of
 from tvm_mpq.kernels.emit.tiles import even_tile, tiles
+from tvm_mpq.kernels.families.accept import workload_of
 from tvm_mpq.kernels.frames.geometry import BLOCK
 from tvm_mpq.kernels.registry import Knobs, Request
 

@@ -1,3 +1,1 @@
-"""Integer convolutions and linear layers: dense, depthwise and grouped, for every target."""
-
-from tvm_mpq.kernels.conv import families as families
+"""The dense frame as text, for families that are not moved yet."""

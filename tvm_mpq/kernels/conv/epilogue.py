@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from tvm_mpq.kernels.conv.packed import Quad, natural_quads, pack, scatter
 from tvm_mpq.kernels.frames.geometry import BLOCK, blocks
-from tvm_mpq.kernels.ranges import bounded
+from tvm_mpq.kernels.packing.ranges import bounded
 from tvm_mpq.kernels.registry import Request
 from tvm_mpq.kernels.tir import Code, Params, intrin, ramp
 from tvm_mpq.numerics.activation_names import is_clamp

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tvm_mpq.kernels.conv.dot import Dot
-from tvm_mpq.kernels.conv.pack import blocked_weight
 from tvm_mpq.kernels.frames.geometry import BLOCK
+from tvm_mpq.kernels.packing.dense import blocked_weight
 from tvm_mpq.kernels.tir import Code, ramp
 
 

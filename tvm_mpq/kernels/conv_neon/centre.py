@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tvm_mpq.kernels.conv.pack import with_ranges
+from tvm_mpq.kernels.packing.dense import with_ranges
 from tvm_mpq.kernels.registry import Request
 from tvm_mpq.kernels.tir import Code, ramp
 from tvm_mpq.numerics.constants import ConvConstants

@@ -9,15 +9,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tvm_mpq.kernels.conv.accept import is_dense, is_depthwise, is_grouped, workload_of
 from tvm_mpq.kernels.conv.dense import build_dense
 from tvm_mpq.kernels.conv.dot import Dot
-from tvm_mpq.kernels.conv.pack import integer_constants, packed_weight
 from tvm_mpq.kernels.conv_neon.centre import centred_ranges
 from tvm_mpq.kernels.conv_neon.depthwise import ByteLanes, build_depthwise
 from tvm_mpq.kernels.conv_neon.knobs import depthwise_tiles, pairwise_tiles, sdot_tiles
 from tvm_mpq.kernels.conv_neon.pairwise import PairwiseDot, TapRow, build_pairwise, deferred_depth, exact_depth
 from tvm_mpq.kernels.conv_neon.sdot import SignedDot
+from tvm_mpq.kernels.families.accept import is_dense, is_depthwise, is_grouped, workload_of
+from tvm_mpq.kernels.packing.dense import integer_constants, packed_weight
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
 from tvm_mpq.kernels.tir import Script
 from tvm_mpq.numerics.operands import Operands

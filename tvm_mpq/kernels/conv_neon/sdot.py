@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tvm_mpq.kernels.conv.dot import Dot
-from tvm_mpq.kernels.conv.pack import blocked_weight
 from tvm_mpq.kernels.conv_neon.centre import bind_centre, load_centred, repeat_centred
 from tvm_mpq.kernels.frames.geometry import BLOCK
+from tvm_mpq.kernels.packing.dense import blocked_weight
 from tvm_mpq.kernels.tir import Code, intrin, ramp
 
 _SDOT = "llvm.aarch64.neon.sdot"

@@ -17,8 +17,8 @@ from tvm_mpq.kernels.emit.code import Array, Function, alloc, branch, let, loop,
 from tvm_mpq.kernels.emit.quads import Quad, natural_quads, pack, scatter
 from tvm_mpq.kernels.emit.value import Index, Value, clamp, constant, fma, intrinsic, maximum, minimum, select, shuffle
 from tvm_mpq.kernels.frames.geometry import BLOCK, blocks
-from tvm_mpq.kernels.ranges import bounded
-from tvm_mpq.kernels.registry import Request
+from tvm_mpq.kernels.packing.ranges import bounded
+from tvm_mpq.kernels.registry import Parameters, Request
 from tvm_mpq.numerics.activation_names import is_clamp
 from tvm_mpq.schema import FLOAT_BITS, Conv2dWorkload, padded_channels
 
@@ -220,33 +220,25 @@ class Requantizer:
                 done += size
 
 
-def activation_arrays(request: Request) -> list[Array]:
-    """Parameters x, and r with a residual."""
-    w = _conv(request)
-    params = [Array("x", (w.batch, w.in_height, w.in_width, padded_channels(w.in_channels)), "uint8")]
-    if w.residual:
-        params.append(Array("r", (w.batch, w.out_height, w.out_width, padded_channels(w.out_channels)), "uint8"))
-    return params
+def convolution_parameters(request: Request, weight: Array) -> Parameters:
+    """Parameters of an integer convolution or linear layer whose packed weights are `weight`.
 
-
-def range_arrays(request: Request) -> list[Array]:
-    """Parameters bias, multiplier, Q, F, and the table when there is one: the constants behind the weights.
-
-    Q holds zero points of input and output, the output's range and the residual's zero point; F the residual's
-    multiplier and the output's range as floats.
+    Behind the weights come bias, multiplier, Q, F, and the table of an activation that is no clamp. Q holds zero points
+    of input and output, the output's range and the residual's zero point; F the residual's multiplier and the output's
+    range as floats.
     """
     w = _conv(request)
-    out = blocks(w.out_channels) * BLOCK
-    params = [Array("bias", (out,), "int32"), Array("multiplier", (out,), "float32")]
-    params += [Array("Q", (8,), "int32"), Array("F", (4,), "float32")]
-    return params if is_clamp(w.activation) else [*params, Array("table", (256,), "uint8")]
-
-
-def output_array(request: Request) -> Array:
-    """Parameter out."""
-    w = _conv(request)
+    activations = [Array("x", (w.batch, w.in_height, w.in_width, padded_channels(w.in_channels)), "uint8")]
+    if w.residual:
+        activations.append(Array("r", (w.batch, w.out_height, w.out_width, padded_channels(w.out_channels)), "uint8"))
+    lanes = blocks(w.out_channels) * BLOCK
+    constants = [weight, Array("bias", (lanes,), "int32"), Array("multiplier", (lanes,), "float32")]
+    constants += [Array("Q", (8,), "int32"), Array("F", (4,), "float32")]
+    if not is_clamp(w.activation):
+        constants.append(Array("table", (256,), "uint8"))
     dtype = "float32" if request.out_bits == FLOAT_BITS else "uint8"
-    return Array("out", (w.batch, w.out_height, w.out_width, stored_channels(request)), dtype)
+    out = Array("out", (w.batch, w.out_height, w.out_width, stored_channels(request)), dtype)
+    return Parameters(tuple(activations), tuple(constants), out)
 
 
 def _conv(request: Request) -> Conv2dWorkload:

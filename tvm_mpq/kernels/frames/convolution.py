@@ -40,7 +40,7 @@ from tvm_mpq.kernels.emit import (
     tiles,
 )
 from tvm_mpq.kernels.emit.quads import Quad
-from tvm_mpq.kernels.emit.requantize import Cell, Requantizer, activation_arrays, output_array, range_arrays
+from tvm_mpq.kernels.emit.requantize import Cell, Requantizer, convolution_parameters
 from tvm_mpq.kernels.frames.border import fill_border
 from tvm_mpq.kernels.frames.geometry import (
     BLOCK,
@@ -52,7 +52,7 @@ from tvm_mpq.kernels.frames.geometry import (
     tile_channels,
     useful_threads,
 )
-from tvm_mpq.kernels.registry import Knobs, Request
+from tvm_mpq.kernels.registry import Knobs, Parameters, Request
 from tvm_mpq.schema import Conv2dWorkload
 
 PREFETCHED_BYTES = 131_072
@@ -123,13 +123,8 @@ class LaneVector:
     lanes: int
 
 
-def build_dense(request: Request, knobs: Knobs, dot: Dot) -> PrimFunc:
-    """The convolution of `request` with tile knobs {"rows", "columns", "blocks", "order"}."""
-    return ConvolutionFrame(request, knobs, dot).build()
-
-
 class ConvolutionFrame:
-    """Plans one convolution's loops; `_Writer` writes them."""
+    """Plans one convolution's loops from tile knobs {"rows", "columns", "blocks", "order"}; `_Writer` writes them."""
 
     def __init__(self, request: Request, knobs: Knobs, dot: Dot) -> None:
         assert isinstance(request.workload, Conv2dWorkload)
@@ -183,9 +178,12 @@ class ConvolutionFrame:
             vectors[-1] = LaneVector(vectors[-1].offset, lanes // 2)
         return vectors
 
+    @property
+    def parameters(self) -> Parameters:
+        return convolution_parameters(self.request, self.weight)
+
     def build(self) -> PrimFunc:
-        params = [*activation_arrays(self.request), self.weight, *range_arrays(self.request)]
-        with function([*params, output_array(self.request)]) as f:
+        with function(self.parameters.all()) as f:
             _Writer(self, f).write()
         return f.func
 

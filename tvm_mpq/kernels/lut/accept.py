@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tvm_mpq.kernels.conv.accept import is_dense, workload_of
+from tvm_mpq.kernels.families.accept import is_dense, workload_of
 from tvm_mpq.kernels.registry import Request
 
 

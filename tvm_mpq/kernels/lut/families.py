@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from tvm_mpq.kernels.conv.pack import integer_constants, with_ranges
 from tvm_mpq.kernels.lut.accept import is_tabled
 from tvm_mpq.kernels.lut.build import build_lut
 from tvm_mpq.kernels.lut.coding import coding_of
 from tvm_mpq.kernels.lut.knobs import lut_knobs
 from tvm_mpq.kernels.lut.pack import pack_indices
 from tvm_mpq.kernels.lut.shape import LutShape
+from tvm_mpq.kernels.packing.dense import integer_constants, with_ranges
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import Conv2dWorkload

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tvm_mpq.kernels.conv.pack import blocked_weight, nibble_weight
 from tvm_mpq.kernels.emit import Buffer, Index, Pointer, Register, Value, constant, intrinsic, let, loop
 from tvm_mpq.kernels.frames.convolution import Dot
+from tvm_mpq.kernels.packing.dense import blocked_weight, nibble_weight
 
 _DOT = "llvm.x86.avx512.vpdpbusd.512"
 _DOT_HALF = "llvm.x86.avx512.vpdpbusd.256"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tvm_mpq.kernels.conv.accept import workload_of
-from tvm_mpq.kernels.conv.pack import integer_constants, with_ranges
+from tvm_mpq.kernels.families.accept import workload_of
 from tvm_mpq.kernels.lut.accept import is_tabled
 from tvm_mpq.kernels.nibble_lut.build import build_nibble_lut, part_count
 from tvm_mpq.kernels.nibble_lut.coding import coding_of, sums_limit
@@ -15,6 +14,7 @@ from tvm_mpq.kernels.nibble_lut.neon import Neon
 from tvm_mpq.kernels.nibble_lut.pack import pack_nibbles
 from tvm_mpq.kernels.nibble_lut.shape import NibbleShape
 from tvm_mpq.kernels.nibble_lut.x86_256 import Avx2
+from tvm_mpq.kernels.packing.dense import integer_constants, with_ranges
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
 from tvm_mpq.kernels.tir import Script
 from tvm_mpq.numerics.operands import Operands

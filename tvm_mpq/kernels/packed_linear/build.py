@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tvm_mpq.kernels.conv.accept import workload_of
 from tvm_mpq.kernels.conv.epilogue import Cell, Epilogue, activation_params, range_params
+from tvm_mpq.kernels.families.accept import workload_of
 from tvm_mpq.kernels.frames.geometry import useful_threads
 from tvm_mpq.kernels.packed_linear.machine import Machine
 from tvm_mpq.kernels.packed_linear.shape import LinearShape

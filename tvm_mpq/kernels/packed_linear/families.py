@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from tvm_mpq.kernels.conv.accept import is_dense, workload_of
-from tvm_mpq.kernels.conv.pack import integer_constants, with_ranges
+from tvm_mpq.kernels.families.accept import is_dense, workload_of
 from tvm_mpq.kernels.packed_linear.build import build_packed_linear, linear_shape
 from tvm_mpq.kernels.packed_linear.coding import field_coding, is_exact
 from tvm_mpq.kernels.packed_linear.knobs import linear_knobs
@@ -17,6 +16,7 @@ from tvm_mpq.kernels.packed_linear.machine import Machine
 from tvm_mpq.kernels.packed_linear.pack import pack_tiles
 from tvm_mpq.kernels.packed_linear.x86_256 import Avx2
 from tvm_mpq.kernels.packed_linear.x86_512 import Vnni
+from tvm_mpq.kernels.packing.dense import integer_constants, with_ranges
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
 from tvm_mpq.kernels.tir import Script
 from tvm_mpq.numerics.operands import Operands

@@ -6,18 +6,18 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tvm_mpq.kernels.conv.accept import is_dense, is_depthwise, is_grouped, workload_of
-from tvm_mpq.kernels.conv.dense import build_dense
-from tvm_mpq.kernels.conv.depthwise import build_depthwise, depthwise_knobs, lane_order, pack_depthwise
-from tvm_mpq.kernels.conv.dot import Dot
-from tvm_mpq.kernels.conv.knobs import small_tiles, tiles_512
-from tvm_mpq.kernels.conv.knobs_256 import tiles_256
-from tvm_mpq.kernels.conv.pack import integer_constants, packed_weight, with_ranges
-from tvm_mpq.kernels.conv.portable import Elementwise, Scalar
-from tvm_mpq.kernels.conv.x86_256 import Bytes, Words, bytes_depth
-from tvm_mpq.kernels.conv.x86_512 import Vnni, VnniNibble, VnniUnpacked
+from tvm_mpq.kernels.families.accept import is_dense, is_depthwise, is_grouped, workload_of
+from tvm_mpq.kernels.frames.convolution import ConvolutionFrame, Dot
+from tvm_mpq.kernels.frames.depthwise import DepthwiseFrame
+from tvm_mpq.kernels.knobs.dense import small_tiles, tiles_512
+from tvm_mpq.kernels.knobs.dense256 import tiles_256
+from tvm_mpq.kernels.knobs.depthwise import depthwise_knobs
+from tvm_mpq.kernels.machines.avx2 import Bytes, Words, bytes_depth
+from tvm_mpq.kernels.machines.portable import Elementwise, Scalar
+from tvm_mpq.kernels.machines.vnni512 import Vnni, VnniNibble, VnniUnpacked
+from tvm_mpq.kernels.packing.dense import integer_constants, packed_weight, with_ranges
+from tvm_mpq.kernels.packing.depthwise import lane_order, pack_depthwise
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
-from tvm_mpq.kernels.tir import Script
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import Conv2dWorkload, padded_channels
 
@@ -56,8 +56,8 @@ def _row(
         numbers = integer_constants(request, operands)
         return with_ranges(request, numbers, packed_weight(request, dot_for(request), numbers.weight))
 
-    def build(request: Request, knobs: Knobs) -> Script:
-        return build_dense(request, knobs, dot_for(request))
+    def frame(request: Request, knobs: Knobs) -> ConvolutionFrame:
+        return ConvolutionFrame(request, knobs, dot_for(request))
 
     return register(
         Family(
@@ -69,10 +69,11 @@ def _row(
             operand_ranges=ranges,
             accepts=accepts,
             knob_space=lambda request: knob_space(request, dot_for(request)),
-            build=build,
+            build=lambda request, knobs: frame(request, knobs).build(),
             constants=constants,
             rank=rank,
             variant=variant,
+            parameters=lambda request, knobs: frame(request, knobs).parameters,
         )
     )
 
@@ -100,9 +101,10 @@ register(
         operand_ranges="x 0..255, w -127..127",
         accepts=_short_depthwise,
         knob_space=depthwise_knobs,
-        build=build_depthwise,
+        build=lambda request, knobs: DepthwiseFrame(request, knobs).build(),
         constants=_depthwise_constants,
         rank=50,
+        parameters=lambda request, knobs: DepthwiseFrame(request, knobs).parameters,
     )
 )
 _row("qu8_qs8_s32_gconv2d__avx512vnni", _VNNI, 40, is_grouped, lambda r: Vnni(), tiles_512)

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from tvm_mpq.kernels.conv.dot import Dot
 from tvm_mpq.kernels.frames.geometry import BLOCK, ChannelWindow, blocks
-from tvm_mpq.kernels.ranges import bounded, limited
+from tvm_mpq.kernels.packing.ranges import bounded, limited
 from tvm_mpq.kernels.registry import Request
 from tvm_mpq.numerics.constants import ConvConstants, conv_constants
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import FLOAT_BITS, Conv2dWorkload
 
 Int8 = npt.NDArray[np.int8]
+
+
+class WeightLayout(Protocol):
+    """How a machine stores the weights of a dense convolution; `channels`: input channels of one step."""
+
+    @property
+    def channels(self) -> int: ...
+
+    def pack(self, weight: Int8) -> npt.NDArray[np.generic]:
+        """int8[O, KH, KW, cells] to the stored array."""
 
 
 def integer_constants(request: Request, operands: Operands) -> ConvConstants:
@@ -42,15 +51,15 @@ def windowed_weight(weight: Int8, groups: int, starts: list[int], cells: int) ->
     return out
 
 
-def packed_weight(request: Request, dot: Dot, weight: Int8) -> npt.NDArray[np.generic]:
-    """int8[O, KH, KW, I / groups] as the dense frame's `dot` stores it, grouped ones by their windows."""
+def packed_weight(request: Request, layout: WeightLayout, weight: Int8) -> npt.NDArray[np.generic]:
+    """int8[O, KH, KW, I / groups] as `layout` stores it, grouped ones by their windows."""
     w = request.workload
     assert isinstance(w, Conv2dWorkload)
-    window = ChannelWindow.of(w, dot.channels)
+    window = ChannelWindow.of(w, layout.channels)
     if w.groups == 1:
-        return dot.pack(padded_weight(weight, window.cells))
+        return layout.pack(padded_weight(weight, window.cells))
     starts = [window.start(b) for b in range(blocks(w.out_channels))]
-    return dot.pack(windowed_weight(weight, w.groups, starts, window.cells))
+    return layout.pack(windowed_weight(weight, w.groups, starts, window.cells))
 
 
 def blocked_weight(weight: Int8, step: int) -> Int8:

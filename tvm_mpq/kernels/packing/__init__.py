@@ -1,0 +1,1 @@
+"""NumPy: weights and numbers of an operator to the constants that its kernel takes."""
