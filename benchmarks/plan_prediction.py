@@ -22,7 +22,7 @@ from predictor import model_path, say
 from tvm_mpq.calibrate.data import load_dataset
 from tvm_mpq.execute.network import summary
 from tvm_mpq.pipeline import Options
-from tvm_mpq.pipeline.context import Bench, open_bench
+from tvm_mpq.pipeline.context import RunContext, open_context
 from tvm_mpq.pipeline.tables import Tables, build_tables, corrected, plan_of, references
 from tvm_mpq.schema import Plan
 from tvm_mpq.select.evaluate import cost
@@ -41,29 +41,29 @@ def random_choices(problem: Problem, rng: np.random.Generator) -> dict[str, str]
     return {o.name: str(rng.choice([c.label for c in o.choices])) for o in weighted}
 
 
-def compare(bench: Bench, count: int, seed: int) -> dict[str, Any]:
+def compare(context: RunContext, count: int, seed: int) -> dict[str, Any]:
     """Predict and measure `count` random plans of one network."""
-    data = load_dataset(None, bench.prepared.inputs)
-    workshop = bench.workshop(data.sample(0))
-    tables = build_tables(bench, data)
+    data = load_dataset(None, context.prepared.inputs)
+    builds = context.build_cache(data.sample(0))
+    tables = build_tables(context, data)
     rng = np.random.default_rng(seed)
     drawn = {f"plan {i}": random_choices(tables.problem, rng) for i in range(count)}
     uniform = references(tables)
-    known = {name: plan_of(bench, tables, s) for name, s in uniform.items()}
+    known = {name: plan_of(context, tables, s) for name, s in uniform.items()}
     solutions = {name: cost(tables.problem, choices) for name, choices in drawn.items()}
-    plans = {name: plan_of(bench, tables, s) for name, s in solutions.items()}
+    plans = {name: plan_of(context, tables, s) for name, s in solutions.items()}
     for plan in (*known.values(), *plans.values()):
         say(f"compiling {summary(plan)}")
-        workshop.build(plan)
-    times = workshop.measure({**known, **plans})
+        builds.build(plan)
+    times = builds.measure({**known, **plans})
     measured = {name: time.median_us for name, time in times.items()}
-    final = corrected(bench, tables, [(uniform[name], measured[name]) for name in known])
+    final = corrected(context, tables, [(uniform[name], measured[name]) for name in known])
     predicted = {name: price(final.problem, s.choices, s.formats).latency_us for name, s in solutions.items()}
-    return _report(bench, final, plans, solutions, predicted, measured)
+    return _report(context, final, plans, solutions, predicted, measured)
 
 
 def _report(
-    bench: Bench,
+    context: RunContext,
     tables: Tables,
     plans: dict[str, Plan],
     solutions: dict[str, Solution],
@@ -84,8 +84,8 @@ def _report(
     errors = np.abs([row["error"] for row in rows])
     pair = (np.array([row[k] for row in rows]) for k in ("measured_us", "predicted_us"))
     return {
-        "network": bench.prepared.loaded.name,
-        "device": bench.device.key,
+        "network": context.prepared.loaded.name,
+        "device": context.device.key,
         "correction": vars(tables.correction),
         "plans": rows,
         "median": float(np.median(errors)),
@@ -125,8 +125,8 @@ def main() -> None:
     for name in options.networks.split(","):
         model = model_path(name, options.shared, options.db.parent)
         few = {"calibration_samples": 1, "sensitivity_samples": 1}
-        with open_bench(Options(model, threads=options.threads, db=options.db, say=say, **few)) as bench:
-            reports.append(compare(bench, options.plans, options.seed))
+        with open_context(Options(model, threads=options.threads, db=options.db, say=say, **few)) as context:
+            reports.append(compare(context, options.plans, options.seed))
         show(reports[-1])
     if options.json:
         options.json.write_text(json.dumps(reports, indent=1) + "\n", encoding="utf-8")

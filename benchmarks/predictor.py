@@ -29,17 +29,17 @@ from tvm_mpq.costs import measured
 from tvm_mpq.costs.measured import look_up
 from tvm_mpq.costs.predicted import REFUSED_AT_ONCE, UP_FRONT
 from tvm_mpq.costs.profiler import latency_key
-from tvm_mpq.costs.table import LatencyTable, hopeful
+from tvm_mpq.costs.table import LatencyTable, optimistic_estimate_us
 from tvm_mpq.errors import MeasurementError
 from tvm_mpq.kernels.registry import Kernel, Request, default_kernel
 from tvm_mpq.passes.graph import WEIGHTED_KINDS
 from tvm_mpq.pipeline import Options
-from tvm_mpq.pipeline.context import Bench, open_bench
+from tvm_mpq.pipeline.context import RunContext, open_context
 from tvm_mpq.pipeline.problem import Space, build_problem
 from tvm_mpq.schema import LatencyKey, LatencyRecord
 from tvm_mpq.select.ilp import Limits, Solution, solve
 from tvm_mpq.select.problem import Problem, emitted_class
-from tvm_mpq.tuning.predictor import Entry, Machine, Predictor, heldout, most_informative
+from tvm_mpq.tuning.predictor import Entry, MachineFacts, Predictor, heldout, most_informative
 
 PRECISIONS = ("fp32", "w8a8", "w4a8", "w2a4", "w1a4")
 TRAIN, TEST, PLANS = "resnet18,resnet50,squeezenet1_1", "mobilenetv2,resnet20", "resnet18,mobilenetv2,resnet20"
@@ -68,33 +68,33 @@ def model_path(name: str, shared: Path | None, folder: Path) -> Path:
     return path
 
 
-def open_network(name: str, shared: Path | None, db: Path) -> Bench:
-    return open_bench(Options(model_path(name, shared, db.parent), db=db))
+def open_network(name: str, shared: Path | None, db: Path) -> RunContext:
+    return open_context(Options(model_path(name, shared, db.parent), db=db))
 
 
-def space_of(bench: Bench) -> Space:
-    return Space(bench.prepared.graph, bench.prepared.features, bench.prepared.threads)
+def space_of(context: RunContext) -> Space:
+    return Space(context.prepared.graph, context.prepared.features, context.prepared.threads)
 
 
-def requests_of(bench: Bench) -> list[Request]:
-    return [r for r in space_of(bench).requests() if str(r.precision) in PRECISIONS]
+def requests_of(context: RunContext) -> list[Request]:
+    return [r for r in space_of(context).requests() if str(r.precision) in PRECISIONS]
 
 
-def fill(bench: Bench) -> None:
+def fill(context: RunContext) -> None:
     """Measure what is missing, some entries at a time; what stays unsteady is left out and named."""
-    requests = requests_of(bench)
+    requests = requests_of(context)
     for start in range(0, len(requests), CHUNK):
         try:
-            measured.fill(bench.meter(), requests[start : start + CHUNK])
+            measured.fill(context.profiler(), requests[start : start + CHUNK])
         except MeasurementError as e:
             say(f"left out: {e}")
-        say(f"{bench.prepared.loaded.name}: {min(start + CHUNK, len(requests))} of {len(requests)}")
+        say(f"{context.prepared.loaded.name}: {min(start + CHUNK, len(requests))} of {len(requests)}")
 
 
-def known(bench: Bench) -> Records:
+def known(context: RunContext) -> Records:
     """Records of the network's kernels as they are compiled now."""
-    table = LatencyTable(bench.prepared.row.name)
-    look_up(bench.meter(), table, requests_of(bench))
+    table = LatencyTable(context.prepared.row.name)
+    look_up(context.profiler(), table, requests_of(context))
     return {record.key: record for record in table.records.values()}
 
 
@@ -103,7 +103,7 @@ def microseconds(record: LatencyRecord) -> float:
     return record.median_us
 
 
-def evaluate(train: Records, test: Records, machine: Machine) -> dict[str, Any]:
+def evaluate(train: Records, test: Records, machine: MachineFacts) -> dict[str, Any]:
     """Train on one set, predict the shapes of the other that it does not hold."""
     entries = [Entry(key, machine) for key in train]
     predictor = Predictor(entries, [microseconds(r) for r in train.values()])
@@ -147,24 +147,24 @@ def show(title: str, report: Mapping[str, Any]) -> None:
     print(f"bar MAPE <= 15 % and Spearman >= 0.95: {'met' if met else 'NOT met'}")
 
 
-def losses_of(bench: Bench) -> dict[tuple[str, str], float]:
+def losses_of(context: RunContext) -> dict[tuple[str, str], float]:
     rng = np.random.default_rng(0)
     scale = {"w8a8": 0.02, "w4a8": 0.3, "w2a4": 2.0, "w1a4": 6.0}
     return {
         (node.name, label): float(scale.get(label, 1.0) * rng.lognormal(0, 1))
-        for node in bench.prepared.graph.weighted()
+        for node in context.prepared.graph.weighted()
         for label in node.candidates
         if label != "fp32"
     }
 
 
-def problem_of(bench: Bench, us: Callable[[Request], float]) -> Problem:
+def problem_of(context: RunContext, us: Callable[[Request], float]) -> Problem:
     kernels: dict[str, Kernel] = {}
 
     def kernel(request: Request) -> Kernel:
         return kernels.setdefault(request.key, default_kernel(request))
 
-    return build_problem(space_of(bench), us, kernel, losses_of(bench), fixed_us=0.0, call_us=0.3)
+    return build_problem(space_of(context), us, kernel, losses_of(context), fixed_us=0.0, call_us=0.3)
 
 
 def best(problem: Problem) -> Solution:
@@ -187,16 +187,16 @@ def used(space: Space, solution: Solution) -> Iterator[Request]:
         yield space.conversions(tensor)[source, to]
 
 
-def price(bench: Bench, truth: Problem, solution: Solution) -> float:
+def price(context: RunContext, truth: Problem, solution: Solution) -> float:
     """Microseconds of a plan's choices and formats by the measured table."""
-    weighted = [n.name for n in bench.prepared.graph.nodes if n.kind in WEIGHTED_KINDS]
+    weighted = [n.name for n in context.prepared.graph.nodes if n.kind in WEIGHTED_KINDS]
     return solve(truth, objective="latency", keep={name: solution.choices[name] for name in weighted}).latency_us
 
 
-def replay(bench: Bench, records: Records, fraction: float) -> dict[str, Any]:
+def replay(context: RunContext, records: Records, fraction: float) -> dict[str, Any]:
     """`optimize --measure-fraction` from an empty database, its measurements taken from `records`."""
-    machine = Machine.of(bench.prepared.row)
-    keys = {r.key: latency_key(default_kernel(r), bench.prepared.row.name) for r in requests_of(bench)}
+    machine = MachineFacts.of(context.prepared.row)
+    keys = {r.key: latency_key(default_kernel(r), context.prepared.row.name) for r in requests_of(context)}
     missing = sorted({k for k in keys.values() if k in records}, key=str)
     entries = [Entry(k, machine) for k in missing]
     times: dict[LatencyKey, float] = {}
@@ -221,23 +221,23 @@ def replay(bench: Bench, records: Records, fraction: float) -> dict[str, Any]:
         measured |= {gone[i].key for i in most_informative(learned, gone, REFUSED_AT_ONCE)}
     refused = len(measured) - up_front
     times |= {key: microseconds(records[key]) for key in measured}
-    times |= {key: hopeful(p.median_us, p.stated_error) for key, p in found.items()}
+    times |= {key: optimistic_estimate_us(p.median_us, p.stated_error) for key, p in found.items()}
     rounds = 0
     while True:
         rounds += 1
-        solution = best(problem_of(bench, expected_us))
-        fresh = {keys[r.key] for r in used(space_of(bench), solution)} - measured
+        solution = best(problem_of(context, expected_us))
+        fresh = {keys[r.key] for r in used(space_of(context), solution)} - measured
         if not fresh:
             break
         measured |= fresh
         times |= {key: microseconds(records[key]) for key in fresh}
-    truth = problem_of(bench, known_us)
+    truth = problem_of(context, known_us)
     return {
         "entries": len(missing),
         "refused": refused,
         "share_measured": len(measured) / len(missing),
         "rounds": rounds,
-        "latency_ratio": price(bench, truth, solution) / best(truth).latency_us,
+        "latency_ratio": price(context, truth, solution) / best(truth).latency_us,
         "held_out": predictor.held_out.overall.mape,
     }
 
@@ -259,19 +259,19 @@ def main() -> None:
         return [n for n in text.split(",") if n]
 
     asked = dict.fromkeys([*names(options.train), *names(options.test), *names(options.also), *names(options.plans)])
-    benches = {name: open_network(name, options.shared, options.db) for name in asked}
+    contexts = {name: open_network(name, options.shared, options.db) for name in asked}
     if not options.read:
-        for bench in benches.values():
-            fill(bench)
-    tables = {name: known(bench) for name, bench in benches.items()}
-    for name, bench in benches.items():
-        print(f"{name}: {len(tables[name])} of {len(requests_of(bench))} entries measured")
-    machine = Machine.of(next(iter(benches.values())).prepared.row)
+        for context in contexts.values():
+            fill(context)
+    tables = {name: known(context) for name, context in contexts.items()}
+    for name, context in contexts.items():
+        print(f"{name}: {len(tables[name])} of {len(requests_of(context))} entries measured")
+    machine = MachineFacts.of(next(iter(contexts.values())).prepared.row)
 
     def together(wanted: Sequence[str]) -> Records:
         return {key: record for name in wanted for key, record in tables[name].items()}
 
-    report: dict[str, Any] = {"device": next(iter(benches.values())).device.key, "plans": {}}
+    report: dict[str, Any] = {"device": next(iter(contexts.values())).device.key, "plans": {}}
     test = together(names(options.test))
     report["unseen"] = evaluate(together(names(options.train)), test, machine)
     show(f"{options.train} -> {options.test}", report["unseen"])
@@ -279,10 +279,10 @@ def main() -> None:
         report["also"] = evaluate(together([*names(options.train), *names(options.also)]), test, machine)
         show(f"{options.train},{options.also} -> {options.test}", report["also"])
     for name in names(options.plans):
-        if len(tables[name]) < len(requests_of(benches[name])):
+        if len(tables[name]) < len(requests_of(contexts[name])):
             print(f"\n{name}: no plan, its table has gaps; run without --read to fill it")
             continue
-        row = report["plans"][name] = replay(benches[name], tables[name], options.fraction)
+        row = report["plans"][name] = replay(contexts[name], tables[name], options.fraction)
         print(
             f"\n{name}, {options.fraction:g} of {row['entries']} entries measured, replayed: "
             f"plan {row['latency_ratio'] - 1:+.1%} of the fully measured plan's latency (bar 3 %); measured in the end "

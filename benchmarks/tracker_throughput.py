@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tvm_mpq.costs.measured import measure_all
-from tvm_mpq.costs.profiler import Meter, latency_key
+from tvm_mpq.costs.profiler import KernelProfiler, latency_key
 from tvm_mpq.costs.table import LatencyTable
 from tvm_mpq.kernels.registry import Kernel, Request, default_kernel
 from tvm_mpq.pipeline.context import open_boards
@@ -88,10 +88,10 @@ def seconds_with(port: int, store: KernelStore, wanted: dict[LatencyKey, Kernel]
     try:
         list(boards.run(range(8 * boards.width), lambda session, task: session.device.sync()))
         with LatencyDatabase(folder / f"{boards.width}.sqlite") as db:
-            meter = Meter(row.name, boards.board.identity(1), store, db, boards, SETTINGS)
+            profiler = KernelProfiler(row.name, boards.board.identity(1), store, db, boards, SETTINGS)
             table = LatencyTable(row.name)
             start = time.perf_counter()
-            measure_all(meter, table, wanted)
+            measure_all(profiler, table, wanted)
             return time.perf_counter() - start, len(table.refused)
     finally:
         boards.close()

@@ -37,7 +37,7 @@ from tvm_mpq.costs.profiler import latency_key, tuned_kernel
 from tvm_mpq.costs.table import LatencyTable
 from tvm_mpq.kernels.registry import Kernel, Request, candidates, default_kernel
 from tvm_mpq.pipeline import Options
-from tvm_mpq.pipeline.context import Bench, open_bench
+from tvm_mpq.pipeline.context import RunContext, open_context
 from tvm_mpq.pipeline.optimize import optimize
 from tvm_mpq.pipeline.tune import tune
 from tvm_mpq.schema import Budget, Conv2dWorkload, LatencyKey
@@ -99,13 +99,13 @@ def fill(model: Path, db: Path, threads: int) -> Row:
     """The complete table of a network's kernels and boundaries."""
     stages = Stages("reading the model")
     options = Options(model, precisions=PRECISIONS, db=db, threads=threads, progress=stages.progress)
-    with open_bench(options) as bench:
-        requests, meter = space_of(bench).requests(), bench.meter()
+    with open_context(options) as context:
+        requests, profiler = space_of(context).requests(), context.profiler()
         stages.close("reading the model")
-        table = measured.fill(meter, requests)
+        table = measured.fill(profiler, requests)
         stages.close("the rest")
-        offered = sorted({label for node in bench.prepared.graph.weighted() for label in node.candidates})
-        return {"entries": table.entries, "offered": offered, "stages": stages.seconds, "device": bench.device.key}
+        offered = sorted({label for node in context.prepared.graph.weighted() for label in node.candidates})
+        return {"entries": table.entries, "offered": offered, "stages": stages.seconds, "device": context.device.key}
 
 
 def table(options: argparse.Namespace) -> Row:
@@ -123,28 +123,28 @@ def table(options: argparse.Namespace) -> Row:
     return {"first": first, "again": again}
 
 
-def sample(bench: Bench, count: int, seed: int) -> list[Request]:
+def sample(context: RunContext, count: int, seed: int) -> list[Request]:
     """Layers at precisions drawn in turn, so that all families are among them."""
     rng = np.random.default_rng(seed)
-    asked = [r for r in space_of(bench).requests() if isinstance(r.workload, Conv2dWorkload)]
+    asked = [r for r in space_of(context).requests() if isinstance(r.workload, Conv2dWorkload)]
     found = []
     for label in rng.permutation(PRECISIONS)[np.arange(count) % len(PRECISIONS)]:
         found.append(asked.pop(int(rng.choice([i for i, r in enumerate(asked) if str(r.precision) == label]))))
     return found
 
 
-def exhaust(bench: Bench, request: Request, found: Kernel) -> Row:
+def exhaust(context: RunContext, request: Request, found: Kernel) -> Row:
     """Measure every kernel for a request; then the default, the one found and the best few in turns."""
-    meter, target = bench.meter(), bench.prepared.row.name
+    profiler, target = context.profiler(), context.prepared.row.name
     every = {latency_key(kernel, target): kernel for kernel in candidates(request)}
     lasting = LatencyTable(target)
-    measure_all(meter, lasting, look_up(meter, lasting, [request], every_candidate=True))
-    where = (request.workload.key, str(request.precision), request.out_bits, target, bench.device.key)
-    best = [every[r.key] for r in meter.db.fastest(*where) if r.key in every][:3]
+    measure_all(profiler, lasting, look_up(profiler, lasting, [request], every_candidate=True))
+    where = (request.workload.key, str(request.precision), request.out_bits, target, context.device.key)
+    best = [every[r.key] for r in profiler.db.fastest(*where) if r.key in every][:3]
     final = {latency_key(kernel, target): kernel for kernel in (default_kernel(request), found, *best)}
-    careful = dataclasses.replace(meter, settings=dataclasses.replace(presets.KERNELS, repeats=15, group=len(final)))
+    careful = dataclasses.replace(profiler, settings=dataclasses.replace(presets.KERNELS, repeats=15, group=len(final)))
     times: dict[LatencyKey, float] = {}
-    for record in careful.measure({key: meter.store.source(kernel) for key, kernel in final.items()}):
+    for record in careful.measure({key: profiler.store.source(kernel) for key, kernel in final.items()}):
         times[record.key] = math.inf if record.median_us is None else record.median_us
     default_us, found_us = (times[latency_key(k, target)] for k in (default_kernel(request), found))
     least = min(times.values())
@@ -164,16 +164,16 @@ def layers(options: argparse.Namespace) -> Row:
     asked = Options(model, precisions=PRECISIONS, db=options.db, threads=options.threads, say=say)
     tuned = tune(asked, minutes=options.minutes)
     print(f"tuning: {tuned['trials']} trials in {tuned['seconds']:.0f} s, since {tuned['ended']}")
-    with open_bench(asked) as bench:
-        meter = bench.meter()
-        sampled = sample(bench, options.layers, options.seed)
-        found = [tuned_kernel(meter, request) or default_kernel(request) for request in sampled]
+    with open_context(asked) as context:
+        profiler = context.profiler()
+        sampled = sample(context, options.layers, options.seed)
+        found = [tuned_kernel(profiler, request) or default_kernel(request) for request in sampled]
     rows = []
     with tempfile.TemporaryDirectory(dir=options.db.parent) as folder:
         copy = copied(options.db, Path(folder))
-        with open_bench(dataclasses.replace(asked, db=copy)) as bench:
+        with open_context(dataclasses.replace(asked, db=copy)) as context:
             for request, kernel in zip(sampled, found, strict=True):
-                rows.append(exhaust(bench, request, kernel))
+                rows.append(exhaust(context, request, kernel))
                 row = rows[-1]
                 print(
                     f"{row['request']}: best of {row['kernels']} {row['best_us']:.2f} us; "

@@ -14,7 +14,7 @@ _EXPENSIVE = frozenset(f"tirx.{name}" for name in _COSTLY)
 
 
 @dataclass(frozen=True)
-class Block:
+class BlockFacts:
     """One leaf block whose loops bind its axes one to one, outermost first.
 
     kinds: `S` (spatial) or `R` (reduction) per axis. write_last, read_lasts: the axes in the last index of what it
@@ -59,7 +59,7 @@ class Block:
         return any(self.write_last & lasts for lasts in self.read_lasts)
 
 
-def blocks_of(sch: s_tir.Schedule) -> list[Block] | None:
+def blocks_of(sch: s_tir.Schedule) -> list[BlockFacts] | None:
     """All blocks under the root, in order; None when some part of the function is not made of plain leaf blocks."""
     result = []
     for rv in sch.get_child_blocks(sch.get_sblock("root")):
@@ -70,11 +70,11 @@ def blocks_of(sch: s_tir.Schedule) -> list[Block] | None:
     return None if len({b.name for b in result}) < len(result) else result
 
 
-def block_named(sch: s_tir.Schedule, name: str) -> Block | None:
+def block_named(sch: s_tir.Schedule, name: str) -> BlockFacts | None:
     return _facts(sch, sch.get_sblock(name))
 
 
-def _facts(sch: s_tir.Schedule, rv: Any) -> Block | None:
+def _facts(sch: s_tir.Schedule, rv: Any) -> BlockFacts | None:
     block, loops = sch.get(rv), [sch.get(loop) for loop in sch.get_loops(rv)]
     if len(loops) != len(block.iter_vars) or len(block.writes) != 1 or sch.get_child_blocks(rv):
         return None
@@ -93,7 +93,7 @@ def _facts(sch: s_tir.Schedule, rv: Any) -> Block | None:
     write_indices = [r.min for r in write]
     called = _called(block.body)
     plain = all(tvm_ffi.structural_equal([x.min for x in r.region], write_indices) for r in reads)
-    return Block(
+    return BlockFacts(
         name=block.name_hint,
         kinds=kinds,
         extents=tuple(int(loop.extent) for loop in loops),

@@ -10,7 +10,7 @@ from tvm import s_tir, tirx
 from tvm.ir import IRModule
 from tvm.tirx import PrimFunc
 
-from tvm_mpq.passes.block_facts import Block, block_named, blocks_of
+from tvm_mpq.passes.block_facts import BlockFacts, block_named, blocks_of
 
 _GUARD_CHUNK = 16
 _TILE_ROWS = (6, 5, 4)
@@ -59,7 +59,7 @@ class FloatScheduler:
             return False
         return True
 
-    def _inline(self, blocks: Sequence[Block]) -> None:
+    def _inline(self, blocks: Sequence[BlockFacts]) -> None:
         """Inline a producer unless that would repeat costly work or break up how its consumer walks memory."""
         for block in blocks:
             rv = self._sch.get_sblock(block.name)
@@ -74,7 +74,7 @@ class FloatScheduler:
 
     # --- softmax, layer norm: several blocks over the same rows -------------------------------------------------
 
-    def _is_row_pattern(self, blocks: Sequence[Block]) -> bool:
+    def _is_row_pattern(self, blocks: Sequence[BlockFacts]) -> bool:
         reductions = [b for b in blocks if not b.injective]
         return (
             len(blocks) > 1
@@ -87,13 +87,13 @@ class FloatScheduler:
         )
 
     @staticmethod
-    def _shared_axes(blocks: Sequence[Block]) -> int:
+    def _shared_axes(blocks: Sequence[BlockFacts]) -> int:
         count = min(min(b.leading for b in blocks), len(blocks[-1].extents) - 1)
         while count and len({b.extents[:count] for b in blocks}) > 1:
             count -= 1
         return count
 
-    def _row_pattern(self, blocks: Sequence[Block]) -> None:
+    def _row_pattern(self, blocks: Sequence[BlockFacts]) -> None:
         """One pass over the rows; every step of a row finds its data in the first-level cache."""
         sch, shared = self._sch, self._shared_axes(blocks)
         order: list[str] = []
@@ -123,7 +123,7 @@ class FloatScheduler:
             return 0
         return 16 if extent % 16 == 0 and extent >= 512 and self._lanes == 16 else 8
 
-    def _split_sum(self, block: Block) -> str:
+    def _split_sum(self, block: BlockFacts) -> str:
         """Turn a reduction along memory into one of several partial results and a short one over them."""
         sch = self._sch
         loop = sch.get_loops(sch.get_sblock(block.name))[-1]
@@ -133,7 +133,7 @@ class FloatScheduler:
 
     # --- blocks on their own ------------------------------------------------------------------------------------
 
-    def _one(self, block: Block) -> None:
+    def _one(self, block: BlockFacts) -> None:
         if block.injective:
             self._injective(block)
             return
@@ -154,7 +154,7 @@ class FloatScheduler:
         if loops and operations >= self._parallel_elements:
             sch.parallel(sch.fuse(*loops) if len(loops) > 1 else loops[0])
 
-    def _injective(self, block: Block) -> None:
+    def _injective(self, block: BlockFacts) -> None:
         if block.plain and self._attempt(lambda: self._flat(block)):
             return
         if block.guarded and block.extents[-1] % _GUARD_CHUNK == 0:
@@ -162,11 +162,11 @@ class FloatScheduler:
         rv = self._sch.get_sblock(block.name)
         self._attempt(lambda: self._parallel_outer(rv, len(block.extents) - 1, block.operations))
 
-    def _chunked(self, block: Block) -> None:
+    def _chunked(self, block: BlockFacts) -> None:
         """Concatenation, padding: within a chunk the guard is mostly constant, and LLVM takes it out of the loop."""
         self._sch.split(self._sch.get_loops(self._sch.get_sblock(block.name))[-1], [None, _GUARD_CHUNK])
 
-    def _flat(self, block: Block) -> None:
+    def _flat(self, block: BlockFacts) -> None:
         """All operands are read in the order of writing: as few and as long loops as possible.
 
         Where to fuse is chosen so that indices simplify: a split of one fused loop would leave divisions in them.
@@ -184,7 +184,7 @@ class FloatScheduler:
         if count:
             sch.parallel(sch.fuse(*loops[:count]))
 
-    def _row_reduction(self, block: Block) -> None:
+    def _row_reduction(self, block: BlockFacts) -> None:
         """Sums along memory: partial sums in vector lanes."""
         sch = self._sch
         if not self._lanes_for(block.extents[-1]):
@@ -196,7 +196,7 @@ class FloatScheduler:
         self._parallel_outer(rv, block.leading, block.operations)  # before the next step: TVM refuses it after
         sch.decompose_reduction(rv, chunk)
 
-    def _column_reduction(self, block: Block) -> None:
+    def _column_reduction(self, block: BlockFacts) -> None:
         """Pooling, means over a map: neighbouring columns together, the window inside or outside by its length."""
         sch = self._sch
         rv = sch.get_sblock(block.name)
@@ -217,7 +217,7 @@ class FloatScheduler:
     # --- matmul between activations -----------------------------------------------------------------------------
 
     @staticmethod
-    def _is_matmul(block: Block) -> bool:
+    def _is_matmul(block: BlockFacts) -> bool:
         """Last axes i, j, k; one operand knows i, the other j; enough rows for a register tile."""
         if len(block.read_axes) != 2 or not block.kinds.endswith("SSR") or "R" in block.kinds[:-1]:
             return False
@@ -227,7 +227,7 @@ class FloatScheduler:
         owns = i in left and j not in left and j in right and i not in right and k in left and k in right
         return owns and block.write_last == {j} and block.extents[i] >= 4 and block.extents[j] >= 4
 
-    def _matmul(self, block: Block) -> None:
+    def _matmul(self, block: BlockFacts) -> None:
         sch = self._sch
         k = len(block.kinds) - 1
         i, j = k - 2, k - 1

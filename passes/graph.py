@@ -26,7 +26,7 @@ WEIGHTED_KINDS = frozenset({"conv2d", "linear"})
 
 
 @dataclass(frozen=True)
-class Tensor:
+class GraphTensor:
     """One activation tensor; shape is logical and channels-last, except for network inputs as the user gives them."""
 
     name: str
@@ -36,7 +36,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Node:
-    """One operator. kind: conv2d, linear, layout, a carrier (pool, add, ...), reshape, or float.
+    """One operator. kind: conv2d, linear, layout, a weightless operator (pool, add, ...), reshape, or float.
 
     `layout` is the permutation of a network input from NCHW to NHWC. weight is float32[O, KH, KW, I / groups].
     candidates: precision texts, set by Annotate on weighted nodes.
@@ -64,7 +64,7 @@ class Graph:
     """Nodes in topological order. outputs are tensor names; is_tuple tells whether main returns a tuple."""
 
     nodes: tuple[Node, ...]
-    tensors: dict[str, Tensor]
+    tensors: dict[str, GraphTensor]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     is_tuple: bool
@@ -120,14 +120,14 @@ def read_graph(mod: tvm.IRModule) -> Graph:
     """
     main = _main(mod)
     names = _Names()
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, GraphTensor] = {}
     var_names: dict[relax.Var, str] = {}
 
     def add_tensor(var: relax.Var, wanted: str) -> str:
         name = names.unique(wanted)
         var_names[var] = name
         shape, dtype = _static_type(var, name)
-        tensors[name] = Tensor(name, shape, dtype)
+        tensors[name] = GraphTensor(name, shape, dtype)
         return name
 
     inputs = tuple(add_tensor(p, p.name) for p in main.params)
@@ -219,7 +219,7 @@ def _composite(mod: tvm.IRModule, binding: relax.VarBinding, var_names: dict[rel
 
 
 def _float_node(
-    binding: relax.VarBinding, var_names: dict[relax.Var, str], inputs: tuple[str, ...], tensors: dict[str, Tensor]
+    binding: relax.VarBinding, var_names: dict[relax.Var, str], inputs: tuple[str, ...], tensors: dict[str, GraphTensor]
 ) -> Node:
     used = [v for v in relax.analysis.free_vars(binding.value) if v in var_names]
     names = tuple(dict.fromkeys(var_names[v] for v in used))
@@ -228,7 +228,7 @@ def _float_node(
 
 
 def _input_layout(
-    value: relax.Expr, names: tuple[str, ...], inputs: tuple[str, ...], tensors: dict[str, Tensor]
+    value: relax.Expr, names: tuple[str, ...], inputs: tuple[str, ...], tensors: dict[str, GraphTensor]
 ) -> ConvertWorkload | None:
     """NCHW -> NHWC of a float32 network input, which quantization can swallow."""
     if not (

@@ -31,7 +31,7 @@ BYTE = 8
 
 
 @dataclass(frozen=True)
-class Value:
+class StoredValue:
     """One stored form of a tensor: bits 32 = float32, else uint8 with padded channels."""
 
     tensor: str
@@ -45,8 +45,8 @@ class KernelStep:
     node: str
     kernel: Kernel
     operands: Operands
-    inputs: tuple[Value, ...]
-    output: Value
+    inputs: tuple[StoredValue, ...]
+    output: StoredValue
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,14 @@ class ReshapeStep:
     """The same bytes under another shape."""
 
     node: str
-    input: Value
-    output: Value
+    input: StoredValue
+    output: StoredValue
 
 
 Step = KernelStep | FloatStep | ReshapeStep
 
 
-def stored_shape(graph: Graph, value: Value) -> tuple[int, ...]:
+def stored_shape(graph: Graph, value: StoredValue) -> tuple[int, ...]:
     """The physical shape: channels padded when integer."""
     shape = graph.tensors[value.tensor].shape
     return shape if value.bits == FLOAT_BITS else (*shape[:-1], padded_channels(shape[-1]))
@@ -99,8 +99,8 @@ def conversion_request(
 def default_formats(graph: Graph, precisions: Mapping[str, Precision]) -> dict[str, int]:
     """The format each tensor is emitted in when no solver has chosen: integers as far as they reach.
 
-    A weighted integer operator's output is integer when somebody can read it so, a carrier is integer when all its
-    inputs are, and a tensor that only float readers want is emitted as float32 at once.
+    A weighted integer operator's output is integer when somebody can read it so, a weightless operator is integer when
+    all its inputs are, and a tensor that only float readers want is emitted as float32 at once.
     """
     formats = dict.fromkeys(graph.inputs, FLOAT_BITS)
     wanted = _wanted_bits(graph, precisions)
@@ -122,7 +122,7 @@ def default_formats(graph: Graph, precisions: Mapping[str, Precision]) -> dict[s
 
 
 def _wanted_bits(graph: Graph, precisions: Mapping[str, Precision]) -> dict[str, int]:
-    """Per tensor, activation bits of the widest integer reader behind it, through carriers; 0 where there is none."""
+    """Tensor -> bits of the widest integer reader behind it, through weightless operators; 0 = no integer reader."""
     wanted = dict.fromkeys(graph.tensors, 0)
     for node in reversed(graph.nodes):
         if node.kind in ("float", "layout"):
@@ -196,7 +196,7 @@ class _Lowering:
             elif node.kind == "reshape":
                 self._reshape(node)
             else:
-                self._carrier(node)
+                self._weightless(node)
         for tensor in self._graph.outputs:
             self._want(tensor, FLOAT_BITS)
         return self._steps
@@ -207,15 +207,17 @@ class _Lowering:
     def _request(self, workload: Workload, precision: Precision, out_bits: int) -> Request:
         return request_for(workload, precision, out_bits, self._features, self._threads)
 
-    def _emit(self, name: str, request: Request, operands: Operands, inputs: tuple[Value, ...], output: Value) -> None:
+    def _emit(
+        self, name: str, request: Request, operands: Operands, inputs: tuple[StoredValue, ...], output: StoredValue
+    ) -> None:
         self._steps.append(KernelStep(name, self._choose(request), operands, inputs, output))
         self._have.setdefault(output.tensor, []).append(output.bits)
 
-    def _want(self, tensor: str, bits: int) -> Value:
+    def _want(self, tensor: str, bits: int) -> StoredValue:
         """Make sure the tensor exists in this format; convert from the form it was emitted in otherwise."""
         have = self._have[tensor]
         if bits in have:
-            return Value(tensor, bits)
+            return StoredValue(tensor, bits)
         producer = self._graph.producer(tensor)
         layout = producer is not None and producer.kind == "layout"
         source = producer.inputs[0] if layout and producer is not None else tensor
@@ -223,10 +225,12 @@ class _Lowering:
         shape = self._graph.tensors[tensor].shape
         request = conversion_request(shape, origin, bits, layout, self._features, self._threads)
         operands = Operands((None if layout else self._quant(tensor, origin),), self._quant(tensor, bits))
-        self._emit(f"{tensor}:{origin}->{bits}", request, operands, (Value(source, origin),), Value(tensor, bits))
-        return Value(tensor, bits)
+        self._emit(
+            f"{tensor}:{origin}->{bits}", request, operands, (StoredValue(source, origin),), StoredValue(tensor, bits)
+        )
+        return StoredValue(tensor, bits)
 
-    def _any_integer(self, tensor: str) -> Value:
+    def _any_integer(self, tensor: str) -> StoredValue:
         """An integer form of the tensor, whatever its bits."""
         held = [b for b in self._have[tensor] if b != FLOAT_BITS]
         wished = self._formats.get(tensor, FLOAT_BITS)
@@ -245,7 +249,7 @@ class _Lowering:
             inputs = tuple(self._want(t, FLOAT_BITS) for t in node.inputs)
             operands = Operands((None,) * len(inputs), None, node.weight, node.bias)
             request = self._request(workload, precision, FLOAT_BITS)
-            self._emit(node.name, request, operands, inputs, Value(node.output, FLOAT_BITS))
+            self._emit(node.name, request, operands, inputs, StoredValue(node.output, FLOAT_BITS))
             return
         inputs = (
             self._want(data, precision.activation_bits),
@@ -259,9 +263,9 @@ class _Lowering:
         pre = self._pre_activation(node, workload.activation) if out_bits != FLOAT_BITS else None
         quants = tuple(self._quant(v.tensor, v.bits) for v in inputs)
         operands = Operands(quants, self._quant(node.output, out_bits), node.weight, node.bias, pre)
-        self._emit(node.name, request, operands, inputs, Value(node.output, out_bits))
+        self._emit(node.name, request, operands, inputs, StoredValue(node.output, out_bits))
 
-    def _carrier(self, node: Node) -> None:
+    def _weightless(self, node: Node) -> None:
         assert node.workload is not None
         bits = self._formats[node.output]
         if bits == FLOAT_BITS:
@@ -279,11 +283,11 @@ class _Lowering:
         quants = tuple(self._quant(v.tensor, v.bits) for v in inputs)
         operands = Operands(quants, self._quant(node.output, bits), pre_activation=pre)
         request = self._request(node.workload, precision, bits)
-        self._emit(node.name, request, operands, inputs, Value(node.output, bits))
+        self._emit(node.name, request, operands, inputs, StoredValue(node.output, bits))
 
     def _reshape(self, node: Node) -> None:
         value = self._want(node.inputs[0], self._formats[node.output])
-        output = Value(node.output, value.bits)
+        output = StoredValue(node.output, value.bits)
         self._steps.append(ReshapeStep(node.name, value, output))
         self._have.setdefault(node.output, []).append(value.bits)
 

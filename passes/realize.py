@@ -19,7 +19,7 @@ from tvm_mpq.kernels.registry import Kernel
 from tvm_mpq.passes.fuse_attention import FuseAttention
 from tvm_mpq.passes.fuse_norm import FuseNorm
 from tvm_mpq.passes.graph import Graph, read_graph
-from tvm_mpq.passes.lowering import FloatStep, KernelStep, ReshapeStep, Value, lower, stored_shape
+from tvm_mpq.passes.lowering import FloatStep, KernelStep, ReshapeStep, StoredValue, lower, stored_shape
 from tvm_mpq.passes.schedule_float import ScheduleFloat
 from tvm_mpq.schema import FLOAT_BITS, Plan
 
@@ -91,7 +91,7 @@ class Emitter:
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._builder = relax.BlockBuilder()
-        self._vars: dict[Value, relax.Expr] = {}
+        self._vars: dict[StoredValue, relax.Expr] = {}
         self._viewed: dict[relax.Expr, relax.Expr] = {}
         self._kernels: dict[tuple[str, str, str], tvm.ir.GlobalVar] = {}
 
@@ -100,10 +100,10 @@ class Emitter:
         params = [relax.Var(p.name, p.ty) for p in graph.params]
         with builder.function("main", params, attrs={"num_input": len(params)}):
             with builder.dataflow():
-                self._vars = {Value(n, FLOAT_BITS): v for n, v in zip(graph.inputs, params, strict=True)}
+                self._vars = {StoredValue(n, FLOAT_BITS): v for n, v in zip(graph.inputs, params, strict=True)}
                 for step in steps:
                     self._emit(step)
-                results = [self._vars[Value(n, FLOAT_BITS)] for n in graph.outputs]
+                results = [self._vars[StoredValue(n, FLOAT_BITS)] for n in graph.outputs]
                 output = builder.emit_output(relax.Tuple(results) if graph.is_tuple else results[0])
             builder.emit_func_output(output)
 
@@ -115,7 +115,7 @@ class Emitter:
             binding = step.node.binding
             assert binding is not None
             value = substitute(binding.value, self._float_var)
-            self._vars[Value(step.node.output, FLOAT_BITS)] = self._builder.emit(value, step.node.name)
+            self._vars[StoredValue(step.node.output, FLOAT_BITS)] = self._builder.emit(value, step.node.name)
         elif isinstance(step, ReshapeStep):
             self._vars[step.output] = self._shaped(self._vars[step.input], stored_shape(self._graph, step.output))
         else:
@@ -150,7 +150,7 @@ class Emitter:
 
     def _float_var(self, var: relax.Var) -> relax.Expr:
         name = self._graph.var_names.get(var)
-        return var if name is None else self._vars[Value(name, FLOAT_BITS)]
+        return var if name is None else self._vars[StoredValue(name, FLOAT_BITS)]
 
 
 def substitute(expr: relax.Expr, replace: Callable[[relax.Var], relax.Expr]) -> relax.Expr:

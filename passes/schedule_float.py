@@ -22,7 +22,7 @@ from tvm_mpq.passes.float_schedules import FloatScheduler
 from tvm_mpq.passes.vector_math import replace_math_calls
 
 
-@ir.transform.module_pass(opt_level=0, name="ScheduleFloat")
+@ir.transform.module_pass(opt_level=0, name="tvm_mpq.ScheduleFloat")
 class ScheduleFloat:
     """Module pass; returns a new module.
 

@@ -33,7 +33,7 @@ from tvm_mpq.passes.normalize.exprs import (
 from tvm_mpq.passes.normalize.rewrite import OUTPUT, Rewriter
 
 
-@tvm.transform.module_pass(opt_level=0, name="mpq.ChannelsLast")
+@tvm.transform.module_pass(opt_level=0, name="tvm_mpq.ChannelsLast")
 class ChannelsLast:
     """Rewrite spatial operators to NHWC and let their neighbours follow."""
 

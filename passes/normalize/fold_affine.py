@@ -36,7 +36,7 @@ Vector = npt.NDArray[np.float64]
 _ARITHMETIC = frozenset({"relax.add", "relax.multiply", "relax.subtract", "relax.divide"})
 
 
-@tvm.transform.module_pass(opt_level=0, name="mpq.FoldAffine")
+@tvm.transform.module_pass(opt_level=0, name="tvm_mpq.FoldAffine")
 class FoldAffine:
     """Fold per-channel scales and shifts into weights and bias."""
 

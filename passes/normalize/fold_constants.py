@@ -28,7 +28,7 @@ from tvm_mpq.passes.normalize.exprs import (
 from tvm_mpq.passes.normalize.rewrite import Rewriter
 
 
-@tvm.transform.module_pass(opt_level=0, name="mpq.FoldConstants")
+@tvm.transform.module_pass(opt_level=0, name="tvm_mpq.FoldConstants")
 class FoldConstants:
     """Compute operators whose operands are all constants."""
 

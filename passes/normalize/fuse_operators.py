@@ -18,7 +18,6 @@ import tvm
 from tvm import relax
 
 from tvm_mpq.passes.normalize.activations import Activation, find_activation
-from tvm_mpq.passes.normalize.carriers import find_carrier
 from tvm_mpq.passes.normalize.composites import Composite, Emit, Names, build_function, global_name, readable_name
 from tvm_mpq.passes.normalize.exprs import (
     array_of,
@@ -32,10 +31,11 @@ from tvm_mpq.passes.normalize.exprs import (
     shape_of,
 )
 from tvm_mpq.passes.normalize.rewrite import Rewriter
+from tvm_mpq.passes.normalize.weightless import find_weightless
 from tvm_mpq.schema import ActivationWorkload, AddWorkload, Conv2dWorkload, MultiplyWorkload
 
 
-@tvm.transform.module_pass(opt_level=0, name="mpq.FuseOperators")
+@tvm.transform.module_pass(opt_level=0, name="tvm_mpq.FuseOperators")
 class FuseOperators:
     """Group operators into composite functions."""
 
@@ -125,11 +125,11 @@ class _Rewriter(Rewriter):
         reshapes = []
         for var, value in reversed(self.bindings):  # a pad takes the slice before it
             if var not in self._swallowed and var not in plan and var not in parts:
-                carrier = find_carrier(var, value, self._slice_before(value))
-                if carrier is not None and carrier.kind == "reshape":
-                    reshapes.append(carrier)
-                elif carrier is not None:
-                    self._keep(self._with_activation(carrier), plan)
+                weightless = find_weightless(var, value, self._slice_before(value))
+                if weightless is not None and weightless.kind == "reshape":
+                    reshapes.append(weightless)
+                elif weightless is not None:
+                    self._keep(self._with_activation(weightless), plan)
         for var, act in self._standalone.items():
             if var not in self._swallowed and var not in plan:
                 workload = ActivationWorkload(shape_of(var) or (), act.text)

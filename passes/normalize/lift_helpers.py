@@ -20,7 +20,7 @@ from tvm_mpq.passes.normalize.exprs import dtype_of, op_name, shape_of
 from tvm_mpq.passes.normalize.rewrite import Rewriter
 
 
-@tvm.transform.module_pass(opt_level=0, name="mpq.LiftHelpers")
+@tvm.transform.module_pass(opt_level=0, name="tvm_mpq.LiftHelpers")
 class LiftHelpers:
     """Loop nests of `pad`, `maximum` and `minimum` become operators again."""
 

@@ -20,7 +20,7 @@ from tvm_mpq.passes.normalize.exprs import ints, is_float, op_name, shape_of, sl
 from tvm_mpq.passes.normalize.rewrite import Rewriter
 
 
-@tvm.transform.module_pass(opt_level=0, name="mpq.MergeCopy")
+@tvm.transform.module_pass(opt_level=0, name="tvm_mpq.MergeCopy")
 class MergeCopy:
     """Merge slices and zero pads with each other, and pads into convolutions."""
 

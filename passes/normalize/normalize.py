@@ -19,7 +19,7 @@ from tvm_mpq.passes.normalize.simplify import Simplify
 from tvm_mpq.passes.normalize.sink_reshape import SinkReshape
 
 
-@tvm.transform.module_pass(opt_level=0, name="mpq.Normalize")
+@tvm.transform.module_pass(opt_level=0, name="tvm_mpq.Normalize")
 class Normalize:
     """imported module -> the same network with every quantizable operator as a composite call, channels-last.
 

@@ -40,7 +40,7 @@ _RESHAPES = frozenset(
 _REDUCTIONS = {"relax.mean": relax.op.mean, "relax.max": relax.op.max}
 
 
-@tvm.transform.module_pass(opt_level=0, name="mpq.Simplify")
+@tvm.transform.module_pass(opt_level=0, name="tvm_mpq.Simplify")
 class Simplify:
     """Take out litter and no-ops, and write equal operations equally."""
 

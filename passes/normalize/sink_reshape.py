@@ -18,7 +18,7 @@ from tvm_mpq.passes.normalize.layout_ops import is_elementwise
 from tvm_mpq.passes.normalize.rewrite import Rewriter
 
 
-@tvm.transform.module_pass(opt_level=0, name="mpq.SinkReshape")
+@tvm.transform.module_pass(opt_level=0, name="tvm_mpq.SinkReshape")
 class SinkReshape:
     """Move reshapes of rows behind matmuls and element-wise operators."""
 

@@ -17,7 +17,7 @@ from mpq_testing.quick import measure_quickly
 from tvm_mpq.execute import network
 from tvm_mpq.execute.prepare import prepare
 from tvm_mpq.passes.graph import Node
-from tvm_mpq.passes.lowering import Value
+from tvm_mpq.passes.lowering import StoredValue
 from tvm_mpq.pipeline.options import Result
 from tvm_mpq.schema import FLOAT_BITS
 from tvm_mpq.tuning.devices.session import RpcSession
@@ -64,7 +64,7 @@ def test_what_was_built_computes_there_what_is_defined_here(
     for x, output in zip(data, found, strict=True):
         held = walk(prepared.graph, steps, {prepared.graph.inputs[0]: x[None]}, channels_first)
         (name,) = prepared.graph.outputs
-        np.testing.assert_array_equal(output, held[Value(name, FLOAT_BITS)])
+        np.testing.assert_array_equal(output, held[StoredValue(name, FLOAT_BITS)])
     assert len(np.unique(found)) > 50, "values that show something"
 
 

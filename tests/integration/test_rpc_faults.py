@@ -24,7 +24,7 @@ from mpq_testing import onnx_models
 from mpq_testing.rpc import Server, cable, listener, rpc_server, rpc_tracker
 from tvm_mpq import cli
 from tvm_mpq.costs.measured import fill
-from tvm_mpq.costs.profiler import Meter, latency_key
+from tvm_mpq.costs.profiler import KernelProfiler, latency_key
 from tvm_mpq.errors import DeviceLostError, OutputError
 from tvm_mpq.kernels.registry import Request, default_kernel
 from tvm_mpq.schema import AddWorkload, DeviceIdentity, LatencyKey, Precision
@@ -37,7 +37,7 @@ from tvm_mpq.tuning.devices.boards import Boards
 from tvm_mpq.tuning.devices.pool import ThisMachine
 from tvm_mpq.tuning.devices.sentinel import FUNCTION, build_sentinel, sentinel_args
 from tvm_mpq.tuning.measure import kernels as measure_module
-from tvm_mpq.tuning.measure.kernels import Job, MeasureSettings
+from tvm_mpq.tuning.measure.kernels import KernelJob, MeasureSettings
 from tvm_mpq.tuning.measure.on_pool import failed, measure_at
 
 QUICK = MeasureSettings(repeats=5, min_repeat_ms=0.2, max_relative_iqr=1e6, max_drift=1e6, timeout_sec=20)
@@ -57,8 +57,10 @@ def library() -> Path:
     return build_sentinel()
 
 
-def jobs(library: Path, count: int) -> list[Job]:
-    return [Job(dataclasses.replace(KEY, workload=f"w{i}"), library, FUNCTION, sentinel_args()) for i in range(count)]
+def jobs(library: Path, count: int) -> list[KernelJob]:
+    return [
+        KernelJob(dataclasses.replace(KEY, workload=f"w{i}"), library, FUNCTION, sentinel_args()) for i in range(count)
+    ]
 
 
 def opened(port: int, key: str | None = None, **options: Any) -> Boards:
@@ -148,7 +150,7 @@ def test_a_server_that_hangs_in_the_middle(library: Path) -> None:
 
         boards._say = wake
         assert len(names(found)) == 39
-        assert boards.losses and all(loss.came_back for loss in boards.losses)
+        assert boards.disconnects and all(disconnect.came_back for disconnect in boards.disconnects)
         boards.close()
 
 
@@ -162,7 +164,7 @@ def test_a_server_that_closes_in_the_middle_of_an_upload(library: Path) -> None:
             with pytest.raises(DeviceLostError, match=r"no board is left .*what was measured is kept") as caught:
                 done.extend(work)
             assert "\n" not in str(caught.value)
-            assert [loss.came_back for loss in boards.losses] == [False]
+            assert [disconnect.came_back for disconnect in boards.disconnects] == [False]
             boards.close()
             wire.cut_after(None)
             again = opened(wire.port)
@@ -188,7 +190,7 @@ def test_a_lost_board_that_comes_back_costs_nothing(library: Path) -> None:
             boards._say = mend
             assert len(names([*done, *work])) == 24
             assert any("lost the device at" in text for text in said)
-            assert [loss.came_back for loss in boards.losses] == [True]
+            assert [disconnect.came_back for disconnect in boards.disconnects] == [True]
             boards.close()
 
 
@@ -212,7 +214,7 @@ def test_one_of_three_boards_is_killed(three: tuple[int, list[Server]], library:
     victim = servers[1]
     victim.kill()
     assert len(names([*done, *work])) == 60
-    assert [loss.board for loss in boards.losses] == [f"k at 127.0.0.1:{victim.port}"]
+    assert [disconnect.board for disconnect in boards.disconnects] == [f"k at 127.0.0.1:{victim.port}"]
     assert any(f"lost k at 127.0.0.1:{victim.port}" in text for text in said)
     boards.close()
 
@@ -289,13 +291,13 @@ def test_the_clock_jumps_backwards(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     store = KernelStore(tmp_path / "kernels", to_tvm_attrs(row, 1))
     device = DeviceIdentity("m", "c", (), 1, 1)
     with LatencyDatabase(tmp_path / "db") as db:
-        meter = Meter(row.name, device, store, db, ThisMachine(1), QUICK)
+        profiler = KernelProfiler(row.name, device, store, db, ThisMachine(1), QUICK)
         request = _request(row)
         key = latency_key(default_kernel(request), row.name)
         db.put(failed(key, device.key, "an older kernel", "crashed"))
         monkeypatch.setattr(Backwards, "offset", timedelta(days=-365))
-        assert fill(meter, [request]).measured == 1
-        second = fill(meter, [request])
+        assert fill(profiler, [request]).measured == 1
+        second = fill(profiler, [request])
         assert (second.measured, second.cached) == (0, 1)
 
 

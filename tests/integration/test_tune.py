@@ -15,7 +15,7 @@ from mpq_testing.quick import measure_quickly
 from tvm_mpq.costs.measured import fill
 from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.pipeline import tune_network
-from tvm_mpq.pipeline.context import open_bench
+from tvm_mpq.pipeline.context import open_context
 from tvm_mpq.pipeline.options import Options
 from tvm_mpq.pipeline.problem import Space
 from tvm_mpq.report import tables
@@ -55,10 +55,10 @@ def test_a_second_run_goes_on(tuned: dict[str, Any]) -> None:
 
 
 def test_the_fastest_known_kernel_is_what_later_jobs_use(tuned: dict[str, Any]) -> None:
-    with open_bench(tuned["options"]) as bench:
-        space = Space(bench.prepared.graph, bench.prepared.features, bench.prepared.threads)
-        meter = bench.meter()
-        table = fill(meter, space.requests())
+    with open_context(tuned["options"]) as context:
+        space = Space(context.prepared.graph, context.prepared.features, context.prepared.threads)
+        profiler = context.profiler()
+        table = fill(profiler, space.requests())
         assert table.measured == 0
         with LatencyDatabase(tuned["options"].db) as db:
             for request in space.requests():

@@ -28,7 +28,7 @@ CHUNK = 16
 
 
 @dataclass(frozen=True)
-class Source:
+class KernelSource:
     """A kernel's code and the hash that names it, its library, and its code in every latency record."""
 
     version: str
@@ -50,7 +50,7 @@ class Source:
 class Compiled:
     """A library on disk, or the reason why there is none."""
 
-    source: Source
+    source: KernelSource
     path: Path | None
     failure: str | None
 
@@ -89,24 +89,24 @@ class KernelStore:
         """What is compiled for."""
         return tvm.target.Target(dict(self._attrs))
 
-    def source(self, kernel: Kernel) -> Source:
+    def source(self, kernel: Kernel) -> KernelSource:
         """The kernel's code and its version."""
         code = kernel.code()
         written = (code.text, code.llvm or "") if isinstance(code, Script) else (structure(code),)
-        return Source(self._version(*written), code, kernel.buffers)
+        return KernelSource(self._version(*written), code, kernel.buffers)
 
-    def source_of(self, func: tvm.tirx.PrimFunc) -> Source:
+    def source_of(self, func: tvm.tirx.PrimFunc) -> KernelSource:
         """Any PrimFunc and its version."""
         func = func.without_attr("global_symbol")
         buffers = tuple((tuple(int(d) for d in param.shape), str(param.dtype)) for param in func.params)
-        return Source(self._version(structure(func)), func, buffers)
+        return KernelSource(self._version(structure(func)), func, buffers)
 
     def _version(self, *code: str) -> str:
         """A hash of the code, the target and TVM's version."""
         text = "|".join((*code, json.dumps(self._attrs, sort_keys=True), tvm.__version__))
         return hashlib.sha256(text.encode()).hexdigest()[:24]
 
-    def compile(self, sources: Sequence[Source], progress: Progress | None = None) -> list[Compiled]:
+    def compile(self, sources: Sequence[KernelSource], progress: Progress | None = None) -> list[Compiled]:
         """Build what is not on disk yet; failures are results with a reason."""
         wanted = {s.symbol: s for s in sources}
         missing = [s for s in wanted.values() if not self._path(s).exists() and s.symbol not in self._failures]
@@ -129,7 +129,7 @@ class KernelStore:
             found.append((compiled.path, compiled.source.symbol))
         return found
 
-    def _build(self, sources: Sequence[Source]) -> None:
+    def _build(self, sources: Sequence[KernelSource]) -> None:
         items = [(s.symbol, s.code) for s in sources]
         target = self.target()
         with tempfile.TemporaryDirectory(dir=self._folder) as work:
@@ -143,9 +143,9 @@ class KernelStore:
                 with contextlib.suppress(FileExistsError):
                     os.link(result.path, self._path(source))
 
-    def _result(self, source: Source) -> Compiled:
+    def _result(self, source: KernelSource) -> Compiled:
         path = self._path(source)
         return Compiled(source, path if path.exists() else None, self._failures.get(source.symbol))
 
-    def _path(self, source: Source) -> Path:
+    def _path(self, source: KernelSource) -> Path:
         return self._folder / f"{source.symbol}.so"

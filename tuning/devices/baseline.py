@@ -7,7 +7,7 @@ from collections import deque
 import numpy as np
 
 
-class Pace:
+class SpeedBaseline:
     """A device's usual speed, as the sentinel shows it: what holds for one candidate must hold for all in a table.
 
     On a machine that others use too, the undisturbed speed is the fast one, so the lower quartile of the readings

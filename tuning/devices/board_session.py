@@ -31,7 +31,7 @@ def parse_address(text: str) -> tuple[str, int]:
 
 
 @dataclass
-class Loss:
+class Disconnect:
     """A board that stopped answering."""
 
     board: str
@@ -48,10 +48,12 @@ class BoardSession(RpcSession):
         Facts of the CPU.
     """
 
-    def __init__(self, *args: Any, expected: Board | None = None, note: Callable[[Loss], None], **options: Any) -> None:
+    def __init__(
+        self, *args: Any, expected: Board | None = None, note: Callable[[Disconnect], None], **options: Any
+    ) -> None:
         self._expected, self._note = expected, note
         self._error: DeviceLostError | None = None  # of the call that found the board gone
-        self._loss: Loss | None = None  # until a board is reached again
+        self._disconnect: Disconnect | None = None  # until a board is reached again
         self._lost_address: tuple[str, int] | None = None
         self.board: Board
         self.opened = 0.0
@@ -60,10 +62,10 @@ class BoardSession(RpcSession):
 
     def restart(self) -> None:
         """Connect anew, through a tracker perhaps to another board of the same CPU. Raises DeviceLostError."""
-        if self._error is not None and self._loss is None:
-            self._loss = Loss(self.describe(), str(self._error))
+        if self._error is not None and self._disconnect is None:
+            self._disconnect = Disconnect(self.describe(), str(self._error))
             self._lost_address = self.address
-            self._note(self._loss)
+            self._note(self._disconnect)
         try:
             super().restart()
             self.opened = time.monotonic()
@@ -79,9 +81,9 @@ class BoardSession(RpcSession):
             self.close()
             raise DeviceLostError(f"{name} is another CPU ({self.board.cpu_model}) than the first board; not used")
         self._expected = self.board
-        if self._loss is not None:
-            self._loss.came_back = self.address == self._lost_address
-            self._loss = None
+        if self._disconnect is not None:
+            self._disconnect.came_back = self.address == self._lost_address
+            self._disconnect = None
 
     def guarded(self, what: str, action: Callable[[], Any], timeout_sec: float | None = None) -> Any:
         try:

@@ -1,4 +1,4 @@
-"""Boards far away, used as one place: several of equal identity under one tracker key, or a single server.
+"""Boards far away, used as one pool: several of equal identity under one tracker key, or a single server.
 
 Work is split over all boards that are free. One that drops is named, its task goes to another board or waits for it to
 come back; what was done is kept by those who did it. Boards of another CPU under the same key are refused, since
@@ -20,11 +20,11 @@ import tvm
 from tvm_mpq.errors import DeviceLostError
 from tvm_mpq.targets.cross import linker_for
 from tvm_mpq.tuning.devices import session as sessions
-from tvm_mpq.tuning.devices.board_session import BoardSession, Loss
+from tvm_mpq.tuning.devices.board_session import BoardSession, Disconnect
 from tvm_mpq.tuning.devices.sentinel import build_sentinel
 from tvm_mpq.tuning.devices.session_base import Session
 from tvm_mpq.tuning.devices.tracker import NotATrackerError, Tracker
-from tvm_mpq.tuning.devices.work_queue import CHANCES, Shift
+from tvm_mpq.tuning.devices.work_queue import CHANCES, WorkQueue
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
@@ -40,7 +40,7 @@ MOST_BOARDS = 16
 
 
 class Boards:
-    """Implements `place.Place` over RPC.
+    """Implements `pool.DevicePool` over RPC.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ class Boards:
     ) -> None:
         self._say = say or (lambda text: None)
         self._patience_sec = PATIENCE_SEC if patience_sec is None else patience_sec
-        self.losses: list[Loss] = []
+        self.disconnects: list[Disconnect] = []
         self._lock = threading.RLock()
         self._sessions: list[BoardSession] = []
         self._gathered = False
@@ -146,11 +146,11 @@ class Boards:
             return
         if len(tasks) > 1:
             self._gather(len(tasks))
-        shift = Shift(tasks, work, recover=self._recover, give_up=self._give_up, nobody=self._nobody)
+        queue = WorkQueue(tasks, work, recover=self._recover, give_up=self._give_up, nobody=self._nobody)
         try:
-            yield from shift.results(list(self._sessions))
+            yield from queue.results(list(self._sessions))
         finally:
-            shift.stop()
+            queue.stop()
 
     def close(self) -> None:
         with self._lock:
@@ -197,10 +197,10 @@ class Boards:
         if len(self._sessions) > 1:
             self._say(f"measuring on {len(self._sessions)} boards")
 
-    def _lost(self, loss: Loss) -> None:
+    def _lost(self, disconnect: Disconnect) -> None:
         with self._lock:
-            self.losses.append(loss)
-        self._say(f"lost {loss.board}: {loss.reason}")
+            self.disconnects.append(disconnect)
+        self._say(f"lost {disconnect.board}: {disconnect.reason}")
 
     def _recover(self, session: BoardSession, stop: threading.Event) -> bool:
         """Reach a lost board again, or another of its kind; False when patience ends or `stop` is set."""
@@ -227,7 +227,7 @@ class Boards:
                 self._sessions.remove(session)
 
     def _nobody(self, error: BaseException) -> DeviceLostError:
-        lost = ", ".join(dict.fromkeys(loss.board for loss in self.losses)) or "the board"
+        lost = ", ".join(dict.fromkeys(disconnect.board for disconnect in self.disconnects)) or "the board"
         return DeviceLostError(
             f"no board is left (lost: {lost}): {_short(error)}; what was measured is kept: start the server there "
             "again and repeat the command"

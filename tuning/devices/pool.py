@@ -1,6 +1,6 @@
-"""Where work for devices is done: this machine, or a pool of boards (see `boards`).
+"""Where work for devices is done: this machine, or several boards (see `boards`).
 
-A place gives sessions, and takes the burden of losing one off those who measure.
+A pool gives out sessions, and handles lost connections for those who measure.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
 
 
-class Place(Protocol):
+class DevicePool(Protocol):
     """A device, or several of equal identity.
 
     Attributes

@@ -33,7 +33,7 @@ CONNECT_TIMEOUT_SEC = 20.0
 """For a server to accept a session: it forks a process for it, and serves one client at a time."""
 
 GRACE_SEC = 5.0
-"""How much later than the deadline here the socket's own one comes."""
+"""The socket's own deadline comes this long after ours, so that ours is the one that is noticed."""
 
 _T = TypeVar("_T")
 
@@ -41,10 +41,10 @@ _REFUSALS = {
     "is not TVM RPC server": "what listens there is no TVM RPC server (for a tracker give its key too)",
     "cannot find server that matches key": "the server there has another key than the one given",
 }
-"""What TVM says when a connection fails: the same in plain words."""
+"""TVM's messages when a connection fails, and what they mean."""
 
 _dialling = threading.Lock()
-"""Held while TVM opens a socket, so that the new one can be told from those of other sessions."""
+"""Held while TVM opens a socket: the one socket that appears meanwhile belongs to the session that holds this."""
 
 
 class LocalSession(Session):

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import tvm
 
 from tvm_mpq.errors import DeviceLostError, InvalidValueError, MeasurementError, MissingFileError
-from tvm_mpq.tuning.devices.baseline import Pace
+from tvm_mpq.tuning.devices.baseline import SpeedBaseline
 
 _Self = TypeVar("_Self", bound="Session")
 _T = TypeVar("_T")
@@ -38,7 +38,7 @@ class Session:
         Deadline of a call that names none.
     generation : int
         Counts connections: what was loaded or copied under another number is gone.
-    pace : Pace
+    baseline : SpeedBaseline
         The device's usual speed, as far as it was measured.
     """
 
@@ -52,7 +52,7 @@ class Session:
         self.threads = threads
         self.timeout_sec = timeout_sec
         self.generation = 0
-        self.pace = Pace()
+        self.baseline = SpeedBaseline()
         self._rpc: Any = None
         self._uploads = 0
 

@@ -1,4 +1,4 @@
-"""Tasks worked off by several boards at once; what one of them drops another takes up."""
+"""A queue of tasks that several boards work on at once; a task that a lost board left goes to another board."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from tvm_mpq.tuning.devices.board_session import BoardSession
 from tvm_mpq.tuning.devices.session_base import Session
 
 STOP_SEC = 1.0
-"""For an idle thread to end; one that waits for a lost board is left to itself."""
+"""How long `stop` waits for each idle thread to end. Threads that wait for a lost board are not waited for."""
 
 CHANCES = 2
-"""Boards that a task may lose before it is called guilty."""
+"""How many boards may be lost during a task before the task itself is taken for the cause."""
 
 
-class Shift:
+class WorkQueue:
     """A queue of tasks, and a thread for each board.
 
     Parameters
     ----------
     recover : callable
-        Reaches a lost board again; False when it gives up, or when the event it is given is set.
+        Connects to a lost board again; returns False when it gives up, or when the event it is given is set.
     give_up : callable
-        Hears of a board that is gone for good.
+        Called with a board that is lost for good.
     nobody : callable
-        Makes the error that says that no board is left.
+        Returns the error to raise when no board is left.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Shift:
                     raise self._nobody(value) from value
 
     def stop(self) -> None:
-        """End the threads; whoever still works, because the caller gave up, loses its connection."""
+        """End all threads. When the caller gave up early, sessions still at work are closed."""
         self._ended.set()
         for thread, session in self._threads.items():
             thread.join(0.0 if self._left else STOP_SEC)
@@ -77,7 +77,7 @@ class Shift:
                 session.close()
 
     def _serve(self, session: BoardSession) -> None:
-        """Body of a thread: tasks on one board until none is left or the board is."""
+        """Body of a thread: runs tasks on one board until no task is left or the board is lost for good."""
         error = DeviceLostError(f"{session.describe()} does not answer")
         try:
             while not self._ended.is_set():

@@ -31,13 +31,13 @@ from tvm_mpq.errors import DeviceLostError, InvalidValueError, MeasurementError
 from tvm_mpq.schema import LatencyKey, LatencyRecord, Progress
 from tvm_mpq.tuning.devices.sentinel import FUNCTION, build_sentinel, sentinel_args
 from tvm_mpq.tuning.devices.session_base import Session
-from tvm_mpq.tuning.measure.statistics import Sample, Verdict, judge
+from tvm_mpq.tuning.measure.statistics import Sample, Verdict, summarize_samples
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Job:
+class KernelJob:
     """One kernel to time. Arrays that several jobs share (the same objects) are sent once."""
 
     key: LatencyKey
@@ -53,8 +53,8 @@ class MeasureSettings:
     repeats rounds are kept per candidate, each a loop of at least min_repeat_ms; warmup rounds before them are not
     counted. A candidate is accepted when IQR / median <= max_relative_iqr, or its IQR is below negligible_iqr_us (a
     fraction of what calling a kernel costs), else taken again up to `retakes` times.
-    Rounds whose sentinel is off its usual time (`Pace`) by more than max_drift are not used. Candidates take turns in
-    groups of `group` (those to be compared should be neighbours). timeout_sec is for one round of one candidate.
+    Rounds whose sentinel is off its usual time (`SpeedBaseline`) by more than max_drift are not used. Candidates take
+    turns in groups of `group` (those to be compared should be neighbours). timeout_sec: for one round of one candidate.
     """
 
     repeats: int = 7
@@ -80,7 +80,7 @@ class MeasureSettings:
 
 def measure(
     session: Session,
-    jobs: Sequence[Job],
+    jobs: Sequence[KernelJob],
     settings: MeasureSettings | None = None,
     *,
     device: str,
@@ -145,7 +145,7 @@ class _Stamp:
 
 @dataclass
 class _Candidate:
-    job: Job
+    job: KernelJob
     time: Callable[[], float] | None = None  # microseconds of one round; None until prepared on the living session
     samples: list[Sample] = dataclasses.field(default_factory=list)
     verdict: Verdict | None = None  # set once it is settled
@@ -155,14 +155,14 @@ class _Candidate:
 class _Group:
     """Candidates that take turns."""
 
-    def __init__(self, session: Session, jobs: Sequence[Job], settings: MeasureSettings, sentinel: Path) -> None:
+    def __init__(self, session: Session, jobs: Sequence[KernelJob], settings: MeasureSettings, sentinel: Path) -> None:
         self._session, self._settings, self._sentinel_path = session, settings, sentinel
         self._candidates = [_Candidate(job) for job in jobs]
         self._sentinel: Callable[[], float] | None = None
         self._modules: dict[Path, Any] = {}
         self._arrays: dict[int, Any] = {}
 
-    def run(self) -> list[tuple[Job, Verdict]]:
+    def run(self) -> list[tuple[KernelJob, Verdict]]:
         for _ in range(1 + self._settings.retakes):
             for _ in range(self._settings.repeats):
                 while not self._round():  # a crash spoilt it, and settled the one that crashed
@@ -175,7 +175,7 @@ class _Group:
         return [(c.job, c.verdict or self._judge(c)) for c in self._candidates]
 
     def _judge(self, candidate: _Candidate) -> Verdict:
-        return judge(candidate.samples, self._session.pace, self._settings)
+        return summarize_samples(candidate.samples, self._session.baseline, self._settings)
 
     def _unsettled(self) -> list[_Candidate]:
         return [c for c in self._candidates if c.verdict is None]
@@ -195,8 +195,8 @@ class _Group:
             if value is not None:
                 turn.append((candidate, value))
         after = read_sentinel()
-        self._session.pace.add(before)
-        self._session.pace.add(after)
+        self._session.baseline.add(before)
+        self._session.baseline.add(after)
         for candidate, value in turn:
             candidate.samples.append(Sample(value, before, after))
         return True

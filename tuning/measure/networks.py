@@ -15,11 +15,11 @@ import numpy.typing as npt
 from tvm import relax
 
 from tvm_mpq.errors import MeasurementError
-from tvm_mpq.tuning.devices.baseline import Pace
+from tvm_mpq.tuning.devices.baseline import SpeedBaseline
 from tvm_mpq.tuning.devices.sentinel import FUNCTION, build_sentinel, sentinel_args
 from tvm_mpq.tuning.devices.session_base import Session
 from tvm_mpq.tuning.measure.kernels import MeasureSettings, timing
-from tvm_mpq.tuning.measure.statistics import Sample, Verdict, judge
+from tvm_mpq.tuning.measure.statistics import Sample, Verdict, summarize_samples
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,9 @@ def measure_networks(
     if sentinel is None and session.is_local:
         sentinel = build_sentinel()
     read_sentinel: Callable[[], float] = lambda: 1.0  # noqa: E731
-    pace = Pace()
+    baseline = SpeedBaseline()
     if sentinel is not None:
-        pace = session.pace
+        baseline = session.baseline
         arrays = [session.array(a) for a in sentinel_args()]
         read_sentinel = timing(session, session.upload_module(sentinel), FUNCTION, arrays, settings)
     networks = [_Network(session, job, settings) for job in jobs]
@@ -91,12 +91,12 @@ def measure_networks(
             before = read_sentinel()
             values = [network.once() for network in open_]
             after = read_sentinel()
-            pace.add(before)
-            pace.add(after)
+            baseline.add(before)
+            baseline.add(after)
             for network, value in zip(open_, values, strict=True):
                 network.samples.append(Sample(value, before, after))
         for network in open_:
-            network.verdict = judge(network.samples, pace, settings)
+            network.verdict = summarize_samples(network.samples, baseline, settings)
         open_ = [network for network in open_ if network.verdict.failure is not None]
         if not open_:
             break

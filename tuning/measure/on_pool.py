@@ -9,32 +9,34 @@ import tvm
 
 from tvm_mpq.errors import DeviceLostError
 from tvm_mpq.schema import LatencyKey, LatencyRecord
-from tvm_mpq.tuning.devices.pool import Place
+from tvm_mpq.tuning.devices.pool import DevicePool
 from tvm_mpq.tuning.devices.sentinel import build_sentinel
 from tvm_mpq.tuning.devices.session_base import Session
-from tvm_mpq.tuning.measure.kernels import Job, MeasureSettings, measure
+from tvm_mpq.tuning.measure.kernels import KernelJob, MeasureSettings, measure
 
 
-def measure_at(place: Place, jobs: Sequence[Job], settings: MeasureSettings, *, device: str) -> Iterator[LatencyRecord]:
-    """`measure` on all devices of a place, in groups; records come as groups are done, their kernel_version empty.
+def measure_at(
+    pool: DevicePool, jobs: Sequence[KernelJob], settings: MeasureSettings, *, device: str
+) -> Iterator[LatencyRecord]:
+    """`measure` on all devices of a pool, in groups; records come as groups are done, their kernel_version empty.
 
     The jobs of a group that lost its devices are tried once more alone, so that only the guilty one is a failure.
     """
     if not jobs:
         return
-    sentinel = place.sentinel() or build_sentinel()
+    sentinel = pool.sentinel() or build_sentinel()
 
-    def work(session: Session, group: Sequence[Job]) -> list[LatencyRecord]:
+    def work(session: Session, group: Sequence[KernelJob]) -> list[LatencyRecord]:
         return list(measure(session, group, settings, device=device, kernel_version="", sentinel=sentinel))
 
-    size = max(1, min(settings.group, -(-len(jobs) // place.width)))
-    unlucky: list[list[Job]] = []
-    for group, found in place.run([jobs[i : i + size] for i in range(0, len(jobs), size)], work):
+    size = max(1, min(settings.group, -(-len(jobs) // pool.width)))
+    unlucky: list[list[KernelJob]] = []
+    for group, found in pool.run([jobs[i : i + size] for i in range(0, len(jobs), size)], work):
         if isinstance(found, DeviceLostError):
             unlucky += [[job] for job in group]
         else:
             yield from found
-    for (job,), found in place.run(unlucky, work):
+    for (job,), found in pool.run(unlucky, work):
         if isinstance(found, DeviceLostError):
             yield failed(job.key, device, "", str(found))
         else:

@@ -8,10 +8,10 @@ from typing import Protocol
 
 import numpy as np
 
-from tvm_mpq.tuning.devices.baseline import Pace
+from tvm_mpq.tuning.devices.baseline import SpeedBaseline
 
 
-class Limits(Protocol):
+class AcceptanceLimits(Protocol):
     """The part of the measurement settings that decides."""
 
     @property
@@ -46,11 +46,11 @@ class Verdict:
     failure: str | None = None
 
 
-def judge(samples: Sequence[Sample], pace: Pace, limits: Limits) -> Verdict:
+def summarize_samples(samples: Sequence[Sample], baseline: SpeedBaseline, limits: AcceptanceLimits) -> Verdict:
     """Accept or refuse a candidate: the newest `repeats` samples near the sentinel's usual time count."""
     if not samples:
         return Verdict(failure="it was never timed, since other kernels kept crashing the device")
-    usual_us = pace.usual_us()
+    usual_us = baseline.usual_us()
     near = limits.max_drift * usual_us
     calm = [s for s in samples if max(abs(s.before_us - usual_us), abs(s.after_us - usual_us)) <= near]
     kept = [s.value_us for s in calm[-limits.repeats :]]

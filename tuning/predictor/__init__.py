@@ -11,8 +11,8 @@ acquire   which of the missing entries tell most when measured
 from __future__ import annotations
 
 from tvm_mpq.tuning.predictor.acquire import most_informative
-from tvm_mpq.tuning.predictor.entry import Entry, Machine
+from tvm_mpq.tuning.predictor.entry import Entry, MachineFacts
 from tvm_mpq.tuning.predictor.heldout import Errors
 from tvm_mpq.tuning.predictor.model import Prediction, Predictor
 
-__all__ = ["Entry", "Errors", "Machine", "Prediction", "Predictor", "most_informative"]
+__all__ = ["Entry", "Errors", "MachineFacts", "Prediction", "Predictor", "most_informative"]

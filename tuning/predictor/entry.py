@@ -15,7 +15,7 @@ from tvm_mpq.targets import TargetRow
 
 
 @dataclass(frozen=True)
-class Machine:
+class MachineFacts:
     """Facts of the target that decide how fast a kernel is."""
 
     l1d_bytes: int
@@ -24,7 +24,7 @@ class Machine:
     threads: int = 1
 
     @classmethod
-    def of(cls, row: TargetRow, threads: int = 1) -> Machine:
+    def of(cls, row: TargetRow, threads: int = 1) -> MachineFacts:
         wide = 16 if "avx512f" in row.isa_features else 8 if "avx" in row.isa_features else 4
         return cls(row.l1d_bytes, row.l2_bytes, wide, threads)
 
@@ -61,7 +61,7 @@ class Entry:
     """One entry of the latency table, known or missing."""
 
     key: LatencyKey
-    machine: Machine
+    machine: MachineFacts
 
     @cached_property
     def workload(self) -> Workload:

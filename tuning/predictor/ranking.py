@@ -18,14 +18,14 @@ import numpy.typing as npt
 import xgboost
 
 from tvm_mpq.schema import Conv2dWorkload, LatencyKey
-from tvm_mpq.tuning.predictor.entry import Entry, Machine
+from tvm_mpq.tuning.predictor.entry import Entry, MachineFacts
 from tvm_mpq.tuning.predictor.features import table
 
 LEAST_PAIRS = 24
 """Measured candidates beside their default below which nothing is learned."""
 
 UNKNOWN_GAIN = 0.1
-"""Share that an unseen candidate is expected to save while nothing is learned; halved for each place in its space."""
+"""Share that an unseen candidate is expected to save while nothing is learned; halved for each index in its space."""
 
 _ROUNDS = 100
 _TREES = {
@@ -50,11 +50,11 @@ def slot_of(key: LatencyKey) -> Slot:
 
 
 @dataclass(frozen=True)
-class Trial:
-    """A kernel that might be measured. place: in its knob space, the default is 0; uses: calls in the network."""
+class Candidate:
+    """A kernel that might be measured. index: in its knob space, the default is 0; uses: calls in the network."""
 
     key: LatencyKey
-    place: int
+    index: int
     uses: int
 
 
@@ -65,7 +65,7 @@ class Ranking:
     """
 
     def __init__(
-        self, measured: Iterable[tuple[LatencyKey, float]], default_us: Mapping[Slot, float], machine: Machine
+        self, measured: Iterable[tuple[LatencyKey, float]], default_us: Mapping[Slot, float], machine: MachineFacts
     ) -> None:
         self._machine, self._default_us = machine, default_us
         pairs = [(key, us / default_us[slot_of(key)]) for key, us in measured if slot_of(key) in default_us]
@@ -81,14 +81,14 @@ class Ranking:
         """Whether there was enough to learn from."""
         return self._booster is not None
 
-    def gains(self, trials: Sequence[Trial], best_us: Mapping[Slot, float]) -> npt.NDArray[np.float64]:
+    def gains(self, trials: Sequence[Candidate], best_us: Mapping[Slot, float]) -> npt.NDArray[np.float64]:
         """float64[trials]: microseconds that each is expected to save in the network; 0 where it is expected slower."""
         if not trials:
             return np.zeros(0)
         uses = np.array([t.uses for t in trials], dtype=np.float64)
         best = np.array([best_us[slot_of(t.key)] for t in trials])
         if self._booster is None:
-            return np.asarray(uses * best * [UNKNOWN_GAIN * 0.5 ** (t.place - 1) for t in trials])
+            return np.asarray(uses * best * [UNKNOWN_GAIN * 0.5 ** (t.index - 1) for t in trials])
         ratio = np.exp(self._booster.predict(xgboost.DMatrix(self._rows([t.key for t in trials]))))
         expected = ratio * np.array([self._default_us[slot_of(t.key)] for t in trials])
         return np.asarray(uses * np.maximum(0.0, best - expected))

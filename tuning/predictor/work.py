@@ -61,7 +61,7 @@ def count_work(entry: Entry) -> Work:
     """Work of an entry that is `predictable`."""
     if isinstance(entry.workload, Conv2dWorkload):
         return _conv(entry, entry.workload)
-    return _carrier(entry)
+    return _weightless(entry)
 
 
 def _tiled(extent: int, tile: int) -> int:
@@ -129,7 +129,7 @@ def _conv(entry: Entry, w: Conv2dWorkload) -> Work:
     )
 
 
-def _carrier(entry: Entry) -> Work:
+def _weightless(entry: Entry) -> Work:
     """Operators without weights: vectors moved, and rows of channels at whose ends a vector may overlap."""
     w, machine = entry.workload, entry.machine
     size = 4 if entry.key.out_bits == FLOAT_BITS else 1

@@ -1,4 +1,4 @@
-"""Candidate plans on trial: run end to end in the interpreter on the calibration data."""
+"""Real accuracy of candidate plans: each is run end to end in the interpreter on the calibration data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tvm_mpq.calibrate.data import Dataset
 from tvm_mpq.calibrate.sensitivity import Loss, predict
 from tvm_mpq.execute import network
 from tvm_mpq.execute.accuracy import Accuracy, accuracy, classifies, metric_for
-from tvm_mpq.execute.emulate import borrowed
+from tvm_mpq.execute.emulate import emulated_on_int8
 from tvm_mpq.execute.interpreter import Interpreter
 from tvm_mpq.execute.prepare import Prepared
 from tvm_mpq.passes.lowering import Step
@@ -26,20 +26,20 @@ Interpret = Callable[[Callable[[Interpreter], list[npt.NDArray[Any]]]], list[npt
 """Does work with an interpreter, wherever that runs."""
 
 
-def remembered(judge: Callable[[Solution], Quality]) -> Callable[[Solution], Quality]:
-    """The same judge, which runs no solution twice: what it is worth does not hang on latencies."""
+def remembered(evaluate: Callable[[Solution], Quality]) -> Callable[[Solution], Quality]:
+    """The same function, which evaluates equal plans once: accuracy stays the same when only latencies change."""
     known: dict[str, Quality] = {}
 
     def ask(solution: Solution) -> Quality:
         name = repr((sorted(solution.choices.items()), sorted(solution.formats.items())))
         if name not in known:
-            known[name] = judge(solution)
+            known[name] = evaluate(solution)
         return known[name]
 
     return ask
 
 
-class Judge:
+class PlanEvaluator:
     """Runs solutions end to end in the interpreter on the calibration data."""
 
     def __init__(
@@ -60,7 +60,7 @@ class Judge:
 
     def __call__(self, solution: Solution) -> Quality:
         steps = network.all_steps(self._prepared, self._plan_of(solution))
-        outputs = self._outputs(borrowed(steps, self._store))
+        outputs = self._outputs(emulated_on_int8(steps, self._store))
         sums = Loss()
         for reference, output in zip(self._reference, outputs, strict=True):
             sums.add(reference, output, None)

@@ -11,7 +11,7 @@ from tvm_mpq.calibrate.data import Dataset
 from tvm_mpq.calibrate.ranges import calibrate
 from tvm_mpq.calibrate.sensitivity import Loss, float_plan, measure_losses, trials
 from tvm_mpq.execute.accuracy import metric_for
-from tvm_mpq.execute.emulate import borrowed
+from tvm_mpq.execute.emulate import emulated_on_int8
 from tvm_mpq.execute.interpreter import Interpreter, Sample
 from tvm_mpq.execute.prepare import Prepared
 from tvm_mpq.passes.lowering import Step, lower
@@ -102,7 +102,7 @@ def losses(
     return measure_losses(
         interpreter,
         steps,
-        [dataclasses.replace(trial, steps=tuple(borrowed(trial.steps, store))) for trial in todo],
+        [dataclasses.replace(trial, steps=tuple(emulated_on_int8(trial.steps, store))) for trial in todo],
         graph_samples(prepared, used),
         used.labels if used.batch == 1 else None,
         progress=options.progress,

@@ -10,7 +10,7 @@ from tvm_mpq.execute.interpreter import Interpreter, Sample
 from tvm_mpq.kernels.registry import default_kernel
 from tvm_mpq.numerics.activation_names import is_clamp
 from tvm_mpq.passes.graph import Graph, Node
-from tvm_mpq.passes.lowering import BYTE, KernelStep, Step, Value
+from tvm_mpq.passes.lowering import BYTE, KernelStep, Step, StoredValue
 from tvm_mpq.schema import FLOAT_BITS, Progress, TensorQuant
 
 
@@ -56,7 +56,7 @@ def calibrate(
     for i, sample in enumerate(samples):
         values = interpreter.run(float_steps, interpreter.load(sample), tag="base")
         for name in graph.integer_tensors():
-            observers[name].see(values[Value(name, FLOAT_BITS)].numpy())
+            observers[name].see(values[StoredValue(name, FLOAT_BITS)].numpy())
         for step in pre_steps:
             result = interpreter.run([step], values, tag="pre")
             observers[step.node].see(result[step.output].numpy())

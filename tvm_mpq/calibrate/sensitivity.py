@@ -25,7 +25,7 @@ from tvm_mpq.errors import DataError
 from tvm_mpq.execute.accuracy import relative_error
 from tvm_mpq.execute.interpreter import Array, Interpreter, Sample, Values
 from tvm_mpq.passes.graph import Graph
-from tvm_mpq.passes.lowering import FloatStep, KernelStep, ReshapeStep, Step, Value, lower
+from tvm_mpq.passes.lowering import FloatStep, KernelStep, ReshapeStep, Step, StoredValue, lower
 from tvm_mpq.schema import FLOAT_BITS, FP32, Plan, Precision, Progress
 
 Labels = npt.NDArray[np.int64]
@@ -171,11 +171,11 @@ def _floats(graph: Graph) -> dict[str, int]:
     return dict.fromkeys(graph.tensors, FLOAT_BITS)
 
 
-def _output(step: Step) -> Value:
-    return Value(step.node.output, FLOAT_BITS) if isinstance(step, FloatStep) else step.output
+def _output(step: Step) -> StoredValue:
+    return StoredValue(step.node.output, FLOAT_BITS) if isinstance(step, FloatStep) else step.output
 
 
-def _identity(step: Step) -> tuple[str, str, Value]:
+def _identity(step: Step) -> tuple[str, str, StoredValue]:
     if isinstance(step, KernelStep):
         return step.node, step.kernel.request.key, step.output
     name = step.node if isinstance(step, ReshapeStep) else step.node.name

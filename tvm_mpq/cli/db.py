@@ -5,15 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from tvm_mpq.cli.common import Command, answer, json_option
 from tvm_mpq.errors import FileFormatError
-
-if TYPE_CHECKING:
-    from tvm_mpq.report.answers import DatabaseReport
 
 
 @click.group()
@@ -21,7 +18,7 @@ def db() -> None:
     """Look into the latency database, share it, clean it."""
 
 
-def _db_command(command: Callable[..., DatabaseReport]) -> Command:
+def _db_command(command: Callable[..., dict[str, Any]]) -> Command:
     @click.option("--db", "path", type=click.Path(path_type=Path), help="Database file; default: user's cache.")
     @json_option
     @functools.wraps(command)
@@ -39,7 +36,7 @@ def _db_command(command: Callable[..., DatabaseReport]) -> Command:
 @db.command("list")
 @click.option("--workload", help="Only workloads whose key contains this text.")
 @_db_command
-def db_list(path: Path | None, workload: str | None) -> DatabaseReport:
+def db_list(path: Path | None, workload: str | None) -> dict[str, Any]:
     """Show the records."""
     from tvm_mpq.pipeline.database import list_records
 
@@ -50,7 +47,7 @@ def db_list(path: Path | None, workload: str | None) -> DatabaseReport:
 @click.argument("record")
 @click.option("--precision", help="With a workload: of this precision, such as w4a8.")
 @_db_command
-def db_show(path: Path | None, record: str, precision: str | None) -> DatabaseReport:
+def db_show(path: Path | None, record: str, precision: str | None) -> dict[str, Any]:
     """Show one RECORD in full: its id as `list` prints it, or a text that only its workload's key contains."""
     from tvm_mpq.pipeline.database import show_record
 
@@ -60,7 +57,7 @@ def db_show(path: Path | None, record: str, precision: str | None) -> DatabaseRe
 @db.command("export")
 @click.argument("file", type=click.Path(path_type=Path))
 @_db_command
-def db_export(path: Path | None, file: Path) -> DatabaseReport:
+def db_export(path: Path | None, file: Path) -> dict[str, Any]:
     """Write all records to FILE as JSON lines."""
     from tvm_mpq.pipeline.database import export_records
 
@@ -70,7 +67,7 @@ def db_export(path: Path | None, file: Path) -> DatabaseReport:
 @db.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
 @_db_command
-def db_import(path: Path | None, file: Path) -> DatabaseReport:
+def db_import(path: Path | None, file: Path) -> dict[str, Any]:
     """Read JSON lines from FILE; newer records win."""
     from tvm_mpq.pipeline.database import import_records
 
@@ -80,7 +77,7 @@ def db_import(path: Path | None, file: Path) -> DatabaseReport:
 @db.command("merge")
 @click.argument("file", type=click.Path(path_type=Path))
 @_db_command
-def db_merge(path: Path | None, file: Path) -> DatabaseReport:
+def db_merge(path: Path | None, file: Path) -> dict[str, Any]:
     """Take over the records of another database FILE; newer records win."""
     from tvm_mpq.pipeline.database import merge_records
 
@@ -91,7 +88,7 @@ def db_merge(path: Path | None, file: Path) -> DatabaseReport:
 @click.option("--failures", is_flag=True, help="Delete records of failures.")
 @click.option("--older-than-days", type=click.FloatRange(0, 36500), help="Delete records older than this.")
 @_db_command
-def db_prune(path: Path | None, failures: bool, older_than_days: float | None) -> DatabaseReport:
+def db_prune(path: Path | None, failures: bool, older_than_days: float | None) -> dict[str, Any]:
     """Delete records that are no longer wanted."""
     from tvm_mpq.pipeline.database import prune_records
 
@@ -100,7 +97,7 @@ def db_prune(path: Path | None, failures: bool, older_than_days: float | None) -
 
 @db.command("verify")
 @_db_command
-def db_verify(path: Path | None) -> DatabaseReport:
+def db_verify(path: Path | None) -> dict[str, Any]:
     """Check the file; list what is wrong with it; exit 1 when something is."""
     from tvm_mpq.pipeline.database import verify_records
 

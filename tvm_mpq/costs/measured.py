@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tvm_mpq.costs.profiler import Meter, latency_key, tuned_kernel
+from tvm_mpq.costs.profiler import KernelProfiler, latency_key, tuned_kernel
 from tvm_mpq.costs.table import LatencyTable
 from tvm_mpq.errors import DeviceLostError, MeasurementError, VerificationError
 from tvm_mpq.kernels.registry import Kernel, Request, candidates, default_kernel
@@ -21,7 +21,7 @@ UNSTEADY = ("noisy", "drifts")
 """Words in the failures that a busy machine causes, not the kernel."""
 
 
-def fill(meter: Meter, requests: Sequence[Request], *, every_candidate: bool = False) -> LatencyTable:
+def fill(profiler: KernelProfiler, requests: Sequence[Request], *, every_candidate: bool = False) -> LatencyTable:
     """A table with an entry for each request; only what the database does not know is measured.
 
     Raises
@@ -29,14 +29,14 @@ def fill(meter: Meter, requests: Sequence[Request], *, every_candidate: bool = F
     MeasurementError
         If a request is left without any kernel that could be measured; the text gives the first reason.
     """
-    table = LatencyTable(meter.target)
-    measure_all(meter, table, look_up(meter, table, requests, every_candidate=every_candidate))
+    table = LatencyTable(profiler.target)
+    measure_all(profiler, table, look_up(profiler, table, requests, every_candidate=every_candidate))
     complete(table, requests)
     return table
 
 
 def look_up(
-    meter: Meter,
+    profiler: KernelProfiler,
     table: LatencyTable,
     requests: Sequence[Request],
     *,
@@ -48,10 +48,10 @@ def look_up(
     """
     missing: dict[LatencyKey, Kernel] = {}
     for request in requests:
-        best = None if every_candidate else tuned_kernel(meter, request)
+        best = None if every_candidate else tuned_kernel(profiler, request)
         for kernel in candidates(request) if every_candidate else [best or default_kernel(request)]:
-            key = latency_key(kernel, meter.target)
-            record = meter.known(key, meter.version(kernel))
+            key = latency_key(kernel, profiler.target)
+            record = profiler.known(key, profiler.version(kernel))
             if record is None:
                 missing[key] = kernel
             else:
@@ -60,12 +60,12 @@ def look_up(
     return missing
 
 
-def measure_all(meter: Meter, table: LatencyTable, kernels: dict[LatencyKey, Kernel]) -> None:
+def measure_all(profiler: KernelProfiler, table: LatencyTable, kernels: dict[LatencyKey, Kernel]) -> None:
     """Check and measure kernels and enter their times; those that a busy machine disturbed are tried again."""
-    todo = _right_ones(meter, table, kernels)
+    todo = _verified(profiler, table, kernels)
     for _ in range(1 + NOISE_RETRIES):
         noisy: dict[LatencyKey, Kernel] = {}
-        for record in meter.measure({key: meter.store.source(kernel) for key, kernel in todo.items()}):
+        for record in profiler.measure({key: profiler.store.source(kernel) for key, kernel in todo.items()}):
             table.measured += record.failure is None
             table.offer(todo[record.key], record)
             if record.failure and any(sign in record.failure for sign in UNSTEADY):
@@ -81,29 +81,31 @@ def complete(table: LatencyTable, requests: Sequence[Request]) -> None:
             raise MeasurementError(f"no measured kernel for {request.key}: {why}")
 
 
-def _right_ones(meter: Meter, table: LatencyTable, todo: dict[LatencyKey, Kernel]) -> dict[LatencyKey, Kernel]:
+def _verified(
+    profiler: KernelProfiler, table: LatencyTable, todo: dict[LatencyKey, Kernel]
+) -> dict[LatencyKey, Kernel]:
     """The kernels whose numbers are right on the device; the others become failure records."""
     if not todo:
         return {}
     kept: dict[LatencyKey, Kernel] = {}
-    sources = [meter.store.source(kernel) for kernel in todo.values()]
-    compiled = meter.store.compile(sources, meter.progress)
+    sources = [profiler.store.source(kernel) for kernel in todo.values()]
+    compiled = profiler.store.compile(sources, profiler.progress)
     reasons = {key: library.failure for key, library in zip(todo, compiled, strict=True)}
     tasks = [(key, todo[key], lib) for key, lib in zip(todo, compiled, strict=True) if lib.path is not None]
-    for done, ((key, _, _), reason) in enumerate(meter.place.run(tasks, _wrong), 1):
+    for done, ((key, _, _), reason) in enumerate(profiler.pool.run(tasks, _why_wrong), 1):
         reasons[key] = str(reason) if isinstance(reason, DeviceLostError) else reason
-        if meter.progress:
-            meter.progress(done, len(tasks), "checking kernels")
+        if profiler.progress:
+            profiler.progress(done, len(tasks), "checking kernels")
     for (key, reason), library in zip(reasons.items(), compiled, strict=True):
         if reason is None:
             kept[key] = todo[key]
         else:
-            table.refused.append(meter.failure(key, library.source.version, reason))
-            meter.db.put(table.refused[-1], replace=True)
+            table.refused.append(profiler.failure(key, library.source.version, reason))
+            profiler.db.put(table.refused[-1], replace=True)
     return kept
 
 
-def _wrong(session: Session, task: tuple[LatencyKey, Kernel, Compiled]) -> str | None:
+def _why_wrong(session: Session, task: tuple[LatencyKey, Kernel, Compiled]) -> str | None:
     """Why a kernel's numbers are not to be trusted, None = they are right."""
     _, kernel, library = task
     assert library.path is not None

@@ -13,14 +13,14 @@ from datetime import datetime, timezone
 import tvm
 
 from tvm_mpq.costs.measured import complete, fill, look_up, measure_all
-from tvm_mpq.costs.profiler import Meter, current_kernel
+from tvm_mpq.costs.profiler import KernelProfiler, current_kernel
 from tvm_mpq.costs.table import LatencyTable
 from tvm_mpq.errors import FileFormatError
 from tvm_mpq.kernels.registry import Kernel, Request
 from tvm_mpq.schema import LatencyKey, LatencyRecord
 from tvm_mpq.targets import TargetRow
 from tvm_mpq.tuning.database.results import ResultStore
-from tvm_mpq.tuning.predictor import Entry, Machine, Prediction, Predictor, most_informative
+from tvm_mpq.tuning.predictor import Entry, MachineFacts, Prediction, Predictor, most_informative
 
 UP_FRONT = 0.75
 """Share of the measurements that are spent before planning; the others are left for the entries of the chosen plan."""
@@ -35,7 +35,9 @@ BETTER = 0.5
 Say = Callable[[str], None]
 
 
-def fill_partly(meter: Meter, requests: Sequence[Request], row: TargetRow, fraction: float, say: Say) -> LatencyTable:
+def fill_partly(
+    profiler: KernelProfiler, requests: Sequence[Request], row: TargetRow, fraction: float, say: Say
+) -> LatencyTable:
     """A table with an entry for each request: what the database lacks is measured in part and predicted in part.
 
     Parameters
@@ -50,19 +52,19 @@ def fill_partly(meter: Meter, requests: Sequence[Request], row: TargetRow, fract
         As `measured.fill`.
     """
     if fraction >= 1:
-        return fill(meter, requests)
-    table = LatencyTable(meter.target)
-    missing = look_up(meter, table, requests)
+        return fill(profiler, requests)
+    table = LatencyTable(profiler.target)
+    missing = look_up(profiler, table, requests)
     if missing:
-        machine = Machine.of(row, requests[0].threads)
-        old = {key: meter.known(key, meter.version(kernel), "predicted") for key, kernel in missing.items()}
+        machine = MachineFacts.of(row, requests[0].threads)
+        old = {key: profiler.known(key, profiler.version(kernel), "predicted") for key, kernel in missing.items()}
         foretold = {key: record for key, record in old.items() if record is not None}
         new = [key for key in missing if key not in foretold]
-        entries, times = measurements(meter, machine, requests[0].features)
+        entries, times = measurements(profiler, machine, requests[0].features)
         taken = most_informative(entries, [Entry(key, machine) for key in new], UP_FRONT * fraction)
         chosen = {new[i]: missing[new[i]] for i in taken}
         rest = {key: kernel for key, kernel in missing.items() if key not in chosen}
-        measure_all(meter, table, chosen)
+        measure_all(profiler, table, chosen)
         while rest:
             fresh = {r.key: r.median_us for r in table.records.values() if r.key in missing and r.median_us}
             known = [*entries, *(Entry(key, machine) for key in fresh)]
@@ -76,20 +78,20 @@ def fill_partly(meter: Meter, requests: Sequence[Request], row: TargetRow, fract
             if not refused:
                 say(f"predicting {len(rest)} latencies: {predictor.held_out}")
                 table.predictor = predictor.held_out.to_json()
-                ResultStore(meter.db).put("predictor", f"{meter.device.key}|{meter.target}", table.predictor)
+                ResultStore(profiler.db).put("predictor", f"{profiler.device.key}|{profiler.target}", table.predictor)
                 for key, kernel in rest.items():
-                    table.offer(kernel, _kept(meter, foretold.get(key), key, kernel, found[key]))
+                    table.offer(kernel, _kept(profiler, foretold.get(key), key, kernel, found[key]))
                 break
             more = [refused[i].key for i in most_informative(known, refused, REFUSED_AT_ONCE)]
             for key in more:
                 say(f"measured, for it cannot be predicted: {rest[key].request.key}: {reasons[key]}")
-            measure_all(meter, table, {key: rest.pop(key) for key in more})
+            measure_all(profiler, table, {key: rest.pop(key) for key in more})
     complete(table, requests)
     return table
 
 
 def _kept(
-    meter: Meter, old: LatencyRecord | None, key: LatencyKey, kernel: Kernel, prediction: Prediction
+    profiler: KernelProfiler, old: LatencyRecord | None, key: LatencyKey, kernel: Kernel, prediction: Prediction
 ) -> LatencyRecord:
     """The stored prediction, or the new one, which is stored, where it is clearly better."""
     if old is not None and old.stated_error is not None and prediction.stated_error >= BETTER * old.stated_error:
@@ -97,9 +99,9 @@ def _kept(
     now = datetime.now(timezone.utc).isoformat()
     record = LatencyRecord(
         key,
-        meter.device.key,
+        profiler.device.key,
         tvm.__version__,
-        meter.version(kernel),
+        profiler.version(kernel),
         prediction.median_us,
         None,
         0,
@@ -107,21 +109,27 @@ def _kept(
         "predicted",
         stated_error=prediction.stated_error,
     )
-    meter.db.put(record, replace=True)
+    profiler.db.put(record, replace=True)
     return record
 
 
-def measurements(meter: Meter, machine: Machine, features: frozenset[str]) -> tuple[list[Entry], list[float]]:
+def measurements(
+    profiler: KernelProfiler, machine: MachineFacts, features: frozenset[str]
+) -> tuple[list[Entry], list[float]]:
     """Entries and microseconds of what this device measured, of code that is still what would be compiled."""
     entries, times = [], []
-    for record in meter.db.records(
-        failures=False, device=meter.device.key, target=meter.target, provenance="measured", tvm_version=tvm.__version__
+    for record in profiler.db.records(
+        failures=False,
+        device=profiler.device.key,
+        target=profiler.target,
+        provenance="measured",
+        tvm_version=tvm.__version__,
     ):
         entry = Entry(record.key, machine)
         with contextlib.suppress(FileFormatError):  # kinds that are no more
             if entry.predictable and record.median_us:
                 request = Request(entry.workload, entry.precision, record.key.out_bits, features, machine.threads)
-                if current_kernel(meter, request, record) is not None:
+                if current_kernel(profiler, request, record) is not None:
                     entries.append(entry)
                     times.append(record.median_us)
     return entries, times

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from tvm_mpq.errors import NoKernelError
 from tvm_mpq.kernels.registry import Kernel, Request, named_kernel
 from tvm_mpq.schema import DeviceIdentity, LatencyKey, LatencyRecord, Progress
-from tvm_mpq.tuning.compile.kernel_store import KernelStore, Source
+from tvm_mpq.tuning.compile.kernel_store import KernelSource, KernelStore
 from tvm_mpq.tuning.database.latencies import LatencyDatabase
-from tvm_mpq.tuning.devices.pool import Place
-from tvm_mpq.tuning.measure.kernels import Job, MeasureSettings
+from tvm_mpq.tuning.devices.pool import DevicePool
+from tvm_mpq.tuning.measure.kernels import KernelJob, MeasureSettings
 from tvm_mpq.tuning.measure.on_pool import failed, measure_at
 
 
@@ -25,14 +25,14 @@ def latency_key(kernel: Kernel, target: str) -> LatencyKey:
 
 
 @dataclass(frozen=True)
-class Meter:
+class KernelProfiler:
     """Everything measuring needs: where records go, where code is compiled, where it runs."""
 
     target: str
     device: DeviceIdentity
     store: KernelStore
     db: LatencyDatabase
-    place: Place
+    pool: DevicePool
     settings: MeasureSettings
     progress: Progress | None = None
 
@@ -46,7 +46,7 @@ class Meter:
         record = next(found, None)
         return record if record is not None and record.kernel_version == version else None
 
-    def measure(self, items: Mapping[LatencyKey, Source]) -> Iterator[LatencyRecord]:
+    def measure(self, items: Mapping[LatencyKey, KernelSource]) -> Iterator[LatencyRecord]:
         """Compile and time; each record is stored before the next is measured. Failures are records too."""
         if not items:
             return
@@ -56,8 +56,8 @@ class Meter:
             if compiled.path is None:
                 yield self.failure(key, source.version, compiled.failure or "does not compile")
             else:
-                jobs.append(Job(key, compiled.path, source.symbol, source.arguments()))
-        records = measure_at(self.place, jobs, self.settings, device=self.device.key)
+                jobs.append(KernelJob(key, compiled.path, source.symbol, source.arguments()))
+        records = measure_at(self.pool, jobs, self.settings, device=self.device.key)
         for done, bare in enumerate(records, 1):
             record = dataclasses.replace(bare, kernel_version=items[bare.key].version)
             self.db.put(record, replace=True)
@@ -70,15 +70,15 @@ class Meter:
         return failed(key, self.device.key, version, reason)
 
 
-def tuned_kernel(meter: Meter, request: Request) -> Kernel | None:
+def tuned_kernel(profiler: KernelProfiler, request: Request) -> Kernel | None:
     """The fastest kernel that this device measured for a request, None when it measured none but the default."""
-    where = (request.workload.key, str(request.precision), request.out_bits, meter.target, meter.device.key)
-    found = meter.db.fastest(*where)
-    current = (current_kernel(meter, request, record) for record in (found if len(found) > 1 else ()))
+    where = (request.workload.key, str(request.precision), request.out_bits, profiler.target, profiler.device.key)
+    found = profiler.db.fastest(*where)
+    current = (current_kernel(profiler, request, record) for record in (found if len(found) > 1 else ()))
     return next((kernel for kernel in current if kernel is not None), None)
 
 
-def current_kernel(meter: Meter, request: Request, record: LatencyRecord) -> Kernel | None:
+def current_kernel(profiler: KernelProfiler, request: Request, record: LatencyRecord) -> Kernel | None:
     """The kernel that a record of this request is about, None where today's code of it is not what was measured."""
     try:
         kernel = named_kernel(request, record.key.family, json.loads(record.key.knobs))
@@ -86,4 +86,4 @@ def current_kernel(meter: Meter, request: Request, record: LatencyRecord) -> Ker
         return None
     # Knobs of another version may mean nothing to today's builder.
     known = kernel.knobs in kernel.family.knob_space(request)
-    return kernel if known and meter.version(kernel) == record.kernel_version else None
+    return kernel if known and profiler.version(kernel) == record.kernel_version else None

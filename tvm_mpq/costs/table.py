@@ -10,15 +10,15 @@ from typing import Any
 from tvm_mpq.kernels.registry import Kernel, Request, default_kernel
 from tvm_mpq.schema import LatencyKey, LatencyRecord
 
-HOPE = 0.3
+OPTIMISM = 0.3
 """A kernel predicted too slow is never chosen, so never measured, and the error stays; one predicted too fast is found
-out. Plans of MobileNetV2 from tables measured to 0.3 were up to 3.2 % slower than from full ones without hope, 0.9 %
-with 0.3 of it, for 2 to 5 % more of the entries measured (replays over three loss limits)."""
+out. Plans of MobileNetV2 from tables measured to 0.3 were up to 3.2 % slower than from full ones without it, 0.9 %
+with 0.3, for 2 to 5 % more of the entries measured (replays over three loss limits)."""
 
 
-def hopeful(predicted_us: float, stated_error: float) -> float:
-    """A prediction, moved by `HOPE` towards the fast end of what its error allows."""
-    return predicted_us / math.pow(1 + stated_error, HOPE)
+def optimistic_estimate_us(predicted_us: float, stated_error: float) -> float:
+    """A prediction, moved by `OPTIMISM` towards the fast end of what its error allows."""
+    return predicted_us / math.pow(1 + stated_error, OPTIMISM)
 
 
 @dataclass
@@ -38,11 +38,11 @@ class LatencyTable:
         record = self.records.get(request.key)
         return math.inf if record is None or record.median_us is None else record.median_us
 
-    def hopeful_us(self, request: Request) -> float:
-        """The same, predictions with hope."""
+    def optimistic_us(self, request: Request) -> float:
+        """The same; a prediction counts as its optimistic estimate."""
         record = self.records.get(request.key)
         error = 0.0 if record is None else record.stated_error or 0.0
-        return hopeful(self.latency_us(request), error)
+        return optimistic_estimate_us(self.latency_us(request), error)
 
     def kernel(self, request: Request) -> Kernel:
         return self.kernels.get(request.key) or default_kernel(request)

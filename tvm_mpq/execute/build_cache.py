@@ -23,13 +23,13 @@ from tvm_mpq.schema import DeviceIdentity, Plan, Progress
 from tvm_mpq.tuning.compile.kernel_store import KernelStore
 from tvm_mpq.tuning.database.latencies import LatencyDatabase
 from tvm_mpq.tuning.database.network_store import NetworkRun, NetworkStore
-from tvm_mpq.tuning.devices.pool import Place
+from tvm_mpq.tuning.devices.pool import DevicePool
 from tvm_mpq.tuning.devices.session_base import Session
 from tvm_mpq.tuning.measure import presets
 from tvm_mpq.tuning.measure.networks import NetworkJob, WholeNetworkLatency, measure_networks
 
 ATTEMPTS = 3
-"""How often whole networks are timed before a scatter is accepted and said."""
+"""How often whole networks are timed before noisy times are accepted, with a message to the user."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ class Checked:
     activation_bytes: int
 
 
-class Workshop:
-    """Builds each distinct plan of one network once; its folder goes away with it."""
+class NetworkBuildCache:
+    """Builds each distinct plan of one network once, in a folder that is deleted with this object."""
 
     def __init__(
         self,
         prepared: Prepared,
         kernels: KernelStore,
-        place: Place,
+        pool: DevicePool,
         device: DeviceIdentity,
         db: LatencyDatabase,
         sample: Sample,
@@ -58,7 +58,7 @@ class Workshop:
         say: Callable[[str], None],
         progress: Progress | None = None,
     ) -> None:
-        self._prepared, self._kernels, self._place, self._device = prepared, kernels, place, device
+        self._prepared, self._kernels, self._pool, self._device = prepared, kernels, pool, device
         self._say, self._progress = say, progress
         self._inputs = [sample[name] for name in prepared.inputs]
         self._work: tempfile.TemporaryDirectory[str] = tempfile.TemporaryDirectory(prefix="tvm_mpq_")
@@ -99,11 +99,11 @@ class Workshop:
         return {name: times[digest] for name, digest in digests.items()}
 
     def _time(self, jobs: list[NetworkJob]) -> list[WholeNetworkLatency]:
-        """Times, taken again while they scatter; on a machine that stays busy, with their scatter and a word."""
-        return self._place.do(lambda session: self._timed(session, jobs))
+        """Times of all networks; noisy ones are retaken, and accepted with a message if the machine stays busy."""
+        return self._pool.do(lambda session: self._timed(session, jobs))
 
     def _timed(self, session: Session, jobs: list[NetworkJob]) -> list[WholeNetworkLatency]:
-        sentinel = self._place.sentinel()
+        sentinel = self._pool.sentinel()
         for _ in range(ATTEMPTS):
             try:
                 return measure_networks(session, jobs, presets.NETWORKS, sentinel=sentinel)
@@ -130,7 +130,7 @@ class Workshop:
             digest = self._digest(plan)
             if digest not in outputs:
                 path = self._built_with_progress(plan).path
-                outputs[digest] = self._place.do(
+                outputs[digest] = self._pool.do(
                     lambda session, path=path: network.run_library(session, path, inputs)  # type: ignore[misc]
                 )
             if self._progress:

@@ -17,12 +17,12 @@ from tvm_mpq.schema import W8A8, Conv2dWorkload
 from tvm_mpq.tuning.compile.kernel_store import KernelStore
 
 
-def borrowed(steps: Iterable[Step], store: KernelStore) -> list[Step]:
+def emulated_on_int8(steps: Iterable[Step], store: KernelStore) -> list[Step]:
     """The same steps; those of fewer than 8 bits whose own kernel is not compiled yet run on the 8-bit one."""
-    return [_borrowed(step, store) for step in steps]
+    return [_emulated(step, store) for step in steps]
 
 
-def _borrowed(step: Step, store: KernelStore) -> Step:
+def _emulated(step: Step, store: KernelStore) -> Step:
     if not isinstance(step, KernelStep):
         return step
     request = step.kernel.request

@@ -14,11 +14,11 @@ import numpy.typing as npt
 
 from tvm_mpq.kernels.registry import Kernel
 from tvm_mpq.passes.graph import Graph, Node
-from tvm_mpq.passes.lowering import FloatStep, KernelStep, ReshapeStep, Step, Value, stored_shape
+from tvm_mpq.passes.lowering import FloatStep, KernelStep, ReshapeStep, Step, StoredValue, stored_shape
 from tvm_mpq.schema import FLOAT_BITS
 
 Array = npt.NDArray[Any]
-Values = dict[Value, Any]  # runtime tensors
+Values = dict[StoredValue, Any]  # runtime tensors
 
 Sample = dict[str, npt.NDArray[np.float32]]
 """Input name to its array: what one run of the network takes."""
@@ -47,7 +47,7 @@ class Interpreter:
         self._functions: dict[tuple[str, str, str], Callable[..., None]] = {}
         self._floats: dict[str, Callable[..., Any]] = {}
         self._constants: dict[tuple[object, ...], list[Any]] = {}
-        self._buffers: dict[tuple[str, Value, tuple[int, ...]], Any] = {}
+        self._buffers: dict[tuple[str, StoredValue, tuple[int, ...]], Any] = {}
         self._shapes: dict[tuple[str, str, str], list[tuple[int, ...]]] = {}
 
     def prepare(self, steps: Iterable[Step]) -> None:
@@ -69,7 +69,9 @@ class Interpreter:
 
     def load(self, inputs: dict[str, Array]) -> Values:
         """The network's inputs, one sample, as runtime tensors."""
-        return {Value(name, FLOAT_BITS): self._runtime.array(np.ascontiguousarray(x)) for name, x in inputs.items()}
+        return {
+            StoredValue(name, FLOAT_BITS): self._runtime.array(np.ascontiguousarray(x)) for name, x in inputs.items()
+        }
 
     def run(self, steps: Iterable[Step], values: Values, *, tag: str) -> Values:
         """Execute `steps` on top of `values`; returns a new mapping that holds both.
@@ -83,13 +85,13 @@ class Interpreter:
             elif isinstance(step, ReshapeStep):
                 held[step.output] = held[step.input]._create_view(stored_shape(self._graph, step.output))
             else:
-                arguments = [held[Value(t, FLOAT_BITS)] for t in step.node.inputs]
-                held[Value(step.node.output, FLOAT_BITS)] = self._floats[step.node.name](*arguments)
+                arguments = [held[StoredValue(t, FLOAT_BITS)] for t in step.node.inputs]
+                held[StoredValue(step.node.output, FLOAT_BITS)] = self._floats[step.node.name](*arguments)
         return held
 
     def outputs(self, values: Values) -> list[Array]:
         """The network's outputs as NumPy arrays (copies)."""
-        return [values[Value(name, FLOAT_BITS)].numpy() for name in self._graph.outputs]
+        return [values[StoredValue(name, FLOAT_BITS)].numpy() for name in self._graph.outputs]
 
     def _run_kernel(self, step: KernelStep, held: Values, tag: str) -> Any:
         key = step.kernel.key

@@ -37,7 +37,7 @@ class NotOffered(Exception):
 
 
 @dataclass(frozen=True)
-class Job:
+class EngineJob:
     """One network for one engine.
 
     model: onnx (batch 1) or tflite file; a torch network has both its ONNX file and its name for engines that convert.
@@ -56,7 +56,7 @@ class Job:
     db: str | None = None  # latency database of ours
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Job:
+    def from_json(cls, data: dict[str, Any]) -> EngineJob:
         files = ("folder", "calibration", "onnx", "tflite", "tflite_int8")
         paths = {k: Path(v) for k, v in data.items() if k in files and v}
         return cls(**{**data, **paths})

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.peers.child import Child, EngineError
-from tvm_mpq.peers.common import ENGINES, MODULES, PRECISIONS, Job, NotOffered
+from tvm_mpq.peers.common import ENGINES, MODULES, PRECISIONS, EngineJob, NotOffered
 from tvm_mpq.peers.rounds import Ratio, Round, Turn, calm_turns, ratio_to_best, rotated, spread, turn_times
 
 BUILD_SEC, LOAD_SEC, TURN_SEC, OUTPUTS_SEC = 3600.0, 300.0, 300.0, 1800.0
@@ -170,7 +170,7 @@ class Comparison:
         self.row.skipped[name] = str(error)
         self._options.say(f"{self._network.name}: {name} left out: {error}")
 
-    def _job(self, name: str) -> Job:
+    def _job(self, name: str) -> EngineJob:
         kind, precision = name.split("-")
         n = self._network
         sources = [p for p in (n.onnx, n.tflite, n.tflite_int8) if p]
@@ -181,7 +181,7 @@ class Comparison:
         if self._options.rebuild:
             (folder / "done").unlink(missing_ok=True)
         files = (n.calibration, n.onnx, n.tflite, n.tflite_int8)
-        return Job(kind, precision, folder, self._threads, *files, n.torch, self._options.db)
+        return EngineJob(kind, precision, folder, self._threads, *files, n.torch, self._options.db)
 
     def _outputs(self, name: str, inputs: Path) -> Any:
         target = self._options.cache / f"outputs-{name}.npy"

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from tvm_mpq.peers.common import Array, Job, NotOffered, rows
+from tvm_mpq.peers.common import Array, EngineJob, NotOffered, rows
 
 PACKAGES = ("ai-edge-litert", "litert-torch", "ai-edge-quantizer")
 MODULES = ("ai_edge_litert.interpreter",)
 
 
-def build(job: Job) -> None:
+def build(job: EngineJob) -> None:
     target = job.folder / "model.tflite"
     if job.tflite is not None:
         chosen = job.tflite_int8 if job.precision == "int8" else job.tflite

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tvm_mpq.peers.common import Array, Job, NotOffered, rows
+from tvm_mpq.peers.common import Array, EngineJob, NotOffered, rows
 
 PACKAGES = ("onnxruntime", "onnx")
 MODULES = ("onnxruntime",)
 
 
-def build(job: Job) -> None:
+def build(job: EngineJob) -> None:
     import onnx
 
     if job.onnx is None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tvm_mpq.peers.common import Array, Job
+from tvm_mpq.peers.common import Array, EngineJob
 
 PACKAGES = ("tvm-mpq", "apache-tvm", "apache-tvm-ffi")
 MODULES = ("tvm", "tvm.relax")
 UNIFORM = {"int8": "w8a8", "fp32": "fp32"}
 
 
-def build(job: Job) -> None:
+def build(job: EngineJob) -> None:
     from tvm_mpq.pipeline import Options, build_network
 
     images = job.images()

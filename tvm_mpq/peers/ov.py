@@ -8,13 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tvm_mpq.peers.common import Array, Job, NotOffered, rows
+from tvm_mpq.peers.common import Array, EngineJob, NotOffered, rows
 
 PACKAGES = ("openvino", "nncf")
 MODULES = ("openvino",)
 
 
-def build(job: Job) -> None:
+def build(job: EngineJob) -> None:
     import openvino
 
     model = openvino.convert_model(str(job.onnx or job.tflite))

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from tvm_mpq.peers.common import MODULES, Job, NotOffered, Runner, rows, versions
+from tvm_mpq.peers.common import MODULES, EngineJob, NotOffered, Runner, rows, versions
 
 LEAST_CALLS, WARM_CALLS, WARM_SECONDS = 5, 3, 0.005
 _A, _B, _C = (np.full(2048, v, np.float32) for v in (1.0, 0.5, 0.0))
@@ -96,7 +96,7 @@ class Worker:
             np.save(message["to"], np.concatenate(results))
             self._runner.feed(rows(np.load(message["inputs"], mmap_mode="r"))[0])
             return {}
-        job = Job.from_json(message["job"])
+        job = EngineJob.from_json(message["job"])
         engine = importlib.import_module(f"tvm_mpq.peers.{MODULES[job.kind]}")
         start = time.perf_counter()
         if todo == "build":

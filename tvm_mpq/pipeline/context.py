@@ -1,4 +1,4 @@
-"""The work bench that all commands share: model, database, compiled kernels, and the device."""
+"""What all commands share while they run: model, database, compiled kernels, and the device."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from tvm_mpq import targets
-from tvm_mpq.costs.profiler import Meter
+from tvm_mpq.costs.profiler import KernelProfiler
 from tvm_mpq.errors import TargetMismatchError
 from tvm_mpq.execute.board_runtime import BoardRuntime
-from tvm_mpq.execute.build_cache import Workshop
+from tvm_mpq.execute.build_cache import NetworkBuildCache
 from tvm_mpq.execute.host_runtime import HostRuntime
 from tvm_mpq.execute.interpreter import Interpreter, Sample
 from tvm_mpq.execute.prepare import Prepared, prepare
 from tvm_mpq.pipeline.options import Options
-from tvm_mpq.report.contract import Boards as BoardsReport
-from tvm_mpq.report.contract import Condition, LostBoard, Reading, Readings
 from tvm_mpq.schema import DeviceIdentity
 from tvm_mpq.targets import TargetRow, health
 from tvm_mpq.targets.cpuinfo import usable_cores
@@ -29,7 +27,7 @@ from tvm_mpq.tuning.database.results import ResultStore
 from tvm_mpq.tuning.database.store import default_path
 from tvm_mpq.tuning.devices.board_session import parse_address
 from tvm_mpq.tuning.devices.boards import Boards
-from tvm_mpq.tuning.devices.pool import Place, ThisMachine
+from tvm_mpq.tuning.devices.pool import DevicePool, ThisMachine
 from tvm_mpq.tuning.devices.probe import Probe
 from tvm_mpq.tuning.devices.session_base import Session
 from tvm_mpq.tuning.measure import presets
@@ -41,34 +39,34 @@ UNPACKAGED = ("arm", "riscv64")
 
 
 @dataclass
-class Bench:
+class RunContext:
     """What all commands share: the prepared network, where it runs, and what is known so far. A context manager."""
 
     options: Options
     prepared: Prepared
     db: LatencyDatabase
     store: KernelStore
-    place: Place
+    pool: DevicePool
     device: DeviceIdentity
-    health: Reading  # of the device, before the work
+    health: dict[str, Any]  # of the device, before the work
     _interpreter: tuple[Any, Interpreter] | None = None  # and the connection it belongs to
 
-    def meter(self) -> Meter:
-        return Meter(
+    def profiler(self) -> KernelProfiler:
+        return KernelProfiler(
             self.prepared.row.name,
             self.device,
             self.store,
             self.db,
-            self.place,
+            self.pool,
             presets.KERNELS,
             self.options.progress,
         )
 
-    def workshop(self, sample: Sample) -> Workshop:
-        return Workshop(
+    def build_cache(self, sample: Sample) -> NetworkBuildCache:
+        return NetworkBuildCache(
             self.prepared,
             self.store,
-            self.place,
+            self.pool,
             self.device,
             self.db,
             sample,
@@ -78,8 +76,8 @@ class Bench:
 
     def interpret(self, work: Callable[[Interpreter], _T]) -> _T:
         """Do `work` with the interpreter: in this process, or on a board; there anew when the board was lost."""
-        if isinstance(self.place, Boards):
-            return self.place.do(lambda session: work(self._on(session)))
+        if isinstance(self.pool, Boards):
+            return self.pool.do(lambda session: work(self._on(session)))
         return work(self._here())
 
     def _here(self) -> Interpreter:
@@ -99,22 +97,21 @@ class Bench:
             self._interpreter = key, Interpreter(prepared.graph, runtime)
         return self._interpreter[1]
 
-    def condition(self) -> Condition:
+    def condition(self) -> dict[str, Any]:
         """What a report says of the machine: its health before and after; which boards served, which were lost."""
-        place = self.place
-        readings: Readings = {"start": self.health, "end": _health(place, self.device)}
-        boards: BoardsReport | None = None
-        if isinstance(place, Boards):
-            gone = {loss.board for loss in place.losses if not loss.came_back}
-            boards = {
-                "used": [name for name in place.names if name not in gone],
-                "lost": [cast(LostBoard, dataclasses.asdict(loss)) for loss in place.losses],
-                "emulated": place.board.emulated,
+        pool = self.pool
+        report: dict[str, Any] = {"health": {"start": self.health, "end": _health(pool, self.device)}, "boards": None}
+        if isinstance(pool, Boards):
+            gone = {disconnect.board for disconnect in pool.disconnects if not disconnect.came_back}
+            report["boards"] = {
+                "used": [name for name in pool.names if name not in gone],
+                "lost": [dataclasses.asdict(disconnect) for disconnect in pool.disconnects],
+                "emulated": pool.board.emulated,
             }
-        ResultStore(self.db).put("health", self.device.key, readings)
-        return {"health": readings, "boards": boards}
+        ResultStore(self.db).put("health", self.device.key, report["health"])
+        return report
 
-    def __enter__(self) -> Bench:
+    def __enter__(self) -> RunContext:
         return self
 
     def __exit__(
@@ -125,20 +122,20 @@ class Bench:
     def close(self) -> None:
         """Leave the boards to others, and close the database."""
         self._interpreter = None
-        self.place.close()
+        self.pool.close()
         self.db.close()
 
 
-def _health(place: Place, device: DeviceIdentity) -> Reading:
+def _health(pool: DevicePool, device: DeviceIdentity) -> dict[str, Any]:
     """Now, with warnings; of the first board when there are several."""
-    if isinstance(place, Boards):
-        state = place.do(lambda session: Probe(session).health())
+    if isinstance(pool, Boards):
+        state = pool.do(lambda session: Probe(session).health())
     else:
         state = health.read_health(health.read_local)
-    return cast(Reading, {**dataclasses.asdict(state), "warnings": state.warnings(device.cores)})
+    return {**dataclasses.asdict(state), "warnings": state.warnings(device.cores)}
 
 
-def open_bench(options: Options, *, compile_only: bool = False) -> Bench:
+def open_context(options: Options, *, compile_only: bool = False) -> RunContext:
     """Load the model, find the device, open database and kernel store.
 
     compile_only: nothing will run, so the device need not be there.
@@ -152,15 +149,15 @@ def open_bench(options: Options, *, compile_only: bool = False) -> Bench:
         If nothing here links libraries for the target.
     """
     row = targets.resolve(options.target)
-    place, device = _device(options, row, compile_only=compile_only)
+    pool, device = _device(options, row, compile_only=compile_only)
     try:
-        return _equipped(options, row, place, device)
+        return _equipped(options, row, pool, device)
     except BaseException:
-        place.close()
+        pool.close()
         raise
 
 
-def _equipped(options: Options, row: TargetRow, place: Place, device: DeviceIdentity) -> Bench:
+def _equipped(options: Options, row: TargetRow, pool: DevicePool, device: DeviceIdentity) -> RunContext:
     path = Path(options.db) if options.db else default_path()
     db = LatencyDatabase(path)
     options.tell(f"reading {_name(options.model)}")
@@ -180,10 +177,10 @@ def _equipped(options: Options, row: TargetRow, place: Place, device: DeviceIden
         workers=options.workers or usable_cores(),
         linker=targets.linker_of(row),
     )
-    return Bench(options, prepared, db, store, place, device, _health(place, device))
+    return RunContext(options, prepared, db, store, pool, device, _health(pool, device))
 
 
-def _device(options: Options, row: TargetRow, *, compile_only: bool) -> tuple[Place, DeviceIdentity]:
+def _device(options: Options, row: TargetRow, *, compile_only: bool) -> tuple[DevicePool, DeviceIdentity]:
     threads = options.threads or 1
     if options.rpc is not None:
         boards = open_boards(options.rpc, options.key, threads, row, options.tell)

@@ -11,7 +11,6 @@ import numpy.typing as npt
 from tvm_mpq.errors import InfeasibleError, MissingDependencyError
 from tvm_mpq.pipeline.optimize import optimize
 from tvm_mpq.pipeline.options import Options, Result
-from tvm_mpq.report.contract import OptimizeReport
 from tvm_mpq.schema import Budget
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ SIZE_SHARE = 0.7
 """Size budget where no kernel below 8 bit is fast enough, as a share of the weights at 8 bit."""
 
 
-def demo(options: Options) -> Result[OptimizeReport]:
+def demo(options: Options) -> Result:
     """Train, then optimize under a latency budget; accuracy is of test images that training never saw.
 
     On a CPU whose kernels below 8 bit buy size and not time, the budget speaks of size instead.
@@ -97,7 +96,7 @@ def train_network(images: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]
 def _network() -> torch.nn.Module:
     from torch import Tensor, nn
 
-    class Block(nn.Module):
+    class ResidualBlock(nn.Module):
         """Two 3x3 convolutions and a shortcut; stride 2 halves the map."""
 
         def __init__(self, inside: int, outside: int, stride: int) -> None:
@@ -120,9 +119,9 @@ def _network() -> torch.nn.Module:
             super().__init__()
             self.stem = nn.Conv2d(1, CHANNELS, 3, 1, 1, bias=False)
             self.bn = nn.BatchNorm2d(CHANNELS)
-            self.block1 = Block(CHANNELS, CHANNELS, 1)
-            self.block2 = Block(CHANNELS, 2 * CHANNELS, 2)
-            self.block3 = Block(2 * CHANNELS, 2 * CHANNELS, 1)
+            self.block1 = ResidualBlock(CHANNELS, CHANNELS, 1)
+            self.block2 = ResidualBlock(CHANNELS, 2 * CHANNELS, 2)
+            self.block3 = ResidualBlock(2 * CHANNELS, 2 * CHANNELS, 1)
             self.fc = nn.Linear(2 * CHANNELS, 10)
 
         def forward(self, x: Tensor) -> Tensor:

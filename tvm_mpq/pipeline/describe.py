@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 from tvm_mpq.calibrate.data import Dataset
 from tvm_mpq.execute import network
 from tvm_mpq.execute.build_cache import Checked
-from tvm_mpq.pipeline.context import Bench
+from tvm_mpq.pipeline.context import RunContext
 from tvm_mpq.pipeline.tables import Tables
-from tvm_mpq.report.contract import OperatorChoice, OptimizeReport
 from tvm_mpq.schema import Plan
 from tvm_mpq.select.choose import Tried, effective_budget
 
 
 def describe(
-    bench: Bench,
+    context: RunContext,
     tables: Tables,
     data: Dataset,
     eval_data: Dataset,
@@ -24,8 +24,8 @@ def describe(
     tried: list[Tried],
     plans: Mapping[str, Plan],
     checked: Mapping[str, Checked],
-) -> OptimizeReport:
-    """The JSON object of the contract, and how the device is after all this work."""
+) -> dict[str, Any]:
+    """The JSON object of the contract."""
     predicted = {
         "fp32": tables.fp32.latency_us / 1000,
         "int8": tables.int8.latency_us / 1000,
@@ -34,8 +34,8 @@ def describe(
     measured = {name: c.median_us / 1000 for name, c in checked.items()}
     solution = chosen.solution
     metric = checked["mixed"].accuracy.metric
-    operators: list[OperatorChoice] = []
-    for node in bench.prepared.graph.weighted():
+    operators = []
+    for node in context.prepared.graph.weighted():
         choice = tables.problem.operator(node.name).choice(solution.choices[node.name])
         operators.append(
             {
@@ -51,10 +51,10 @@ def describe(
             }
         )
     return {
-        "model": bench.prepared.loaded.name,
-        "target": bench.prepared.row.name,
-        "device": bench.device.key,
-        "threads": bench.prepared.threads,
+        "model": context.prepared.loaded.name,
+        "target": context.prepared.row.name,
+        "device": context.device.key,
+        "threads": context.prepared.threads,
         "operators": operators,
         "plan": dict(plans["mixed"].operators),
         "latency_ms": {**measured, "predicted": predicted["mixed"]},
@@ -62,9 +62,7 @@ def describe(
         "predicted_ms": predicted,
         "accuracy": {
             "metric": metric,
-            "fp32": checked["fp32"].accuracy.value,
-            "int8": checked["int8"].accuracy.value,
-            "mixed": checked["mixed"].accuracy.value,
+            **{name: c.accuracy.value for name, c in checked.items()},
             "hits": {name: c.accuracy.hits for name, c in checked.items()},
             "samples": checked["mixed"].accuracy.samples,
             "on_calibration_data": eval_data is data,
@@ -76,7 +74,7 @@ def describe(
             "int8": tables.int8.size_bytes,
             "mixed": chosen.solution.size_bytes,
         },
-        "budget": dataclasses.asdict(effective_budget(bench.options.budget)),
+        "budget": dataclasses.asdict(effective_budget(context.options.budget)),
         "solver": {
             "name": solution.solver,
             "status": solution.status,
@@ -92,8 +90,7 @@ def describe(
         "correction": dataclasses.asdict(tables.correction),
         "latency_entries": tables.latency.entries,
         "predictor": tables.latency.predictor,
-        "boundaries": network.conversions(network.all_steps(bench.prepared, plans["mixed"])),
-        "calibration": {"samples": len(data), "synthetic": data.synthetic, "observer": bench.options.observer},
+        "boundaries": network.conversions(network.all_steps(context.prepared, plans["mixed"])),
+        "calibration": {"samples": len(data), "synthetic": data.synthetic, "observer": context.options.observer},
         "artifacts": {},
-        **bench.condition(),
     }

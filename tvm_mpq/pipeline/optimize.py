@@ -9,16 +9,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tvm_mpq.calibrate.data import Dataset, load_dataset
-from tvm_mpq.calibrate.evaluate import Judge, remembered
+from tvm_mpq.calibrate.evaluate import PlanEvaluator, remembered
 from tvm_mpq.errors import InfeasibleError
 from tvm_mpq.execute import network
 from tvm_mpq.execute.accuracy import check_labels, classifies
-from tvm_mpq.pipeline.context import Bench, open_bench
+from tvm_mpq.pipeline.context import RunContext, open_context
 from tvm_mpq.pipeline.describe import describe
 from tvm_mpq.pipeline.options import Options, Result, to_json
-from tvm_mpq.pipeline.tables import Tables, build_tables, corrected_tables, plan_of, settled_tables
+from tvm_mpq.pipeline.tables import Tables, build_tables, corrected_tables, measure_chosen_predictions, plan_of
 from tvm_mpq.report import write_report
-from tvm_mpq.report.contract import OptimizeReport
 from tvm_mpq.schema import Budget
 from tvm_mpq.select.choose import Quality, Tried, choose
 from tvm_mpq.select.ilp import Solution
@@ -32,14 +31,14 @@ TOLERANCE = 0.01
 """Relative excess over the latency budget that is left: measuring again would scatter as much."""
 
 
-def optimize(options: Options) -> Result[OptimizeReport]:
+def optimize(options: Options) -> Result:
     """Find, build and verify. See `tvm_mpq.optimize`."""
-    with open_bench(options) as bench:
-        return _optimize(bench, options)
+    with open_context(options) as context:
+        return _optimize(context, options)
 
 
-def _optimize(bench: Bench, options: Options) -> Result[OptimizeReport]:
-    prepared = bench.prepared
+def _optimize(context: RunContext, options: Options) -> Result:
+    prepared = context.prepared
     data = load_dataset(options.data, prepared.inputs)
     eval_data = load_dataset(options.eval_data, prepared.inputs) if options.eval_data is not None else data
     for given in (data, eval_data):
@@ -48,16 +47,16 @@ def _optimize(bench: Bench, options: Options) -> Result[OptimizeReport]:
         options.tell("no calibration data given: synthetic data (standard normal) are used; expect poor ranges")
     if not any(prepared.graph.weighted()):
         options.tell("the model has no quantizable operator: it is built as fp32")
-    workshop = bench.workshop(data.sample(0))
-    tables = corrected_tables(bench, build_tables(bench, data), workshop)
-    judge = remembered(_judge(bench, tables, data))
-    tables, chosen, tried = _select(bench, tables, judge, 1.0)
+    builds = context.build_cache(data.sample(0))
+    tables = corrected_tables(context, build_tables(context, data), builds)
+    evaluate = remembered(_evaluator(context, tables, data))
+    tables, chosen, tried = _select(context, tables, evaluate, 1.0)
     share = 1.0
     for _ in range(TIGHTENINGS + 1):
         options.tell("verifying")
         solutions = {"fp32": tables.fp32, "int8": tables.int8, "mixed": chosen.solution}
-        plans = {name: plan_of(bench, tables, solution) for name, solution in solutions.items()}
-        checked = workshop.check(
+        plans = {name: plan_of(context, tables, solution) for name, solution in solutions.items()}
+        checked = builds.check(
             plans, eval_data.samples(), eval_data.labels, {name: s.latency_us for name, s in solutions.items()}
         )
         over = excess(options.budget, {name: c.median_us for name, c in checked.items()})
@@ -66,50 +65,50 @@ def _optimize(bench: Bench, options: Options) -> Result[OptimizeReport]:
         share /= over
         options.tell(f"measured {over - 1:.1%} above the latency budget: selecting again with {share:.1%} of it")
         try:
-            tables, chosen, tried = _select(bench, tables, judge, share)
+            tables, chosen, tried = _select(context, tables, evaluate, share)
         except InfeasibleError as e:
             options.tell(f"no plan is predicted to be that fast: {e}")
             break
-    report = describe(bench, tables, data, eval_data, chosen, tried, plans, checked)
+    report = describe(context, tables, data, eval_data, chosen, tried, plans, checked) | context.condition()
 
     plan = dataclasses.replace(plans["mixed"], info=network.plan_info(prepared))
     work: tempfile.TemporaryDirectory[str] = tempfile.TemporaryDirectory(prefix="tvm_mpq_")
     folder = Path(work.name)
-    shutil.copy2(workshop.build(plans["mixed"]).path, folder / "model.so")
+    shutil.copy2(builds.build(plans["mixed"]).path, folder / "model.so")
     plan.save(folder / "plan.json")
     (folder / "report.json").write_text(to_json(report) + "\n", encoding="utf-8")
     write_report(report, folder / "report.html")
     return Result(plan, report, work)
 
 
-def _judge(bench: Bench, tables: Tables, data: Dataset) -> Judge:
-    return Judge(
-        bench.prepared,
-        bench.store,
-        bench.interpret,
-        lambda solution: plan_of(bench, tables, solution),
+def _evaluator(context: RunContext, tables: Tables, data: Dataset) -> PlanEvaluator:
+    return PlanEvaluator(
+        context.prepared,
+        context.store,
+        context.interpret,
+        lambda solution: plan_of(context, tables, solution),
         tables.plan,
-        data.head(bench.options.check_samples),
+        data.head(context.options.check_samples),
     )
 
 
 def _select(
-    bench: Bench, tables: Tables, judge: Callable[[Solution], Quality], latency_share: float
+    context: RunContext, tables: Tables, evaluate: Callable[[Solution], Quality], latency_share: float
 ) -> tuple[Tables, Tried, list[Tried]]:
     """The tables that the chosen plan stands on, measured alone; the plan; and all that were tried."""
-    options = bench.options
+    options = context.options
     while True:
         options.tell("selecting")
         chosen, tried = choose(
-            tables.hopeful,
+            tables.optimistic,
             options.budget,
             tables.int8,
-            judge,
+            evaluate,
             time_limit_sec=options.solver_time_limit_sec,
             latency_share=latency_share,
             progress=options.progress,
         )
-        settled = settled_tables(bench, tables, chosen.solution)
+        settled = measure_chosen_predictions(context, tables, chosen.solution)
         if settled is None:
             return tables, chosen, [repriced(tables.problem, t) for t in tried]
         tables = settled

@@ -8,16 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from tvm_mpq.calibrate.observers import check_method
 from tvm_mpq.errors import InvalidValueError, OutputError
 from tvm_mpq.kernels import OFFERED
-from tvm_mpq.report.answers import BuildReport
-from tvm_mpq.report.contract import OptimizeReport
 from tvm_mpq.schema import Budget, Plan, Precision, Progress
-
-R = TypeVar("R", OptimizeReport, BuildReport)
 
 
 @dataclass(frozen=True)
@@ -82,14 +78,14 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Result(Generic[R]):
-    """What `optimize` or `build` made. `report` is the JSON object of the command line's contract.
+class Result:
+    """What `optimize` found. `report` is the JSON object of the command line's contract.
 
     `work` holds the built files until `save` copies them; it goes away with this object.
     """
 
     plan: Plan
-    report: R
+    report: dict[str, Any]
     work: TemporaryDirectory[str]
 
     @property
@@ -97,7 +93,7 @@ class Result(Generic[R]):
         """Where the built files stand now."""
         return Path(self.work.name)
 
-    def save(self, out: str | Path) -> R:
+    def save(self, out: str | Path) -> dict[str, Any]:
         """Write model.so, plan.json and report.html; returns the report with the paths. Raises OutputError."""
         target = check_output(out)
         names = sorted(path.name for path in self.folder.iterdir())
@@ -122,5 +118,5 @@ def check_output(out: str | Path) -> Path:
     return path
 
 
-def to_json(report: OptimizeReport) -> str:
+def to_json(report: dict[str, Any]) -> str:
     return json.dumps(report, indent=1, sort_keys=True, allow_nan=False)

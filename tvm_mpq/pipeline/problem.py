@@ -14,7 +14,7 @@ from tvm_mpq.passes.lowering import BYTE, conversion_request, request_for
 from tvm_mpq.schema import FLOAT_BITS, FP32, W8A8, Precision
 from tvm_mpq.select.problem import Choice, Operator, Problem, Tensor, emitted_class
 
-CARRIER_FLOAT, CARRIER_INTEGER = "fp32", "a8"
+WEIGHTLESS_FLOAT, WEIGHTLESS_INTEGER = "fp32", "a8"
 """Labels of operators that have no weights: they run in floats or on whatever integers their tensors hold."""
 
 
@@ -48,7 +48,7 @@ class Space:
         elif node.kind in ("float", "layout", "reshape"):
             return {}
         else:
-            offered = {CARRIER_FLOAT: FP32, CARRIER_INTEGER: W8A8}
+            offered = {WEIGHTLESS_FLOAT: FP32, WEIGHTLESS_INTEGER: W8A8}
         options: dict[str, dict[int, Request]] = {}
         assert node.workload is not None
         for label, precision in offered.items():
@@ -130,7 +130,10 @@ def _tensor(space: Space, name: str, latency_us: Callable[[Request], float], fix
 
 
 def _copies_only(space: Space, name: str) -> tuple[int, ...]:
-    """Fewer than 8 bits are for convolutions, whose sensitivity was measured so; residuals and carriers read 8."""
+    """Formats only weighted operators read: only theirs is the sensitivity to fewer than 8 bits that was measured.
+
+    Residuals and weightless operators read 8 bits.
+    """
     others = [n for n in space.graph.consumers(name) if n.kind not in WEIGHTED_KINDS or name in n.inputs[1:]]
     return tuple(f for f in space.formats(name) if f < BYTE) if others else ()
 
@@ -143,12 +146,12 @@ def _choices(
     losses: Mapping[tuple[str, str], float],
 ) -> Iterator[Choice]:
     if node.kind == "float":
-        yield Choice(CARRIER_FLOAT, FLOAT_BITS, {FLOAT_BITS: 0.0})
+        yield Choice(WEIGHTLESS_FLOAT, FLOAT_BITS, {FLOAT_BITS: 0.0})
     elif node.kind == "layout":
         times = {pair[1]: latency_us(r) for pair, r in space.conversions(node.output).items() if pair[0] == pair[1]}
         yield Choice("layout", FLOAT_BITS, {emitted_class(bits): t for bits, t in times.items()})
     elif node.kind == "reshape":
-        yield Choice(CARRIER_FLOAT, FLOAT_BITS, {FLOAT_BITS: 0.0})
+        yield Choice(WEIGHTLESS_FLOAT, FLOAT_BITS, {FLOAT_BITS: 0.0})
         for bits in space.formats(node.output):
             if bits != FLOAT_BITS and bits in space.formats(node.inputs[0]):
                 yield Choice(f"a{bits}", bits, {BYTE: 0.0})
@@ -167,7 +170,7 @@ def _in_bits(node: Node, label: str) -> int:
     if node.kind in WEIGHTED_KINDS:
         precision = Precision.parse(label)
         return FLOAT_BITS if precision.is_float else precision.activation_bits
-    return FLOAT_BITS if label == CARRIER_FLOAT else BYTE
+    return FLOAT_BITS if label == WEIGHTLESS_FLOAT else BYTE
 
 
 def weight_bytes(kernel: Kernel) -> int:

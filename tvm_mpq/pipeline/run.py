@@ -13,9 +13,8 @@ from tvm_mpq.errors import FileFormatError, MissingFileError
 from tvm_mpq.execute import network
 from tvm_mpq.execute.accuracy import accuracy, check_labels, relative_error, require_finite
 from tvm_mpq.pipeline.context import open_boards
-from tvm_mpq.report.answers import RunReport
 from tvm_mpq.schema import Plan
-from tvm_mpq.tuning.devices.pool import Place, ThisMachine
+from tvm_mpq.tuning.devices.pool import DevicePool, ThisMachine
 from tvm_mpq.tuning.devices.session_base import Session
 from tvm_mpq.tuning.measure import presets
 from tvm_mpq.tuning.measure.networks import WholeNetworkLatency, measure_network
@@ -23,7 +22,7 @@ from tvm_mpq.tuning.measure.networks import WholeNetworkLatency, measure_network
 
 def run_folder(
     folder: Path, data: Path, reference: Path | None = None, *, rpc: str | None = None, key: str | None = None
-) -> RunReport:
+) -> dict[str, Any]:
     """Accuracy and latency of `folder`/model.so on data; difference to another folder's outputs when given.
 
     rpc: HOST:PORT of a board to run it on, or with `key` of a tracker; None = this machine.
@@ -46,9 +45,9 @@ def run_folder(
     dataset = load_dataset(data, inputs)
     check_labels(dataset.labels, classifies=classifies)
     samples = [[sample[n] for n in inputs] for sample in dataset.samples()]
-    place: Place = ThisMachine(threads)
+    pool: DevicePool = ThisMachine(threads)
     if rpc is not None:
-        place = open_boards(rpc, key, threads, targets.resolve(plan.tvm_target()), None)
+        pool = open_boards(rpc, key, threads, targets.resolve(plan.tvm_target()), None)
 
     def on_device(session: Session) -> tuple[list[Any], list[Any] | None, WholeNetworkLatency]:
         outputs = network.run_library(session, folder / "model.so", samples)
@@ -56,14 +55,14 @@ def run_folder(
         if reference is not None:
             _plan(reference)
             compared = network.run_library(session, reference / "model.so", samples)
-        time = measure_network(session, folder / "model.so", samples[0], presets.NETWORKS, sentinel=place.sentinel())
+        time = measure_network(session, folder / "model.so", samples[0], presets.NETWORKS, sentinel=pool.sentinel())
         return outputs, compared, time
 
     try:
-        outputs, compared, time = place.do(on_device)
+        outputs, compared, time = pool.do(on_device)
     finally:
-        place.close()
-    report: RunReport = {
+        pool.close()
+    report: dict[str, Any] = {
         "folder": str(folder),
         "latency_ms": {"median": time.median_us / 1000, "iqr": time.iqr_us / 1000, "threads": threads},
         "load_ms": time.load_ms,

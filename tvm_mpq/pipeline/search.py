@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tvm_mpq.calibrate.data import load_dataset
-from tvm_mpq.pipeline.context import Bench, open_bench
+from tvm_mpq.pipeline.context import RunContext, open_context
 from tvm_mpq.pipeline.options import Options
 from tvm_mpq.pipeline.tables import build_tables, corrected_tables
-from tvm_mpq.report.answers import SearchReport
 from tvm_mpq.schema import Precision
 from tvm_mpq.select.evaluate import uniform
 from tvm_mpq.select.pareto import front
 from tvm_mpq.select.problem import Problem
 
 
-def search(options: Options, *, points: int, axis: str) -> SearchReport:
+def search(options: Options, *, points: int, axis: str) -> dict[str, Any]:
     """Sweep budgets over measured tables; only the uniform networks are built, to correct them.
 
     axis: `latency` or `size`, against loss. Uniform plans are priced by the same tables and marked when dominated.
     """
-    with open_bench(options) as bench:
-        return _search(bench, options, points, axis)
+    with open_context(options) as context:
+        return _search(context, options, points, axis)
 
 
-def _search(bench: Bench, options: Options, points: int, axis: str) -> SearchReport:
-    data = load_dataset(options.data, bench.prepared.inputs)
-    tables = corrected_tables(bench, build_tables(bench, data), bench.workshop(data.sample(0)))
+def _search(context: RunContext, options: Options, points: int, axis: str) -> dict[str, Any]:
+    data = load_dataset(options.data, context.prepared.inputs)
+    tables = corrected_tables(context, build_tables(context, data), context.build_cache(data.sample(0)))
     options.tell("selecting")
-    weighted = {n.name for n in bench.prepared.graph.weighted()}
+    weighted = {n.name for n in context.prepared.graph.weighted()}
     found = front(tables.problem, axis, points, given=_uniforms(tables.problem, weighted))
     return {
-        "model": bench.prepared.loaded.name,
+        "model": context.prepared.loaded.name,
         "axis": axis,
         "points": [
             {
@@ -44,7 +45,7 @@ def _search(bench: Bench, options: Options, points: int, axis: str) -> SearchRep
             for point in found
         ],
         "latency_entries": tables.latency.entries,
-        **bench.condition(),
+        **context.condition(),
     }
 
 

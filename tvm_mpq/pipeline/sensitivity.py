@@ -2,41 +2,42 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tvm_mpq.calibrate import learn
 from tvm_mpq.calibrate.data import load_dataset
 from tvm_mpq.execute.accuracy import check_labels, classifies, metric_for
-from tvm_mpq.pipeline.context import Bench, open_bench
+from tvm_mpq.pipeline.context import RunContext, open_context
 from tvm_mpq.pipeline.options import Options
-from tvm_mpq.report.answers import OperatorLosses, OutputLoss, SensitivityReport
 
 
-def sensitivity(options: Options) -> SensitivityReport:
+def sensitivity(options: Options) -> dict[str, Any]:
     """Calibrate and estimate; what the database knows is not done again, and an interrupted run goes on.
 
     Raises
     ------
     MPQError
-        As `open_bench` and `load_dataset` do.
+        As `open_context` and `load_dataset` do.
     """
-    with open_bench(options) as bench:
-        return _sensitivity(bench)
+    with open_context(options) as context:
+        return _sensitivity(context)
 
 
-def _sensitivity(bench: Bench) -> SensitivityReport:
-    options, prepared = bench.options, bench.prepared
+def _sensitivity(context: RunContext) -> dict[str, Any]:
+    options, prepared = context.options, context.prepared
     data = load_dataset(options.data, prepared.inputs)
     check_labels(data.labels, classifies=classifies(prepared.graph))
     if data.synthetic:
         options.tell("no calibration data given: synthetic data (standard normal) are used; expect poor estimates")
     options.tell("calibrating")
-    ranges = bench.interpret(lambda run: learn.ranges(prepared, run, data, bench.db, options))
+    ranges = context.interpret(lambda run: learn.ranges(prepared, run, data, context.db, options))
     options.tell("estimating sensitivity")
     plan = learn.bare_plan(prepared, ranges)
-    found = bench.interpret(lambda run: learn.losses(prepared, run, plan, data, bench.db, options, bench.store))
+    found = context.interpret(lambda run: learn.losses(prepared, run, plan, data, context.db, options, context.store))
     table = learn.loss_table(prepared, found)
-    operators: list[OperatorLosses] = []
+    operators = []
     for node in prepared.graph.weighted():
-        losses: dict[str, OutputLoss] = {
+        losses = {
             precision: {
                 "loss": table[operator, precision],
                 "disagree": loss.disagree / loss.samples,
@@ -53,5 +54,5 @@ def _sensitivity(bench: Bench) -> SensitivityReport:
         "samples": min(len(data), options.sensitivity_samples),
         "synthetic": data.synthetic,
         "operators": operators,
-        **bench.condition(),
+        **context.condition(),
     }

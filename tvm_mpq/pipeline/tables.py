@@ -18,10 +18,10 @@ from tvm_mpq.costs.measured import complete, fill, measure_all
 from tvm_mpq.costs.table import LatencyTable
 from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.execute import network
-from tvm_mpq.execute.build_cache import Workshop
+from tvm_mpq.execute.build_cache import NetworkBuildCache
 from tvm_mpq.kernels.registry import Request
 from tvm_mpq.passes.lowering import KernelStep
-from tvm_mpq.pipeline.context import Bench
+from tvm_mpq.pipeline.context import RunContext
 from tvm_mpq.pipeline.problem import Space, build_problem
 from tvm_mpq.schema import Plan, Precision
 from tvm_mpq.select.evaluate import cost, uniform
@@ -42,7 +42,7 @@ class Tables:
     latency: LatencyTable
     losses: dict[tuple[str, str], float]
     problem: Problem
-    hopeful: Problem  # the same, predictions priced with hope: what it chooses is measured before it counts
+    optimistic: Problem  # the same, predictions priced optimistically: what it chooses is measured before it counts
     correction: Correction
     runs: tuple[Run, ...] = ()  # what the correction was fitted on
 
@@ -59,70 +59,70 @@ class Tables:
         return cost(self.problem, {name: labels[name] for name in weighted})
 
 
-def build_tables(bench: Bench, data: Dataset) -> Tables:
+def build_tables(context: RunContext, data: Dataset) -> Tables:
     """Measure latencies, calibrate, estimate sensitivity; whatever the database knows is not done again."""
-    options, prepared = bench.options, bench.prepared
+    options, prepared = context.options, context.prepared
     space = Space(prepared.graph, prepared.features, prepared.threads)
     options.tell("measuring kernels on " + ("this CPU" if options.rpc is None else "the board"))
-    meter = bench.meter()
+    profiler = context.profiler()
     if options.measure_fraction < 1:
         from tvm_mpq.costs.predicted import fill_partly  # importing xgboost takes seconds where PyTorch is installed
 
-        table = fill_partly(meter, space.requests(), prepared.row, options.measure_fraction, options.tell)
+        table = fill_partly(profiler, space.requests(), prepared.row, options.measure_fraction, options.tell)
     else:
-        table = fill(meter, space.requests())
+        table = fill(profiler, space.requests())
     options.tell("calibrating")
-    ranges = bench.interpret(lambda run: learn.ranges(prepared, run, data, bench.db, options))
+    ranges = context.interpret(lambda run: learn.ranges(prepared, run, data, context.db, options))
     plan = dataclasses.replace(learn.bare_plan(prepared, ranges), kernels=_kernel_rows(table))
     options.tell("estimating sensitivity")
-    found = bench.interpret(lambda run: learn.losses(prepared, run, plan, data, bench.db, options, bench.store))
+    found = context.interpret(lambda run: learn.losses(prepared, run, plan, data, context.db, options, context.store))
     losses = learn.loss_table(prepared, found)
-    return Tables(plan, table, losses, *_problems(bench, plan, table, losses), Correction())
+    return Tables(plan, table, losses, *_problems(context, plan, table, losses), Correction())
 
 
 def _problems(
-    bench: Bench, plan: Plan, table: LatencyTable, losses: dict[tuple[str, str], float]
+    context: RunContext, plan: Plan, table: LatencyTable, losses: dict[tuple[str, str], float]
 ) -> tuple[Problem, Problem]:
-    """The selection problem of the table as it is now, not corrected, and the hopeful one."""
-    prepared, meter = bench.prepared, bench.meter()
-    fixed_us = float_time_us(meter, network.float_functions(network.realize(prepared, plan)))
-    call_us = fixed.call_us(meter)
+    """The selection problem of the table as it is now, not corrected, and the optimistic one."""
+    prepared, profiler = context.prepared, context.profiler()
+    fixed_us = float_time_us(profiler, network.float_functions(network.realize(prepared, plan)))
+    call_us = fixed.call_us(profiler)
 
     def problem(us: Callable[[Request], float]) -> Problem:
         space = Space(prepared.graph, prepared.features, prepared.threads)
         return build_problem(space, us, table.kernel, losses, fixed_us=fixed_us, call_us=call_us)
 
     measured = problem(table.latency_us)
-    return measured, problem(table.hopeful_us) if table.predicted() else measured
+    return measured, problem(table.optimistic_us) if table.predicted() else measured
 
 
-def settled_tables(bench: Bench, tables: Tables, solution: Solution) -> Tables | None:
+def measure_chosen_predictions(context: RunContext, tables: Tables, solution: Solution) -> Tables | None:
     """Tables in which everything that the solution runs is measured; None when it was so already.
 
     The correction is fitted anew on the old runs of the reference networks.
     """
-    steps = network.all_steps(bench.prepared, plan_of(bench, tables, solution))
+    steps = network.all_steps(context.prepared, plan_of(context, tables, solution))
     used = {step.kernel.request.key for step in steps if isinstance(step, KernelStep)}
     open_ones = {key: k for key, k in tables.latency.predicted().items() if k.request.key in used}
     if not open_ones:
         return None
-    bench.options.tell(f"measuring {len(open_ones)} predicted latencies of the chosen plan")
-    measure_all(bench.meter(), tables.latency, open_ones)
+    context.options.tell(f"measuring {len(open_ones)} predicted latencies of the chosen plan")
+    measure_all(context.profiler(), tables.latency, open_ones)
     tables.latency.forget_predictions(open_ones.values())  # of kernels that could not be measured
     complete(tables.latency, [kernel.request for kernel in open_ones.values()])
-    problem, hopeful = _problems(bench, tables.plan, tables.latency, tables.losses)
-    return corrected(bench, dataclasses.replace(tables, problem=problem, hopeful=hopeful), tables.runs)
+    problem, optimistic = _problems(context, tables.plan, tables.latency, tables.losses)
+    return corrected(context, dataclasses.replace(tables, problem=problem, optimistic=optimistic), tables.runs)
 
 
-def corrected_tables(bench: Bench, tables: Tables, workshop: Workshop) -> Tables:
+def corrected_tables(context: RunContext, tables: Tables, builds: NetworkBuildCache) -> Tables:
     """The same tables, corrected by what uniform fp32 and 8 bit networks really take on this device.
 
     The runs are kept in the database, so that a repeated search sees the same tables.
     """
-    bench.options.tell("building and measuring uniform networks")
+    context.options.tell("building and measuring uniform networks")
     solutions = references(tables)
-    measured_us = workshop.known_us({name: plan_of(bench, tables, solution) for name, solution in solutions.items()})
-    return corrected(bench, tables, [(solutions[name], us) for name, us in measured_us.items()])
+    measured_us = builds.known_us({name: plan_of(context, tables, solution) for name, solution in solutions.items()})
+    return corrected(context, tables, [(solutions[name], us) for name, us in measured_us.items()])
 
 
 def references(tables: Tables) -> dict[str, Solution]:
@@ -130,9 +130,9 @@ def references(tables: Tables) -> dict[str, Solution]:
     return {"fp32": tables.fp32, "int8": tables.int8}
 
 
-def corrected(bench: Bench, tables: Tables, runs: Sequence[Run]) -> Tables:
+def corrected(context: RunContext, tables: Tables, runs: Sequence[Run]) -> Tables:
     """The same tables, which are not corrected yet, corrected by runs of whole networks."""
-    tensors, problem = bench.prepared.graph.tensors, tables.problem
+    tensors, problem = context.prepared.graph.tensors, tables.problem
 
     def tensor_bytes(name: str, bits: int) -> int:
         return stored_bytes(tensors[name].shape, bits)
@@ -143,17 +143,17 @@ def corrected(bench: Bench, tables: Tables, runs: Sequence[Run]) -> Tables:
             seen.append(observe(problem, solution, us, tensor_bytes))
     correction = fit(seen)
     fixed = correct(problem, correction, tensor_bytes)
-    hopeful = fixed if tables.hopeful is problem else correct(tables.hopeful, correction, tensor_bytes)
-    return dataclasses.replace(tables, problem=fixed, hopeful=hopeful, correction=correction, runs=tuple(runs))
+    optimistic = fixed if tables.optimistic is problem else correct(tables.optimistic, correction, tensor_bytes)
+    return dataclasses.replace(tables, problem=fixed, optimistic=optimistic, correction=correction, runs=tuple(runs))
 
 
 def _kernel_rows(table: LatencyTable) -> dict[str, dict[str, Any]]:
     return {key: {"family": k.family.name, "knobs": k.knobs} for key, k in sorted(table.kernels.items())}
 
 
-def plan_of(bench: Bench, tables: Tables, solution: Solution) -> Plan:
+def plan_of(context: RunContext, tables: Tables, solution: Solution) -> Plan:
     """The plan that a solution stands for."""
-    names = [n.name for n in bench.prepared.graph.weighted()]
+    names = [n.name for n in context.prepared.graph.weighted()]
     operators = {name: solution.choices[name] for name in names}
     used = {Precision.parse(text).activation_bits for text in operators.values()}
     tensors = {name: [q for q in found if q.bits in used | {8}] for name, found in tables.plan.tensors.items()}

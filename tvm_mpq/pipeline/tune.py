@@ -5,19 +5,19 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tvm_mpq.costs.measured import fill, measure_all
-from tvm_mpq.costs.profiler import Meter, latency_key
+from tvm_mpq.costs.profiler import KernelProfiler, latency_key
 from tvm_mpq.costs.table import LatencyTable
 from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.kernels.registry import Kernel, Request, candidates
-from tvm_mpq.pipeline.context import Bench, open_bench
+from tvm_mpq.pipeline.context import RunContext, open_context
 from tvm_mpq.pipeline.options import Options
 from tvm_mpq.pipeline.problem import Space
-from tvm_mpq.report.answers import TunedKernel, TuneReport
 from tvm_mpq.schema import LatencyKey
-from tvm_mpq.tuning.predictor.entry import Machine
-from tvm_mpq.tuning.predictor.ranking import Ranking, Slot, Trial, slot_of
+from tvm_mpq.tuning.predictor.entry import MachineFacts
+from tvm_mpq.tuning.predictor.ranking import Candidate, Ranking, Slot, slot_of
 
 BATCH = 16
 """Candidates compiled and measured between two rankings."""
@@ -26,7 +26,7 @@ LEAST_GAIN = 0.002
 """Tuning ends when a whole batch is expected to save less than this share of the network's time."""
 
 
-def tune(options: Options, *, trials: int | None = None, minutes: float | None = None) -> TuneReport:
+def tune(options: Options, *, trials: int | None = None, minutes: float | None = None) -> dict[str, Any]:
     """Measure default kernels, then candidates of other knobs, until no gain is expected or the budget is used.
 
     What is found stays in the database, where `optimize`, `search` and `build` find it; an interrupted run goes on.
@@ -48,18 +48,18 @@ def tune(options: Options, *, trials: int | None = None, minutes: float | None =
     for name, value in (("trials", trials), ("minutes", minutes)):
         if value is not None and not value > 0:
             raise InvalidValueError(f"{name} must be above 0 (got {value:g})")
-    with open_bench(options) as bench:
-        return _tune(bench, trials, minutes)
+    with open_context(options) as context:
+        return _tune(context, trials, minutes)
 
 
-def _tune(bench: Bench, trials: int | None, minutes: float | None) -> TuneReport:
-    start, options = time.monotonic(), bench.options
-    space = Space(bench.prepared.graph, bench.prepared.features, bench.prepared.threads)
-    meter = bench.meter()
+def _tune(context: RunContext, trials: int | None, minutes: float | None) -> dict[str, Any]:
+    start, options = time.monotonic(), context.options
+    space = Space(context.prepared.graph, context.prepared.features, context.prepared.threads)
+    profiler = context.profiler()
     options.tell("measuring default kernels")
     requests = space.requests()
-    table = fill(meter, requests)
-    work = _Work(bench, meter, table, requests, _uses(space))
+    table = fill(profiler, requests)
+    work = _Work(context, profiler, table, requests, _uses(space))
     before_us, done, reason = work.network_us(), 0, ""
     while not reason:
         if trials is not None and done >= trials:
@@ -78,9 +78,9 @@ def _tune(bench: Bench, trials: int | None, minutes: float | None) -> TuneReport
                 work.measure(batch)
                 done += len(batch)
     return {
-        "model": bench.prepared.loaded.name,
-        "target": bench.prepared.row.name,
-        "device": bench.device.key,
+        "model": context.prepared.loaded.name,
+        "target": context.prepared.row.name,
+        "device": context.device.key,
         "trials": done,
         "candidates_left": work.left,
         "ended": reason,
@@ -88,7 +88,7 @@ def _tune(bench: Bench, trials: int | None, minutes: float | None) -> TuneReport
         "sum_ms": {"before": before_us / 1000, "after": work.network_us() / 1000},
         "tuned": work.improvements(),
         "latency_entries": table.entries,
-        **bench.condition(),
+        **context.condition(),
     }
 
 
@@ -96,11 +96,16 @@ class _Work:
     """Candidates that are left, and what is known of the others."""
 
     def __init__(
-        self, bench: Bench, meter: Meter, table: LatencyTable, requests: Sequence[Request], uses: Mapping[str, int]
+        self,
+        context: RunContext,
+        profiler: KernelProfiler,
+        table: LatencyTable,
+        requests: Sequence[Request],
+        uses: Mapping[str, int],
     ) -> None:
-        self._meter, self._table, self._requests, self._uses = meter, table, requests, uses
-        self._machine = Machine.of(bench.prepared.row, bench.prepared.threads)
-        self._open: dict[LatencyKey, tuple[Trial, Kernel]] = {}
+        self._profiler, self._table, self._requests, self._uses = profiler, table, requests, uses
+        self._machine = MachineFacts.of(context.prepared.row, context.prepared.threads)
+        self._open: dict[LatencyKey, tuple[Candidate, Kernel]] = {}
         self._measured: dict[LatencyKey, float] = {}
         self._default_us: dict[Slot, float] = {}
         for request in requests:
@@ -109,26 +114,26 @@ class _Work:
     def _sort(self, request: Request) -> None:
         found = {
             (r.key.family, r.key.knobs): r
-            for r in self._meter.db.records(
+            for r in self._profiler.db.records(
                 workload=request.workload.key,
                 precision=str(request.precision),
                 out_bits=request.out_bits,
-                target=self._meter.target,
-                device=self._meter.device.key,
+                target=self._profiler.target,
+                device=self._profiler.device.key,
                 provenance="measured",
             )
         }
-        for place, kernel in enumerate(candidates(request)):
-            key = latency_key(kernel, self._meter.target)
+        for index, kernel in enumerate(candidates(request)):
+            key = latency_key(kernel, self._profiler.target)
             record = found.get((key.family, key.knobs))
-            if record is None or record.kernel_version != self._meter.version(kernel):
-                self._open[key] = Trial(key, place, self._uses.get(request.key, 1)), kernel
+            if record is None or record.kernel_version != self._profiler.version(kernel):
+                self._open[key] = Candidate(key, index, self._uses.get(request.key, 1)), kernel
             elif record.median_us is not None:
-                self._learn(key, record.median_us, place)
+                self._learn(key, record.median_us, index)
 
-    def _learn(self, key: LatencyKey, us: float, place: int) -> None:
+    def _learn(self, key: LatencyKey, us: float, index: int) -> None:
         self._measured[key] = us
-        if place == 0:
+        if index == 0:
             self._default_us[slot_of(key)] = us
 
     @property
@@ -146,23 +151,23 @@ class _Work:
         return {trials[i].key: self._open[trials[i].key][1] for i in order}
 
     def measure(self, batch: dict[LatencyKey, Kernel]) -> None:
-        measure_all(self._meter, self._table, batch)
+        measure_all(self._profiler, self._table, batch)
         for key in batch:
             trial, kernel = self._open.pop(key)
-            record = self._meter.known(key, self._meter.version(kernel))
+            record = self._profiler.known(key, self._profiler.version(kernel))
             if record is not None and record.median_us is not None:
-                self._learn(key, record.median_us, trial.place)
+                self._learn(key, record.median_us, trial.index)
 
     def network_us(self) -> float:
         """The best known times of all requests, each as often as the network may use it."""
         return sum(self._uses.get(r.key, 1) * self._table.latency_us(r) for r in self._requests)
 
-    def improvements(self) -> list[TunedKernel]:
+    def improvements(self) -> list[dict[str, Any]]:
         """Requests whose best kernel is not their default, greatest gain first."""
-        found: list[TunedKernel] = []
+        found = []
         for request in self._requests:
             kernel, us = self._table.kernel(request), self._table.latency_us(request)
-            key = latency_key(kernel, self._meter.target)
+            key = latency_key(kernel, self._profiler.target)
             default_us = self._default_us.get(slot_of(key))
             if default_us is not None and us < default_us:
                 found.append(

@@ -14,15 +14,14 @@ from tvm_mpq.errors import InvalidValueError, NoKernelError
 from tvm_mpq.execute import network
 from tvm_mpq.execute.prepare import Prepared
 from tvm_mpq.passes.lowering import KernelStep
-from tvm_mpq.pipeline.context import Bench, open_bench
+from tvm_mpq.pipeline.context import RunContext, open_context
 from tvm_mpq.pipeline.options import Options, Result
-from tvm_mpq.report.answers import BuildReport
 from tvm_mpq.schema import Plan, Precision
 
 
 def build_network(
     options: Options, *, uniform: str | None, keep: tuple[str, ...] = (), plan: Path | None = None
-) -> Result[BuildReport]:
+) -> Result:
     """Compile a network at one precision or under a saved plan.
 
     Parameters
@@ -47,31 +46,31 @@ def build_network(
     saved = None if plan is None else Plan.load(plan)
     if saved is not None:
         options = dataclasses.replace(options, threads=options.threads or saved.threads)
-    with open_bench(options, compile_only=saved is not None) as bench:
-        return _build(bench, options, uniform, keep, saved)
+    with open_context(options, compile_only=saved is not None) as context:
+        return _build(context, options, uniform, keep, saved)
 
 
 def _build(
-    bench: Bench, options: Options, uniform: str | None, keep: tuple[str, ...], plan: Plan | None
-) -> Result[BuildReport]:
-    prepared = bench.prepared
+    context: RunContext, options: Options, uniform: str | None, keep: tuple[str, ...], plan: Plan | None
+) -> Result:
+    prepared = context.prepared
     if plan is not None:
-        chosen = _fitted(plan, bench)
+        chosen = _fitted(plan, context)
     else:
         precisions = uniform_precisions(prepared, Precision.parse(str(uniform)), keep)
         data = load_dataset(options.data, prepared.inputs)
         if data.synthetic and not all(Precision.parse(p).is_float for p in precisions.values()):
             options.tell("no calibration data given: synthetic data (standard normal) are used; expect poor ranges")
-        ranges = bench.interpret(lambda run: learn.ranges(prepared, run, data, bench.db, options))
+        ranges = context.interpret(lambda run: learn.ranges(prepared, run, data, context.db, options))
         chosen = Plan(prepared.row.name, prepared.tvm_target_attrs, precisions, ranges)
-        chosen = dataclasses.replace(chosen, kernels=_tuned(bench, chosen))
+        chosen = dataclasses.replace(chosen, kernels=_tuned(context, chosen))
     chosen = dataclasses.replace(chosen, info={**chosen.info, **network.plan_info(prepared)})
     work: tempfile.TemporaryDirectory[str] = tempfile.TemporaryDirectory(prefix="tvm_mpq_")
     folder = Path(work.name)
     options.tell("compiling")
     built = network.build(prepared, chosen, folder / "model.so")
     chosen.save(folder / "plan.json")
-    report: BuildReport = {
+    report: dict[str, Any] = {
         "model": prepared.loaded.name,
         "target": prepared.row.name,
         "plan": dict(chosen.operators),
@@ -83,24 +82,24 @@ def _build(
     return Result(chosen, report, work)
 
 
-def _fitted(plan: Plan, bench: Bench) -> Plan:
+def _fitted(plan: Plan, context: RunContext) -> Plan:
     """A plan made for another CPU keeps its precisions and ranges; kernels and target become those asked for."""
-    row, attrs = bench.prepared.row, bench.prepared.tvm_target_attrs
+    row, attrs = context.prepared.row, context.prepared.tvm_target_attrs
     if all(plan.tvm_target_attrs.get(name) == attrs.get(name) for name in ("mcpu", "mtriple", "mattr")):
         return dataclasses.replace(plan, tvm_target_attrs=attrs)  # perhaps for other threads
-    bench.options.tell(
+    context.options.tell(
         f"the plan was made for target {plan.target!r}: its precisions and ranges are kept, and {row.name!r} gets its "
         "own default kernels, whose latency nobody measured"
     )
     return dataclasses.replace(plan, target=row.name, tvm_target_attrs=attrs, kernels={})
 
 
-def _tuned(bench: Bench, plan: Plan) -> dict[str, dict[str, Any]]:
+def _tuned(context: RunContext, plan: Plan) -> dict[str, dict[str, Any]]:
     """Kernels of the plan for which this device knows a faster one than the default, as a plan names them."""
-    meter = bench.meter()
-    steps = network.all_steps(bench.prepared, plan)
+    profiler = context.profiler()
+    steps = network.all_steps(context.prepared, plan)
     requests = {s.kernel.request.key: s.kernel.request for s in steps if isinstance(s, KernelStep)}
-    found = {key: tuned_kernel(meter, request) for key, request in requests.items()}
+    found = {key: tuned_kernel(profiler, request) for key, request in requests.items()}
     return {key: {"family": k.family.name, "knobs": k.knobs} for key, k in sorted(found.items()) if k is not None}
 
 

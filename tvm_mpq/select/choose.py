@@ -64,7 +64,7 @@ def choose(
     problem: Problem,
     budget: Budget,
     int8: Solution,
-    judge: Callable[[Solution], Quality],
+    evaluate: Callable[[Solution], Quality],
     *,
     time_limit_sec: float,
     latency_share: float = 1.0,
@@ -86,9 +86,9 @@ def choose(
     if limits.latency_us is not None:
         limits = dataclasses.replace(limits, latency_us=latency_share * limits.latency_us)
     if budget.max_drop is None:
-        chosen, tried = _least_loss(problem, limits, judge, time_limit_sec, progress)
+        chosen, tried = _least_loss(problem, limits, evaluate, time_limit_sec, progress)
     else:
-        chosen, tried = _least_latency(problem, limits, budget.max_drop, int8, judge, time_limit_sec, progress)
+        chosen, tried = _least_latency(problem, limits, budget.max_drop, int8, evaluate, time_limit_sec, progress)
     if not math.isfinite(chosen.quality.loss):
         raise InfeasibleError(
             "every plan tried within the limits gives NaN or infinity on the calibration data; allow a larger budget"
@@ -99,7 +99,7 @@ def choose(
 def _least_loss(
     problem: Problem,
     limits: Limits,
-    judge: Callable[[Solution], Quality],
+    evaluate: Callable[[Solution], Quality],
     time_limit_sec: float,
     progress: Progress | None,
 ) -> tuple[Tried, list[Tried]]:
@@ -107,7 +107,7 @@ def _least_loss(
     found = k_best(problem, limits, TOP_K, "loss", among=weighted, time_limit_sec=time_limit_sec)
     tried = []
     for i, solution in enumerate(found):
-        tried.append(Tried(solution, judge(solution)))
+        tried.append(Tried(solution, evaluate(solution)))
         if progress:
             progress(i + 1, len(found), "checking plans end to end")
     return min(tried, key=lambda t: (t.quality.loss, t.solution.latency_us)), tried
@@ -118,7 +118,7 @@ def _least_latency(
     limits: Limits,
     max_drop: float,
     int8: Solution,
-    judge: Callable[[Solution], Quality],
+    evaluate: Callable[[Solution], Quality],
     time_limit_sec: float,
     progress: Progress | None,
 ) -> tuple[Tried, list[Tried]]:
@@ -132,7 +132,7 @@ def _least_latency(
         for old in tried:
             if old.solution.choices == solution.choices and old.solution.formats == solution.formats:
                 return old
-        tried.append(Tried(solution, judge(solution)))
+        tried.append(Tried(solution, evaluate(solution)))
         if progress:
             progress(min(len(tried), BISECTIONS + 3), BISECTIONS + 3, "checking plans end to end")
         return tried[-1]

@@ -11,7 +11,7 @@ from tvm_mpq.select.problem import Problem
 def cost(problem: Problem, choices: Mapping[str, str], time_limit_sec: float = DEFAULT_TIME_LIMIT_SEC) -> Solution:
     """Price `choices` with the tensor formats that are fastest for them.
 
-    choices: operator -> label. Operators that it does not name (carriers, usually) take their fastest choice.
+    choices: operator -> label. Operators that it does not name (weightless ones, usually) take their fastest choice.
 
     Raises
     ------

@@ -56,7 +56,7 @@ class Solution:
 
 
 @dataclass(frozen=True)
-class Step:
+class Minimum:
     """The outcome of minimising one quantity.
 
     labels is empty when time ran out before any assignment was found. noise: differences of value that mean nothing.
@@ -173,13 +173,13 @@ def _minimise(
     cuts: Sequence[Mapping[str, str]],
     labels: Mapping[str, str],
     time_limit_sec: float,
-) -> Step | None:
+) -> Minimum | None:
     """Minimise one quantity; None when nothing is within the limits.
 
     An objective that turns out tiny beside its largest coefficient is solved again without the parts that exceed the
     value attained, scaled to what is left: one absurd choice must not blur the sane ones.
     """
-    best: Step | None = None
+    best: Minimum | None = None
     seconds = 0.0
     for _ in range(_MAX_RESCALES):
         model = Model(problem)
@@ -195,7 +195,7 @@ def _minimise(
             return best
         if not outcome.has_values:
             bound = model.constant if best is None else best.bound
-            step = Step({}, {}, None, math.inf, bound, outcome.status, seconds)
+            step = Minimum({}, {}, None, math.inf, bound, outcome.status, seconds)
             return step if best is None else _later(best, step)
         step = _step(problem, quantity, model, outcome.bound, outcome.status, seconds)
         best = step if best is None else _later(best, step)
@@ -206,7 +206,7 @@ def _minimise(
     return best
 
 
-def _step(problem: Problem, quantity: str, model: Model, bound: float, status: str, seconds: float) -> Step:
+def _step(problem: Problem, quantity: str, model: Model, bound: float, status: str, seconds: float) -> Minimum:
     labels, formats = model.assignment()
     cost = price(problem, labels, formats)
     value = _missing_bits(formats) if quantity == BITS else cost.quantity(quantity)
@@ -214,21 +214,21 @@ def _step(problem: Problem, quantity: str, model: Model, bound: float, status: s
     noise = OBJECTIVE_RESOLUTION / model.scale + LIMIT_TOLERANCE * max(abs(value), abs(model.constant))
     if status == OPTIMAL and value - proven <= noise:
         proven = value  # what the solver cannot tell apart is no gap
-    return Step(labels, formats, cost, value, min(proven, value), status, seconds, noise)
+    return Minimum(labels, formats, cost, value, min(proven, value), status, seconds, noise)
 
 
-def _later(best: Step, step: Step) -> Step:
+def _later(best: Minimum, step: Minimum) -> Minimum:
     """The better of two steps on one quantity, with the later proof: it excludes only what is worse than `best`."""
     better = step if step.value < best.value else best
     bound = min(max(step.bound, best.bound), better.value)
     return replace(better, bound=bound, status=step.status, seconds=step.seconds, noise=min(step.noise, best.noise))
 
 
-def _value(problem: Problem, step: Step, quantity: str) -> float:
+def _value(problem: Problem, step: Minimum, quantity: str) -> float:
     return _missing_bits(step.formats) if quantity == BITS else _total(step, quantity)
 
 
-def _total(step: Step, quantity: str) -> float:
+def _total(step: Minimum, quantity: str) -> float:
     assert step.cost is not None, "only steps with an assignment have totals"
     return step.cost.quantity(quantity)
 
@@ -241,7 +241,7 @@ def _has_spare_bits(problem: Problem, formats: Mapping[str, int]) -> bool:
     return any(is_integer(formats[t.name]) and formats[t.name] < max(t.integer_formats) for t in problem.tensors)
 
 
-def _solution(goal: str, best: Step, first: Step, status: str, seconds: float) -> Solution:
+def _solution(goal: str, best: Minimum, first: Minimum, status: str, seconds: float) -> Solution:
     assert best.cost is not None, "solve refuses before this when nothing was found"
     cost = best.cost
     objective = cost.quantity(goal)

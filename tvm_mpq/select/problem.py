@@ -37,8 +37,9 @@ def emitted_class(bits: int) -> int:
 class Choice:
     """One way to run an operator.
 
-    label: precision text (`w4a8`, `fp32`; `a8` for carriers). in_bits: storage format it needs on its inputs, 32 or
-    1..8. latency_us: microseconds per emitted class, 32 = float32, 8 = integers; an absent key cannot be emitted.
+    label: precision text (`w4a8`, `fp32`; `a8` for weightless operators). in_bits: storage format it needs on its
+    inputs, 32 or 1..8. latency_us: microseconds per emitted class, 32 = float32, 8 = integers; an absent key cannot be
+    emitted.
     loss: accuracy lost, in any one unit for the whole problem; may be negative. energy_mj: millijoule, None = unknown.
     """
 
@@ -55,7 +56,8 @@ class Operator:
     """A node that reads `inputs` and writes `output`.
 
     exact_inputs, one flag an input: True = an integer choice reads exactly its `in_bits` there; False = any integer
-    format will do (residuals and carriers, whose inputs bring their own scale). Float choices always read float32.
+    format will do (residuals and weightless operators, whose inputs bring their own scale). Float choices always read
+    float32.
     """
 
     name: str

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from tvm_mpq.numerics.reference import evaluate
 from tvm_mpq.passes.graph import Graph, Node
-from tvm_mpq.passes.lowering import FloatStep, KernelStep, ReshapeStep, Step, Value
+from tvm_mpq.passes.lowering import FloatStep, KernelStep, ReshapeStep, Step, StoredValue
 from tvm_mpq.schema import FLOAT_BITS, Conv2dWorkload, ConvertWorkload, Pool2dWorkload
 
 Array = npt.NDArray[Any]
@@ -34,17 +34,19 @@ def evaluate_step(graph: Graph, step: KernelStep, inputs: Sequence[Array]) -> Ar
     return np.ascontiguousarray(result).reshape(graph.tensors[step.output.tensor].shape)
 
 
-def walk(graph: Graph, steps: Sequence[Step], inputs: dict[str, Array], float_rule: FloatRule) -> dict[Value, Array]:
+def walk(
+    graph: Graph, steps: Sequence[Step], inputs: dict[str, Array], float_rule: FloatRule
+) -> dict[StoredValue, Array]:
     """Every value of the network; float operators without a template are left to `float_rule`."""
-    held: dict[Value, Array] = {Value(name, FLOAT_BITS): x for name, x in inputs.items()}
+    held: dict[StoredValue, Array] = {StoredValue(name, FLOAT_BITS): x for name, x in inputs.items()}
     for step in steps:
         if isinstance(step, KernelStep):
             held[step.output] = evaluate_step(graph, step, [held[v] for v in step.inputs])
         elif isinstance(step, ReshapeStep):
             held[step.output] = held[step.input].reshape(graph.tensors[step.output.tensor].shape)
         else:
-            arrays = [held[Value(t, FLOAT_BITS)] for t in step.node.inputs]
-            held[Value(step.node.output, FLOAT_BITS)] = float_rule(step.node, arrays)
+            arrays = [held[StoredValue(t, FLOAT_BITS)] for t in step.node.inputs]
+            held[StoredValue(step.node.output, FLOAT_BITS)] = float_rule(step.node, arrays)
     return held
 
 
@@ -61,7 +63,7 @@ def _floats(step: KernelStep) -> bool:
     return step.kernel.request.precision.is_float
 
 
-def assert_steps_follow_the_definition(graph: Graph, steps: Sequence[Step], values: dict[Value, Array]) -> None:
+def assert_steps_follow_the_definition(graph: Graph, steps: Sequence[Step], values: dict[StoredValue, Array]) -> None:
     """Each step's output against its definition on the very inputs it had: integers equal, floats closely.
 
     values: logical arrays of every tensor as the compiled kernels left them.

@@ -13,7 +13,7 @@ from mpq_testing.emulated import EmulatedMachine
 from tvm_mpq.execute.interpreter import Interpreter
 from tvm_mpq.kernels.registry import Kernel
 from tvm_mpq.passes.graph import Graph, Node
-from tvm_mpq.passes.lowering import Step, Value
+from tvm_mpq.passes.lowering import Step, StoredValue
 
 Array = npt.NDArray[Any]
 
@@ -56,7 +56,7 @@ class _Notes:
 
 def run_network(
     machine: EmulatedMachine, graph: Graph, steps: Sequence[Step], inputs: dict[str, Array], core: str
-) -> dict[Value, Array]:
+) -> dict[StoredValue, Array]:
     """Every tensor that the network's kernels leave there, as stored."""
     notes = _Notes()
     interpreter = Interpreter(graph, notes)

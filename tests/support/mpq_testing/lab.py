@@ -23,7 +23,7 @@ from tvm_mpq.execute.host_runtime import HostRuntime
 from tvm_mpq.execute.interpreter import Interpreter
 from tvm_mpq.execute.prepare import prepare
 from tvm_mpq.passes.graph import Node
-from tvm_mpq.passes.lowering import Step, Value
+from tvm_mpq.passes.lowering import Step, StoredValue
 from tvm_mpq.schema import FLOAT_BITS, Plan
 from tvm_mpq.tuning.compile.kernel_store import KernelStore
 
@@ -67,11 +67,11 @@ class Lab:
     def steps(self, plan: Plan) -> list[Step]:
         return network.all_steps(self.prepared, plan)
 
-    def values(self, plan: Plan, sample: int = 0) -> dict[Value, Array]:
+    def values(self, plan: Plan, sample: int = 0) -> dict[StoredValue, Array]:
         """Every tensor that the interpreter's compiled kernels left, logical channels."""
         return self.values_of(self.steps(plan), sample)
 
-    def values_of(self, steps: Sequence[Step], sample: int = 0) -> dict[Value, Array]:
+    def values_of(self, steps: Sequence[Step], sample: int = 0) -> dict[StoredValue, Array]:
         """The same of any steps."""
         self.interpreter.prepare(steps)
         held = self.interpreter.run(steps, self.interpreter.load(self.samples[sample]), tag="lab")
@@ -81,12 +81,12 @@ class Lab:
 
     def interpret(self, plan: Plan, sample: int = 0) -> list[Array]:
         values = self.values(plan, sample)
-        return [values[Value(name, FLOAT_BITS)] for name in self.graph.outputs]
+        return [values[StoredValue(name, FLOAT_BITS)] for name in self.graph.outputs]
 
     def define(self, plan: Plan, sample: int = 0) -> list[Array]:
         """The network's outputs in NumPy; operators without a definition run compiled."""
         held = walk(self.graph, self.steps(plan), self.samples[sample], self._float_node)
-        return [held[Value(name, FLOAT_BITS)] for name in self.graph.outputs]
+        return [held[StoredValue(name, FLOAT_BITS)] for name in self.graph.outputs]
 
     def _float_node(self, node: Node, inputs: list[Array]) -> Array:
         function = self.interpreter._floats[node.name]  # no public way: only tests walk a network in two worlds

@@ -10,7 +10,7 @@ from tvm_mpq.calibrate import learn
 from tvm_mpq.calibrate.ranges import calibrate
 from tvm_mpq.errors import DataError, InvalidValueError
 from tvm_mpq.numerics.affine import tensor_quant
-from tvm_mpq.passes.lowering import Value
+from tvm_mpq.passes.lowering import StoredValue
 from tvm_mpq.schema import FLOAT_BITS
 
 
@@ -65,5 +65,5 @@ def test_unknown_method(tiny: Lab) -> None:
 def test_layout_output_is_the_input_transposed(tiny: Lab) -> None:
     x = tiny.samples[0]["x"]
     layout = tiny.graph.nodes[0]
-    found = tiny.values(tiny.plan("fp32"))[Value(layout.output, FLOAT_BITS)]
+    found = tiny.values(tiny.plan("fp32"))[StoredValue(layout.output, FLOAT_BITS)]
     np.testing.assert_array_equal(found, x.transpose(0, 2, 3, 1))

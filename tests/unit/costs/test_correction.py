@@ -82,10 +82,10 @@ def test_a_run_of_what_is_offered_no_more_cannot_be_observed() -> None:
     run = price_of("w8a8", {"x": 32, "y": 32, "z": 32})
     with pytest.raises(InvalidValueError, match="w8a8"):
         observe(less, run, 1.0, tensor_bytes)
-    bench: Any = SimpleNamespace(prepared=SimpleNamespace(graph=SimpleNamespace(tensors=TENSORS)))
+    context: Any = SimpleNamespace(prepared=SimpleNamespace(graph=SimpleNamespace(tensors=TENSORS)))
     tables = Tables(None, None, {}, less, less, Correction())  # type: ignore[arg-type]
     other = price_of("fp32", {"x": 32, "y": 32, "z": 32})
-    found = corrected(bench, tables, [(run, 1.0), (other, 2 * other.latency_us)])
+    found = corrected(context, tables, [(run, 1.0), (other, 2 * other.latency_us)])
     assert found.runs == ((run, 1.0), (other, 2 * other.latency_us))
     assert price(found.problem, other.choices, other.formats).latency_us == pytest.approx(2 * other.latency_us)
 

@@ -16,19 +16,19 @@ from tvm_mpq import targets
 from tvm_mpq.costs import measured
 from tvm_mpq.costs import predicted as estimate
 from tvm_mpq.costs.measured import complete
-from tvm_mpq.costs.profiler import Meter
+from tvm_mpq.costs.profiler import KernelProfiler
 from tvm_mpq.costs.table import LatencyTable
 from tvm_mpq.errors import MeasurementError
 from tvm_mpq.kernels.registry import Kernel, Request
 from tvm_mpq.schema import FP32, W8A8, AddWorkload, Conv2dWorkload, DeviceIdentity, LatencyKey, LatencyRecord
 from tvm_mpq.tuning.database.latencies import LatencyDatabase
 from tvm_mpq.tuning.measure import presets
-from tvm_mpq.tuning.predictor import Entry, Machine
+from tvm_mpq.tuning.predictor import Entry, MachineFacts
 from tvm_mpq.tuning.predictor.law import columns
 
 ROW = targets.resolve("znver4")
 FEATURES = targets.features(ROW)
-MACHINE = Machine.of(ROW)
+MACHINE = MachineFacts.of(ROW)
 
 
 def requests() -> list[Request]:
@@ -58,18 +58,28 @@ class Lab:
         self.order: list[str] = []
         device = DeviceIdentity("cpu", "znver4", (), 1, 1)
         store: Any = SimpleNamespace(source=self.source)
-        self.meter = Meter("znver4", device, store, self.db, None, presets.KERNELS)  # type: ignore[arg-type]
+        self.profiler = KernelProfiler("znver4", device, store, self.db, None, presets.KERNELS)  # type: ignore[arg-type]
 
     def source(self, kernel: Kernel) -> Any:
         return SimpleNamespace(version=self.code)
 
-    def measure_all(self, meter: Any, table: LatencyTable, kernels: dict[LatencyKey, Kernel]) -> None:
+    def measure_all(self, profiler: Any, table: LatencyTable, kernels: dict[LatencyKey, Kernel]) -> None:
         for key, kernel in kernels.items():
             self.order.append(kernel.request.key)
             failure = "wrong integers" if kernel.request.key in self.broken else None
             time = None if failure else us(key) * self.factor
             record = LatencyRecord(
-                *(key, meter.device.key, tvm.__version__, self.code, time, None, 7, "2026-01-01T00:00:00", "measured"),
+                *(
+                    key,
+                    profiler.device.key,
+                    tvm.__version__,
+                    self.code,
+                    time,
+                    None,
+                    7,
+                    "2026-01-01T00:00:00",
+                    "measured",
+                ),
                 failure=failure,
             )
             self.db.put(record)
@@ -78,7 +88,7 @@ class Lab:
 
     def fill(self, fraction: float, wanted: list[Request] | None = None) -> LatencyTable:
         self.order = []
-        return estimate.fill_partly(self.meter, wanted or requests(), ROW, fraction, self.said.append)
+        return estimate.fill_partly(self.profiler, wanted or requests(), ROW, fraction, self.said.append)
 
 
 @pytest.fixture
@@ -167,7 +177,7 @@ def test_a_failed_measurement_takes_a_prediction_back(lab: Lab) -> None:
     kernels = table.predicted()
     key, kernel = next(iter(kernels.items()))
     lab.broken = {kernel.request.key}
-    lab.measure_all(lab.meter, table, {key: kernel})
+    lab.measure_all(lab.profiler, table, {key: kernel})
     table.forget_predictions([kernel])
     with pytest.raises(MeasurementError, match="wrong integers"):
         complete(table, [kernel.request])
@@ -177,7 +187,7 @@ def test_a_measurement_takes_its_predictions_place_though_slower(lab: Lab) -> No
     table = lab.fill(0.5)
     key, kernel = next(iter(table.predicted().items()))
     lab.factor = 3.0
-    lab.measure_all(lab.meter, table, {key: kernel})
+    lab.measure_all(lab.profiler, table, {key: kernel})
     assert table.latency_us(kernel.request) == pytest.approx(3 * us(key))
     assert table.entries["predicted"] == 37
 
@@ -188,7 +198,7 @@ def test_hope_makes_predictions_faster_and_measurements_not(lab: Lab) -> None:
         record = table.records[request.key]
         if record.provenance == "predicted":
             record = table.records[request.key] = dataclasses.replace(record, stated_error=1.0)
-        ratio = table.hopeful_us(request) / table.latency_us(request)
+        ratio = table.optimistic_us(request) / table.latency_us(request)
         assert ratio == (1.0 if record.provenance == "measured" else pytest.approx(0.8123, abs=1e-4))  # 2^-0.3
 
 

@@ -15,7 +15,7 @@ from tvm_mpq.execute.prepare import Prepared, prepare
 from tvm_mpq.kernels.registry import Kernel
 from tvm_mpq.passes.realize import KERNEL_ATTR
 from tvm_mpq.schema import Plan
-from tvm_mpq.tuning.compile.kernel_store import KernelStore, Source
+from tvm_mpq.tuning.compile.kernel_store import KernelSource, KernelStore
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_a_kernel_that_changed_is_another(
 ) -> None:
     before, source = digest(prepared, store), store.source
 
-    def changed(kernel: Kernel) -> Source:
+    def changed(kernel: Kernel) -> KernelSource:
         one = kernel.request.workload.kind == "conv2d"
         return dataclasses.replace(source(kernel), version="new") if one else source(kernel)
 

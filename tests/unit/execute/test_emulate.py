@@ -10,7 +10,7 @@ import pytest
 
 from mpq_testing.lab import Lab
 from mpq_testing.onnx_models import depthwise_and_shortcut
-from tvm_mpq.execute.emulate import borrowed
+from tvm_mpq.execute.emulate import emulated_on_int8
 from tvm_mpq.passes.lowering import KernelStep, Step
 from tvm_mpq.schema import FP32, W8A8, Precision
 from tvm_mpq.tuning.compile.kernel_store import KernelStore
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.isa("avx2")
 @pytest.fixture(scope="module", params=["w4a8", "w3a8", "w2a4", "w1a4", "w1a1"])
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Lab:
     """Odd channels, a depthwise convolution (8 bits only), a shortcut and a classifier."""
-    folder = tmp_path_factory.mktemp("borrow")
+    folder = tmp_path_factory.mktemp("emulate")
     onnx.save(depthwise_and_shortcut(9, 37), str(folder / "net.onnx"))
     return Lab(folder / "net.onnx", folder / "kernels", offered=[FP32, W8A8, Precision.parse(request.param)])
 
@@ -38,7 +38,7 @@ def precisions(steps: list[Step]) -> dict[str, str]:
 def test_integers_are_equal_and_nothing_of_few_bits_is_compiled(lab: Lab, tmp_path: Path) -> None:
     steps = few_bits(lab)
     empty = KernelStore(tmp_path, lab.prepared.tvm_target_attrs)
-    wide = borrowed(steps, empty)
+    wide = emulated_on_int8(steps, empty)
     assert sum(text not in ("w8a8", "fp32") for text in precisions(steps).values()) >= 2
     assert set(precisions(wide).values()) <= {"w8a8", "fp32"}
     assert [type(s) for s in wide] == [type(s) for s in steps] and precisions(wide).keys() == precisions(steps).keys()
@@ -52,4 +52,4 @@ def test_a_kernel_that_is_there_is_not_replaced(lab: Lab, tmp_path: Path) -> Non
     steps = few_bits(lab)
     store = KernelStore(tmp_path, lab.prepared.tvm_target_attrs)
     store.require([s.kernel for s in steps if isinstance(s, KernelStep)])
-    assert borrowed(steps, store) == steps
+    assert emulated_on_int8(steps, store) == steps

@@ -12,7 +12,7 @@ from tvm_mpq.errors import InvalidValueError, NoKernelError
 from tvm_mpq.kernels.registry import default_kernel
 from tvm_mpq.passes import Annotate
 from tvm_mpq.passes.graph import Graph, read_graph
-from tvm_mpq.passes.lowering import FloatStep, KernelStep, ReshapeStep, Step, Value, lower, stored_shape
+from tvm_mpq.passes.lowering import FloatStep, KernelStep, ReshapeStep, Step, StoredValue, lower, stored_shape
 from tvm_mpq.schema import FLOAT_BITS, Plan, TensorQuant
 from tvm_mpq.targets import features, local_row
 
@@ -56,7 +56,7 @@ def test_all_integer_quantizes_once_and_ends_in_float(graph: Graph) -> None:
     (boundary,) = boundaries(steps)
     first, last = steps[0], steps[-1]
     assert isinstance(first, KernelStep) and isinstance(last, KernelStep)
-    assert first.node == boundary and first.inputs == (Value("x", FLOAT_BITS),)
+    assert first.node == boundary and first.inputs == (StoredValue("x", FLOAT_BITS),)
     assert first.kernel.request.workload.channels_first
     assert last.node == "fc" and last.output.bits == FLOAT_BITS
     assert [s.output.bits for s in steps[:-1]] == [8] * (len(steps) - 1)  # type: ignore[union-attr]
@@ -79,7 +79,7 @@ def test_a_copy_is_made_once_for_all_readers(graph: Graph) -> None:
 def test_every_value_is_made_before_it_is_read(graph: Graph) -> None:
     for default, other in (("fp32", "w8a8"), ("w8a8", "fp32"), ("w4a8", "fp32")):
         steps = lowered(graph, plan_for(graph, default, block__conv2=other, fc=other))
-        made = {Value("x", FLOAT_BITS)}
+        made = {StoredValue("x", FLOAT_BITS)}
         for step in steps:
             assert isinstance(step, (KernelStep, ReshapeStep))
             inputs = step.inputs if isinstance(step, KernelStep) else (step.input,)
@@ -111,8 +111,8 @@ def test_kernels_of_the_plan_win(graph: Graph) -> None:
 
 def test_stored_shapes(graph: Graph) -> None:
     down = next(n for n in graph.nodes if n.name == "down").output
-    assert stored_shape(graph, Value(down, FLOAT_BITS)) == (1, 6, 6, 33)
-    assert stored_shape(graph, Value(down, 8)) == (1, 6, 6, 48)
+    assert stored_shape(graph, StoredValue(down, FLOAT_BITS)) == (1, 6, 6, 33)
+    assert stored_shape(graph, StoredValue(down, 8)) == (1, 6, 6, 48)
 
 
 def test_float_operators_read_and_write_floats() -> None:

@@ -47,7 +47,7 @@ def narrow(solution: Solution) -> int:
     return sum(label == "w4a8" for label in solution.choices.values())
 
 
-def judge(solution: Solution) -> Quality:
+def evaluate(solution: Solution) -> Quality:
     """Half a point for each 4 bit operator; nothing for 8 bits."""
     return Quality(0.5 * narrow(solution), solution.loss)
 
@@ -56,7 +56,7 @@ def int8_of(problem: Problem) -> Solution:
     return cost(problem, uniform(problem, "w8a8"))
 
 
-def pick(problem: Problem, budget: Budget, truth: Callable[[Solution], Quality] = judge) -> Solution:
+def pick(problem: Problem, budget: Budget, truth: Callable[[Solution], Quality] = evaluate) -> Solution:
     chosen, tried = choose(problem, budget, int8_of(problem), truth, time_limit_sec=10)
     assert chosen in tried
     return chosen.solution
@@ -80,7 +80,7 @@ def test_a_share_of_the_latency_budget(problem: Problem) -> None:
     """What a plan measured above its budget asks for: the same budget, kept with something to spare."""
     for share in (1.0, 0.9):
         chosen, _ = choose(
-            problem, Budget(latency_ms=0.0155), int8_of(problem), judge, time_limit_sec=10, latency_share=share
+            problem, Budget(latency_ms=0.0155), int8_of(problem), evaluate, time_limit_sec=10, latency_share=share
         )
         assert chosen.solution.latency_us <= share * 15.5
         assert narrow(chosen.solution) == {1.0: 1, 0.9: 3}[share]
@@ -97,7 +97,7 @@ def test_excess() -> None:
 @pytest.mark.parametrize("budget", [Budget(latency_ms=0.0145), Budget(max_drop=2.0)])
 def test_a_plan_whose_outputs_are_not_finite_is_no_answer(problem: Problem, budget: Budget) -> None:
     def truth(solution: Solution) -> Quality:
-        return Quality(math.inf, math.inf) if solution.choices["conv0"] == "w4a8" else judge(solution)
+        return Quality(math.inf, math.inf) if solution.choices["conv0"] == "w4a8" else evaluate(solution)
 
     chosen, tried = choose(problem, budget, int8_of(problem), truth, time_limit_sec=10)
     assert chosen in tried and chosen.solution.choices["conv0"] != "w4a8"
@@ -126,7 +126,7 @@ def test_end_to_end_accuracy_overrules_the_sum(problem: Problem) -> None:
 @pytest.mark.parametrize("drop", [0.0, 0.5, 1.0, 1.7, 9.0])
 def test_least_latency_within_drop(problem: Problem, drop: float) -> None:
     solution = pick(problem, Budget(max_drop=drop))
-    assert judge(solution).drop <= drop
+    assert evaluate(solution).drop <= drop
     assert narrow(solution) == min(COUNT, int(drop / 0.5))  # nothing left on the table
 
 
@@ -136,7 +136,7 @@ def test_one_point_when_nothing_is_asked(problem: Problem) -> None:
 
 def test_both_limits(problem: Problem) -> None:
     solution = pick(problem, Budget(max_drop=1.0, size_mb=350e-6))
-    assert judge(solution).drop <= 1 and solution.size_bytes <= 350
+    assert evaluate(solution).drop <= 1 and solution.size_bytes <= 350
 
 
 def test_unreachable_limits_are_explained(problem: Problem) -> None:
@@ -155,7 +155,7 @@ def test_no_plan_is_judged_twice(problem: Problem) -> None:
 
     def truth(solution: Solution) -> Quality:
         seen.append(solution.choices)
-        return judge(solution)
+        return evaluate(solution)
 
     pick(problem, Budget(max_drop=0.7), truth)
     assert all(a != b for a, b in itertools.combinations(seen, 2))

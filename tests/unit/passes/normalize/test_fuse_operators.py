@@ -98,7 +98,7 @@ def test_an_output_in_the_middle_of_a_chain_stays_visible(lab) -> None:
     assert fused(lab, body)[0] == ["conv2d", "activation"]
 
 
-CARRIERS = {
+WEIGHTLESS = {
     "max pool": (
         lambda b, x: op.nn.max_pool2d(x, (3, 2), (2, 1), (0, 1, 1, 0), layout="NHWC"),
         Pool2dWorkload("max", 1, 6, 8, 4, (3, 2), (2, 1), (0, 1, 1, 0), 3, 8),
@@ -150,9 +150,9 @@ CARRIERS = {
 }
 
 
-@pytest.mark.parametrize("name", CARRIERS)
-def test_carriers(lab, name) -> None:
-    build, workload = CARRIERS[name]
+@pytest.mark.parametrize("name", WEIGHTLESS)
+def test_weightless_operators(lab, name) -> None:
+    build, workload = WEIGHTLESS[name]
     _, attrs = fused(lab, lambda b, x: b(build(b, x)))
     assert [a["workload"] for a in attrs.values()] == [workload]
 

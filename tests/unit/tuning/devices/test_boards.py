@@ -10,7 +10,7 @@ import pytest
 
 from tvm_mpq.errors import DeviceLostError, InvalidValueError, MeasurementError
 from tvm_mpq.tuning.devices import boards as module
-from tvm_mpq.tuning.devices.board_session import Loss, parse_address
+from tvm_mpq.tuning.devices.board_session import Disconnect, parse_address
 from tvm_mpq.tuning.devices.boards import Boards
 
 
@@ -55,14 +55,14 @@ class Fake:
         self.calls += 1
         if self.calls in self.dies:
             self.connected = False
-            self.note(Loss(self.name, "gone"))
+            self.note(Disconnect(self.name, "gone"))
             raise DeviceLostError(f"{self.name} was lost; gone")
 
 
 def pool(*fakes: dict[str, Any], say: Any = None, patience: float = 0.1) -> Boards:
     boards = Boards.__new__(Boards)
     boards._say = say or (lambda text: None)
-    boards._patience_sec, boards.losses, boards._lock = patience, [], threading.RLock()
+    boards._patience_sec, boards.disconnects, boards._lock = patience, [], threading.RLock()
     boards._gathered, boards._tracker, boards._sentinel = True, None, None
     boards._sessions = [Fake(note=boards._lost, **fake) for fake in fakes]  # type: ignore[misc]
     return boards
@@ -92,7 +92,7 @@ def test_a_lost_task_goes_to_another_board() -> None:
     boards = pool({"name": "a", "dies": (2,), "revives": 0}, {"name": "b"}, say=said.append)
     found = dict(boards.run(range(10), step))
     assert sorted(found) == list(range(10)) and not any(isinstance(v, DeviceLostError) for v in found.values())
-    assert [loss.board for loss in boards.losses] == ["a"]
+    assert [disconnect.board for disconnect in boards.disconnects] == ["a"]
     assert said[0] == "lost a: gone"
     with boards.session() as session:
         assert session.describe() == "b"
@@ -177,4 +177,4 @@ def test_an_aged_session_is_renewed_between_tasks() -> None:
     fake: Any = boards._sessions[0]
     fake.aged = True
     assert boards.do(lambda session: "done") == "done"
-    assert fake.restarts == 1 and boards.losses == []
+    assert fake.restarts == 1 and boards.disconnects == []

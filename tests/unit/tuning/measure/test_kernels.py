@@ -10,10 +10,10 @@ import pytest
 
 from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.schema import LatencyKey
-from tvm_mpq.tuning.devices.baseline import Pace
+from tvm_mpq.tuning.devices.baseline import SpeedBaseline
 from tvm_mpq.tuning.devices.sentinel import build_sentinel
 from tvm_mpq.tuning.devices.session import LocalSession
-from tvm_mpq.tuning.measure.kernels import Job, MeasureSettings, measure
+from tvm_mpq.tuning.measure.kernels import KernelJob, MeasureSettings, measure
 
 KEY = LatencyKey("w", "-", 32, "f", "{}", "t")
 # Other tests may share the cores: these settings accept nearly anything.
@@ -27,7 +27,7 @@ def sentinel():
 
 
 def jobs(library, *names, args=ARGS):
-    return [Job(dataclasses.replace(KEY, workload=name), library, name, args) for name in names]
+    return [KernelJob(dataclasses.replace(KEY, workload=name), library, name, args) for name in names]
 
 
 def take(session, list_of_jobs, sentinel, settings=EASY, **options):
@@ -86,13 +86,13 @@ def test_noise_is_refused(session, library, sentinel):
 
 
 def test_what_ran_at_another_speed_than_the_rest_is_refused(session, library, sentinel, monkeypatch):
-    monkeypatch.setattr(session, "pace", Pace())
-    for _ in range(Pace.REMEMBERED):
-        session.pace.add(1e-3)  # a device that was a thousand times as fast until now
+    monkeypatch.setattr(session, "baseline", SpeedBaseline())
+    for _ in range(SpeedBaseline.REMEMBERED):
+        session.baseline.add(1e-3)  # a device that was a thousand times as fast until now
     strict = dataclasses.replace(EASY, max_drift=0.5, retakes=0)
     (found,) = take(session, jobs(library, "short"), sentinel, strict)
     assert "drifts" in found.failure
-    assert session.pace.usual_us() == 1e-3  # the readings of one group do not turn it
+    assert session.baseline.usual_us() == 1e-3  # the readings of one group do not turn it
 
 
 def test_groups_are_yielded_as_they_are_done(session, library, sentinel):

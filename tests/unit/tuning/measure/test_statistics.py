@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tvm_mpq.tuning.devices.baseline import Pace
+from tvm_mpq.tuning.devices.baseline import SpeedBaseline
 from tvm_mpq.tuning.measure.kernels import MeasureSettings
-from tvm_mpq.tuning.measure.statistics import Sample, judge
+from tvm_mpq.tuning.measure.statistics import Sample, summarize_samples
 
 SETTINGS = MeasureSettings(repeats=5, max_relative_iqr=0.1, max_drift=0.1, negligible_iqr_us=0.0)
 
@@ -18,56 +18,56 @@ def samples(values, sentinel=10.0):
     return [Sample(v, sentinel, sentinel) for v in values]
 
 
-def pace(*readings):
-    found = Pace()
+def baseline(*readings):
+    found = SpeedBaseline()
     for reading in readings or (10.0,):
         found.add(reading)
     return found
 
 
 def test_the_usual_speed_is_what_a_quarter_of_the_readings_keep():
-    assert pace(10.0, 20.0, 21.0, 10.0, 22.0).usual_us() == 10.0
-    assert pace(10.0, 20.0, 20.0, 20.0, 20.0, 20.0, 20.0, 20.0, 20.0).usual_us() == 20.0
+    assert baseline(10.0, 20.0, 21.0, 10.0, 22.0).usual_us() == 10.0
+    assert baseline(10.0, 20.0, 20.0, 20.0, 20.0, 20.0, 20.0, 20.0, 20.0).usual_us() == 20.0
 
 
 def test_a_change_for_good_becomes_the_usual_speed():
-    found = pace(*[10.0] * Pace.REMEMBERED)
-    for _ in range(int(0.7 * Pace.REMEMBERED)):
+    found = baseline(*[10.0] * SpeedBaseline.REMEMBERED)
+    for _ in range(int(0.7 * SpeedBaseline.REMEMBERED)):
         found.add(20.0)
     assert found.usual_us() == 10.0
-    for _ in range(int(0.1 * Pace.REMEMBERED)):
+    for _ in range(int(0.1 * SpeedBaseline.REMEMBERED)):
         found.add(20.0)
     assert found.usual_us() == 20.0
 
 
 def test_median_and_iqr():
-    found = judge(samples([10, 11, 12, 10.5, 11.5]), pace(), SETTINGS)
+    found = summarize_samples(samples([10, 11, 12, 10.5, 11.5]), baseline(), SETTINGS)
     assert (found.median_us, found.iqr_us, found.repeats, found.failure) == (11.0, 1.0, 5, None)
 
 
 def test_only_the_newest_rounds_count():
-    found = judge(samples([99, 1, 50, 10, 10, 10, 10, 10]), pace(), SETTINGS)
+    found = summarize_samples(samples([99, 1, 50, 10, 10, 10, 10, 10]), baseline(), SETTINGS)
     assert (found.median_us, found.iqr_us) == (10.0, 0.0)
 
 
 def test_noise_is_refused_with_the_numbers():
-    found = judge(samples([10, 20, 10, 20, 15]), pace(), SETTINGS)
+    found = summarize_samples(samples([10, 20, 10, 20, 15]), baseline(), SETTINGS)
     assert found.median_us is None
     assert found.failure == "too noisy: IQR 66.7% of the median 15 us after 5 rounds (allowed 10.0%)"
 
 
 def test_scatter_far_below_a_call_s_cost_is_accepted():
     noisy = samples([0.010, 0.020, 0.010, 0.020, 0.015])
-    assert judge(noisy, pace(), SETTINGS).failure is not None
-    assert judge(noisy, pace(), MeasureSettings(repeats=5, negligible_iqr_us=0.05)).median_us == 0.015
+    assert summarize_samples(noisy, baseline(), SETTINGS).failure is not None
+    assert summarize_samples(noisy, baseline(), MeasureSettings(repeats=5, negligible_iqr_us=0.05)).median_us == 0.015
 
 
 def test_rounds_during_a_drift_do_not_count():
     drifted = [Sample(99.0, 10.0, 12.0), Sample(99.0, 12.0, 10.0), Sample(99.0, 8.0, 10.0)]
     calm = samples([10.0] * 5)
-    found = judge([*calm, *drifted], pace(), SETTINGS)
+    found = summarize_samples([*calm, *drifted], baseline(), SETTINGS)
     assert found.median_us == 10.0
-    found = judge([*calm[:4], *drifted], pace(), SETTINGS)
+    found = summarize_samples([*calm[:4], *drifted], baseline(), SETTINGS)
     assert found.failure is not None
     assert "drifts: the sentinel took 8.0 to 12.0 us" in found.failure
     assert "only 4 of the 5" in found.failure
@@ -75,12 +75,12 @@ def test_rounds_during_a_drift_do_not_count():
 
 
 def test_without_samples():
-    assert judge([], Pace(), SETTINGS).failure is not None
+    assert summarize_samples([], SpeedBaseline(), SETTINGS).failure is not None
 
 
 @given(st.lists(st.floats(0.1, 1e6), min_size=5, max_size=20))
 def test_an_accepted_median_keeps_its_promise(values):
-    found = judge(samples(values), pace(), SETTINGS)
+    found = summarize_samples(samples(values), baseline(), SETTINGS)
     if found.failure is None:
         assert found.iqr_us <= 0.1 * found.median_us
         assert found.median_us == pytest.approx(np.median(values[-5:]), rel=1e-12)

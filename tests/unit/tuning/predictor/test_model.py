@@ -12,9 +12,9 @@ import pytest
 
 from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.schema import AddWorkload, Conv2dWorkload, FloatWorkload, LatencyKey, Workload, padded_channels
-from tvm_mpq.tuning.predictor import Entry, Machine, Predictor, heldout
+from tvm_mpq.tuning.predictor import Entry, MachineFacts, Predictor, heldout
 
-MACHINE = Machine(l1d_bytes=32 << 10, l2_bytes=1 << 20, lanes=16)
+MACHINE = MachineFacts(l1d_bytes=32 << 10, l2_bytes=1 << 20, lanes=16)
 NOISE = 0.03
 """Standard deviation of the logarithm of the noise on invented latencies."""
 

@@ -25,12 +25,12 @@ from tvm_mpq.schema import (
     Workload,
 )
 from tvm_mpq.targets import ROWS
-from tvm_mpq.tuning.predictor import Entry, Machine, Predictor, most_informative
+from tvm_mpq.tuning.predictor import Entry, MachineFacts, Predictor, most_informative
 from tvm_mpq.tuning.predictor.entry import read_workload
 from tvm_mpq.tuning.predictor.law import Law, columns
 from tvm_mpq.tuning.predictor.work import count_work
 
-MACHINE = Machine(l1d_bytes=32 << 10, l2_bytes=1 << 20, lanes=16)
+MACHINE = MachineFacts(l1d_bytes=32 << 10, l2_bytes=1 << 20, lanes=16)
 CONV = Conv2dWorkload(1, 28, 28, 64, 96, (3, 3), padding=(1, 1, 1, 1), residual=True, activation="clip:0.0:6.0")
 WORKLOADS: list[Workload] = [
     CONV,
@@ -94,9 +94,9 @@ def test_tiles_cost_whole() -> None:
 
 def test_machine_of_a_row() -> None:
     by_name = {row.name: row for row in ROWS}
-    assert Machine.of(by_name["znver4"], 2) == Machine(32 << 10, 1 << 20, 16, 2)
-    assert Machine.of(by_name["x86-avx2"]).lanes == 8
-    assert Machine.of(by_name["cortex-a53"]).lanes == 4
+    assert MachineFacts.of(by_name["znver4"], 2) == MachineFacts(32 << 10, 1 << 20, 16, 2)
+    assert MachineFacts.of(by_name["x86-avx2"]).lanes == 8
+    assert MachineFacts.of(by_name["cortex-a53"]).lanes == 4
 
 
 def test_strata_and_classes() -> None:

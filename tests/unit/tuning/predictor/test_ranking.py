@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from tvm_mpq.schema import Conv2dWorkload, LatencyKey
-from tvm_mpq.tuning.predictor.entry import Machine
-from tvm_mpq.tuning.predictor.ranking import LEAST_PAIRS, UNKNOWN_GAIN, Ranking, Trial, slot_of
+from tvm_mpq.tuning.predictor.entry import MachineFacts
+from tvm_mpq.tuning.predictor.ranking import LEAST_PAIRS, UNKNOWN_GAIN, Candidate, Ranking, slot_of
 
-MACHINE = Machine(32768, 1 << 20, 16)
+MACHINE = MachineFacts(32768, 1 << 20, 16)
 COLUMNS = (4, 5, 6, 7, 8, 12, 14)
 WIDTHS = (6, 7, 8, 10, 12, 13, 15, 16, 18, 20, 21, 24, 26, 28, 30)
 
@@ -36,7 +36,7 @@ def test_until_enough_is_known_the_knob_space_and_the_weight_decide() -> None:
     measured, defaults = knowledge((14,))
     ranking = Ranking(measured, defaults, MACHINE)
     assert len(measured) < LEAST_PAIRS and not ranking.learned
-    trials = [Trial(key(14, c), place, uses) for c, place, uses in ((5, 1, 1), (6, 2, 1), (7, 1, 3))]
+    trials = [Candidate(key(14, c), index, uses) for c, index, uses in ((5, 1, 1), (6, 2, 1), (7, 1, 3))]
     best = {slot_of(key(14, 4)): 1000.0}
     np.testing.assert_allclose(
         ranking.gains(trials, best), [UNKNOWN_GAIN * 1000, UNKNOWN_GAIN * 500, UNKNOWN_GAIN * 3000]
@@ -50,7 +50,7 @@ def test_what_some_layers_teach_is_used_for_another() -> None:
     default_us = law_us(key(new, 4), new, 4)
     ranking = Ranking(measured, {**defaults, slot: default_us}, MACHINE)
     assert ranking.learned
-    trials = [Trial(key(new, c), place, 1) for place, c in enumerate(COLUMNS) if place]
+    trials = [Candidate(key(new, c), index, 1) for index, c in enumerate(COLUMNS) if index]
     gains = ranking.gains(trials, {slot: default_us})
     best = COLUMNS[1 + int(np.argmax(gains))]
     assert new % best == 0  # 7 or 14: the only ones that waste nothing
@@ -60,17 +60,17 @@ def test_what_some_layers_teach_is_used_for_another() -> None:
 def test_nothing_is_gained_below_what_is_known_already() -> None:
     measured, defaults = knowledge(WIDTHS)
     ranking = Ranking(measured, defaults, MACHINE)
-    trials = [Trial(key(28, c), 1, 1) for c in COLUMNS]
+    trials = [Candidate(key(28, c), 1, 1) for c in COLUMNS]
     slot = slot_of(key(28, 4))
     assert ranking.gains(trials, {slot: 1.0}) == pytest.approx(np.zeros(len(COLUMNS)))
-    twice = [Trial(t.key, 1, 2) for t in trials]
+    twice = [Candidate(t.key, 1, 2) for t in trials]
     once = ranking.gains(trials, {slot: 1e6})
     np.testing.assert_allclose(ranking.gains(twice, {slot: 1e6}), 2 * once)
 
 
 def test_the_same_knowledge_in_another_order_ranks_the_same() -> None:
     measured, defaults = knowledge(WIDTHS)
-    trials = [Trial(key(w, c), 1, 1) for w in (11, 22) for c in COLUMNS]
+    trials = [Candidate(key(w, c), 1, 1) for w in (11, 22) for c in COLUMNS]
     known = {slot_of(key(w, 4)): law_us(key(w, 4), w, 4) for w in (11, 22)}
     rankings = [Ranking(order, {**defaults, **known}, MACHINE) for order in (measured, measured[::-1])]
     first, second = (r.gains(trials, known) for r in rankings)

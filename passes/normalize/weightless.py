@@ -17,7 +17,7 @@ from tvm_mpq.schema import AddWorkload, ConcatWorkload, CopyWorkload, MultiplyWo
 Body = Callable[[list[relax.Var], Emit], relax.Expr]
 
 
-def find_carrier(var: relax.Var, value: relax.Expr, source: relax.Expr | None) -> Composite | None:
+def find_weightless(var: relax.Var, value: relax.Expr, source: relax.Expr | None) -> Composite | None:
     """The composite for a binding; source: the slice that only this binding uses, for a pad behind it."""
     if not isinstance(value, relax.Call) or not is_float(var):
         return None
