@@ -12,9 +12,8 @@ from tvm_mpq.kernels import (  # noqa: F401  each registers rows
     float_conv,
     lut,
     nibble_lut,
-    packed_linear,
 )
-from tvm_mpq.kernels.families import dense  # noqa: F401
+from tvm_mpq.kernels.families import dense, linear  # noqa: F401
 from tvm_mpq.kernels.registry import (
     Family,
     Kernel,

@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 import tvm
 
+import tvm_mpq.kernels  # noqa: F401  registers the rows
 from mpq_testing.low_bit import check, compiled, make_operands
-from tvm_mpq.kernels import lut, nibble_lut, packed_linear  # noqa: F401  register the rows
 from tvm_mpq.kernels.frames import geometry
-from tvm_mpq.kernels.packed_linear.build import linear_shape
-from tvm_mpq.kernels.packed_linear.coding import field_coding, is_exact
-from tvm_mpq.kernels.packed_linear.lookup import GROUP, Lookup, subset_members
-from tvm_mpq.kernels.packed_linear.pack import pack_tiles
-from tvm_mpq.kernels.packed_linear.x86_256 import Avx2, steps_limit
-from tvm_mpq.kernels.packed_linear.x86_512 import Vnni
+from tvm_mpq.kernels.frames.linear import linear_shape
+from tvm_mpq.kernels.machines.avx2 import Avx2Fields, steps_limit
+from tvm_mpq.kernels.machines.vbmi512 import GROUP, SubsetLookup, subset_members
+from tvm_mpq.kernels.machines.vnni512 import VnniFields
+from tvm_mpq.kernels.packing.linear import field_coding, is_exact, pack_tiles
 from tvm_mpq.kernels.registry import Family, Kernel, Request, default_kernel, families
 from tvm_mpq.numerics.affine import weight_range
 from tvm_mpq.numerics.reference import evaluate
@@ -137,7 +136,7 @@ def test_sixteen_bits_hold_a_trip(weight_bits: int) -> None:
     coding = field_coding(Request(linear(1, 8, 8), Precision(weight_bits, 8), 8, AVX2))
     worst = 2 * -128 * (coding.greatest << 4 - coding.bits)
     assert -(2**15) <= steps_limit(coding) * worst < -(2**15) - worst
-    assert Avx2(coding).depths() == [steps_limit(coding)]
+    assert Avx2Fields(coding).depths() == [steps_limit(coding)]
 
 
 def test_int32_holds_the_products_of_whole_bytes() -> None:
@@ -149,7 +148,7 @@ def test_int32_holds_the_products_of_whole_bytes() -> None:
 def test_fields_are_the_weights(weight_bits: int, parts: int, lanes: int, rng: np.random.Generator) -> None:
     w = linear(1, 37, 150)
     request = Request(w, Precision(weight_bits, 8), 8, VNNI if lanes == 16 else AVX2)
-    machine = (Vnni if lanes == 16 else Avx2)(field_coding(request))
+    machine = (VnniFields if lanes == 16 else Avx2Fields)(field_coding(request))
     s = linear_shape(request, {"parts": parts, "depth": 4}, machine)
     low, high = weight_range(weight_bits)
     weight = rng.choice([low, high] if weight_bits == 1 else np.arange(low, high + 1), (150, 37)).astype(np.int8)
@@ -179,7 +178,7 @@ def test_weights_take_their_bits(weight_bits: int, rng: np.random.Generator) -> 
 @pytest.mark.parametrize("activation_bits", [1, 4, 5, 6, 8])
 def test_tables_hold_the_sums_of_subsets(activation_bits: int, rng: np.random.Generator) -> None:
     """What a byte of weights finds, in plain indexing, adds up to the sum of products; no entry leaves a byte."""
-    machine, top = Lookup(activation_bits), (1 << activation_bits) - 1
+    machine, top = SubsetLookup(activation_bits), (1 << activation_bits) - 1
     s = linear_shape(
         Request(linear(1, 47, 20), Precision(1, activation_bits), 8, VBMI), {"parts": 1, "depth": 1}, machine
     )

@@ -73,6 +73,15 @@ class Pointer:
         """`lanes` elements, `offset` elements further."""
         return self.buffer.load(self.start + offset if offset else self.start, lanes)
 
+    def at(self, offset: Index) -> Pointer:
+        """The place `offset` elements further."""
+        return Pointer(self.buffer, self.start + offset)
+
+
+def broadcast4(x: Pointer, lanes: int, offset: int = 0) -> Value:
+    """Four bytes at `x`, `offset` bytes further, repeated to 4 * lanes bytes."""
+    return x.load(4, offset).reinterpret("int32", 1).broadcast(lanes).reinterpret("uint8", 4 * lanes)
+
 
 class Register:
     """One vector that is assigned again and again, such as an accumulator.

@@ -108,6 +108,12 @@ def zeros(lanes: int, dtype: str) -> Value:
     return constant(0, dtype, lanes)
 
 
+def repeated_byte(byte: int, lanes: int) -> Value:
+    """int32 lanes of four equal bytes each."""
+    word = byte * 0x01010101
+    return constant(word - (1 << 32) if word >= 1 << 31 else word, "int32", lanes)
+
+
 def bind(index: Index, name: str = "") -> Index:
     """`let`, for an index that may be a Python number."""
     return let(index, name) if isinstance(index, Value) else index

@@ -17,6 +17,12 @@ def blocks(channels: int) -> int:
     return -(-channels // BLOCK)
 
 
+def conv_of(request: Request) -> Conv2dWorkload:
+    """The request's workload, known to be a convolution."""
+    assert isinstance(request.workload, Conv2dWorkload)
+    return request.workload
+
+
 @dataclass(frozen=True)
 class Geometry:
     """Loop extents of a convolution without groups, after collapsing.

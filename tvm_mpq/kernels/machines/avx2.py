@@ -9,16 +9,32 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tvm_mpq.kernels.emit import Pointer, Register, Value, constant, intrinsic, let
+from tvm_mpq.kernels.emit import (
+    Buffer,
+    Index,
+    Pointer,
+    Register,
+    Value,
+    accumulators,
+    broadcast4,
+    constant,
+    intrinsic,
+    let,
+    loop,
+    repeated_byte,
+    zeros,
+)
 from tvm_mpq.kernels.frames.convolution import Dot
 from tvm_mpq.kernels.frames.geometry import ChannelWindow
-from tvm_mpq.kernels.machines.vnni512 import broadcast4
+from tvm_mpq.kernels.frames.linear import LinearMachine, LinearTile
 from tvm_mpq.kernels.packing.dense import blocked_weight
+from tvm_mpq.kernels.packing.linear import SIGN_BIT, Coding, LinearShape
 from tvm_mpq.kernels.registry import Request
 from tvm_mpq.numerics.affine import weight_range
 from tvm_mpq.schema import Conv2dWorkload, padded_channels
 
 _REGISTERS = 16
+_HALF = 4  # bits of half a byte
 _DEEPEST = 9
 """Steps that sums in 16 bits take at most: what w4a8 allows. Sixteen, for fewer bits, gained 1 to 5 % more."""
 
@@ -147,3 +163,64 @@ def bytes_depth(request: Request) -> int:
         if (w.kernel[1] if joined else 1) * cells % (4 * depth) == 0:
             cost[depth] = cells * Bytes(depth).instructions(1, 1)
     return min(cost, key=lambda depth: cost[depth], default=0)
+
+
+def steps_limit(coding: Coding) -> int:
+    """Steps whose products 16 bits hold: two products of the least activation, -128, and the greatest field in place.
+
+    The sum may be -32768 exactly; positive ones are smaller, because activations end at 127.
+    """
+    highest = coding.greatest << (_HALF - coding.bits)
+    return 32768 // (2 * SIGN_BIT * highest)
+
+
+class Avx2Fields(LinearMachine):
+    """vpmaddubsw of packed weights of linear layers with signed activations, added up in 16 bits, then in 32.
+
+    Fields of the low half of a byte are masked where they are, those of the high half after a shift by four, so that no
+    field is worth more than 15: two products of whatever bytes fit 16 bits, and so do sums of several steps.
+    Accumulators of 16 bits stay in registers, those of 32 bits are touched once a trip.
+    """
+
+    lanes = 8
+    registers = 16
+
+    def depths(self) -> list[int]:
+        return [steps_limit(self.coding)]
+
+    def needed(self, rows: int, parts: int) -> int:
+        return rows * (parts + 1) + self._half + 3
+
+    @property
+    def _half(self) -> int:
+        """Fields of half a byte."""
+        return _HALF // self.coding.bits
+
+    def prepare(self, shape: LinearShape, inputs: Buffer) -> None:
+        field = (1 << self.coding.bits) - 1
+        self.masks = [let(repeated_byte(field << j * self.coding.bits, 8), "mask") for j in range(self._half)]
+
+    def sums(self, tile: LinearTile) -> list[list[Value]]:
+        s, accs = tile.shape, tile.zero_sums()
+        words = accumulators(s.rows, [16] * s.parts, "int16")
+        with loop(s.trips) as k:
+            for word in (word for row in words for word in row):
+                word.value = zeros(16, "int16")
+            with loop(s.depth) as d:
+                self._step(tile, k * s.depth + d, words)
+            for row, counted in zip(accs, words, strict=True):
+                for acc, word in zip(row, counted, strict=True):
+                    acc.value = acc.value + multiply_words(word.value, constant(1, "int16", 16))
+        return [[acc.value >> self.coding.bits * (i % self._half) for i, acc in enumerate(row)] for row in accs]
+
+    def _step(self, tile: LinearTile, step: Index, words: list[list[Register]]) -> None:
+        xs = tile.quads(step)
+        for v in range(tile.shape.vectors):
+            w = let(tile.packed(step, v), "w")
+            for j in range(tile.shape.fields_of(v)):
+                if j == self._half:
+                    w = let(w >> _HALF, "high")
+                u = let((w & self.masks[j % self._half]).reinterpret("uint8", 32), "u")
+                for row, x in zip(words, xs, strict=True):
+                    word = row[v * self.coding.fields + j]
+                    word.value = word.value + multiply_bytes(u, x)

@@ -1,4 +1,4 @@
-"""AVX-512 VNNI: vpdpbusd on four input channels broadcast to sixteen output channels."""
+"""AVX-512 VNNI: vpdpbusd on four input channels, broadcast to sixteen output channels."""
 
 from __future__ import annotations
 
@@ -8,9 +8,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tvm_mpq.kernels.emit import Buffer, Index, Pointer, Register, Value, constant, intrinsic, let, loop
+from tvm_mpq.kernels.emit import (
+    Buffer,
+    Index,
+    Pointer,
+    Register,
+    Value,
+    broadcast4,
+    constant,
+    intrinsic,
+    let,
+    loop,
+    repeated_byte,
+    unrolled,
+)
 from tvm_mpq.kernels.frames.convolution import Dot
+from tvm_mpq.kernels.frames.linear import LinearMachine, LinearTile
 from tvm_mpq.kernels.packing.dense import blocked_weight, nibble_weight
+from tvm_mpq.kernels.packing.linear import LinearShape
 
 _DOT = "llvm.x86.avx512.vpdpbusd.512"
 _DOT_HALF = "llvm.x86.avx512.vpdpbusd.256"
@@ -19,11 +34,6 @@ _DOT_HALF = "llvm.x86.avx512.vpdpbusd.256"
 def dot(acc: Value, x: Value, w: Value) -> Value:
     """acc int32x16 + sums of four products of x uint8x64 and w int8x64."""
     return intrinsic(_DOT, "int32", 16, acc, x, w)
-
-
-def broadcast4(x: Pointer, lanes: int, offset: int = 0) -> Value:
-    """Four bytes at `x`, `offset` bytes further, repeated to 4 * lanes bytes."""
-    return x.load(4, offset).reinterpret("int32", 1).broadcast(lanes).reinterpret("uint8", 4 * lanes)
 
 
 class Vnni(Dot):
@@ -120,3 +130,49 @@ class VnniNibble(Dot):
                 four = let(broadcast4(x, 16, 4 * part), "x")
                 for acc, wide in zip(row, ws, strict=True):
                     acc.value = dot(acc.value, four, wide)
+
+
+class VnniFields(LinearMachine):
+    """Packed weights of linear layers, unsigned and in their places in bytes, with four signed activations.
+
+    A field that stays in its place in the byte gives sums too large by a power of two, which a shift at the end takes
+    back exactly. The lowest field needs no mask: the products of whole bytes minus those of the other fields are its
+    own. That leaves as many units free as the products and masks of a byte need, and weights of 2 bits pass at the rate
+    of vpdpbusd alone. Accumulators of all fields stay in registers.
+    """
+
+    lanes = 16
+    registers = 32
+
+    def depths(self) -> list[int]:
+        return [1, 2]
+
+    def needed(self, rows: int, parts: int) -> int:
+        return rows * (parts + 1) + (self.coding.fields - 1) + 2
+
+    def prepare(self, shape: LinearShape, inputs: Buffer) -> None:
+        field = (1 << self.coding.bits) - 1
+        places = [field << j * self.coding.bits for j in range(1, self.coding.fields)]
+        self.masks = [let(repeated_byte(place, 16), "mask") for place in places]
+
+    def sums(self, tile: LinearTile) -> list[list[Value]]:
+        s, fields, accs = tile.shape, self.coding.fields, tile.zero_sums()
+        with loop(s.trips) as k, unrolled(s.depth) as d:
+            step = k * s.depth + d
+            xs = tile.quads(step)
+            for v in range(s.vectors):
+                w = let(tile.packed(step, v), "w")
+                chosen = [w, *(w & mask for mask in self.masks)][: s.fields_of(v)]
+                for j, field in enumerate(chosen):
+                    u = let(field.reinterpret("uint8", 64), "u")
+                    for row, x in zip(accs, xs, strict=True):
+                        acc = row[v * fields + j]
+                        acc.value = dot(acc.value, u, x)
+        return [[total for v in range(0, s.parts, fields) for total in self._own(row[v : v + fields])] for row in accs]
+
+    def _own(self, accs: list[Register]) -> list[Value]:
+        """Each field's own sum, of one byte vector."""
+        lowest, *others = (acc.value for acc in accs)
+        for other in others:
+            lowest = lowest - other
+        return [lowest, *(other >> self.coding.bits * (j + 1) for j, other in enumerate(others))]

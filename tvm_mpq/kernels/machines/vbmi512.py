@@ -12,11 +12,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from tvm_mpq.kernels.packed_linear.coding import Coding
-from tvm_mpq.kernels.packed_linear.machine import Machine, accumulators, load_weights
-from tvm_mpq.kernels.packed_linear.pack import Bytes, unsigned_codes
-from tvm_mpq.kernels.packed_linear.shape import QUAD, LinearShape
-from tvm_mpq.kernels.tir import Code, intrin, ramp
+from tvm_mpq.kernels.emit import Buffer, Value, alloc, constant, intrinsic, let, loop, shuffle, zeros
+from tvm_mpq.kernels.frames.linear import LinearMachine, LinearTile
+from tvm_mpq.kernels.machines.vnni512 import dot
+from tvm_mpq.kernels.packing.linear import QUAD, Bytes, Coding, LinearShape, unsigned_codes
 
 GROUP = 5
 """Activations of which a byte of weights chooses a subset."""
@@ -26,12 +25,11 @@ _WHOLE_BITS = 5  # of activations that are looked up in one piece
 _LOWER_BITS = 4  # of those that are looked up in two
 _LOAD = 32  # activations loaded for a table
 _PERMUTE = "llvm.x86.avx512.vpermi2var.qi.512"
-_DOT = "llvm.x86.avx512.vpdpbusd.512"
 
 INDICES = Coding(bits=8, step=2, offset=1, greatest=1, inputs=QUAD * GROUP)
 
 
-class Lookup(Machine):
+class SubsetLookup(LinearMachine):
     """One row of unsigned activations of so many bits."""
 
     lanes = 16
@@ -53,38 +51,35 @@ class Lookup(Machine):
         subsets = (groups << np.arange(GROUP, dtype=np.uint8)).sum(axis=-1, dtype=np.uint8)
         return np.asarray(subsets + (np.arange(QUAD) << GROUP), np.uint8)
 
-    def prepare(self, code: Code, shape: LinearShape) -> None:
-        """All tables into TB, those of two pieces side by side."""
-        code.line(f'TB = T.alloc_buffer(({shape.steps * self.pieces * TABLE_BYTES},), "uint8")')
-        code.let("v_none", f"T.Broadcast(T.uint8(0), {_LOAD})")
-        with code.block(f"for t in range({shape.steps}):"):
-            x = code.let("x", f"XS[{ramp(f't * {INDICES.inputs}', _LOAD)}]")
-            pieces = [x]
-            if self.pieces == 2:
-                pieces = [
-                    code.let("lower", f"T.bitwise_and({x}, T.Broadcast(T.uint8(15), {_LOAD}))"),
-                    code.let("upper", f"T.shift_right({x}, T.Broadcast(T.uint8({_LOWER_BITS}), {_LOAD}))"),
-                ]
+    def prepare(self, shape: LinearShape, inputs: Buffer) -> None:
+        """All tables, those of two pieces side by side."""
+        self.tables = alloc(shape.steps * self.pieces * TABLE_BYTES, "uint8")
+        none = let(zeros(_LOAD, "uint8"), "none")
+        with loop(shape.steps) as t:
+            x = let(inputs.load(t * INDICES.inputs, _LOAD), "x")
+            pieces = [x] if self.pieces == 1 else [let(x & 15, "lower"), let(x >> _LOWER_BITS, "upper")]
             for p, piece in enumerate(pieces):
                 for half, members in enumerate(subset_members()):
-                    terms = [f"T.Shuffle([{piece}, v_none], {chosen})" for chosen in members]
-                    at = f"(t * {self.pieces} + {p}) * {TABLE_BYTES} + {half * _HALF_TABLE}"
-                    code.line(f"TB[{ramp(at, _HALF_TABLE)}] = {' + '.join(terms)}")
+                    first, *terms = (shuffle([piece, none], places) for places in members)
+                    self.tables.store(self._half_table(t, p, half), sum(terms, first))
 
-    def sums(self, code: Code, shape: LinearShape, ahead: int) -> list[list[str]]:
-        accs = accumulators(code, shape)
-        with code.block(f"for k in range({shape.steps}):"):
-            for p in range(self.pieces):
-                for half in (0, 1):
-                    at = f"(k * {self.pieces} + {p}) * {TABLE_BYTES} + {half * _HALF_TABLE}"
-                    code.let(f"t{p}_{half}", f"TB[{ramp(at, _HALF_TABLE)}]")
-            for i, acc in enumerate(accs[0]):
-                index = code.let(f"w{i}", f'T.reinterpret("uint8x64", {load_weights(code, shape, "k", i, ahead)})')
-                for p in range(self.pieces):
-                    found = intrin("uint8x64", _PERMUTE, f"t{p}_0", index, f"t{p}_1")
-                    worth = f"T.Broadcast(T.int8({1 << p * _LOWER_BITS}), 64)"
-                    code.line(f"{acc} = {intrin('int32x16', _DOT, acc, found, worth)}")
-        return accs
+    def _half_table(self, step: Value, piece: int, half: int) -> Value:
+        """Where half a table begins."""
+        return (step * self.pieces + piece) * TABLE_BYTES + half * _HALF_TABLE
+
+    def sums(self, tile: LinearTile) -> list[list[Value]]:
+        s, (accs,) = tile.shape, tile.zero_sums()
+        with loop(s.steps) as k:
+            tables = [
+                [let(self.tables.load(self._half_table(k, p, half), _HALF_TABLE), "table") for half in (0, 1)]
+                for p in range(self.pieces)
+            ]
+            for i, acc in enumerate(accs):
+                index = let(tile.packed(k, i).reinterpret("uint8", 64), "index")
+                for p, (low, high) in enumerate(tables):
+                    found = intrinsic(_PERMUTE, "uint8", 64, low, index, high)
+                    acc.value = dot(acc.value, found, constant(1 << p * _LOWER_BITS, "int8", 64))
+        return [[acc.value for acc in accs]]
 
 
 def subset_members() -> list[list[list[int]]]:

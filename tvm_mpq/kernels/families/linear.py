@@ -8,17 +8,14 @@ from dataclasses import replace
 import numpy as np
 
 from tvm_mpq.kernels.families.accept import is_dense, workload_of
-from tvm_mpq.kernels.packed_linear.build import build_packed_linear, linear_shape
-from tvm_mpq.kernels.packed_linear.coding import field_coding, is_exact
-from tvm_mpq.kernels.packed_linear.knobs import linear_knobs
-from tvm_mpq.kernels.packed_linear.lookup import Lookup
-from tvm_mpq.kernels.packed_linear.machine import Machine
-from tvm_mpq.kernels.packed_linear.pack import pack_tiles
-from tvm_mpq.kernels.packed_linear.x86_256 import Avx2
-from tvm_mpq.kernels.packed_linear.x86_512 import Vnni
+from tvm_mpq.kernels.frames.linear import LinearMachine, build_linear, linear_parameters, linear_shape
+from tvm_mpq.kernels.knobs.linear import linear_knobs
+from tvm_mpq.kernels.machines.avx2 import Avx2Fields
+from tvm_mpq.kernels.machines.vbmi512 import SubsetLookup
+from tvm_mpq.kernels.machines.vnni512 import VnniFields
 from tvm_mpq.kernels.packing.dense import integer_constants, with_ranges
+from tvm_mpq.kernels.packing.linear import field_coding, is_exact, pack_tiles
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
-from tvm_mpq.kernels.tir import Script
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import Conv2dWorkload
 
@@ -34,7 +31,7 @@ def _most_rows(request: Request) -> int:
     return 1 if p.weight_bits <= weight_bits and p.activation_bits <= activation_bits else _MOST_ROWS
 
 
-def _accepts(request: Request, machine: Machine) -> bool:
+def _accepts(request: Request, machine: LinearMachine) -> bool:
     w = workload_of(request)
     rows = w.batch * w.in_height * w.in_width
     linear = w.kernel == w.stride == (1, 1) and not any(w.padding)
@@ -47,13 +44,10 @@ def _row(
     features: frozenset[str],
     bits: tuple[int, ...],
     rank: int,
-    machine_of: Callable[[Request], Machine],
-    accepts: Callable[[Request, Machine], bool] = _accepts,
+    machine_of: Callable[[Request], LinearMachine],
+    accepts: Callable[[Request, LinearMachine], bool] = _accepts,
     variant: Callable[[Request], object] = lambda request: None,
 ) -> None:
-    def build(request: Request, knobs: Knobs) -> Script:
-        return build_packed_linear(request, knobs, machine_of(request))
-
     def constants(request: Request, knobs: Knobs, operands: Operands) -> list[np.ndarray]:
         numbers, machine = integer_constants(request, operands), machine_of(request)
         shape = linear_shape(request, knobs, machine)
@@ -71,7 +65,8 @@ def _row(
             operand_ranges=f"x 0..255, w {meaning}; 255 * 128 * channels < 2^31",
             accepts=lambda request: accepts(request, machine_of(request)),
             knob_space=lambda request: linear_knobs(request, machine_of(request)),
-            build=build,
+            build=lambda request, knobs: build_linear(request, knobs, machine_of(request)),
+            parameters=lambda request, knobs: linear_parameters(request, knobs, machine_of(request)),
             constants=constants,
             rank=rank,
             variant=variant,
@@ -79,21 +74,21 @@ def _row(
     )
 
 
-def _one_row(request: Request, machine: Machine) -> bool:
+def _one_row(request: Request, machine: LinearMachine) -> bool:
     w = workload_of(request)
     return w.batch * w.in_height * w.in_width == 1 and _accepts(request, machine)
 
 
-def _lookup(request: Request) -> Lookup:
-    return Lookup(request.precision.activation_bits)
+def _lookup(request: Request) -> SubsetLookup:
+    return SubsetLookup(request.precision.activation_bits)
 
 
-def _vnni(request: Request) -> Vnni:
-    return Vnni(field_coding(request))
+def _vnni(request: Request) -> VnniFields:
+    return VnniFields(field_coding(request))
 
 
-def _avx2(request: Request) -> Avx2:
-    return Avx2(field_coding(request))
+def _avx2(request: Request) -> Avx2Fields:
+    return Avx2Fields(field_coding(request))
 
 
 _VNNI = frozenset({"avx512f", "avx512bw", "avx512vnni"})

@@ -1,12 +1,10 @@
-"""Knob space of packed linear layers: tiles of output channels, cheapest first, steps of a trip, and prefetching."""
+"""Packed linear layers: tiles of output channels, cheapest first, steps of a trip, and prefetching."""
 
 from __future__ import annotations
 
 from tvm_mpq.kernels.emit.tiles import tiles
-from tvm_mpq.kernels.families.accept import workload_of
-from tvm_mpq.kernels.frames.geometry import useful_threads
-from tvm_mpq.kernels.packed_linear.build import linear_shape
-from tvm_mpq.kernels.packed_linear.machine import Machine
+from tvm_mpq.kernels.frames.geometry import conv_of, useful_threads
+from tvm_mpq.kernels.frames.linear import LinearMachine, linear_shape
 from tvm_mpq.kernels.registry import Knobs, Request
 
 _VECTORS = (1, 2, 4, 8, 16)
@@ -17,9 +15,9 @@ _AHEAD = 16384  # bytes; for weights in memory. Nearer ones were measured to hin
 _CHOICES = 3
 
 
-def linear_knobs(request: Request, machine: Machine) -> list[Knobs]:
+def linear_knobs(request: Request, machine: LinearMachine) -> list[Knobs]:
     """Knobs {"parts", "depth", "ahead"}: output vectors of a tile, steps of a trip, bytes from a load to a prefetch."""
-    depths, threads = machine.depths(), useful_threads(workload_of(request), request.threads)
+    depths, threads = machine.depths(), useful_threads(conv_of(request), request.threads)
     found: dict[int, float] = {}
     for vectors in _VECTORS:
         limit = vectors * machine.coding.fields
