@@ -13,6 +13,7 @@ from tvm_mpq.schema import Budget, Plan, Precision
 
 if TYPE_CHECKING:
     from tvm_mpq.pipeline import Result
+    from tvm_mpq.report.contract import OptimizeReport
 
 __version__ = "0.1.0"
 
@@ -21,7 +22,7 @@ __all__ = ["Budget", "Plan", "Precision", "optimize"]
 
 def optimize(
     model: Any, *, target: Any = "local", data: Any = None, budget: Budget | None = None, **options: Any
-) -> Result:
+) -> Result[OptimizeReport]:
     """Find, build and verify the fastest library that keeps the budget.
 
     Parameters

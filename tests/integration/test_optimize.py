@@ -29,6 +29,7 @@ from tvm_mpq.kernels import OFFERED
 from tvm_mpq.pipeline import demo
 from tvm_mpq.pipeline.optimize import optimize
 from tvm_mpq.pipeline.options import Options, Result
+from tvm_mpq.report.stored import read_report
 from tvm_mpq.tuning.database.latencies import LatencyDatabase
 from tvm_mpq.tuning.measure.kernels import MeasureSettings
 
@@ -119,6 +120,7 @@ def test_saved_library_serves_a_stranger(digits: dict[str, Any], tmp_path: Path)
     """Same signature and the same accuracy where tvm_mpq is not installed."""
     result: Result = digits["first"]
     report = result.save(tmp_path / "out")
+    assert read_report(tmp_path / "out" / "report.json") == result.report
     names = {"model.so", "plan.json", "report.html"}
     assert names <= set(report["artifacts"]) and all(Path(p).is_file() for p in report["artifacts"].values())
     assert mpq.Plan.load(report["artifacts"]["plan.json"]) == result.plan

@@ -172,6 +172,32 @@ def failed(result: Result, *words: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", ("Expecting property name",)),
+        ('{"plan": {}}', ("lacks latency_ms, operators",)),
+        ('{"operators": [{"name": "a"}], "plan": {}, "latency_ms": {}}', ("report.operators[0] lacks",)),
+        ('{"operators": 5, "plan": {}, "latency_ms": {}}', ("report.operators must be a list", "got 5")),
+        ('{"operators": [], "plan": {}, "latency_ms": {"mixed": "fast"}}', ("report.latency_ms.mixed", "got 'fast'")),
+    ],
+)
+def test_a_broken_report_is_said_in_one_line(run: Run, tmp_path: Path, text: str, words: tuple[str, ...]) -> None:
+    (tmp_path / "report.json").write_text(text)
+    failed(run("report", tmp_path), "report.json", "optimize again", *words)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_report_is_shown_again_and_its_page_made(run: Run, tmp_path: Path) -> None:
+    kept = {"operators": [], "plan": {}, "latency_ms": {"int8": 2.0, "mixed": 1.0}, "model": "net", "device": "cpu"}
+    (tmp_path / "report.json").write_text(json.dumps(kept))
+    code, out, _ = run("report", tmp_path)
+    assert code == 0 and "net on cpu" in out and "2.00x" in out
+    assert "<h1>net</h1>" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    names = {name: str(tmp_path / name) for name in ("report.html", "report.json")}
+    assert one_object(run("report", tmp_path, "--json")) == {**kept, "artifacts": names}
+
+
+@pytest.mark.parametrize(
     ("option", "value", "words"),
     [
         ("--latency", "0", ("latency_ratio", "above 0", "got 0")),

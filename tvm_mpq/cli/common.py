@@ -6,11 +6,16 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from tvm_mpq.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    from tvm_mpq.pipeline.options import Options
+
+_T = TypeVar("_T")
 
 Command = Callable[..., None]
 
@@ -92,7 +97,7 @@ def budget_options(command: Command) -> Command:
     return command
 
 
-def with_progress(body: Callable[..., Any], **fields: Any) -> Any:
+def with_progress(body: Callable[[Options], _T], **fields: Any) -> _T:
     """Call `body(options)` with a progress bar and messages on stderr."""
     from tvm_mpq.pipeline.options import Options
     from tvm_mpq.report.progress import ProgressLine
@@ -101,7 +106,8 @@ def with_progress(body: Callable[..., Any], **fields: Any) -> Any:
         return body(Options(**fields, progress=line.update, say=line.say))
 
 
-def answer(report: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
+def answer(report: _T, as_json: bool, show: Callable[[_T], None]) -> None:
+    """Print a report: as one JSON object, or through the function that shows it."""
     if as_json:
         click.echo(json.dumps(finite(report), indent=1, sort_keys=True, allow_nan=False))
     else:

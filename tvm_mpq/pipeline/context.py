@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from tvm_mpq import targets
 from tvm_mpq.costs.profiler import KernelProfiler
@@ -18,6 +18,8 @@ from tvm_mpq.execute.host_runtime import HostRuntime
 from tvm_mpq.execute.interpreter import Interpreter, Sample
 from tvm_mpq.execute.prepare import Prepared, prepare
 from tvm_mpq.pipeline.options import Options
+from tvm_mpq.report.contract import Boards as BoardsReport
+from tvm_mpq.report.contract import Condition, LostBoard, Reading, Readings
 from tvm_mpq.schema import DeviceIdentity
 from tvm_mpq.targets import TargetRow, health
 from tvm_mpq.targets.cpuinfo import usable_cores
@@ -48,7 +50,7 @@ class RunContext:
     store: KernelStore
     pool: DevicePool
     device: DeviceIdentity
-    health: dict[str, Any]  # of the device, before the work
+    health: Reading  # of the device, before the work
     _interpreter: tuple[Any, Interpreter] | None = None  # and the connection it belongs to
 
     def profiler(self) -> KernelProfiler:
@@ -97,19 +99,20 @@ class RunContext:
             self._interpreter = key, Interpreter(prepared.graph, runtime)
         return self._interpreter[1]
 
-    def condition(self) -> dict[str, Any]:
+    def condition(self) -> Condition:
         """What a report says of the machine: its health before and after; which boards served, which were lost."""
         pool = self.pool
-        report: dict[str, Any] = {"health": {"start": self.health, "end": _health(pool, self.device)}, "boards": None}
+        readings: Readings = {"start": self.health, "end": _health(pool, self.device)}
+        boards: BoardsReport | None = None
         if isinstance(pool, Boards):
             gone = {disconnect.board for disconnect in pool.disconnects if not disconnect.came_back}
-            report["boards"] = {
+            boards = {
                 "used": [name for name in pool.names if name not in gone],
-                "lost": [dataclasses.asdict(disconnect) for disconnect in pool.disconnects],
+                "lost": [cast(LostBoard, dataclasses.asdict(disconnect)) for disconnect in pool.disconnects],
                 "emulated": pool.board.emulated,
             }
-        ResultStore(self.db).put("health", self.device.key, report["health"])
-        return report
+        ResultStore(self.db).put("health", self.device.key, readings)
+        return {"health": readings, "boards": boards}
 
     def __enter__(self) -> RunContext:
         return self
@@ -126,13 +129,13 @@ class RunContext:
         self.db.close()
 
 
-def _health(pool: DevicePool, device: DeviceIdentity) -> dict[str, Any]:
+def _health(pool: DevicePool, device: DeviceIdentity) -> Reading:
     """Now, with warnings; of the first board when there are several."""
     if isinstance(pool, Boards):
         state = pool.do(lambda session: Probe(session).health())
     else:
         state = health.read_health(health.read_local)
-    return {**dataclasses.asdict(state), "warnings": state.warnings(device.cores)}
+    return cast(Reading, {**dataclasses.asdict(state), "warnings": state.warnings(device.cores)})
 
 
 def open_context(options: Options, *, compile_only: bool = False) -> RunContext:

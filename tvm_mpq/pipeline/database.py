@@ -7,9 +7,10 @@ import hashlib
 import json
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from tvm_mpq.errors import InvalidValueError, MissingFileError
+from tvm_mpq.report.answers import DatabaseReport, Identity, Record
 from tvm_mpq.schema import DeviceIdentity, LatencyRecord
 from tvm_mpq.tuning.database.latencies import LatencyDatabase
 
@@ -24,14 +25,14 @@ def _existing(path: Path | None) -> LatencyDatabase:
     return LatencyDatabase(path)
 
 
-def list_records(path: Path | None, workload: str | None = None) -> dict[str, Any]:
+def list_records(path: Path | None, workload: str | None = None) -> DatabaseReport:
     """All records, or those whose workload contains a text; each with the id that `show_record` takes."""
     with _existing(path) as database:
         found = [r for r in database.records() if not workload or workload in r.key.workload]
         return {"database": str(database.path), "records": [_listed(r) for r in found]}
 
 
-def show_record(path: Path | None, what: str, precision: str | None = None) -> dict[str, Any]:
+def show_record(path: Path | None, what: str, precision: str | None = None) -> DatabaseReport:
     """One record in full.
 
     Parameters
@@ -59,8 +60,8 @@ def show_record(path: Path | None, what: str, precision: str | None = None) -> d
             raise InvalidValueError(_not_one(found, what, precision))
         (record,) = found.values()
         identity = DeviceIdentity.parse(record.device)
-        more = {"device_identity": None if identity is None else dataclasses.asdict(identity)}
-        return {"database": str(database.path), "record": _listed(record) | more}
+        known = None if identity is None else cast(Identity, dataclasses.asdict(identity))
+        return {"database": str(database.path), "record": {**_listed(record), "device_identity": known}}
 
 
 def record_id(record: LatencyRecord) -> str:
@@ -69,8 +70,8 @@ def record_id(record: LatencyRecord) -> str:
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:10]
 
 
-def _listed(record: LatencyRecord) -> dict[str, Any]:
-    return {"id": record_id(record), **dataclasses.asdict(record)}
+def _listed(record: LatencyRecord) -> Record:
+    return cast(Record, {"id": record_id(record), **dataclasses.asdict(record)})
 
 
 def _not_one(found: dict[str, LatencyRecord], what: str, precision: str | None) -> str:
@@ -82,32 +83,32 @@ def _not_one(found: dict[str, LatencyRecord], what: str, precision: str | None) 
     return f"{len(found)} records match {wanted}: show one of {', '.join(names)}{more}"
 
 
-def export_records(path: Path | None, file: Path) -> dict[str, Any]:
+def export_records(path: Path | None, file: Path) -> DatabaseReport:
     """Write all records as JSON lines. Raises OutputError."""
     with _existing(path) as database:
         return {"exported": database.export_jsonl(file), "file": str(file)}
 
 
-def import_records(path: Path | None, file: Path) -> dict[str, Any]:
+def import_records(path: Path | None, file: Path) -> DatabaseReport:
     """Read JSON lines; newer records win. Raises MissingFileError, FileFormatError."""
     with LatencyDatabase(path) as database:
         return {"imported": dataclasses.asdict(database.import_jsonl(file))}
 
 
-def merge_records(path: Path | None, file: Path) -> dict[str, Any]:
+def merge_records(path: Path | None, file: Path) -> DatabaseReport:
     """Take over another database's records; newer ones win. Raises MissingFileError, FileFormatError."""
     with LatencyDatabase(path) as database:
         return {"merged": dataclasses.asdict(database.merge(file))}
 
 
-def prune_records(path: Path | None, *, failures: bool, older_than_days: float | None) -> dict[str, Any]:
+def prune_records(path: Path | None, *, failures: bool, older_than_days: float | None) -> DatabaseReport:
     """Delete failures, or records older than some days, or both. Raises InvalidValueError when neither is asked for."""
     before = None if older_than_days is None else datetime.now(timezone.utc) - timedelta(days=older_than_days)
     with _existing(path) as database:
         return {"pruned": database.prune(older_than=before, failures=failures)}
 
 
-def verify_records(path: Path | None) -> dict[str, Any]:
+def verify_records(path: Path | None) -> DatabaseReport:
     """Problems of the file, in words; none when it is sound."""
     with _existing(path) as database:
         return {"database": str(database.path), "problems": database.verify()}

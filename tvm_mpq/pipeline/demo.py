@@ -11,6 +11,7 @@ import numpy.typing as npt
 from tvm_mpq.errors import InfeasibleError, MissingDependencyError
 from tvm_mpq.pipeline.optimize import optimize
 from tvm_mpq.pipeline.options import Options, Result
+from tvm_mpq.report.contract import OptimizeReport
 from tvm_mpq.schema import Budget
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ SIZE_SHARE = 0.7
 """Size budget where no kernel below 8 bit is fast enough, as a share of the weights at 8 bit."""
 
 
-def demo(options: Options) -> Result:
+def demo(options: Options) -> Result[OptimizeReport]:
     """Train, then optimize under a latency budget; accuracy is of test images that training never saw.
 
     On a CPU whose kernels below 8 bit buy size and not time, the budget speaks of size instead.

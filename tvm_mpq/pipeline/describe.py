@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 from tvm_mpq.calibrate.data import Dataset
 from tvm_mpq.execute import network
 from tvm_mpq.execute.build_cache import Checked
 from tvm_mpq.pipeline.context import RunContext
 from tvm_mpq.pipeline.tables import Tables
+from tvm_mpq.report.contract import OperatorChoice, OptimizeReport
 from tvm_mpq.schema import Plan
 from tvm_mpq.select.choose import Tried, effective_budget
 
@@ -24,8 +24,8 @@ def describe(
     tried: list[Tried],
     plans: Mapping[str, Plan],
     checked: Mapping[str, Checked],
-) -> dict[str, Any]:
-    """The JSON object of the contract."""
+) -> OptimizeReport:
+    """The JSON object of the contract, and how the device is after all this work."""
     predicted = {
         "fp32": tables.fp32.latency_us / 1000,
         "int8": tables.int8.latency_us / 1000,
@@ -34,7 +34,7 @@ def describe(
     measured = {name: c.median_us / 1000 for name, c in checked.items()}
     solution = chosen.solution
     metric = checked["mixed"].accuracy.metric
-    operators = []
+    operators: list[OperatorChoice] = []
     for node in context.prepared.graph.weighted():
         choice = tables.problem.operator(node.name).choice(solution.choices[node.name])
         operators.append(
@@ -62,7 +62,9 @@ def describe(
         "predicted_ms": predicted,
         "accuracy": {
             "metric": metric,
-            **{name: c.accuracy.value for name, c in checked.items()},
+            "fp32": checked["fp32"].accuracy.value,
+            "int8": checked["int8"].accuracy.value,
+            "mixed": checked["mixed"].accuracy.value,
             "hits": {name: c.accuracy.hits for name, c in checked.items()},
             "samples": checked["mixed"].accuracy.samples,
             "on_calibration_data": eval_data is data,
@@ -93,4 +95,5 @@ def describe(
         "boundaries": network.conversions(network.all_steps(context.prepared, plans["mixed"])),
         "calibration": {"samples": len(data), "synthetic": data.synthetic, "observer": context.options.observer},
         "artifacts": {},
+        **context.condition(),
     }

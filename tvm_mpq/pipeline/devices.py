@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from typing import Any
+from typing import cast
 
 from tvm_mpq import targets
 from tvm_mpq.errors import DeviceLostError
+from tvm_mpq.report.answers import Device, DevicesReport, SilentDevice
+from tvm_mpq.report.contract import Reading
 from tvm_mpq.targets import health
 from tvm_mpq.targets.board import Board, fitting
 from tvm_mpq.tuning.devices import boards
@@ -19,7 +21,7 @@ from tvm_mpq.tuning.devices.session import RpcSession
 from tvm_mpq.tuning.devices.tracker import NotATrackerError, Tracker
 
 
-def devices(rpc: str | None, key: str | None = None, *, threads: int = 1) -> dict[str, Any]:
+def devices(rpc: str | None, key: str | None = None, *, threads: int = 1) -> DevicesReport:
     """Every device that answers.
 
     Parameters
@@ -28,10 +30,8 @@ def devices(rpc: str | None, key: str | None = None, *, threads: int = 1) -> dic
 
     Returns
     -------
-    dict
-        devices: list of address, architecture, cpu_model, core_type, isa_features, cores, emulated, targets (rows it
-        can run, its own first), health, warnings, round_trip_ms; silent: addresses that did not answer, with the
-        reason; tracker: boards registered and free under the key, None without one.
+    DevicesReport
+        silent: boards of the tracker that did not answer.
 
     Raises
     ------
@@ -48,8 +48,8 @@ def devices(rpc: str | None, key: str | None = None, *, threads: int = 1) -> dic
         with RpcSession(host, port, key, threads=threads) as device:
             return {"devices": [_describe(device)], "silent": [], "tracker": None}
     registered, free = counts
-    found: list[dict[str, Any]] = []
-    silent: list[dict[str, str]] = []
+    found: list[Device] = []
+    silent: list[SilentDevice] = []
     with contextlib.ExitStack() as open_ones:  # each is held until all are known, lest the tracker give it again
         for _ in range(min(free, boards.MOST_BOARDS)):
             try:
@@ -74,26 +74,33 @@ def _tracker(host: str, port: int, key: str | None) -> tuple[int, int] | None:
         return None
 
 
-def _describe(device: RpcSession) -> dict[str, Any]:
+def _describe(device: RpcSession) -> Device:
     probe = Probe(device)
-    row = _row(probe.board(), probe.health())
+    board, state = probe.board(), probe.health()
     delay = measured_ms(lambda: device.guarded("an empty call", device.device.sync), time.perf_counter)
-    return {"address": f"{device.address[0]}:{device.address[1]}", **row, "round_trip_ms": delay}
+    return _device(f"{device.address[0]}:{device.address[1]}", board, state, delay)
 
 
-def _this_machine() -> dict[str, Any]:
+def _this_machine() -> Device:
     row = targets.local_row()
     identity = targets.device_identity(row, 1)
     board = Board(
         targets.local_architecture(), identity.cpu_model, identity.core_type, identity.isa_features, identity.cores
     )
-    return {"address": "this machine", **_row(board, health.read_health(health.read_local)), "round_trip_ms": 0.0}
+    return _device("this machine", board, health.read_health(health.read_local), 0.0)
 
 
-def _row(board: Board, state: health.Health) -> dict[str, Any]:
+def _device(address: str, board: Board, state: health.Health, round_trip_ms: float) -> Device:
     return {
-        **dataclasses.asdict(board),
+        "address": address,
+        "architecture": board.architecture,
+        "cpu_model": board.cpu_model,
+        "core_type": board.core_type,
+        "isa_features": list(board.isa_features),
+        "cores": board.cores,
+        "emulated": board.emulated,
         "targets": fitting(board),
-        "health": dataclasses.asdict(state),
+        "health": cast(Reading, dataclasses.asdict(state)),
         "warnings": state.warnings(board.cores),
+        "round_trip_ms": round_trip_ms,
     }

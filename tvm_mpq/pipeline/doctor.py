@@ -19,6 +19,7 @@ from typing import Any
 
 from tvm_mpq import targets
 from tvm_mpq.errors import MPQError
+from tvm_mpq.report.answers import Check, DoctorReport
 from tvm_mpq.targets.cpuinfo import usable_cores
 from tvm_mpq.targets.cross import TOOLCHAINS, find_linker
 from tvm_mpq.targets.health import BUSY_SHARE
@@ -41,11 +42,8 @@ PROBE_TIMEOUT_SEC = 120.0
 
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
-Check = dict[str, str]
-"""name, status (`ok`, `missing` = needed and not there, `warning` = lacks an option or disturbs), detail, mend."""
 
-
-def diagnose() -> dict[str, Any]:
+def diagnose() -> DoctorReport:
     """Look at everything. `ok` is false when something needed is missing."""
     tvm, tvm_checks = _tvm()
     checks = [_python(), *tvm_checks, _compiler(), _cpu(), _solver(), _database(usable=bool(tvm))]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from tvm_mpq.execute.prepare import prepare
 from tvm_mpq.passes.graph import WEIGHTED_KINDS
 from tvm_mpq.pipeline.options import Options
+from tvm_mpq.report.answers import InspectedOperator, InspectReport
 
 
-def inspect(options: Options) -> dict[str, Any]:
+def inspect(options: Options) -> InspectReport:
     """Operators in order with kind, workload, multiply-accumulates, parameters and candidate precisions."""
     prepared = prepare(
         options.model,
@@ -19,7 +18,7 @@ def inspect(options: Options) -> dict[str, Any]:
         batch=options.batch,
         offered=options.offered,
     )
-    operators = []
+    operators: list[InspectedOperator] = []
     for node in prepared.graph.nodes:
         weighted = node.kind in WEIGHTED_KINDS
         operators.append(
@@ -36,13 +35,13 @@ def inspect(options: Options) -> dict[str, Any]:
     return {
         "model": prepared.loaded.name,
         "target": prepared.row.name,
-        "inputs": {name: [list(shape), dtype] for name, (shape, dtype) in prepared.inputs.items()},
+        "inputs": {name: (list(shape), dtype) for name, (shape, dtype) in prepared.inputs.items()},
         "notes": list(prepared.loaded.notes),
         "operators": operators,
         "totals": {
             "operators": len(operators),
             "quantizable": sum(1 for o in operators if o["candidates"]),
-            "macs": sum(int(str(o["macs"])) for o in operators),
-            "parameters": sum(int(str(o["parameters"])) for o in operators),
+            "macs": sum(o["macs"] for o in operators),
+            "parameters": sum(o["parameters"] for o in operators),
         },
     }

@@ -18,6 +18,7 @@ from tvm_mpq.pipeline.describe import describe
 from tvm_mpq.pipeline.options import Options, Result, to_json
 from tvm_mpq.pipeline.tables import Tables, build_tables, corrected_tables, measure_chosen_predictions, plan_of
 from tvm_mpq.report import write_report
+from tvm_mpq.report.contract import OptimizeReport
 from tvm_mpq.schema import Budget
 from tvm_mpq.select.choose import Quality, Tried, choose
 from tvm_mpq.select.ilp import Solution
@@ -31,13 +32,13 @@ TOLERANCE = 0.01
 """Relative excess over the latency budget that is left: measuring again would scatter as much."""
 
 
-def optimize(options: Options) -> Result:
+def optimize(options: Options) -> Result[OptimizeReport]:
     """Find, build and verify. See `tvm_mpq.optimize`."""
     with open_context(options) as context:
         return _optimize(context, options)
 
 
-def _optimize(context: RunContext, options: Options) -> Result:
+def _optimize(context: RunContext, options: Options) -> Result[OptimizeReport]:
     prepared = context.prepared
     data = load_dataset(options.data, prepared.inputs)
     eval_data = load_dataset(options.eval_data, prepared.inputs) if options.eval_data is not None else data
@@ -69,7 +70,7 @@ def _optimize(context: RunContext, options: Options) -> Result:
         except InfeasibleError as e:
             options.tell(f"no plan is predicted to be that fast: {e}")
             break
-    report = describe(context, tables, data, eval_data, chosen, tried, plans, checked) | context.condition()
+    report = describe(context, tables, data, eval_data, chosen, tried, plans, checked)
 
     plan = dataclasses.replace(plans["mixed"], info=network.plan_info(prepared))
     work: tempfile.TemporaryDirectory[str] = tempfile.TemporaryDirectory(prefix="tvm_mpq_")

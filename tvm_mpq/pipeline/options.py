@@ -8,12 +8,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from tvm_mpq.calibrate.observers import check_method
 from tvm_mpq.errors import InvalidValueError, OutputError
 from tvm_mpq.kernels import OFFERED
+from tvm_mpq.report.answers import BuildReport
+from tvm_mpq.report.contract import OptimizeReport
 from tvm_mpq.schema import Budget, Plan, Precision, Progress
+
+R = TypeVar("R", OptimizeReport, BuildReport)
 
 
 @dataclass(frozen=True)
@@ -78,14 +82,14 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Result:
-    """What `optimize` found. `report` is the JSON object of the command line's contract.
+class Result(Generic[R]):
+    """What `optimize` or `build` made. `report` is the JSON object of the command line's contract.
 
     `work` holds the built files until `save` copies them; it goes away with this object.
     """
 
     plan: Plan
-    report: dict[str, Any]
+    report: R
     work: TemporaryDirectory[str]
 
     @property
@@ -93,7 +97,7 @@ class Result:
         """Where the built files stand now."""
         return Path(self.work.name)
 
-    def save(self, out: str | Path) -> dict[str, Any]:
+    def save(self, out: str | Path) -> R:
         """Write model.so, plan.json and report.html; returns the report with the paths. Raises OutputError."""
         target = check_output(out)
         names = sorted(path.name for path in self.folder.iterdir())
@@ -118,5 +122,5 @@ def check_output(out: str | Path) -> Path:
     return path
 
 
-def to_json(report: dict[str, Any]) -> str:
+def to_json(report: OptimizeReport) -> str:
     return json.dumps(report, indent=1, sort_keys=True, allow_nan=False)

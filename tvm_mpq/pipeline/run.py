@@ -13,6 +13,7 @@ from tvm_mpq.errors import FileFormatError, MissingFileError
 from tvm_mpq.execute import network
 from tvm_mpq.execute.accuracy import accuracy, check_labels, relative_error, require_finite
 from tvm_mpq.pipeline.context import open_boards
+from tvm_mpq.report.answers import RunReport
 from tvm_mpq.schema import Plan
 from tvm_mpq.tuning.devices.pool import DevicePool, ThisMachine
 from tvm_mpq.tuning.devices.session_base import Session
@@ -22,7 +23,7 @@ from tvm_mpq.tuning.measure.networks import WholeNetworkLatency, measure_network
 
 def run_folder(
     folder: Path, data: Path, reference: Path | None = None, *, rpc: str | None = None, key: str | None = None
-) -> dict[str, Any]:
+) -> RunReport:
     """Accuracy and latency of `folder`/model.so on data; difference to another folder's outputs when given.
 
     rpc: HOST:PORT of a board to run it on, or with `key` of a tracker; None = this machine.
@@ -62,7 +63,7 @@ def run_folder(
         outputs, compared, time = pool.do(on_device)
     finally:
         pool.close()
-    report: dict[str, Any] = {
+    report: RunReport = {
         "folder": str(folder),
         "latency_ms": {"median": time.median_us / 1000, "iqr": time.iqr_us / 1000, "threads": threads},
         "load_ms": time.load_ms,

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from tvm_mpq.calibrate.data import load_dataset
 from tvm_mpq.pipeline.context import RunContext, open_context
 from tvm_mpq.pipeline.options import Options
 from tvm_mpq.pipeline.tables import build_tables, corrected_tables
+from tvm_mpq.report.answers import SearchReport
 from tvm_mpq.schema import Precision
 from tvm_mpq.select.evaluate import uniform
 from tvm_mpq.select.pareto import front
 from tvm_mpq.select.problem import Problem
 
 
-def search(options: Options, *, points: int, axis: str) -> dict[str, Any]:
+def search(options: Options, *, points: int, axis: str) -> SearchReport:
     """Sweep budgets over measured tables; only the uniform networks are built, to correct them.
 
     axis: `latency` or `size`, against loss. Uniform plans are priced by the same tables and marked when dominated.
@@ -23,7 +22,7 @@ def search(options: Options, *, points: int, axis: str) -> dict[str, Any]:
         return _search(context, options, points, axis)
 
 
-def _search(context: RunContext, options: Options, points: int, axis: str) -> dict[str, Any]:
+def _search(context: RunContext, options: Options, points: int, axis: str) -> SearchReport:
     data = load_dataset(options.data, context.prepared.inputs)
     tables = corrected_tables(context, build_tables(context, data), context.build_cache(data.sample(0)))
     options.tell("selecting")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from tvm_mpq.calibrate import learn
 from tvm_mpq.calibrate.data import load_dataset
 from tvm_mpq.execute.accuracy import check_labels, classifies, metric_for
 from tvm_mpq.pipeline.context import RunContext, open_context
 from tvm_mpq.pipeline.options import Options
+from tvm_mpq.report.answers import OperatorLosses, OutputLoss, SensitivityReport
 
 
-def sensitivity(options: Options) -> dict[str, Any]:
+def sensitivity(options: Options) -> SensitivityReport:
     """Calibrate and estimate; what the database knows is not done again, and an interrupted run goes on.
 
     Raises
@@ -23,7 +22,7 @@ def sensitivity(options: Options) -> dict[str, Any]:
         return _sensitivity(context)
 
 
-def _sensitivity(context: RunContext) -> dict[str, Any]:
+def _sensitivity(context: RunContext) -> SensitivityReport:
     options, prepared = context.options, context.prepared
     data = load_dataset(options.data, prepared.inputs)
     check_labels(data.labels, classifies=classifies(prepared.graph))
@@ -35,9 +34,9 @@ def _sensitivity(context: RunContext) -> dict[str, Any]:
     plan = learn.bare_plan(prepared, ranges)
     found = context.interpret(lambda run: learn.losses(prepared, run, plan, data, context.db, options, context.store))
     table = learn.loss_table(prepared, found)
-    operators = []
+    operators: list[OperatorLosses] = []
     for node in prepared.graph.weighted():
-        losses = {
+        losses: dict[str, OutputLoss] = {
             precision: {
                 "loss": table[operator, precision],
                 "disagree": loss.disagree / loss.samples,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from tvm_mpq.costs.measured import fill, measure_all
 from tvm_mpq.costs.profiler import KernelProfiler, latency_key
@@ -15,6 +14,7 @@ from tvm_mpq.kernels.registry import Kernel, Request, candidates
 from tvm_mpq.pipeline.context import RunContext, open_context
 from tvm_mpq.pipeline.options import Options
 from tvm_mpq.pipeline.problem import Space
+from tvm_mpq.report.answers import TunedKernel, TuneReport
 from tvm_mpq.schema import LatencyKey
 from tvm_mpq.tuning.predictor.entry import MachineFacts
 from tvm_mpq.tuning.predictor.ranking import Candidate, Ranking, Slot, slot_of
@@ -26,7 +26,7 @@ LEAST_GAIN = 0.002
 """Tuning ends when a whole batch is expected to save less than this share of the network's time."""
 
 
-def tune(options: Options, *, trials: int | None = None, minutes: float | None = None) -> dict[str, Any]:
+def tune(options: Options, *, trials: int | None = None, minutes: float | None = None) -> TuneReport:
     """Measure default kernels, then candidates of other knobs, until no gain is expected or the budget is used.
 
     What is found stays in the database, where `optimize`, `search` and `build` find it; an interrupted run goes on.
@@ -52,7 +52,7 @@ def tune(options: Options, *, trials: int | None = None, minutes: float | None =
         return _tune(context, trials, minutes)
 
 
-def _tune(context: RunContext, trials: int | None, minutes: float | None) -> dict[str, Any]:
+def _tune(context: RunContext, trials: int | None, minutes: float | None) -> TuneReport:
     start, options = time.monotonic(), context.options
     space = Space(context.prepared.graph, context.prepared.features, context.prepared.threads)
     profiler = context.profiler()
@@ -162,9 +162,9 @@ class _Work:
         """The best known times of all requests, each as often as the network may use it."""
         return sum(self._uses.get(r.key, 1) * self._table.latency_us(r) for r in self._requests)
 
-    def improvements(self) -> list[dict[str, Any]]:
+    def improvements(self) -> list[TunedKernel]:
         """Requests whose best kernel is not their default, greatest gain first."""
-        found = []
+        found: list[TunedKernel] = []
         for request in self._requests:
             kernel, us = self._table.kernel(request), self._table.latency_us(request)
             key = latency_key(kernel, self._profiler.target)

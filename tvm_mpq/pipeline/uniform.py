@@ -16,12 +16,13 @@ from tvm_mpq.execute.prepare import Prepared
 from tvm_mpq.passes.lowering import KernelStep
 from tvm_mpq.pipeline.context import RunContext, open_context
 from tvm_mpq.pipeline.options import Options, Result
+from tvm_mpq.report.answers import BuildReport
 from tvm_mpq.schema import Plan, Precision
 
 
 def build_network(
     options: Options, *, uniform: str | None, keep: tuple[str, ...] = (), plan: Path | None = None
-) -> Result:
+) -> Result[BuildReport]:
     """Compile a network at one precision or under a saved plan.
 
     Parameters
@@ -52,7 +53,7 @@ def build_network(
 
 def _build(
     context: RunContext, options: Options, uniform: str | None, keep: tuple[str, ...], plan: Plan | None
-) -> Result:
+) -> Result[BuildReport]:
     prepared = context.prepared
     if plan is not None:
         chosen = _fitted(plan, context)
@@ -70,7 +71,7 @@ def _build(
     options.tell("compiling")
     built = network.build(prepared, chosen, folder / "model.so")
     chosen.save(folder / "plan.json")
-    report: dict[str, Any] = {
+    report: BuildReport = {
         "model": prepared.loaded.name,
         "target": prepared.row.name,
         "plan": dict(chosen.operators),

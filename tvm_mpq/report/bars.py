@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
+from tvm_mpq.report.contract import OperatorChoice
 from tvm_mpq.report.text import is_number, number, percent
 
 SHOWN = 42
@@ -26,7 +26,7 @@ class Bar:
     value: str
 
 
-def latency_bars(operators: list[dict[str, Any]]) -> list[Bar]:
+def latency_bars(operators: list[OperatorChoice]) -> list[Bar]:
     """One bar an operator, in their order."""
     times_us = [float(o["latency_us"]) if is_number(o.get("latency_us")) else 0.0 for o in operators]
     total, longest = sum(times_us), max(times_us, default=0.0)
@@ -45,7 +45,7 @@ def latency_bars(operators: list[dict[str, Any]]) -> list[Bar]:
     return bars
 
 
-def legend(operators: list[dict[str, Any]]) -> list[tuple[str, str]]:
+def legend(operators: list[OperatorChoice]) -> list[tuple[str, str]]:
     """Each precision that occurs, and its colour."""
     return [(label, colour(label)) for label in sorted({str(o.get("precision")) for o in operators})]
 

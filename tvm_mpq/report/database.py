@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.console import Console
 
 from tvm_mpq.report import text
+from tvm_mpq.report.answers import DatabaseReport, Record, RecordInFull
 from tvm_mpq.report.tables import _console, _facts, _table
 from tvm_mpq.report.text import NOTHING, is_number, number, percent
 
-Report = dict[str, Any]
 
-
-def show_db(report: Report) -> None:
+def show_db(report: DatabaseReport) -> None:
     """Records as a table, a single one in full, anything else as `name: value`."""
     console = _console()
     if "records" in report:
@@ -24,7 +21,7 @@ def show_db(report: Report) -> None:
         _facts(console, [(name, _plain(value)) for name, value in report.items()])
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{n} {what}" for what, n in value.items())
     if isinstance(value, list):
@@ -32,7 +29,7 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
-def _records(console: Console, records: list[dict[str, Any]]) -> None:
+def _records(console: Console, records: list[Record]) -> None:
     headers = ("id", "workload", "precision", "emits", "kernel", "us", "IQR", "source", "measured at", "device")
     rows = []
     for r in records:
@@ -56,7 +53,7 @@ def _records(console: Console, records: list[dict[str, Any]]) -> None:
     console.print(f"{len(rows)} records")
 
 
-def _in_full(record: dict[str, Any]) -> list[tuple[str, str]]:
+def _in_full(record: RecordInFull) -> list[tuple[str, str]]:
     key, device = record["key"], record["device_identity"]
     facts = [
         ("id", record["id"]),
@@ -90,6 +87,6 @@ def _in_full(record: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _microseconds(value: Any) -> str:
+def _microseconds(value: object) -> str:
     """All digits that mean something."""
     return f"{value:.6g} us" if is_number(value) else NOTHING

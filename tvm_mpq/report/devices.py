@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from tvm_mpq.report.answers import DevicesReport
 from tvm_mpq.report.tables import _console, _table
 from tvm_mpq.report.text import NOTHING, number, one_line
 
 
-def show_devices(report: dict[str, Any]) -> None:
+def show_devices(report: DevicesReport) -> None:
     """One row per device, then who did not answer."""
     console = _console()
     headers = ("address", "CPU", "cores", "target", "load", "governor", "temperature", "round trip", "remarks")

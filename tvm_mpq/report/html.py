@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tvm_mpq.errors import OutputError
 from tvm_mpq.report import condition, summary, text
 from tvm_mpq.report.bars import latency_bars, legend
+from tvm_mpq.report.contract import OperatorChoice, OptimizeReport
 from tvm_mpq.report.text import NOTHING, number, percent, ratio
-
-Report = dict[str, Any]
 
 TEMPLATES = Environment(
     loader=PackageLoader("tvm_mpq.report"),
@@ -25,7 +23,7 @@ TEMPLATES = Environment(
 )
 
 
-def write_report(report: Report, path: str | Path) -> None:
+def write_report(report: OptimizeReport, path: str | Path) -> None:
     """Write the page of an `optimize` report.
 
     Raises
@@ -41,7 +39,7 @@ def write_report(report: Report, path: str | Path) -> None:
         raise OutputError(f"cannot write report {str(path)!r}: {e.strerror}") from e
 
 
-def render(report: Report) -> str:
+def render(report: OptimizeReport) -> str:
     """The whole page."""
     operators = report.get("operators", [])
     labels = summary.labels(report)
@@ -66,7 +64,7 @@ def render(report: Report) -> str:
     )
 
 
-def _predictions(report: Report) -> list[tuple[str, ...]]:
+def _predictions(report: OptimizeReport) -> list[tuple[str, ...]]:
     """Whole-network latency: what the table said against what the clock said."""
     measured, predicted = report.get("latency_ms", {}), report.get("predicted_ms", {})
     iqr = report.get("latency_iqr_ms", {})
@@ -99,7 +97,7 @@ class OperatorRow:
     candidates: list[Cell | None]
 
 
-def _operator(operator: dict[str, Any], labels: list[str]) -> OperatorRow:
+def _operator(operator: OperatorChoice, labels: list[str]) -> OperatorRow:
     key, precision = str(operator.get("workload", "")), operator.get("precision", NOTHING)
     found = operator.get("candidates", {})
     cells = [
@@ -111,7 +109,7 @@ def _operator(operator: dict[str, Any], labels: list[str]) -> OperatorRow:
     return OperatorRow(str(operator.get("name")), text.workload(key), key, str(precision), cells)
 
 
-def _method(report: Report) -> list[tuple[str, str]]:
+def _method(report: OptimizeReport) -> list[tuple[str, str]]:
     """How the plan was found: name and value, without what is not known."""
     calibration = report.get("calibration", {})
     tried = report.get("plans_tried", [])
@@ -121,7 +119,7 @@ def _method(report: Report) -> list[tuple[str, str]]:
         ("Plan", summary.plan_counts(report.get("plan", {}))),
         ("Solver", summary.solver_line(report)),
         ("Plans run end to end before choosing", str(len(tried)) if tried else ""),
-        ("Latency entries", summary.entries_line(report)),
+        ("Latency entries", summary.entries_line(report.get("latency_entries", {}))),
         ("Conversions between formats", ", ".join(report.get("boundaries", [])) or "none"),
         ("Calibration", f"{samples} samples of {data}, observer {observer}"),
         ("Threads", str(report.get("threads", ""))),

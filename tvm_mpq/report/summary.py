@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from tvm_mpq.report import condition, text
+from tvm_mpq.report.contract import Candidate, OptimizeReport
 from tvm_mpq.report.text import is_number, number, percent, ratio, times
-
-Report = dict[str, Any]
 
 NETWORKS = {"fp32": "fp32", "int8": "uniform 8 bit", "mixed": "mixed"}
 """Key in the report -> what people call it, in the order shown."""
@@ -39,7 +37,7 @@ class NetworkRow:
     speedup: str
 
 
-def network_rows(report: Report) -> list[NetworkRow]:
+def network_rows(report: OptimizeReport) -> list[NetworkRow]:
     """fp32, uniform 8 bit and mixed, as far as the report has them."""
     latency = report.get("latency_ms", {})
     rows = []
@@ -64,20 +62,27 @@ def network_rows(report: Report) -> list[NetworkRow]:
     return rows
 
 
-def metric(report: Report) -> str:
-    name = str(report.get("accuracy", {}).get("metric", "accuracy"))
+def metric(report: OptimizeReport) -> str:
+    return metric_name(report.get("accuracy", {}).get("metric", "accuracy"))
+
+
+def metric_name(name: str) -> str:
+    """What people call it."""
     return METRICS.get(name, name)
 
 
-def accuracy(report: Report, key: str) -> str:
-    """`98.52 % (531/539)`."""
+def accuracy(report: OptimizeReport, key: str) -> str:
+    """Of one of the three networks, as `accuracy_text`."""
     found = report.get("accuracy", {})
-    value = found.get(key)
+    return accuracy_text(found.get("metric"), found.get(key), found.get("hits", {}).get(key), found.get("samples"))
+
+
+def accuracy_text(metric: str | None, value: object, hits: int | None, samples: int | None) -> str:
+    """`98.52 % (531/539)`."""
     if not is_number(value):
         return text.NOTHING
-    if found.get("metric") == "relative_error":
+    if metric == "relative_error":
         return f"{number(value)} %"
-    hits, samples = found.get("hits", {}).get(key), found.get("samples")
     return f"{value:.2f} %" + (f" ({hits}/{samples})" if hits is not None and samples else "")
 
 
@@ -87,7 +92,7 @@ def plan_counts(plan: dict[str, str]) -> str:
     return ", ".join(f"{n} x {label}" for label, n in counts) or "no quantizable operator"
 
 
-def solver_line(report: Report) -> str:
+def solver_line(report: OptimizeReport) -> str:
     """Name, status, objective, bound, gap."""
     s = report.get("solver", {})
     if not s:
@@ -98,13 +103,10 @@ def solver_line(report: Report) -> str:
     )
 
 
-def entries_line(report: Report) -> str:
+def entries_line(entries: Mapping[str, int]) -> str:
     """Where the latency table's entries came from."""
-    e = report.get("latency_entries", {})
-    return (
-        f"{e.get('measured', 0)} measured now, {e.get('cached', 0)} measured before (database), "
-        f"{e.get('predicted', 0)} predicted"
-    )
+    now, before, predicted = (entries.get(source, 0) for source in ("measured", "cached", "predicted"))
+    return f"{now} measured now, {before} measured before (database), {predicted} predicted"
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ class Limit:
         return f"{self.name} at most {self.allowed}: {self.got}, {verdict}"
 
 
-def limits(report: Report) -> list[Limit]:
+def limits(report: OptimizeReport) -> list[Limit]:
     """The budget (fields of `schema.Budget`) against what was measured."""
     budget = report.get("budget") or {}
     latency = report.get("latency_ms", {})
@@ -140,13 +142,13 @@ def limits(report: Report) -> list[Limit]:
         ("max_drop", "accuracy drop", drop, " points"),
     )
     return [
-        Limit(name, number(budget[key], unit), number(got, unit), got <= budget[key] if is_number(got) else None)
+        Limit(name, number(most, unit), number(got, unit), got <= most if is_number(got) else None)
         for key, name, got, unit in rows
-        if is_number(budget.get(key))
+        if is_number(most := budget.get(key))
     ]
 
 
-def cautions(report: Report) -> list[str]:
+def cautions(report: OptimizeReport) -> list[str]:
     """What a reader must know before believing the numbers."""
     notes = []
     calibration, found = report.get("calibration", {}), report.get("accuracy", {})
@@ -166,26 +168,31 @@ def cautions(report: Report) -> list[str]:
     return notes + condition.cautions(report)
 
 
-def time_of(candidate: dict[str, Any]) -> float | None:
+def time_of(candidate: Candidate) -> float | None:
     """Least measured microseconds of a candidate over the formats it can emit."""
     return min((t for t in candidate.get("latency_us", {}).values() if is_number(t)), default=None)
 
 
-def labels(report: Report) -> list[str]:
+def labels(report: OptimizeReport) -> list[str]:
     """All candidate precisions, floats first, then by falling bits."""
-    found = {label for o in report.get("operators", []) for label in o.get("candidates", {})}
+    return by_falling_bits({label for o in report.get("operators", []) for label in o.get("candidates", {})})
+
+
+def by_falling_bits(found: Iterable[str]) -> list[str]:
+    """Precisions, floats first."""
     floats = {"fp32": 0, "bf16": 1}
     return sorted(found, key=lambda label: (floats.get(label, 2), [-int(d) for d in label if d.isdigit()], label))
 
 
-def answers(report: Report) -> Iterator[tuple[str, str]]:
+def answers(report: OptimizeReport) -> Iterator[tuple[str, str]]:
     """The three questions that a first user asks, answered from this report's numbers."""
     yield "How was the latency table built?", _table_answer(report)
     yield "Is mixed precision faster than 8 bit everywhere here, and why?", mixed_answer(report)
     yield "Is 8 bit faster than fp32 here?", int8_answer(report)
 
 
-def _table_answer(report: Report) -> str:
+def _table_answer(report: OptimizeReport) -> str:
+    entries = entries_line(report.get("latency_entries", {}))
     measured, predicted = report.get("latency_ms", {}).get("mixed"), report.get("predicted_ms", {}).get("mixed")
     share = ratio(predicted, measured)
     check = (
@@ -196,11 +203,11 @@ def _table_answer(report: Report) -> str:
     )
     return (
         "Every distinct operator shape was compiled at each precision, and every boundary between formats, with the "
-        f"very code the library holds, and timed on this device. Entries: {entries_line(report)}.{check}"
+        f"very code the library holds, and timed on this device. Entries: {entries}.{check}"
     )
 
 
-def _compare(fast: Any, slow: Any) -> str:
+def _compare(fast: float | None, slow: float | None) -> str:
     """`1.50x as fast (1 ms against 1.5 ms)`."""
     factor = ratio(slow, fast)
     pair = f"({number(fast, ' ms')} against {number(slow, ' ms')})"
@@ -211,7 +218,7 @@ def _compare(fast: Any, slow: Any) -> str:
     return f"{'Yes' if factor > 1 else 'No'}: {times(factor)} as fast {pair}."
 
 
-def mixed_answer(report: Report) -> str:
+def mixed_answer(report: OptimizeReport) -> str:
     """Whether mixed is faster than uniform 8 bit, and what the table says of the reasons."""
     latency = report.get("latency_ms", {})
     first = _compare(latency.get("mixed"), latency.get("int8"))
@@ -250,7 +257,7 @@ def mixed_answer(report: Report) -> str:
     return " ".join(lines)
 
 
-def int8_answer(report: Report) -> str:
+def int8_answer(report: OptimizeReport) -> str:
     """Whether uniform 8 bit is faster than fp32, and which operators are not."""
     latency = report.get("latency_ms", {})
     first = _compare(latency.get("int8"), latency.get("fp32"))

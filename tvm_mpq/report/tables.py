@@ -15,9 +15,18 @@ from rich.table import Table
 from rich.text import Text
 
 from tvm_mpq.report import condition, summary, text
+from tvm_mpq.report.answers import (
+    BuildReport,
+    DoctorReport,
+    InspectReport,
+    OperatorLosses,
+    RunReport,
+    SearchReport,
+    SensitivityReport,
+    TuneReport,
+)
+from tvm_mpq.report.contract import OptimizeReport
 from tvm_mpq.report.text import number, one_line, percent
-
-Report = dict[str, Any]
 
 UNLIMITED = 100_000
 """Columns of output that is not a terminal: nothing is folded."""
@@ -55,7 +64,7 @@ def _notes(console: Console, notes: Iterable[str]) -> None:
         console.print(Text.assemble(("note: ", "yellow"), one_line(note)), soft_wrap=True)
 
 
-def show_optimize(report: Report) -> None:
+def show_optimize(report: OptimizeReport) -> None:
     """fp32, uniform 8 bit and mixed in one table; below it, how the plan was found."""
     console = _console()
     where = f"{report.get('model', 'network')} on {report.get('device', 'this device')}"
@@ -74,7 +83,7 @@ def show_optimize(report: Report) -> None:
         ("faster than 8 bit?", summary.mixed_answer(report)),
         ("8 bit faster than fp32?", summary.int8_answer(report)),
         ("solver", summary.solver_line(report)),
-        ("latency entries", summary.entries_line(report)),
+        ("latency entries", summary.entries_line(report.get("latency_entries", {}))),
         ("threads", str(report.get("threads", ""))),
         *condition.facts(report),
         *_artifacts(report),
@@ -83,11 +92,11 @@ def show_optimize(report: Report) -> None:
     _notes(console, summary.cautions(report))
 
 
-def _artifacts(report: Report) -> list[tuple[str, str]]:
+def _artifacts(report: OptimizeReport | BuildReport) -> list[tuple[str, str]]:
     return [(name, str(path)) for name, path in report.get("artifacts", {}).items()]
 
 
-def show_inspect(report: Report) -> None:
+def show_inspect(report: InspectReport) -> None:
     """Operators in order, then totals."""
     console = _console()
     _facts(
@@ -121,7 +130,7 @@ def show_inspect(report: Report) -> None:
     _notes(console, report.get("notes", []))
 
 
-def show_tune(report: Report) -> None:
+def show_tune(report: TuneReport) -> None:
     """What tuning found, greatest gain in the network first."""
     console = _console()
     console.print(one_line(f"{report['model']} on {report['device']}"), soft_wrap=True)
@@ -148,26 +157,30 @@ def show_tune(report: Report) -> None:
             ("candidates", f"{report['trials']} measured in {number(report['seconds'], ' s')}, {left} left"),
             ("ended", report["ended"]),
             ("sum of all kernels", f"{number(sums['before'], ' ms')} before, {number(sums['after'], ' ms')} after"),
-            ("latency entries", summary.entries_line(report)),
+            ("latency entries", summary.entries_line(report["latency_entries"])),
             *condition.facts(report),
         ],
     )
     _notes(console, condition.cautions(report))
 
 
-def show_sensitivity(report: Report) -> None:
+def show_sensitivity(report: SensitivityReport) -> None:
     """Loss of every operator at every precision, the most sensitive operator first."""
     console = _console()
     kind = {"kl": "KL divergence to fp32, nats", "mse": "squared error relative to fp32"}[report["metric"]]
     console.print(f"{one_line(report['model'])}: {kind}, {report['samples']} samples", soft_wrap=True)
     found = {label for o in report["operators"] for label in o["losses"]}
-    labels = summary.labels({"operators": [{"candidates": found}]})
+    labels = summary.by_falling_bits(found)
 
-    def worst(operator: dict[str, Any]) -> float:
-        return max((float(entry["loss"]) for entry in operator["losses"].values()), default=0.0)
+    def worst(operator: OperatorLosses) -> float:
+        return max((entry["loss"] for entry in operator["losses"].values()), default=0.0)
 
     rows = [
-        (o["name"], *(number(o["losses"].get(label, {}).get("loss")) for label in labels), text.workload(o["workload"]))
+        (
+            o["name"],
+            *(number(o["losses"][label]["loss"]) if label in o["losses"] else text.NOTHING for label in labels),
+            text.workload(o["workload"]),
+        )
         for o in sorted(report["operators"], key=worst, reverse=True)
     ]
     _table(console, ("operator", *labels, "workload"), rows, right=labels)
@@ -175,7 +188,7 @@ def show_sensitivity(report: Report) -> None:
     _notes(console, [*synthetic, *condition.cautions(report)])
 
 
-def show_search(report: Report) -> None:
+def show_search(report: SearchReport) -> None:
     """The front by ascending cost; plans that another one beats are marked."""
     console = _console()
     console.print(f"{one_line(report['model'])}: {report['axis']} against loss", soft_wrap=True)
@@ -194,10 +207,10 @@ def show_search(report: Report) -> None:
     _table(console, headers, rows, right=headers[1:4])
     _notes(console, condition.cautions(report))
     console.print("latencies are predicted from the table of measured kernels; optimize measures the whole network")
-    _facts(console, [("latency entries", summary.entries_line(report))])
+    _facts(console, [("latency entries", summary.entries_line(report["latency_entries"]))])
 
 
-def show_build(report: Report) -> None:
+def show_build(report: BuildReport) -> None:
     """What was built, and where it is."""
     _facts(
         _console(),
@@ -213,7 +226,7 @@ def show_build(report: Report) -> None:
     )
 
 
-def show_run(report: Report) -> None:
+def show_run(report: RunReport) -> None:
     """Latency, accuracy and difference of a built folder."""
     latency, found, difference = report["latency_ms"], report.get("accuracy"), report.get("difference")
     threads = f"{latency['threads']} thread{'s' if latency['threads'] > 1 else ''}"
@@ -225,15 +238,15 @@ def show_run(report: Report) -> None:
         ("samples", str(report["samples"])),
     ]
     if found:
-        flat = {"accuracy": {**found, "run": found["value"], "hits": {"run": found["hits"]}}}
-        facts.append((summary.metric(flat), summary.accuracy(flat, "run")))
+        words = summary.accuracy_text(found["metric"], found["value"], found["hits"], found["samples"])
+        facts.append((summary.metric_name(found["metric"]), words))
     if difference:
         largest, mean = number(difference["largest_absolute"]), percent(difference["mean_relative_norm"])
         facts.append(("difference", f"largest {largest}, mean relative norm {mean}"))
     _facts(_console(), facts)
 
 
-def show_targets(report: Report) -> None:
+def show_targets(report: dict[str, Any]) -> None:
     """One row per target."""
     headers = ("target", "runs here", "cores", "L1d/L2/L3", "features", "source")
     rows = []
@@ -253,7 +266,7 @@ def show_targets(report: Report) -> None:
     _table(_console(), headers, rows, right=("cores",))
 
 
-def show_doctor(report: Report) -> None:
+def show_doctor(report: DoctorReport) -> None:
     """One line per check, and below it how to mend what is not well."""
     console = _console()
     styles = {"ok": "green", "warning": "yellow", "missing": "red"}

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
+from typing import TypeGuard
 
 NOTHING = "-"
 """Shown for what is not known, infinite or not a number."""
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether value can be calculated with: neither None, nor NaN, nor infinite."""
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 
-def number(value: Any, unit: str = "") -> str:
+def number(value: object, unit: str = "") -> str:
     """Three significant digits, no exponent between 0.001 and 10^6.
 
     >>> number(0.12345, " ms"), number(1234.5), number(2), number(None)
@@ -33,7 +33,7 @@ def number(value: Any, unit: str = "") -> str:
     return text + unit
 
 
-def count(value: Any) -> str:
+def count(value: object) -> str:
     """Counts with k, M or G.
 
     >>> count(950), count(12_345), count(4_100_000_000)
@@ -47,7 +47,7 @@ def count(value: Any) -> str:
     return str(int(value))
 
 
-def size(value: Any) -> str:
+def size(value: object) -> str:
     """Bytes in decimal units, as budgets are given in.
 
     >>> size(999), size(125_400), size(2_500_000)
@@ -60,19 +60,19 @@ def size(value: Any) -> str:
     return number(value / 1e3, " kB") if value < 1e6 else number(value / 1e6, " MB")
 
 
-def cache(value: Any) -> str:
+def cache(value: object) -> str:
     """Cache sizes in binary units: `48K`, `1.25M`."""
     if not is_number(value):
         return NOTHING
     return f"{value / 2**10:g}K" if value < 2**20 else f"{value / 2**20:g}M"
 
 
-def percent(share: Any, *, signed: bool = False) -> str:
+def percent(share: object, *, signed: bool = False) -> str:
     """0.123 as `12.3 %`."""
     return f"{100 * share:{'+' if signed else ''}.1f} %" if is_number(share) else NOTHING
 
 
-def ratio(a: Any, b: Any) -> float | None:
+def ratio(a: object, b: object) -> float | None:
     """a / b where that means something."""
     return a / b if is_number(a) and is_number(b) and b > 0 else None
 
@@ -82,7 +82,7 @@ def times(factor: float | None) -> str:
     return f"{factor:.2f}x" if is_number(factor) else NOTHING
 
 
-def one_line(value: Any) -> str:
+def one_line(value: object) -> str:
     """Text that cannot break a table: control characters (a name may hold any) become spaces."""
     return " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
 

@@ -1,0 +1,281 @@
+"""What the commands beside `optimize` answer: the JSON objects of their `--json`, as types.
+
+Keys and units are the command line's contract.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+from tvm_mpq.report.contract import Condition, Reading
+
+
+class InspectedOperator(TypedDict):
+    """One operator as it was imported. workload, candidates: empty where it has none; shape: of its output."""
+
+    name: str
+    kind: str
+    workload: str
+    shape: list[int]
+    macs: int
+    parameters: int
+    candidates: list[str]
+
+
+class Totals(TypedDict):
+    """Of a whole network."""
+
+    operators: int
+    quantizable: int
+    macs: int
+    parameters: int
+
+
+class InspectReport(TypedDict):
+    """The answer of `inspect`. inputs: name -> [shape, dtype]."""
+
+    model: str
+    target: str
+    inputs: dict[str, tuple[list[int], str]]
+    notes: list[str]
+    operators: list[InspectedOperator]
+    totals: Totals
+
+
+class TunedKernel(TypedDict):
+    """A kernel better than the default one. uses: operators of the network that it may serve."""
+
+    workload: str
+    precision: str
+    out_bits: int
+    default_us: float
+    best_us: float
+    family: str
+    knobs: dict[str, Any]
+    uses: int
+
+
+class TuneReport(Condition):
+    """The answer of `tune`. sum_ms: all kernels of the network, `before` and `after`."""
+
+    model: str
+    target: str
+    device: str
+    trials: int
+    candidates_left: int
+    ended: str
+    seconds: float
+    sum_ms: dict[str, float]
+    tuned: list[TunedKernel]
+    latency_entries: dict[str, int]
+
+
+class OutputLoss(TypedDict):
+    """What one operator at one precision does to the network's output. disagree, wrong: shares of the samples."""
+
+    loss: float
+    disagree: float
+    wrong: float | None
+
+
+class OperatorLosses(TypedDict):
+    """losses: precision -> loss."""
+
+    name: str
+    workload: str
+    losses: dict[str, OutputLoss]
+
+
+class SensitivityReport(Condition):
+    """The answer of `sensitivity`. metric: `kl` or `mse`."""
+
+    model: str
+    target: str
+    metric: str
+    samples: int
+    synthetic: bool
+    operators: list[OperatorLosses]
+
+
+class FrontPoint(TypedDict):
+    """One plan. name: empty for a point of the front; dominated: another plan beats it in both."""
+
+    name: str
+    latency_ms: float
+    size_mb: float
+    loss: float
+    dominated: bool
+    plan: dict[str, str]
+    gap: float
+
+
+class SearchReport(Condition):
+    """The answer of `search`. axis: `latency` or `size`."""
+
+    model: str
+    axis: str
+    points: list[FrontPoint]
+    latency_entries: dict[str, int]
+
+
+class BuildReport(TypedDict):
+    """The answer of `build`."""
+
+    model: str
+    target: str
+    plan: dict[str, str]
+    size_bytes: int
+    activation_bytes: int
+    weight_bytes: int
+    artifacts: dict[str, str]
+
+
+class RunLatency(TypedDict):
+    """Of one whole network, milliseconds."""
+
+    median: float
+    iqr: float
+    threads: int
+
+
+class RunAccuracy(TypedDict):
+    """Against labels, or against the reference folder."""
+
+    metric: str
+    value: float
+    hits: int
+    samples: int
+
+
+class OutputDifference(TypedDict):
+    """To the outputs of the reference folder."""
+
+    largest_absolute: float
+    mean_relative_norm: float
+
+
+class _RunCore(TypedDict):
+    folder: str
+    latency_ms: RunLatency
+    load_ms: float
+    first_run_ms: float
+    samples: int
+
+
+class RunReport(_RunCore, total=False):
+    """The answer of `run`; accuracy with labels or a reference, difference with a reference."""
+
+    accuracy: RunAccuracy
+    difference: OutputDifference
+
+
+class Check(TypedDict):
+    """One thing looked at. status: `ok`, `missing` = needed and not there, `warning` = lacks an option or disturbs."""
+
+    name: str
+    status: str
+    detail: str
+    mend: str
+
+
+class DoctorReport(TypedDict):
+    """The answer of `doctor`. ok: nothing needed is missing."""
+
+    ok: bool
+    checks: list[Check]
+
+
+class Device(TypedDict):
+    """A device that answers. targets: rows it can run, its own first; health has no warnings: they stand beside it."""
+
+    address: str
+    architecture: str
+    cpu_model: str
+    core_type: str
+    isa_features: list[str]
+    cores: int
+    emulated: bool
+    targets: list[str]
+    health: Reading
+    warnings: list[str]
+    round_trip_ms: float
+
+
+class SilentDevice(TypedDict):
+    """One that did not answer."""
+
+    reason: str
+
+
+class TrackerCounts(TypedDict):
+    """Boards that a tracker has under a key."""
+
+    key: str | None
+    registered: int
+    free: int
+
+
+class DevicesReport(TypedDict):
+    """The answer of `devices`. tracker: None where none was asked."""
+
+    devices: list[Device]
+    silent: list[SilentDevice]
+    tracker: TrackerCounts | None
+
+
+class RecordKey(TypedDict):
+    """Fields of `LatencyKey`."""
+
+    workload: str
+    precision: str
+    out_bits: int
+    family: str
+    knobs: str
+    target: str
+
+
+class Identity(TypedDict):
+    """Fields of `DeviceIdentity`."""
+
+    cpu_model: str
+    core_type: str
+    isa_features: list[str]
+    cores: int
+    threads: int
+
+
+class Record(TypedDict):
+    """Fields of `LatencyRecord`, and the id under which `db show` finds it."""
+
+    id: str
+    key: RecordKey
+    device: str
+    tvm_version: str
+    kernel_version: str
+    median_us: float | None
+    iqr_us: float | None
+    repeats: int
+    measured_at: str
+    provenance: str
+    stated_error: float | None
+    failure: str | None
+
+
+class RecordInFull(Record):
+    """device_identity: None where the device's text is no identity."""
+
+    device_identity: Identity | None
+
+
+class DatabaseReport(TypedDict, total=False):
+    """The answers of the commands `db`: each has the keys of its job. Counts of records by what became of them."""
+
+    database: str
+    file: str
+    records: list[Record]
+    record: RecordInFull
+    exported: int
+    imported: dict[str, int]
+    merged: dict[str, int]
+    pruned: int
+    problems: list[str]

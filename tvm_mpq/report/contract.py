@@ -1,0 +1,151 @@
+"""What `optimize` answers: the JSON object of `--json` and of report.json, as types. Other commands: `answers`.
+
+Keys and units are the command line's contract. A TypedDict is a plain dict when the program runs, so that what a call
+from Python returns, what a file holds and what is printed are one thing. Where a class says `total=False`, keys may be
+absent; the reports of an older version lack some.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+
+class Reading(TypedDict, total=False):
+    """How a device was at one time: the fields of `targets.health.Health`, None = it does not say.
+
+    warnings: in words what disturbs measurements.
+    """
+
+    load: float | None
+    governor: str | None
+    clock_mhz: float | None
+    top_clock_mhz: float | None
+    temperature_c: float | None
+    throttled: str | None
+    throttle_count: int | None
+    free_memory_bytes: int | None
+    warnings: list[str]
+
+
+class Readings(TypedDict):
+    """Before and after the work."""
+
+    start: Reading
+    end: Reading
+
+
+class LostBoard(TypedDict):
+    """A board that stopped answering."""
+
+    board: str
+    reason: str
+    came_back: bool
+
+
+class Boards(TypedDict):
+    """The boards that did the work. used: those left at the end."""
+
+    used: list[str]
+    lost: list[LostBoard]
+    emulated: bool
+
+
+class Condition(TypedDict, total=False):
+    """The part of every report whose numbers were measured. boards: None = the work was done on this machine."""
+
+    health: Readings | None
+    boards: Boards | None
+
+
+class Candidate(TypedDict):
+    """One precision of one operator. latency_us: format it emits (32 = float32, 8 = integers) -> microseconds."""
+
+    latency_us: dict[int, float]
+    loss: float
+    size_bytes: int
+
+
+class OperatorChoice(TypedDict):
+    """One quantizable operator: what it may be, what it became. workload: its key; precision: among the candidates."""
+
+    name: str
+    workload: str
+    precision: str
+    candidates: dict[str, Candidate]
+    latency_us: float
+    macs: int
+
+
+class Accuracy(TypedDict):
+    """Of the three networks, in percent. metric: `top1`, `agreement`, or `relative_error`, of which less is better."""
+
+    metric: str
+    fp32: float
+    int8: float
+    mixed: float
+    hits: dict[str, int]
+    samples: int
+    on_calibration_data: bool
+
+
+class SolverRun(TypedDict):
+    """How well the plan is proven. status: `optimal` or `time_limit`."""
+
+    name: str
+    status: str
+    objective: float
+    bound: float
+    gap: float
+    seconds: float
+
+
+class TriedPlan(TypedDict):
+    """A plan that was run end to end before the choice. drop: accuracy points lost."""
+
+    predicted_ms: float
+    loss: float
+    drop: float
+
+
+class Calibration(TypedDict):
+    """What the activation ranges stand on."""
+
+    samples: int
+    synthetic: bool
+    observer: str
+
+
+class _OptimizeCore(TypedDict):
+    operators: list[OperatorChoice]
+    plan: dict[str, str]
+    latency_ms: dict[str, float]
+
+
+class OptimizeReport(_OptimizeCore, Condition, total=False):
+    """The answer of `optimize`, `report` and `demo`.
+
+    plan: operator -> precision. A dict by network has the keys `fp32`, `int8` (uniform 8 bit) and `mixed`, latency_ms
+    also `predicted` (of mixed). budget, correction: fields of `Budget` and `Correction`. latency_entries: how many were
+    `measured`, `cached` (measured before) and `predicted`; predictor: its held-out errors, None when none was needed.
+    boundaries: conversions between formats. artifacts: name -> path.
+    """
+
+    model: str
+    target: str
+    device: str
+    threads: int
+    latency_iqr_ms: dict[str, float]
+    predicted_ms: dict[str, float]
+    accuracy: Accuracy
+    size_bytes: dict[str, int]
+    activation_bytes: dict[str, int]
+    weight_bytes: dict[str, int]
+    budget: dict[str, float | None] | None
+    solver: SolverRun
+    plans_tried: list[TriedPlan]
+    correction: dict[str, float]
+    latency_entries: dict[str, int]
+    predictor: dict[str, Any] | None
+    boundaries: list[str]
+    calibration: Calibration
+    artifacts: dict[str, str]
