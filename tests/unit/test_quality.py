@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -64,6 +65,19 @@ def test_every_file_is_installed(installed: Path) -> None:
 def test_root_folders_import_under_their_names(installed: Path, tmp_path: Path) -> None:
     code = "import tvm_mpq.passes, tvm_mpq.targets, tvm_mpq.tuning"
     run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(installed))
+
+
+def test_every_doctest_is_collected(pytestconfig: pytest.Config) -> None:
+    collected = [ROOT / path for path in pytestconfig.getini("testpaths")]
+    examples = [p for folder in CODE for p in (ROOT / folder).rglob("*.py") if holds_doctest(p)]
+    assert examples
+    outside = [str(p.relative_to(ROOT)) for p in examples if not any(p.is_relative_to(c) for c in collected)]
+    assert not outside, f"pytest runs no doctests there; add the folder to testpaths in pyproject.toml: {outside}"
+    assert "--doctest-modules" in pytestconfig.getini("addopts")
+
+
+def holds_doctest(path: Path) -> bool:
+    return re.search(r"^\s*>>> ", path.read_text(encoding="utf-8"), re.M) is not None
 
 
 def test_no_file_is_too_long() -> None:
