@@ -84,10 +84,12 @@ W4A8 = Precision(4, 8)
 class Workload:
     """Base of all workloads: a kind and plain fields; equal fields mean the same compiled code.
 
-    `key` is the text under which the latency database knows it, `from_json` reads `to_json` back.
+    `key` is the text under which the latency database knows it, `from_json` reads `to_json` back. A field named in
+    `rare` is left out of the key where it has its default, so that records made before the field existed stay valid.
     """
 
     kind: ClassVar[str] = ""
+    rare: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def key(self) -> str:
@@ -95,6 +97,8 @@ class Workload:
         parts = []
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
+            if f.name in self.rare and value == f.default:
+                continue
             text = "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
             parts.append(f"{f.name}={text}")
         return f"{self.kind}({','.join(parts)})"
@@ -119,12 +123,15 @@ class Conv2dWorkload(Workload):
 
     Data NHWC, weights OHWI (I = in_channels / groups). y = act(conv(x, w) + bias [+ residual]).
     A linear layer on [M, C] is batch 1, in_height 1, in_width M, kernel 1x1.
+    input_dilation - 1 zeros stand between neighbouring rows and columns of x before it is padded: a transposed
+    convolution of stride s is one with input dilation s, stride 1 and flipped weights.
 
     activation: `none`, `relu`, `clip:LO:HI` (relu6 is `clip:0.0:6.0`), `hard_swish`, `hard_sigmoid`, `sigmoid`,
     `silu`, `gelu`, `gelu_tanh`, `tanh`, `leaky_relu:ALPHA`.
     """
 
     kind: ClassVar[str] = "conv2d"
+    rare: ClassVar[frozenset[str]] = frozenset({"input_dilation"})
     batch: int
     in_height: int
     in_width: int
@@ -137,16 +144,26 @@ class Conv2dWorkload(Workload):
     groups: int = 1
     residual: bool = False
     activation: str = "none"
+    input_dilation: tuple[int, int] = (1, 1)
+
+    @property
+    def dilated_height(self) -> int:
+        """Rows of the input with the zeros between them, without padding."""
+        return (self.in_height - 1) * self.input_dilation[0] + 1
+
+    @property
+    def dilated_width(self) -> int:
+        return (self.in_width - 1) * self.input_dilation[1] + 1
 
     @property
     def out_height(self) -> int:
         top, _, bottom, _ = self.padding
-        return (self.in_height + top + bottom - self.dilation[0] * (self.kernel[0] - 1) - 1) // self.stride[0] + 1
+        return (self.dilated_height + top + bottom - self.dilation[0] * (self.kernel[0] - 1) - 1) // self.stride[0] + 1
 
     @property
     def out_width(self) -> int:
         _, left, _, right = self.padding
-        return (self.in_width + left + right - self.dilation[1] * (self.kernel[1] - 1) - 1) // self.stride[1] + 1
+        return (self.dilated_width + left + right - self.dilation[1] * (self.kernel[1] - 1) - 1) // self.stride[1] + 1
 
     @property
     def is_depthwise(self) -> bool:
@@ -155,8 +172,17 @@ class Conv2dWorkload(Workload):
 
     @property
     def macs(self) -> int:
-        taps = self.kernel[0] * self.kernel[1] * self.in_channels // self.groups
-        return self.batch * self.out_height * self.out_width * self.out_channels * taps
+        """Products; those with the zeros of the padding count, those with the zeros of input dilation do not."""
+        positions = self._products(0, self.out_height) * self._products(1, self.out_width)
+        return self.batch * positions * self.out_channels * self.in_channels // self.groups
+
+    def _products(self, axis: int, outputs: int) -> int:
+        """Pairs of an output and a kernel position along one axis that meet an element of x, or of the padding."""
+        kernel, every = self.kernel[axis], self.input_dilation[axis]
+        if every == 1:
+            return outputs * kernel
+        origins = [o * self.stride[axis] - self.padding[axis] for o in range(outputs)]
+        return sum((origin + k * self.dilation[axis]) % every == 0 for origin in origins for k in range(kernel))
 
     @property
     def weight_count(self) -> int:

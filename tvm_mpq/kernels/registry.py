@@ -20,7 +20,7 @@ from tvm_mpq.errors import NoKernelError
 from tvm_mpq.kernels.emit.code import Array
 from tvm_mpq.kernels.tir import Script
 from tvm_mpq.numerics.operands import Operands
-from tvm_mpq.schema import Precision, Workload
+from tvm_mpq.schema import Conv2dWorkload, Precision, Workload
 
 Knobs = dict[str, Any]
 
@@ -73,6 +73,7 @@ class Family:
     variant: Callable[[Request], Any] = lambda request: None
     """What of the precision changes the code. Precisions of equal family and variant run the same instructions."""
     parameters: Callable[[Request, Knobs], Parameters] | None = None  # optional until every family states them
+    input_dilation: bool = False  # whether its convolutions may have input dilation
 
     def fits(self, request: Request) -> bool:
         return (
@@ -80,8 +81,13 @@ class Family:
             and self.isa_features <= request.features
             and request.precision.weight_bits in self.weight_bits
             and request.precision.activation_bits in self.activation_bits
+            and (self.input_dilation or not _has_input_dilation(request.workload))
             and self.accepts(request)
         )
+
+
+def _has_input_dilation(workload: Workload) -> bool:
+    return isinstance(workload, Conv2dWorkload) and workload.input_dilation != (1, 1)
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def integer_conv2d(
     bias: npt.NDArray[np.int32],
     workload: Conv2dWorkload,
 ) -> npt.NDArray[np.int32]:
-    """acc = bias + sum (x - zero_point) * weight; cells of the padding add nothing.
+    """acc = bias + sum (x - zero_point) * weight; cells of the padding and of input dilation add nothing.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def _convolve(x: npt.NDArray[np.float64], w: npt.NDArray[np.float64], work: Conv
             f"conv2d data and weight must have the shapes {data_shape} and {weight_shape} (got {x.shape} and {w.shape})"
         )
     top, left, bottom, right = work.padding
-    x = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    x = np.pad(_dilated(x, work), ((0, 0), (top, bottom), (left, right), (0, 0)))
     rows, columns = work.out_height, work.out_width
     positions = work.batch * rows * columns
     per_group = work.out_channels // groups
@@ -125,6 +125,15 @@ def _convolve(x: npt.NDArray[np.float64], w: npt.NDArray[np.float64], work: Conv
     if not depthwise:
         y = np.ascontiguousarray(y.transpose(1, 0, 2))
     return y.reshape(work.batch, rows, columns, work.out_channels)
+
+
+def _dilated(x: npt.NDArray[np.float64], work: Conv2dWorkload) -> npt.NDArray[np.float64]:
+    """x with `input_dilation - 1` zeros between neighbouring rows and columns."""
+    if work.input_dilation == (1, 1):
+        return x
+    wide = np.zeros((work.batch, work.dilated_height, work.dilated_width, work.in_channels))
+    wide[:, :: work.input_dilation[0], :: work.input_dilation[1]] = x
+    return wide
 
 
 def _finite(bias: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

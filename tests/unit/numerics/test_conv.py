@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.numerics import conv
-from tvm_mpq.schema import Conv2dWorkload
+from tvm_mpq.schema import Conv2dWorkload, Workload
 
 
 def loops(x, zero_point, w, bias, work):
@@ -19,9 +21,9 @@ def loops(x, zero_point, w, bias, work):
     for n, oy, ox, o in np.ndindex(*y.shape):
         total = int(bias[o])
         for i, j, c in np.ndindex(*work.kernel, per_in):
-            iy = oy * work.stride[0] - work.padding[0] + i * work.dilation[0]
-            ix = ox * work.stride[1] - work.padding[1] + j * work.dilation[1]
-            if 0 <= iy < work.in_height and 0 <= ix < work.in_width:
+            iy, no_row = divmod(oy * work.stride[0] - work.padding[0] + i * work.dilation[0], work.input_dilation[0])
+            ix, no_column = divmod(ox * work.stride[1] - work.padding[1] + j * work.dilation[1], work.input_dilation[1])
+            if not no_row and not no_column and 0 <= iy < work.in_height and 0 <= ix < work.in_width:
                 data = int(x[n, iy, ix, o // per_out * per_in + c]) - zero_point
                 total += data * int(w[o, i, j, c])
         y[n, oy, ox, o] = total
@@ -47,6 +49,7 @@ def workloads(draw):
         padding=draw(st.tuples(*[st.integers(0, 2)] * 4)),
         dilation=dilation,
         groups=groups,
+        input_dilation=draw(st.tuples(st.integers(1, 3), st.integers(1, 3))),
     )
 
 
@@ -73,6 +76,67 @@ def test_float_conv(work, seed):
     x, w, bias = operands(work, np.random.default_rng(seed))
     got = conv.float_conv2d(x.astype(np.float32), w.astype(np.float32), bias.astype(np.float32), work)
     assert np.array_equal(got, loops(x, 0, w, bias, work))  # small integers are exact in float
+
+
+def scattered(x, w, stride, padding, extra, dilation, groups):
+    """A transposed convolution as ONNX has it: each element of x [N, I, H, W] adds w [I, O / groups, ...] to y."""
+    n, channels, *size = x.shape
+    per_in, per_out, kernel = channels // groups, w.shape[1], w.shape[2:]
+    axes = zip(size, stride, kernel, dilation, extra, strict=True)
+    whole = [(d - 1) * s + (k - 1) * t + 1 + e for d, s, k, t, e in axes]
+    y = np.zeros((n, groups * per_out, *whole))
+    for i, iy, ix, ky, kx in np.ndindex(channels, *size, *kernel):
+        first = i // per_in * per_out
+        oy, ox = iy * stride[0] + ky * dilation[0], ix * stride[1] + kx * dilation[1]
+        y[:, first : first + per_out, oy, ox] += x[:, i, iy, ix, None] * w[i, :, ky, kx]
+    (top, left), (height, width) = padding, whole
+    return y[:, :, top : height - top, left : width - left]
+
+
+@pytest.mark.parametrize(
+    ("stride", "kernel", "padding", "extra", "dilation", "groups"),
+    [
+        ((2, 2), (2, 2), (0, 0), (0, 0), (1, 1), 1),
+        ((2, 2), (4, 4), (1, 1), (0, 0), (1, 1), 1),
+        ((3, 1), (2, 3), (0, 1), (2, 0), (1, 2), 2),
+        ((2, 4), (3, 3), (1, 0), (1, 1), (2, 1), 3),
+    ],
+)
+def test_a_transposed_convolution_is_one_with_input_dilation(rng, stride, kernel, padding, extra, dilation, groups):
+    x = rng.integers(-8, 8, (2, 6, 5, 4)).astype(np.float32)
+    w = rng.integers(-8, 8, (6, 3, *kernel)).astype(np.float32)
+    want = scattered(x, w, stride, padding, extra, dilation, groups)
+    before = [d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True)]
+    flipped = w.reshape(groups, 6 // groups, 3, *kernel)[..., ::-1, ::-1]  # [groups, I, O, KH, KW]
+    work = Conv2dWorkload(
+        batch=2,
+        in_height=5,
+        in_width=4,
+        in_channels=6,
+        out_channels=3 * groups,
+        kernel=kernel,
+        padding=(*before, before[0] + extra[0], before[1] + extra[1]),
+        dilation=dilation,
+        groups=groups,
+        input_dilation=stride,
+    )
+    weight = flipped.transpose(0, 2, 3, 4, 1).reshape(3 * groups, *kernel, 6 // groups)
+    got = conv.float_conv2d(x.transpose(0, 2, 3, 1), weight, None, work)
+    assert np.array_equal(got.transpose(0, 3, 1, 2), want)  # small integers are exact in float
+
+
+def test_macs_of_input_dilation_are_products_with_elements_of_x():
+    twice = Conv2dWorkload(1, 48, 48, 64, 32, (2, 2), padding=(1, 1, 1, 1), input_dilation=(2, 2))
+    assert (twice.out_height, twice.out_width) == (96, 96)
+    assert twice.macs == 48 * 48 * 4 * 64 * 32
+    assert Conv2dWorkload(1, 48, 48, 64, 32, (2, 2), padding=(1, 1, 1, 1)).macs == 49 * 49 * 4 * 64 * 32
+
+
+def test_input_dilation_is_named_in_the_key_where_there_is_one():
+    plain = Conv2dWorkload(1, 4, 4, 8, 8, (2, 2))
+    assert "input_dilation" not in plain.key
+    assert replace(plain, input_dilation=(2, 1)).key.endswith(",activation=none,input_dilation=2x1)")
+    assert Workload.from_json(replace(plain, input_dilation=(2, 1)).to_json()).input_dilation == (2, 1)
 
 
 def test_no_bias(rng):
