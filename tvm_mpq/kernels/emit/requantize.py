@@ -220,19 +220,19 @@ class Requantizer:
                 done += size
 
 
-def convolution_parameters(request: Request, weight: Array) -> Parameters:
+def convolution_parameters(request: Request, weight: Array, biases: int = 1) -> Parameters:
     """Parameters of an integer convolution or linear layer whose packed weights are `weight`.
 
     Behind the weights come bias, multiplier, Q, F, and the table of an activation that is no clamp. Q holds zero points
     of input and output, the output's range and the residual's zero point; F the residual's multiplier and the output's
-    range as floats.
+    range as floats. biases: how many each channel has, one behind the other.
     """
     w = _conv(request)
     activations = [Array("x", (w.batch, w.in_height, w.in_width, padded_channels(w.in_channels)), "uint8")]
     if w.residual:
         activations.append(Array("r", (w.batch, w.out_height, w.out_width, padded_channels(w.out_channels)), "uint8"))
     lanes = blocks(w.out_channels) * BLOCK
-    constants = [weight, Array("bias", (lanes,), "int32"), Array("multiplier", (lanes,), "float32")]
+    constants = [weight, Array("bias", (biases * lanes,), "int32"), Array("multiplier", (lanes,), "float32")]
     constants += [Array("Q", (8,), "int32"), Array("F", (4,), "float32")]
     if not is_clamp(w.activation):
         constants.append(Array("table", (256,), "uint8"))

@@ -20,10 +20,12 @@ def tiles(extent: int, tile: int) -> int:
     return -(-extent // tile)
 
 
-def overlap(index: Value, tile: int, extent: int) -> Value:
+def overlap(index: Value, tile: int, extent: Index) -> Value:
     """Where tile number `index` starts: index * tile, or so that the last one ends with the extent."""
     start = index * tile
-    return start if extent % tile == 0 else minimum(start, extent - tile)
+    if isinstance(extent, int) and extent % tile == 0:
+        return start
+    return minimum(start, extent - tile)
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ from tvm_mpq.kernels.frames.geometry import (
     ChannelTiles,
     ChannelWindow,
     Geometry,
+    PhaseAxis,
     blocks,
     has_half,
     tile_channels,
@@ -131,8 +132,8 @@ class ConvolutionFrame:
         self.dot, self.request, self.workload = dot, request, request.workload
         self.threads = useful_threads(request.workload, request.threads)
         self.g = Geometry.of(request.workload, request.out_bits)
-        self.rows = min(knobs["rows"], self.g.out_height)
-        self.columns = min(knobs["columns"], self.g.out_width)
+        self.rows = min(knobs["rows"], self.g.least_height)
+        self.columns = min(knobs["columns"], self.g.least_width)
         self.window = ChannelWindow.of(request.workload, dot.channels)
         self.all_blocks = blocks(request.workload.out_channels)
         self.blocks = min(knobs["blocks"], self.all_blocks) if request.workload.groups == 1 else 1
@@ -145,7 +146,8 @@ class ConvolutionFrame:
         }
         self.steps = self.g.kernel[0] * self.g.kernel[1] * self.window.cells // dot.channels
         self.block_bytes = dot.block_bytes(self.steps)
-        self.weight = Array("weight", dot.packed_shape(self.all_blocks, self.steps), dot.weight_dtype)
+        shape = dot.packed_shape(self.all_blocks * self.g.phase_count, self.steps)
+        self.weight = Array("weight", shape, dot.weight_dtype)
         self.x_size = self.g.batch * self.g.in_height * self.g.in_width * self.g.in_cells
         self.scratch = self.g.rows * self.g.row_width * self.g.in_cells
         order = "gnhw" if self.all_blocks * self.block_bytes > self.x_size else "nhwg"
@@ -180,12 +182,55 @@ class ConvolutionFrame:
 
     @property
     def parameters(self) -> Parameters:
-        return convolution_parameters(self.request, self.weight)
+        return convolution_parameters(self.request, self.weight, self.g.phase_count)
 
     def build(self) -> PrimFunc:
         with function(self.parameters.all()) as f:
             _Writer(self, f).write()
         return f.func
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What the code of a tile must know of the phase that it computes.
+
+    row, column: where its input begins in the bordered rows; height, width: its outputs; out_*: extents of the whole
+    output, and of its rows and columns every `step`-th from `offset` on belongs to this phase.
+    """
+
+    number: Index
+    row: Index
+    column: Index
+    height: Index
+    width: Index
+    out_extents: tuple[int, int]
+    step: tuple[int, int] = (1, 1)
+    offset: tuple[Index, Index] = (0, 0)
+
+    @classmethod
+    def only(cls, g: Geometry) -> Phase:
+        return cls(0, 0, 0, g.out_height, g.out_width, (g.out_height, g.out_width))
+
+    @classmethod
+    def numbered(cls, g: Geometry, axes: tuple[PhaseAxis, PhaseAxis], number: Value) -> Phase:
+        rows, columns = axes
+        a, b = let(number // columns.factor, "phase_row"), let(number % columns.factor, "phase_column")
+        top, left = g.padding[0], g.padding[1]
+        return cls(
+            number,
+            bind(rows.start(a) + top, "first_row"),
+            bind(columns.start(b) + left, "first_column"),
+            bind(rows.outputs(a), "height"),
+            bind(columns.outputs(b), "width"),
+            (rows.extent, columns.extent),
+            (rows.factor, columns.factor),
+            (a, b),
+        )
+
+    def position(self, n: Value, row: Value, column: Value) -> Value:
+        """Index of an output position of this phase in the whole output."""
+        (height, width), (down, across) = self.out_extents, self.step
+        return (n * height + row * down + self.offset[0]) * width + column * across + self.offset[1]
 
 
 class _Writer:
@@ -202,6 +247,7 @@ class _Writer:
     ow: Value
     block: Value
     base: Index  # where this thread's input rows begin in `x`
+    phase: Phase
     unpacked: Index  # where this thread's unpacked weights begin
 
     def __init__(self, frame: ConvolutionFrame, f: Function) -> None:
@@ -226,10 +272,11 @@ class _Writer:
 
     def _task(self) -> None:
         frame, g = self.frame, self.g
+        self.phase = Phase.only(g)
         self.requantizer.locals()
         if self.dot.unpacks:
             self.unpacked = bind(self.task.offset(frame.unpacked), "unpacked")
-            if not frame.by_channels:
+            if not frame.by_channels and g.phases is None:
                 self._unpack(0, frame.all_blocks)
         with loop(*self._share("n")) as n:
             self.n = n
@@ -237,21 +284,35 @@ class _Writer:
             if g.bordered:
                 z = self.q[0].cast("uint8")
                 fill_border(g, frame.rows, self._share("h"), self.n, self.source, self.x, self.base, z)
-            if frame.by_channels:
-                self._channels(lambda part: self._rows(lambda: self._columns(lambda: self._tile(part))))
-            else:
-                self._rows(lambda: self._columns(lambda: self._channels(self._tile)))
+            self._phases(self._tiles)
+
+    def _phases(self, body: Callable[[], None]) -> None:
+        """Each phase of a dilated input in turn; without dilation there is but one."""
+        if self.g.phases is None:
+            body()
+            return
+        with loop(self.g.phase_count) as number:
+            self.phase = Phase.numbered(self.g, self.g.phases, number)
+            if self.dot.unpacks and not self.frame.by_channels:
+                self._unpack(0, self.frame.all_blocks)
+            body()
+
+    def _tiles(self) -> None:
+        if self.frame.by_channels:
+            self._channels(lambda part: self._rows(lambda: self._columns(lambda: self._tile(part))))
+        else:
+            self._rows(lambda: self._columns(lambda: self._channels(self._tile)))
 
     def _rows(self, body: Callable[[], None]) -> None:
         with loop(*self._share("h")) as h:
             self.h = h
-            self.oh = let(overlap(self.h, self.frame.rows, self.g.out_height), "oh")
+            self.oh = let(overlap(self.h, self.frame.rows, self.phase.height), "oh")
             body()
 
     def _columns(self, body: Callable[[], None]) -> None:
         with loop(*self._share("w")) as w:
             self.w = w
-            self.ow = let(overlap(self.w, self.frame.columns, self.g.out_width), "ow")
+            self.ow = let(overlap(self.w, self.frame.columns, self.phase.width), "ow")
             body()
 
     def _channels(self, body: Callable[[ChannelTiles], None]) -> None:
@@ -266,7 +327,12 @@ class _Writer:
                 body(part)
 
     def _unpack(self, block: Index, count: int) -> None:
+        block = self._first_block() + block
         self.dot.unpack(self.packed, block, count, self.weights, self.unpacked, self.frame.block_bytes)
+
+    def _first_block(self) -> Index:
+        """Of this phase's weights."""
+        return self.phase.number * self.frame.all_blocks
 
     def _tile(self, part: ChannelTiles) -> None:
         frame, dot, vectors = self.frame, self.dot, self.frame.vectors(part)
@@ -281,7 +347,8 @@ class _Writer:
         self.requantizer.finish(self._cells(positions, vectors, accs, part))
 
     def _bias(self, vector: LaneVector) -> Value:
-        return let(self.bias.load(self.channel + vector.offset, vector.lanes), "bias")
+        first = self.phase.number * (self.frame.all_blocks * BLOCK)  # what zero points add depends on a phase's taps
+        return let(self.bias.load(first + (self.channel + vector.offset), vector.lanes), "bias")
 
     def _cells(
         self,
@@ -291,14 +358,14 @@ class _Writer:
         part: ChannelTiles,
     ) -> list[Cell]:
         """The accumulators as the requantizer takes them; halves are joined in pairs of positions."""
-        g, dot = self.g, self.dot
+        dot = self.dot
         multipliers, biases = [], []
         for vector in vectors:
             m = self.multiplier.load(self.channel + vector.offset, vector.lanes)
             multipliers.append(let(shuffle([m, m], range(dot.lanes)) if vector.lanes < dot.lanes else m, "multiplier"))
             if dot.shift:
                 biases.append(self._bias(vector))
-        places = [(self.n * g.out_height + self.oh + r) * g.out_width + self.ow + c for r, c in positions]
+        places = [self.phase.position(self.n, self.oh + r, self.ow + c) for r, c in positions]
         cells, waiting = [], 0
         for p, position in enumerate(places):
             for v, vector in enumerate(vectors):
@@ -331,11 +398,13 @@ class _Writer:
         (kh, kw), width, merged = g.kernel, g.row_width, frame.merged
         length = (kw if merged else 1) * frame.window.cells // dot.channels  # steps of the innermost loop
         image = self.n * g.in_height if not g.bordered else 0
-        first = (image + self.oh * g.stride[0]) * width + self.ow * g.stride[1]
+        row, column = self.oh * g.stride[0] + self.phase.row, self.ow * g.stride[1] + self.phase.column
+        first = (image + row) * width + column
         x: Index = let(self.base + first * g.in_cells, "x_tile") + frame.window.first_cell(self.block)
-        w: Index = self.block * frame.block_bytes
         if dot.unpacks:
-            w = self.unpacked if frame.by_channels else self.unpacked + w
+            w = self.unpacked if frame.by_channels else self.unpacked + self.block * frame.block_bytes
+        else:
+            w = (self._first_block() + self.block) * frame.block_bytes
         offsets = [(r * g.stride[0] * width + c * g.stride[1]) * g.in_cells for r, c in positions]
         with ExitStack() as stack:
             ky: Index = 0
@@ -369,4 +438,4 @@ class _Writer:
         frame, columns = self.frame, self.frame.counts["w"]
         stride = -(-part.blocks * frame.block_bytes // (frame.steps * frame.counts["h"] * columns))
         done = ((self.h * columns + self.w) * frame.steps + step) * stride
-        self.weights.prefetch((self.block + part.blocks) * frame.block_bytes + done)
+        self.weights.prefetch((self._first_block() + self.block + part.blocks) * frame.block_bytes + done)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tvm_mpq.kernels.emit.tiles import tiles
 from tvm_mpq.kernels.emit.value import Index, Value, minimum
 from tvm_mpq.kernels.registry import Request
 from tvm_mpq.schema import FLOAT_BITS, Conv2dWorkload, padded_channels
@@ -24,10 +25,63 @@ def conv_of(request: Request) -> Conv2dWorkload:
 
 
 @dataclass(frozen=True)
+class PhaseAxis:
+    """One axis of a convolution over an input that is dilated by `factor` (a transposed convolution of that stride).
+
+    Outputs that are `factor` apart meet the same taps: those of phase a are an ordinary convolution of stride 1 over
+    the input as it is, with every factor-th tap. All phases are given as many taps as the longest, zeros behind.
+    """
+
+    factor: int
+    kernel: int
+    padding: int  # before the dilated input
+    extent: int  # outputs of all phases
+
+    @property
+    def taps(self) -> int:
+        """Taps of one phase."""
+        return tiles(self.kernel, self.factor)
+
+    def first_tap(self, phase: int) -> int:
+        """The kernel position that its first tap has."""
+        return (self.padding - phase) % self.factor
+
+    def start(self, phase: Index) -> Index:
+        """The input position that the first tap of its first output reads; before the input where negative."""
+        return (phase - self.padding + (self.factor - 1)) // self.factor
+
+    def outputs(self, phase: Index) -> Index:
+        """How many outputs it has."""
+        return (self.extent - phase + (self.factor - 1)) // self.factor
+
+    @property
+    def most(self) -> int:
+        """Outputs of the longest phase."""
+        return tiles(self.extent, self.factor)
+
+    @property
+    def least(self) -> int:
+        """Outputs of the shortest phase."""
+        return self.extent // self.factor
+
+    @property
+    def span(self) -> int:
+        """By how much the starts of the phases differ."""
+        return (2 * (self.factor - 1) - self.padding) // self.factor - (self.factor - 1 - self.padding) // self.factor
+
+    def border(self, size: int) -> tuple[int, int]:
+        """Positions before and behind an input of `size` that some phase reads."""
+        starts = [(phase - self.padding + self.factor - 1) // self.factor for phase in range(self.factor)]
+        ends = [start + tiles(self.extent - a, self.factor) - 1 + self.taps for a, start in enumerate(starts)]
+        return max(0, -starts[0]), max(0, max(ends) - size)
+
+
+@dataclass(frozen=True)
 class Geometry:
     """Loop extents of a convolution without groups, after collapsing.
 
-    A 1x1 convolution of stride 1 without padding is one row of batch * height * width positions.
+    A 1x1 convolution of stride 1 without padding is one row of batch * height * width positions. Where the input is
+    dilated, extents, kernel and padding are those of one phase, the longest, and `phases` tells the rest.
     """
 
     batch: int
@@ -41,6 +95,7 @@ class Geometry:
     padding: tuple[int, int, int, int]
     in_cells: int  # padded input channels: bytes of one input position
     out_cells: int  # elements of one output position
+    phases: tuple[PhaseAxis, PhaseAxis] | None = None  # rows and columns of a dilated input
 
     @classmethod
     def of(cls, w: Conv2dWorkload, out_bits: int) -> Geometry:
@@ -62,6 +117,20 @@ class Geometry:
             padded_channels(w.in_channels),
             out_cells,
         )
+
+    @property
+    def phase_count(self) -> int:
+        return 1 if self.phases is None else self.phases[0].factor * self.phases[1].factor
+
+    @property
+    def least_height(self) -> int:
+        """Output rows of the shortest phase."""
+        return self.out_height if self.phases is None else self.phases[0].least
+
+    @property
+    def least_width(self) -> int:
+        """Output columns of the shortest phase."""
+        return self.out_width if self.phases is None else self.phases[1].least
 
     @property
     def bordered(self) -> bool:

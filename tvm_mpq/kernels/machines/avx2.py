@@ -25,7 +25,7 @@ from tvm_mpq.kernels.emit import (
     zeros,
 )
 from tvm_mpq.kernels.frames.convolution import Dot
-from tvm_mpq.kernels.frames.geometry import ChannelWindow
+from tvm_mpq.kernels.frames.geometry import ChannelWindow, Geometry
 from tvm_mpq.kernels.frames.linear import LinearMachine, LinearTile
 from tvm_mpq.kernels.packing.dense import blocked_weight
 from tvm_mpq.kernels.packing.linear import SIGN_BIT, Coding, LinearShape
@@ -157,10 +157,11 @@ def bytes_depth(request: Request) -> int:
     w, p = request.workload, request.precision
     assert isinstance(w, Conv2dWorkload)
     cost: dict[int, float] = {}
+    taps = Geometry.of(w, request.out_bits).kernel[1]
     for depth in range(1, min(_DEEPEST, Bytes.limit(p.weight_bits, p.activation_bits)) + 1):
         cells = ChannelWindow.of(w, 4 * depth).cells
         joined = w.dilation[1] == 1 and cells == padded_channels(w.in_channels)
-        if (w.kernel[1] if joined else 1) * cells % (4 * depth) == 0:
+        if (taps if joined else 1) * cells % (4 * depth) == 0:
             cost[depth] = cells * Bytes(depth).instructions(1, 1)
     return min(cost, key=lambda depth: cost[depth], default=0)
 
