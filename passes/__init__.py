@@ -19,15 +19,16 @@ from tvm_mpq.passes.normalize import Normalize
 from tvm_mpq.passes.realize import Realize
 
 if TYPE_CHECKING:
+    from tvm_mpq.numerics.weight_codes import WeightCodes
     from tvm_mpq.schema import Plan
 
 __all__ = ["Annotate", "Normalize", "Realize", "pipeline"]
 
 
-def pipeline(plan: Plan) -> tvm.ir.transform.Pass:
+def pipeline(plan: Plan, codes: WeightCodes | None = None) -> tvm.ir.transform.Pass:
     """From an imported module to what the virtual machine runs: our passes, then TVM's default build."""
     return tvm.transform.Sequential(
-        [Normalize(), Annotate(target=plan.tvm_target()), Realize(plan), relax.pipeline.default_build_pipeline()]
+        [Normalize(), Annotate(target=plan.tvm_target()), Realize(plan, codes), relax.pipeline.default_build_pipeline()]
     )
 
 

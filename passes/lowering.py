@@ -7,12 +7,13 @@ latencies. All three therefore speak of the same kernels and the same boundaries
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.kernels.registry import Kernel, Request, default_kernel, fitting, named_kernel
 from tvm_mpq.numerics.activation_names import is_clamp
 from tvm_mpq.numerics.operands import Operands
+from tvm_mpq.numerics.weight_codes import WeightCodes
 from tvm_mpq.passes.graph import TIED_KINDS, WEIGHTED_KINDS, Graph, Node
 from tvm_mpq.schema import (
     FLOAT_BITS,
@@ -136,17 +137,22 @@ def _wanted_bits(graph: Graph, precisions: Mapping[str, Precision]) -> dict[str,
     return wanted
 
 
-def lower(graph: Graph, plan: Plan, features: frozenset[str]) -> list[Step]:
+def lower(graph: Graph, plan: Plan, features: frozenset[str], codes: WeightCodes | None = None) -> list[Step]:
     """Steps that compute the graph's outputs as float32 under the plan, by kernels for its threads.
+
+    Parameters
+    ----------
+    codes
+        Weights quantized elsewhere; those that it lacks are rounded to nearest.
 
     Raises
     ------
     NoKernelError
         If no kernel family serves an operator at its precision.
     InvalidValueError
-        If the plan lacks an operator or the range of a tensor.
+        If the plan lacks an operator or the range of a tensor, or `codes` are of another network.
     """
-    return _Lowering(graph, plan, features).run()
+    return _Lowering(graph, plan, features, codes or WeightCodes()).run()
 
 
 def kernel_chooser(plan: Plan) -> Callable[[Request], Kernel]:
@@ -159,8 +165,8 @@ def kernel_chooser(plan: Plan) -> Callable[[Request], Kernel]:
     return choose
 
 
-def _check_names(graph: Graph, plan: Plan) -> None:
-    """Raises InvalidValueError when the plan was made for another network."""
+def _check_names(graph: Graph, plan: Plan, codes: WeightCodes) -> None:
+    """Raises InvalidValueError when the plan or the codes were made for another network."""
     names = {n.name for n in graph.weighted()}
     for what, wrong in (
         ("lacks operator", names - set(plan.operators)),
@@ -170,16 +176,20 @@ def _check_names(graph: Graph, plan: Plan) -> None:
         if wrong:
             more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
             raise InvalidValueError(f"the plan {what} {min(wrong)!r}{more}; make a plan for this network")
+    unknown = {name for name, _ in codes} - names
+    if unknown:
+        raise InvalidValueError(f"there are weight codes for {min(unknown)!r}, which the network lacks")
 
 
 class _Lowering:
-    def __init__(self, graph: Graph, plan: Plan, features: frozenset[str]) -> None:
+    def __init__(self, graph: Graph, plan: Plan, features: frozenset[str], codes: WeightCodes) -> None:
         self._graph = graph
         self._plan = plan
         self._features = features
+        self._codes = codes
         self._threads = plan.threads
         self._choose = kernel_chooser(plan)
-        _check_names(graph, plan)
+        _check_names(graph, plan, codes)
         self._precisions = {n.name: plan.precision(n.name) for n in graph.weighted()}
         self._formats = {**default_formats(graph, self._precisions), **plan.formats}
         self._steps: list[Step] = []
@@ -263,6 +273,7 @@ class _Lowering:
         pre = self._pre_activation(node, workload.activation) if out_bits != FLOAT_BITS else None
         quants = tuple(self._quant(v.tensor, v.bits) for v in inputs)
         operands = Operands(quants, self._quant(node.output, out_bits), node.weight, node.bias, pre)
+        operands = replace(operands, codes=self._codes.get((node.name, precision.weight_bits)))
         self._emit(node.name, request, operands, inputs, StoredValue(node.output, out_bits))
 
     def _weightless(self, node: Node) -> None:

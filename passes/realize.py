@@ -16,6 +16,7 @@ from tvm import relax
 
 from tvm_mpq import targets
 from tvm_mpq.kernels.registry import Kernel
+from tvm_mpq.numerics.weight_codes import WeightCodes
 from tvm_mpq.passes.fuse_attention import FuseAttention
 from tvm_mpq.passes.fuse_norm import FuseNorm
 from tvm_mpq.passes.graph import Graph, read_graph
@@ -41,23 +42,26 @@ class Realize:
     ----------
     plan
         Precisions, ranges, formats, kernels and threads; names must be those that Normalize and Annotate gave.
+    codes
+        Weights quantized elsewhere, by those names; those that it lacks are rounded to nearest.
 
     Raises
     ------
     InvalidValueError
-        When an operator or tensor of the module is not in the plan.
+        When an operator or tensor of the module is not in the plan, or codes do not fit their operator.
     NoKernelError
         When the target has no kernel for an operator at its precision.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, codes: WeightCodes | None = None) -> None:
         self._plan = plan
+        self._codes = codes
         self._features = targets.features(targets.from_tvm(plan.tvm_target()))
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         graph = read_graph(mod)
         emitter = Emitter(graph)
-        emitter.emit_main(lower(graph, self._plan, self._features))
+        emitter.emit_main(lower(graph, self._plan, self._features, self._codes))
         return finish(emitter.module(), self._features, self._plan.threads)
 
 

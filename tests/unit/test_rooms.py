@@ -48,7 +48,7 @@ TABLE = {
     "passes": Room(
         SHARED | {"numerics", "targets", "kernels"}, {"tvm", "tvm_ffi", "numpy"}, never=frozenset(CLOCKS | FILES)
     ),
-    "execute": Room(SHARED | {"targets", "frontends", "kernels", "tuning", "passes"}, {"tvm", "numpy"}),
+    "execute": Room(SHARED | {"numerics", "targets", "frontends", "kernels", "tuning", "passes"}, {"tvm", "numpy"}),
     "calibrate": Room(
         SHARED | {"numerics", "select", "kernels", "tuning", "passes", "execute"},
         {"tvm", "numpy"},

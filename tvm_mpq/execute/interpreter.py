@@ -107,7 +107,9 @@ class Interpreter:
 
     def _packed(self, step: KernelStep, key: tuple[str, str, str]) -> list[Any]:
         operands = step.operands
-        slot = (step.node, key, operands.inputs, operands.output, operands.pre_activation, operands.weight_bits)
+        codes = operands.codes.digest if operands.codes is not None else None
+        ranges = (operands.inputs, operands.output, operands.pre_activation)
+        slot = (step.node, key, *ranges, operands.weight_bits, codes)
         if slot not in self._constants:
             self._constants[slot] = [self._runtime.array(c) for c in step.kernel.constants(operands)]
         return self._constants[slot]

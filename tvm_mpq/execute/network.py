@@ -19,6 +19,7 @@ from tvm_mpq import targets
 from tvm_mpq.errors import OutputError
 from tvm_mpq.execute.accuracy import classifies
 from tvm_mpq.execute.prepare import Prepared
+from tvm_mpq.numerics.weight_codes import WeightCodes
 from tvm_mpq.passes.lowering import KernelStep, Step, lower
 from tvm_mpq.passes.realize import KERNEL_ATTR, Realize
 from tvm_mpq.schema import Plan
@@ -47,9 +48,9 @@ class Built:
         return self.path.stat().st_size
 
 
-def realize(prepared: Prepared, plan: Plan) -> tvm.IRModule:
-    """The network's kernels and boundaries under a plan."""
-    return tvm.transform.Sequential([Realize(plan)])(prepared.mod)
+def realize(prepared: Prepared, plan: Plan, codes: WeightCodes | None = None) -> tvm.IRModule:
+    """The network's kernels and boundaries under a plan. codes: weights quantized elsewhere."""
+    return tvm.transform.Sequential([Realize(plan, codes)])(prepared.mod)
 
 
 def build(prepared: Prepared, plan: Plan, path: Path, mod: tvm.IRModule | None = None) -> Built:
@@ -88,18 +89,21 @@ class PlannedMemory:
         self.bytes = sum(sizes)
 
 
-def plan_digest(prepared: Prepared, plan: Plan, mod: tvm.IRModule, store: KernelStore) -> str:
+def plan_digest(
+    prepared: Prepared, plan: Plan, mod: tvm.IRModule, store: KernelStore, codes: WeightCodes | None = None
+) -> str:
     """Identifies what a plan compiles to for this network: for results that may be kept.
 
-    mod: the plan realized. Every kernel and every piece of float code counts by its code, so that a time measured
-    before a kernel changed is not taken for the time of today's.
+    mod: the plan realized, with `codes` where weights were quantized elsewhere. Every kernel and every piece of float
+    code counts by its code, so that a time measured before a kernel changed is not taken for the time of today's.
     """
     steps = [s for s in all_steps(prepared, plan) if isinstance(s, KernelStep)]
     kernels = [[s.node, *s.kernel.key, store.source(s.kernel).version] for s in steps]
     floats = [[store.source_of(func).version, calls] for func, calls in float_functions(mod)]
     text = json.dumps([plan.operators, plan.formats, plan.tvm_target_attrs, kernels, floats], sort_keys=True)
     ranges = repr(sorted(plan.tensors.items()))
-    whole = "|".join((prepared.loaded.fingerprint, text, ranges, tvm.__version__))
+    rounding = codes.digest if codes else ""
+    whole = "|".join((prepared.loaded.fingerprint, text, ranges, rounding, tvm.__version__))
     return hashlib.sha256(whole.encode()).hexdigest()
 
 
@@ -161,9 +165,9 @@ def run_library(
     return outputs
 
 
-def all_steps(prepared: Prepared, plan: Plan) -> list[Step]:
-    """The plan's steps for this network."""
-    return lower(prepared.graph, plan, prepared.features)
+def all_steps(prepared: Prepared, plan: Plan, codes: WeightCodes | None = None) -> list[Step]:
+    """The plan's steps for this network. codes: weights quantized elsewhere."""
+    return lower(prepared.graph, plan, prepared.features, codes)
 
 
 def conversions(steps: Sequence[Step]) -> list[str]:

@@ -80,14 +80,20 @@ def finish(activation: str, out_bits: int, operands: Operands) -> Finish:
 
 
 def conv_constants(workload: Conv2dWorkload, weight_bits: int, out_bits: int, operands: Operands) -> ConvConstants:
-    """Quantized weights, bias and factors of an integer convolution. Raises InvalidValueError."""
+    """Quantized weights, bias and factors of an integer convolution.
+
+    Raises
+    ------
+    InvalidValueError
+        If a weight or range is missing, or the codes that are given do not fit the operator.
+    """
     if operands.weight is None:
         raise InvalidValueError("conv2d needs a weight (got none)")
     x = integer_input(operands, 0)
     end = finish(workload.activation, out_bits, operands)
     bias = np.zeros(len(operands.weight), np.float32) if operands.bias is None else operands.bias
     bits = weight_bits if operands.weight_bits is None else operands.weight_bits
-    weight, scale = affine.quantize_weight(operands.weight, bits, least_scale(bias, x.scale))
+    weight, scale = _integer_weight(operands, bits, least_scale(bias, x.scale))
     residual = integer_input(operands, 1) if workload.residual else None
     return ConvConstants(
         weight=weight,
@@ -98,6 +104,25 @@ def conv_constants(workload: Conv2dWorkload, weight_bits: int, out_bits: int, op
         residual_zero_point=0 if residual is None else residual.zero_point,
         finish=end,
     )
+
+
+def _integer_weight(operands: Operands, bits: int, least: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArray]:
+    """The codes that are given, or the weight rounded to nearest; int8[O, KH, KW, I] and float32[O]."""
+    assert operands.weight is not None
+    given = operands.codes
+    if given is None:
+        return affine.quantize_weight(operands.weight, bits, least)
+    if given.bits != bits or given.codes.shape != operands.weight.shape:
+        raise InvalidValueError(
+            f"codes must be of {bits} bits and shape {operands.weight.shape} (got {given.bits} and {given.codes.shape})"
+        )
+    low = np.flatnonzero(given.scales < least)
+    if low.size:
+        raise InvalidValueError(
+            f"the bias of output channel {low[0]} needs a weight scale of at least {least[low[0]]:g} "
+            f"(got {given.scales[low[0]]:g})"
+        )
+    return given.codes, given.scales
 
 
 def pool_counts(workload: Pool2dWorkload) -> npt.NDArray[np.int32]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tvm_mpq.numerics.weight_codes import QuantizedWeight
 from tvm_mpq.schema import TensorQuant
 
 FloatArray = npt.NDArray[np.float32]
@@ -19,7 +20,8 @@ class Operands:
     weight float32[O, KH, KW, I/groups]; bias float32[O] (zeros when the layer has none); inputs and output: None where
     that tensor is float32. pre_activation: 8 bit range of the value before a non-linear activation that is not a clamp
     (hard-swish, gelu, ...); None for none, relu and clip. weight_bits: of the quantized weight where a kernel of more
-    bits computes an operator of fewer; None = the kernel's own.
+    bits computes an operator of fewer; None = the kernel's own. codes: the weight's integers where they were chosen
+    elsewhere; None = `weight` rounded to nearest.
     """
 
     inputs: tuple[TensorQuant | None, ...]
@@ -28,3 +30,4 @@ class Operands:
     bias: FloatArray | None = None
     pre_activation: TensorQuant | None = None
     weight_bits: int | None = None
+    codes: QuantizedWeight | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tvm
 
@@ -13,6 +14,7 @@ from tvm_mpq.calibrate import learn
 from tvm_mpq.execute.network import plan_digest, realize
 from tvm_mpq.execute.prepare import Prepared, prepare
 from tvm_mpq.kernels.registry import Kernel
+from tvm_mpq.numerics.weight_codes import QuantizedWeight, WeightCodes
 from tvm_mpq.passes.realize import KERNEL_ATTR
 from tvm_mpq.schema import Plan
 from tvm_mpq.tuning.compile.kernel_store import KernelSource, KernelStore
@@ -67,3 +69,16 @@ def test_another_tvm_is_another(prepared: Prepared, store: KernelStore, monkeypa
     before = digest(prepared, store)
     monkeypatch.setattr(tvm, "__version__", "0.0.0")
     assert digest(prepared, store) != before
+
+
+def test_other_weight_codes_are_another(prepared: Prepared, store: KernelStore) -> None:
+    plan = learn.bare_plan(prepared, {})
+    (node,) = prepared.graph.weighted()
+    assert node.weight is not None
+    weight = QuantizedWeight(np.ones(node.weight.shape, np.int8), np.ones(len(node.weight), np.float32), 8)
+    mod = realize(prepared, plan)
+    plain, empty, given = (
+        plan_digest(prepared, plan, mod, store, codes)
+        for codes in (None, WeightCodes(), WeightCodes({node.name: weight}))
+    )
+    assert plain == empty != given
