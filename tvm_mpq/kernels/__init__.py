@@ -9,11 +9,10 @@ from tvm_mpq.kernels import (  # noqa: F401  each registers rows
     bit_serial,
     carriers,
     conv_neon,
-    float_conv,
     lut,
     nibble_lut,
 )
-from tvm_mpq.kernels.families import dense, linear  # noqa: F401
+from tvm_mpq.kernels.families import dense, float_convolution, linear  # noqa: F401
 from tvm_mpq.kernels.registry import (
     Family,
     Kernel,

@@ -7,8 +7,8 @@ import pytest
 import tvm
 
 from tvm_mpq.errors import InvalidValueError
-from tvm_mpq.kernels import float_conv
-from tvm_mpq.kernels.float_conv.tiling import fitting_lanes
+from tvm_mpq.kernels.emit import fit_lanes
+from tvm_mpq.kernels.families import float_convolution as float_conv
 from tvm_mpq.kernels.registry import Kernel, Request, default_kernel, families, fitting
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import FP32, Conv2dWorkload, Precision
@@ -251,4 +251,4 @@ def test_rows_and_what_they_refuse():
 
 
 def test_tails_use_narrower_vectors():
-    assert [fitting_lanes(c, 16) for c in (1, 2, 3, 7, 8, 15, 16, 33)] == [1, 2, 2, 4, 8, 8, 16, 16]
+    assert [fit_lanes(c, 16) for c in (1, 2, 3, 7, 8, 15, 16, 33)] == [1, 2, 2, 4, 8, 8, 16, 16]

@@ -7,7 +7,8 @@ import pytest
 import tvm
 from tvm.target import codegen
 
-from tvm_mpq.kernels import candidate_precisions, float_conv
+from tvm_mpq.kernels import candidate_precisions
+from tvm_mpq.kernels.families import float_convolution as float_conv
 from tvm_mpq.kernels.registry import Kernel, Request, default_kernel, fitting
 from tvm_mpq.numerics import bfloat16
 from tvm_mpq.numerics.activations import apply

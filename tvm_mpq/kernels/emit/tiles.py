@@ -96,11 +96,20 @@ def fill(target: Buffer, to: Index, value: Value, count: int, sizes: Sequence[in
             target.store(to + (first + i * size), value.broadcast(size))
 
 
+def fit_lanes(count: int, lanes: int) -> int:
+    """The most lanes, a power of two up to `lanes`, that `count` elements fill.
+
+    >>> fit_lanes(7, 16), fit_lanes(100, 16)
+    (4, 16)
+    """
+    return min(lanes, 1 << (count.bit_length() - 1))
+
+
 def span(count: int, lanes: int) -> Iterator[tuple[Value, int]]:
     """One loop over vectors that cover `count` elements: (first element, lanes), fewer lanes where count is small."""
     if count == 0:
         return
-    lanes = min(lanes, 1 << (count.bit_length() - 1))
+    lanes = fit_lanes(count, lanes)
     with loop(tiles(count, lanes)) as v:
         yield overlap(v, lanes, count), lanes
 

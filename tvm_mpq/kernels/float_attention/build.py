@@ -13,7 +13,7 @@ from tvm_mpq.kernels.float_attention.desc import AttentionShape
 from tvm_mpq.kernels.float_attention.vectors import across, tile_buffers, tile_product, transpose_block
 from tvm_mpq.kernels.float_conv.activations import ActivationCode
 from tvm_mpq.kernels.float_conv.emit import Emitter, splat, vec
-from tvm_mpq.kernels.float_conv.tiling import native_lanes
+from tvm_mpq.kernels.machines.float32 import native_lanes
 from tvm_mpq.kernels.tir import Script
 
 _TASKS_PER_THREAD = 4

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tvm_mpq.kernels.carriers.common import lane_type, rounded, splat, vec
 from tvm_mpq.kernels.float_attention.vectors import across
-from tvm_mpq.kernels.float_conv.tiling import native_lanes
+from tvm_mpq.kernels.machines.float32 import native_lanes
 from tvm_mpq.kernels.tir import Code, Params, Script
 
 _Body = Callable[[str, int, int], None]

@@ -29,9 +29,7 @@ def fill_border(
     z = let(z, "z")
     top, left, _, right = g.padding
     low, high = share
-    reach = (rows - 1) * g.stride[0] + (g.kernel[0] - 1) * g.dilation[0] + 1
-    if g.phases is not None:
-        reach += g.phases[0].span
+    reach = g.reach(0, rows) + (0 if g.phases is None else g.phases[0].span)
     first = _at_most(low, rows, 0, g.least_height - rows) * g.stride[0]
     last = _at_most(high, rows, -rows, g.out_height - rows) * g.stride[0] + reach
     row_bytes, wide = g.in_width * g.in_cells, g.row_width * g.in_cells

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +52,7 @@ from tvm_mpq.kernels.frames.geometry import (
     tile_channels,
     useful_threads,
 )
+from tvm_mpq.kernels.frames.reduction import Reduction
 from tvm_mpq.kernels.registry import Knobs, Parameters, Request
 from tvm_mpq.schema import Conv2dWorkload
 
@@ -395,40 +395,28 @@ class _Writer:
         part: ChannelTiles,
     ) -> None:
         frame, g, dot = self.frame, self.g, self.dot
-        (kh, kw), width, merged = g.kernel, g.row_width, frame.merged
-        length = (kw if merged else 1) * frame.window.cells // dot.channels  # steps of the innermost loop
+        width, merged = g.row_width, frame.merged
+        length = (g.kernel[1] if merged else 1) * frame.window.cells // dot.channels  # steps of the innermost loop
         image = self.n * g.in_height if not g.bordered else 0
         row, column = self.oh * g.stride[0] + self.phase.row, self.ow * g.stride[1] + self.phase.column
         first = (image + row) * width + column
-        x: Index = let(self.base + first * g.in_cells, "x_tile") + frame.window.first_cell(self.block)
+        x = let(self.base + first * g.in_cells, "x_tile") + frame.window.first_cell(self.block)
         if dot.unpacks:
             w = self.unpacked if frame.by_channels else self.unpacked + self.block * frame.block_bytes
         else:
             w = (self._first_block() + self.block) * frame.block_bytes
         offsets = [(r * g.stride[0] * width + c * g.stride[1]) * g.in_cells for r, c in positions]
-        with ExitStack() as stack:
-            ky: Index = 0
-            if kh > 1:
-                ky = stack.enter_context(loop(kh))
-                x = x + ky * (g.dilation[0] * width * g.in_cells)
-                w = w + ky * (kw * frame.window.cells // dot.channels * dot.step_bytes)
-            if kw > 1 and not merged:
-                kx = stack.enter_context(loop(kw))
-                x = x + kx * (g.dilation[1] * g.in_cells)
-                w = w + kx * (length * dot.step_bytes)
-            x, w = bind(x, "x_row"), bind(w, "w_row")
-            k = stack.enter_context(loop(length))
-            inputs = [Pointer(self.x, x + k * dot.channels + offset) for offset in offsets]
+        reduction = Reduction.of(g, merged, length, width * g.in_cells, dot.channels, dot.step_bytes)
+        with reduction.loops(x, w) as place:
+            inputs = [Pointer(self.x, place.x + offset) for offset in offsets]
             size = frame.block_bytes // (BLOCK // dot.lanes)
-            weights = [
-                Pointer(self.weights, w + vector.offset // dot.lanes * size + k * dot.step_bytes) for vector in vectors
-            ]
+            starts = [place.weights + vector.offset // dot.lanes * size for vector in vectors]
             large = frame.all_blocks * frame.block_bytes >= PREFETCHED_BYTES
             if dot.prefetches and large and merged and frame.by_channels:
-                self._prefetch(part, ky * length + k)
-            dot.step(inputs, weights, accs, vectors[-1].lanes < dot.lanes)
+                self._prefetch(part, place.step)
+            dot.step(inputs, [Pointer(self.weights, start) for start in starts], accs, vectors[-1].lanes < dot.lanes)
 
-    def _prefetch(self, part: ChannelTiles, step: Value) -> None:
+    def _prefetch(self, part: ChannelTiles, step: Index) -> None:
         """Ask for the weights of the next tile of channels, a little in every step of this one's tiles of positions.
 
         In a network weights come from the third-level cache or memory, which the processor's own prefetching hides

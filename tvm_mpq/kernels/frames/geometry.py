@@ -78,7 +78,7 @@ class PhaseAxis:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Loop extents of a convolution without groups, after collapsing.
+    """Loop extents of a convolution, after collapsing.
 
     A 1x1 convolution of stride 1 without padding is one row of batch * height * width positions. Where the input is
     dilated, extents, kernel and padding are those of one phase, the longest, and `phases` tells the rest.
@@ -93,30 +93,33 @@ class Geometry:
     stride: tuple[int, int]
     dilation: tuple[int, int]
     padding: tuple[int, int, int, int]
-    in_cells: int  # padded input channels: bytes of one input position
+    in_cells: int  # elements of one input position: bytes have padded channels, floats have not
     out_cells: int  # elements of one output position
     phases: tuple[PhaseAxis, PhaseAxis] | None = None  # rows and columns of a dilated input
 
     @classmethod
     def of(cls, w: Conv2dWorkload, out_bits: int) -> Geometry:
+        """Of a convolution on bytes."""
+        out_cells = w.out_channels if out_bits == FLOAT_BITS else padded_channels(w.out_channels)
+        return cls._collapsed(w, padded_channels(w.in_channels), out_cells)
+
+    @classmethod
+    def of_floats(cls, w: Conv2dWorkload) -> Geometry:
+        """Of a convolution on floats."""
+        return cls._collapsed(w, w.in_channels, w.out_channels)
+
+    @classmethod
+    def _collapsed(cls, w: Conv2dWorkload, in_cells: int, out_cells: int) -> Geometry:
         batch, height, width, out_height, out_width = w.batch, w.in_height, w.in_width, w.out_height, w.out_width
         if w.kernel == (1, 1) and w.stride == (1, 1) and not any(w.padding):
             batch, height, width = 1, 1, w.batch * w.in_height * w.in_width
             out_height, out_width = 1, width
-        out_cells = w.out_channels if out_bits == 32 else padded_channels(w.out_channels)
-        return cls(
-            batch,
-            height,
-            width,
-            out_height,
-            out_width,
-            w.kernel,
-            w.stride,
-            w.dilation,
-            w.padding,
-            padded_channels(w.in_channels),
-            out_cells,
-        )
+        shape = (batch, height, width, out_height, out_width)
+        return cls(*shape, w.kernel, w.stride, w.dilation, w.padding, in_cells, out_cells)
+
+    def reach(self, axis: int, count: int) -> int:
+        """Input rows (axis 0) or columns (axis 1), border included, that `count` neighbouring outputs read."""
+        return (count - 1) * self.stride[axis] + (self.kernel[axis] - 1) * self.dilation[axis] + 1
 
     @property
     def phase_count(self) -> int:
@@ -134,7 +137,7 @@ class Geometry:
 
     @property
     def bordered(self) -> bool:
-        """Whether input rows are copied into a scratch with a border of zero points."""
+        """Whether input rows are copied into a scratch with a border of zeros or zero points."""
         return any(self.padding)
 
     @property
@@ -187,6 +190,28 @@ class ChannelWindow:
         if self.limit == 0:
             return "0"
         return f"T.min({block} * {BLOCK} // {self.out_per_group} * {self.in_per_group}, {self.limit})"
+
+
+@dataclass(frozen=True)
+class Segments:
+    """The inputs under a kernel as runs of neighbours, where channels are not padded.
+
+    merged: whether a run is a kernel row, whose positions lie behind one another (never with groups); else it is one
+    position's channels of a group. in_group, out_group: channels of one group; count, length: of the runs.
+    """
+
+    merged: bool
+    in_group: int
+    out_group: int
+    count: int
+    length: int
+
+    @classmethod
+    def of(cls, w: Conv2dWorkload) -> Segments:
+        in_group, (kh, kw) = w.in_channels // w.groups, w.kernel
+        merged = w.groups == 1 and (w.dilation[1] == 1 or kw == 1)
+        count, length = (kh, in_group * kw) if merged else (kh * kw, in_group)
+        return cls(merged, in_group, w.out_channels // w.groups, count, length)
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from tvm_mpq.kernels.float_conv.products import Product
-from tvm_mpq.kernels.float_conv.tiling import Geometry, Knobs
+from tvm_mpq.kernels.frames.float_product import FloatProduct
+from tvm_mpq.kernels.frames.geometry import Segments
+from tvm_mpq.kernels.registry import Knobs
 from tvm_mpq.schema import Conv2dWorkload
 
 FloatArray = npt.NDArray[np.float32]
 
 
 def pack_direct(
-    w: Conv2dWorkload, knobs: Knobs, product: Product, weight: FloatArray, bias: FloatArray
+    w: Conv2dWorkload, knobs: Knobs, product: FloatProduct, weight: FloatArray, bias: FloatArray
 ) -> list[npt.NDArray[np.generic]]:
-    """Flat weight and bias for `build_direct`.
+    """Flat weight and bias for `FloatConvolution`.
 
     Parameters
     ----------
@@ -32,13 +33,13 @@ def pack_direct(
     bias : float32[groups * vectors * lanes]
     """
     lanes, blocks = knobs["lanes"], knobs["blocks"]
-    geo, width = Geometry.of(w), product.width
+    runs_of, width = Segments.of(w), product.width
     per_group = w.out_channels // w.groups
     vectors = -(-per_group // lanes)
     starts = np.minimum(np.arange(vectors) * lanes, per_group - lanes)
     channel = starts[:, None] + np.arange(lanes)  # [vectors, lanes]
-    segments = weight.reshape(w.out_channels, geo.segments, geo.segment)
-    segments = np.pad(segments, ((0, 0), (0, 0), (0, -geo.segment % width)))
+    segments = weight.reshape(w.out_channels, runs_of.count, runs_of.length)
+    segments = np.pad(segments, ((0, 0), (0, 0), (0, -runs_of.length % width)))
     grouped = segments.reshape(w.groups, per_group, -1, width)[:, channel]  # [groups, vectors, lanes, steps, width]
     runs = []
     for group in grouped:
@@ -46,3 +47,10 @@ def pack_direct(
             runs.append(np.moveaxis(group[first : first + blocks], 2, 0).ravel())  # [step, vector, lane, width]
     flat_bias = bias.reshape(w.groups, per_group)[:, channel].ravel()
     return [product.packed(np.concatenate(runs)), np.ascontiguousarray(flat_bias, np.float32)]
+
+
+def pack_depthwise(w: Conv2dWorkload, weight: FloatArray, bias: FloatArray) -> list[FloatArray]:
+    """weight float32[C, KH, KW, 1] -> float32[KH * KW * C] (channels innermost); bias float32[C] as it is."""
+    taps = w.kernel[0] * w.kernel[1]
+    packed = weight.reshape(w.out_channels, taps).T.ravel()
+    return [np.ascontiguousarray(packed, np.float32), np.ascontiguousarray(bias, np.float32)]

@@ -1,0 +1,113 @@
+"""Rows of the float convolutions.
+
+f32_conv2d    dense convolutions and linear layers: inputs broadcast, output channels in vectors, register tiles
+f32_gconv2d   any other number of groups, with the same code inside each group
+f32_dwconv2d  one input and one output channel a group: channels in vectors
+bf16_conv2d, bf16_gconv2d  the first two with operands rounded to bfloat16, where the machine multiplies pairs of them
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from tvm.tirx import PrimFunc
+
+from tvm_mpq.errors import InvalidValueError
+from tvm_mpq.kernels.emit.activations import is_known
+from tvm_mpq.kernels.frames.float_convolution import FloatConvolution
+from tvm_mpq.kernels.frames.float_depthwise import build_depthwise, depthwise_parameters
+from tvm_mpq.kernels.frames.float_product import FloatProduct
+from tvm_mpq.kernels.knobs.float_convolution import conv_tiles, depthwise_tiles
+from tvm_mpq.kernels.machines.bfloat16_512 import LANES, Bfloat16Pairs
+from tvm_mpq.kernels.machines.float32 import Float32
+from tvm_mpq.kernels.packing.float_convolution import pack_depthwise, pack_direct
+from tvm_mpq.kernels.registry import Family, Knobs, Parameters, Request, register
+from tvm_mpq.numerics.operands import Operands
+from tvm_mpq.schema import BF16, FLOAT_BITS, Conv2dWorkload
+
+_FLOAT = frozenset({FLOAT_BITS})
+_RANGES = "float32; sums in float32, one rounding per multiply-add, kernel position by kernel position"
+_BFLOAT_RANGES = "float32 rounded to bfloat16, nearest even; products exact, sums in float32"
+
+
+def _direct_family(name: str, product: FloatProduct, grouped: bool, rank: int) -> Family:
+    pairs = product.width > 1
+
+    def accepts(request: Request) -> bool:
+        w = _workload(request)
+        return _served(request) and (w.groups > 1) is grouped and (not pairs or _in_pairs(w))
+
+    def knob_space(request: Request) -> list[Knobs]:
+        return conv_tiles(_workload(request), request.features, product.lanes)
+
+    def build(request: Request, knobs: Knobs) -> PrimFunc:
+        return FloatConvolution(request, knobs, product).build()
+
+    def parameters(request: Request, knobs: Knobs) -> Parameters:
+        return FloatConvolution(request, knobs, product).parameters
+
+    def constants(request: Request, knobs: Knobs, operands: Operands) -> list[np.ndarray]:
+        return list(pack_direct(_workload(request), knobs, product, *_arrays(operands)))
+
+    bits = frozenset({BF16.weight_bits}) if pairs else _FLOAT
+    return register(
+        Family(
+            name,
+            Conv2dWorkload,
+            isa_features=frozenset({"avx512bf16"}) if pairs else frozenset(),
+            weight_bits=bits,
+            activation_bits=bits,
+            operand_ranges=_BFLOAT_RANGES if pairs else _RANGES,
+            accepts=accepts,
+            knob_space=knob_space,
+            build=build,
+            constants=constants,
+            rank=rank,
+            parameters=parameters,
+        )
+    )
+
+
+def _in_pairs(w: Conv2dWorkload) -> bool:
+    """Sixteen output channels share a pair of inputs, which must not reach into the next group."""
+    return w.out_channels // w.groups >= LANES and (w.groups == 1 or w.in_channels // w.groups % 2 == 0)
+
+
+def _workload(request: Request) -> Conv2dWorkload:
+    assert isinstance(request.workload, Conv2dWorkload), "Family.fits has checked the type"
+    return request.workload
+
+
+def _served(request: Request) -> bool:
+    return request.out_bits == FLOAT_BITS and is_known(_workload(request).activation)
+
+
+def _is_plain_depthwise(w: Conv2dWorkload) -> bool:
+    return w.is_depthwise and w.out_channels == w.in_channels
+
+
+def _arrays(operands: Operands) -> tuple[np.ndarray, np.ndarray]:
+    if operands.weight is None or operands.bias is None:
+        raise InvalidValueError("a float convolution needs a weight and a bias (zeros when the layer has none)")
+    return operands.weight, operands.bias
+
+
+CONV2D = _direct_family("f32_conv2d__generic", Float32(), grouped=False, rank=10)
+GCONV2D = _direct_family("f32_gconv2d__generic", Float32(), grouped=True, rank=0)
+DWCONV2D = register(
+    Family(
+        name="f32_dwconv2d__generic",
+        workload_type=Conv2dWorkload,
+        isa_features=frozenset(),
+        weight_bits=_FLOAT,
+        activation_bits=_FLOAT,
+        operand_ranges=_RANGES,
+        accepts=lambda request: _served(request) and _is_plain_depthwise(_workload(request)),
+        knob_space=lambda request: depthwise_tiles(_workload(request), request.features),
+        build=build_depthwise,
+        constants=lambda request, knobs, operands: pack_depthwise(_workload(request), *_arrays(operands)),
+        rank=10,
+        parameters=lambda request, knobs: depthwise_parameters(request),
+    )
+)
+BF16_CONV2D = _direct_family("bf16_conv2d__avx512bf16", Bfloat16Pairs(), grouped=False, rank=10)
+BF16_GCONV2D = _direct_family("bf16_gconv2d__avx512bf16", Bfloat16Pairs(), grouped=True, rank=0)

@@ -1,0 +1,203 @@
+"""The frame of dense and grouped float convolutions: broadcast inputs times vectors of output channels.
+
+Loops: tasks (batch x blocks of positions x chunks of channel tiles) / groups / channel tiles / tiles of positions /
+reduction. An input that needs a border or another type is first copied, block by block, into a scratch (`staging`), so
+that the inner loops know neither. Tails of positions and of channels overlap their neighbours: the same values are
+written twice.
+
+Tiles, reduction and steps are those of `convolution.py`, but not the loops around them: inputs and weights are four
+times as large here, so that a task takes a block of positions whose inputs stay in the second-level cache, stages them
+there, and finds the weights of each channel tile in one stream. Tails are no blocks of 16 stored channels, and groups
+are walked one by one where integers have a window of channels.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from tvm.tirx import PrimFunc
+
+from tvm_mpq.kernels.emit import (
+    Array,
+    Buffer,
+    Function,
+    Index,
+    Pointer,
+    Register,
+    Task,
+    Value,
+    accumulators,
+    activate,
+    bind,
+    equal,
+    even_tile,
+    function,
+    let,
+    loop,
+    minimum,
+    overlap,
+    parallel,
+    tiles,
+    when,
+)
+from tvm_mpq.kernels.frames.float_product import FloatProduct
+from tvm_mpq.kernels.frames.geometry import ChannelTiles, Geometry, Segments, tile_channels
+from tvm_mpq.kernels.frames.reduction import Reduction
+from tvm_mpq.kernels.frames.staging import Block, Staging
+from tvm_mpq.kernels.registry import Knobs, Parameters, Request
+from tvm_mpq.schema import Conv2dWorkload
+
+TASKS_PER_THREAD = 2
+"""So that a thread that was held up elsewhere can be helped out."""
+
+_INPUT_BLOCK_BYTES = 192 * 1024
+"""Input that one task walks over again for each tile of output channels: it should stay in a second-level cache."""
+
+
+class FloatConvolution:
+    """Plans one convolution's loops from tile knobs {"lanes", "rows", "cols", "blocks"}; `_Writer` writes them."""
+
+    def __init__(self, request: Request, knobs: Knobs, product: FloatProduct) -> None:
+        assert isinstance(request.workload, Conv2dWorkload)
+        self.workload, self.product = request.workload, product
+        self.g, self.segments = Geometry.of_floats(request.workload), Segments.of(request.workload)
+        self.lanes, self.rows, self.columns = knobs["lanes"], knobs["rows"], knobs["cols"]
+        self.vectors = tiles(self.segments.out_group, self.lanes)
+        self.parts = tile_channels(self.vectors, knobs["blocks"], half=False)
+        self.steps = tiles(self.segments.length, product.width)
+        self.taps = self.segments.count * self.steps * product.width
+        self.parallel = request.threads > 1
+        self._split(request.threads * TASKS_PER_THREAD if self.parallel else 1)
+        self.staging = Staging(self.g, self.block_rows, self.block_columns, product)
+
+    def _split(self, wanted: int) -> None:
+        """Tasks: by positions, and by channels where the weights outweigh the map or the map is too small."""
+        g = self.g
+        by_columns = g.out_height == 1 and not g.bordered
+        count = tiles(g.out_width, self.columns) if by_columns else tiles(g.out_height, self.rows)
+        self.chunks = 1
+        if wanted > 1 and (count < wanted or self.taps * g.out_cells > 4 * g.in_height * g.in_width):
+            self.chunks = min(self.parts[0].count, wanted)
+        position_tasks = tiles(wanted, g.batch * self.chunks)
+        self.block_rows, self.block_columns = 1, g.out_width
+        if by_columns:
+            self.block_columns = _column_block(g, self.columns, position_tasks)
+        else:
+            self.block_rows = _row_block(g, self.rows, position_tasks)
+        self.position_blocks = tiles(g.out_width, self.block_columns) * tiles(g.out_height, self.block_rows)
+
+    @property
+    def parameters(self) -> Parameters:
+        w = self.workload
+        x = Array("x", (w.batch, w.in_height, w.in_width, w.in_channels), "float32")
+        out_shape = (w.batch, w.out_height, w.out_width, w.out_channels)
+        channels = w.groups * self.vectors * self.lanes
+        constants = Array("weight", (channels * self.taps,), self.product.dtype), Array("bias", (channels,), "float32")
+        activations = (x, Array("r", out_shape, "float32")) if w.residual else (x,)
+        return Parameters(activations, constants, Array("out", out_shape, "float32"))
+
+    def build(self) -> PrimFunc:
+        with function(self.parameters.all(), llvm=self.product.llvm) as f:
+            _Writer(self, f).write()
+        return f.func
+
+
+class _Writer:
+    """Writes the loops of one frame into an open function."""
+
+    chunk: Value
+    block: Block
+    inputs: Buffer
+    group: Value
+
+    def __init__(self, frame: FloatConvolution, f: Function) -> None:
+        self.frame, self.g, self.product = frame, frame.g, frame.product
+        self.x, self.weight, self.bias, self.out = (f.flat(name) for name in ("x", "weight", "bias", "out"))
+        self.residual = f.flat("r") if frame.workload.residual else None
+
+    def write(self) -> None:
+        frame, g = self.frame, self.g
+        count = g.batch * frame.position_blocks * frame.chunks
+        with parallel(count) if frame.parallel else loop(count) as task:
+            self.chunk = let(task % frame.chunks, "chunk")
+            number = let(task // frame.chunks % frame.position_blocks, "block")
+            image = let(task // (frame.chunks * frame.position_blocks), "image")
+            oh = let(minimum(number * frame.block_rows, g.out_height - frame.block_rows), "oh_block")
+            whole = frame.block_columns == g.out_width
+            ow = 0 if whole else minimum(number * frame.block_columns, g.out_width - frame.block_columns)
+            self.block = Block(image, oh, bind(ow, "ow_block"))
+            self.inputs = frame.staging.stage(self.x, self.block)
+            with loop(frame.workload.groups) as self.group:
+                for part in frame.parts:
+                    self._channels(part)
+
+    def _channels(self, part: ChannelTiles) -> None:
+        """A task's tiles of channels: its share of the equal ones; the narrower one belongs to the last chunk."""
+        chunks = self.frame.chunks
+        with ExitStack() as stack:
+            share: tuple[Index, Index] = (0, part.count)
+            if part is self.frame.parts[0]:
+                share = Task(chunks, self.chunk if chunks > 1 else None).share(part.count)
+            elif chunks > 1:
+                stack.enter_context(when(equal(self.chunk, chunks - 1)))
+            tile = stack.enter_context(loop(*share))
+            self._positions(part.first + tile * part.blocks, part.blocks)
+
+    def _positions(self, first: Value, blocks: int) -> None:
+        """All positions of the block for `blocks` vectors of output channels, of a group's vectors from `first` on."""
+        frame, lanes, out_group = self.frame, self.frame.lanes, self.frame.segments.out_group
+        starts = [overlap(first + n, lanes, out_group) for n in range(blocks)]
+        self.channels = [let(self.group * out_group + start, "channel") for start in starts]
+        self.vector = let(self.group * frame.vectors + first, "vector")
+        accs = accumulators(frame.rows * frame.columns, [lanes] * blocks, "float32")
+        with (
+            loop(tiles(frame.block_rows, frame.rows)) as row,
+            loop(tiles(frame.block_columns, frame.columns)) as column,
+        ):
+            oh = let(self.block.oh + overlap(row, frame.rows, frame.block_rows), "oh")
+            ow = let(self.block.ow + overlap(column, frame.columns, frame.block_columns), "ow")
+            for n in range(blocks):
+                for acc in accs:
+                    acc[n].value = self.bias.load((self.vector + n) * lanes, lanes)
+            self._reduce(oh, ow, accs, blocks)
+            self._finish(oh, ow, accs)
+
+    def _reduce(self, oh: Value, ow: Value, accs: list[list[Register]], blocks: int) -> None:
+        frame, staging, width = self.frame, self.frame.staging, self.product.width
+        lanes, merged = frame.lanes, frame.segments.merged
+        x = let(staging.index(self.block, oh, ow) + self.group * frame.segments.in_group, "x_tile")
+        w = self.vector * (lanes * frame.taps)
+        shifts = [staging.shift(r, c) for r in range(frame.rows) for c in range(frame.columns)]
+        reduction = Reduction.of(self.g, merged, frame.steps, staging.row_size, width, blocks * lanes * width)
+        with reduction.loops(x, w) as place:
+            inputs = [Pointer(self.inputs, place.x + shift) for shift in shifts]
+            weights = [Pointer(self.weight, place.weights + n * lanes * width) for n in range(blocks)]
+            self.product.step(inputs, weights, accs)
+
+    def _finish(self, oh: Value, ow: Value, accs: list[list[Register]]) -> None:
+        frame, g = self.frame, self.g
+        y = let(((self.block.image * g.out_height + oh) * g.out_width + ow) * g.out_cells, "y")
+        shifts = [(r * g.out_width + c) * g.out_cells for r in range(frame.rows) for c in range(frame.columns)]
+        for shift, row in zip(shifts, accs, strict=True):
+            for acc, channel in zip(row, self.channels, strict=False):
+                start, value = y + shift + channel, acc.value
+                if self.residual is not None:
+                    value = value + self.residual.load(start, frame.lanes)
+                self.out.store(start, activate(value, frame.workload.activation))
+
+
+def _row_block(g: Geometry, rows: int, tasks: int) -> int:
+    """Output rows of one task: few enough for the cache and for `tasks` tasks, a multiple of `rows` where possible."""
+    limit = g.out_height if tasks <= 1 else max(rows, tiles(g.out_height, tasks))
+    row_bytes = (g.reach(1, g.out_width) if g.bordered else g.in_width) * g.in_cells * 4
+    while limit > rows and g.reach(0, limit) * row_bytes > _INPUT_BLOCK_BYTES:
+        limit -= 1
+    return min(g.out_height, tiles(even_tile(g.out_height, limit), rows) * rows)
+
+
+def _column_block(g: Geometry, columns: int, tasks: int) -> int:
+    """The same for a convolution that is one row of positions, read in place."""
+    limit = max(columns, _INPUT_BLOCK_BYTES // (g.in_cells * 4 * g.stride[1]))
+    if tasks > 1:
+        limit = min(limit, max(columns, tiles(g.out_width, tasks)))
+    return min(g.out_width, tiles(even_tile(g.out_width, limit), columns) * columns)
