@@ -407,7 +407,11 @@ class Plan:
         for q in self.tensors.get(tensor, ()):
             if q.bits == bits:
                 return q
-        raise InvalidValueError(f"plan has no {bits} bit range for tensor {tensor!r}; calibrate the model again")
+        known = ", ".join(str(q.bits) for q in self.tensors.get(tensor, ())) or "none"
+        raise InvalidValueError(
+            f"plan has no {bits} bit range for tensor {tensor!r} (it has: {known}); calibrate the model again with "
+            f"precisions of {bits} bit activations offered, or name others in the plan"
+        )
 
     def tvm_target(self) -> Any:
         """The `tvm.target.Target` to compile with (the only place here that needs TVM)."""

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from tvm_mpq.calibrate.data import Dataset
-from tvm_mpq.calibrate.ranges import calibrate
+from tvm_mpq.calibrate.ranges import calibrate, range_bits
 from tvm_mpq.calibrate.sensitivity import Loss, float_plan, measure_losses, trials
 from tvm_mpq.execute.accuracy import metric_for
 from tvm_mpq.execute.emulate import emulated_on_int8
 from tvm_mpq.execute.interpreter import Interpreter, Sample
 from tvm_mpq.execute.prepare import Prepared
 from tvm_mpq.passes.lowering import Step, lower
-from tvm_mpq.schema import Plan, Progress, TensorQuant
+from tvm_mpq.schema import Plan, Precision, Progress, TensorQuant
 from tvm_mpq.tuning.compile.kernel_store import KernelStore
 from tvm_mpq.tuning.database.latencies import LatencyDatabase
 from tvm_mpq.tuning.database.results import ResultStore
@@ -25,7 +25,10 @@ VERSION = 4
 
 
 class CalibrationSettings(Protocol):
-    """How the network is looked at: an observer of ranges, and at most so many samples."""
+    """How the network is looked at: an observer of ranges, for which precisions, and at most so many samples."""
+
+    @property
+    def offered(self) -> tuple[Precision, ...]: ...
 
     @property
     def observer(self) -> str: ...
@@ -55,9 +58,10 @@ def bare_plan(prepared: Prepared, tensors: dict[str, list[TensorQuant]]) -> Plan
 def ranges(
     prepared: Prepared, interpreter: Interpreter, data: Dataset, db: LatencyDatabase, options: CalibrationSettings
 ) -> dict[str, list[TensorQuant]]:
-    """Activation ranges from at most `options.calibration_samples` samples."""
+    """Activation ranges from at most `options.calibration_samples` samples, for all precisions that are offered."""
     used = data.head(options.calibration_samples)
-    key = _key(prepared, used, options.observer, prepared.graph.activation_bits)
+    bits = range_bits(prepared.graph, options.offered)
+    key = _key(prepared, used, options.observer, tuple(bits))
     stored = ResultStore(db).get("ranges", key)
     if stored is not None:
         return {name: [TensorQuant(**q) for q in quants] for name, quants in stored.items()}
@@ -67,6 +71,7 @@ def ranges(
         interpreter,
         steps,
         graph_samples(prepared, used),
+        bits=bits,
         method=options.observer,
         progress=options.progress,
     )

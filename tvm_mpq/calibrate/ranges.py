@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from tvm_mpq.calibrate.observers import Observer, check_method
 from tvm_mpq.execute.interpreter import Interpreter, Sample
@@ -11,7 +11,17 @@ from tvm_mpq.kernels.registry import default_kernel
 from tvm_mpq.numerics.activation_names import is_clamp
 from tvm_mpq.passes.graph import Graph, Node
 from tvm_mpq.passes.lowering import BYTE, KernelStep, Step, StoredValue
-from tvm_mpq.schema import FLOAT_BITS, Progress, TensorQuant
+from tvm_mpq.schema import FLOAT_BITS, Precision, Progress, TensorQuant
+
+
+def range_bits(graph: Graph, offered: Iterable[Precision] = ()) -> list[int]:
+    """Bits of the ranges that a plan needs, most first: 8, and what the candidates and the `offered` precisions read.
+
+    Of what is offered only some are candidates on the CPU at hand. A plan may still name the others: integers mean the
+    same on every CPU, and another one may have fast code for them.
+    """
+    offered_bits = {p.activation_bits for p in offered if not p.is_float}
+    return sorted({BYTE, *graph.activation_bits, *offered_bits}, reverse=True)
 
 
 def calibrate(
@@ -33,7 +43,7 @@ def calibrate(
     samples
         One mapping from input name to float32 array per sample.
     bits
-        The bit-widths wanted; the result has one TensorQuant for each. None: 8, and what the candidates read.
+        The bit-widths wanted; the result has one TensorQuant for each. None: `range_bits(graph)`.
     method
         `minmax`, `percentile` or `mse`.
 
@@ -48,7 +58,7 @@ def calibrate(
         If a tensor becomes NaN or infinite; the text names it.
     """
     check_method(method)
-    bits = bits or sorted({BYTE, *graph.activation_bits}, reverse=True)
+    bits = bits or range_bits(graph)
     pre_steps = _pre_activation_steps(graph, float_steps)
     interpreter.prepare([*float_steps, *pre_steps])
     observers = {name: Observer(name) for name in graph.integer_tensors()}

@@ -17,7 +17,7 @@ from mpq_testing import stranger
 from mpq_testing.definition import walk
 from tvm_mpq.calibrate import learn
 from tvm_mpq.calibrate.data import load_dataset
-from tvm_mpq.calibrate.ranges import calibrate
+from tvm_mpq.calibrate.ranges import calibrate, range_bits
 from tvm_mpq.execute import network
 from tvm_mpq.execute.host_runtime import HostRuntime
 from tvm_mpq.execute.interpreter import Interpreter
@@ -48,7 +48,8 @@ class Lab:
         self.data = load_dataset(None, self.prepared.inputs).head(samples)
         self.samples = learn.graph_samples(self.prepared, self.data)
         steps = self.steps(learn.bare_plan(self.prepared, {}))
-        self.ranges = calibrate(self.graph, self.interpreter, steps, self.samples, method=observer)
+        bits = range_bits(self.graph, options.get("offered", ()))
+        self.ranges = calibrate(self.graph, self.interpreter, steps, self.samples, bits=bits, method=observer)
 
     @property
     def names(self) -> list[str]:

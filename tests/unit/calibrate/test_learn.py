@@ -1,0 +1,48 @@
+"""What the network tells is kept for other CPUs too: a plan may name a precision that only they have fast code for."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from mpq_testing.lab import Lab
+from mpq_testing.onnx_models import depthwise_and_shortcut
+from tvm_mpq.calibrate import learn
+from tvm_mpq.errors import InvalidValueError
+from tvm_mpq.pipeline.options import Options
+from tvm_mpq.targets import local_row
+from tvm_mpq.tuning.database.latencies import LatencyDatabase
+
+
+@pytest.fixture(scope="module")
+def poor(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    """A CPU without any feature: w8a8 is the only integer candidate."""
+    folder = tmp_path_factory.mktemp("poor")
+    onnx.save(depthwise_and_shortcut(9, 37), str(folder / "net.onnx"))
+    lab = Lab(folder / "net.onnx", folder / "kernels", target=dataclasses.replace(local_row(), isa_features=()))
+    assert {c for n in lab.graph.weighted() for c in n.candidates} == {"fp32", "w8a8"}
+    return lab
+
+
+def test_ranges_serve_every_precision_offered(poor: Lab, tmp_path: Path) -> None:
+    """Also those that are no candidates here, because the 8-bit code serves them as fast."""
+    with LatencyDatabase(tmp_path / "latency.db") as db:
+        options = Options(poor.model, precisions=["w3a5", "w2a2"], observer="minmax")
+        tensors = learn.ranges(poor.prepared, poor.interpreter, poor.data, db, options)
+        assert learn.ranges(poor.prepared, poor.interpreter, poor.data, db, options) == tensors  # as stored
+    plan = dataclasses.replace(poor.plan("w2a2", {poor.names[0]: "w3a5"}), tensors=tensors)
+    assert all([q.bits for q in quants] == [8, 5, 2] for quants in tensors.values())
+    for got, wanted in zip(poor.interpret(plan), poor.define(plan), strict=True):
+        np.testing.assert_array_equal(got, wanted)
+
+
+def test_a_range_that_nobody_offered_is_refused_with_what_there_is(poor: Lab) -> None:
+    with pytest.raises(InvalidValueError) as caught:
+        poor.steps(poor.plan("w2a3"))
+    text = str(caught.value)
+    assert "no 3 bit range" in text and "(it has: 8)" in text and "3 bit activations offered" in text
+    assert "\n" not in text
