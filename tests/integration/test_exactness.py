@@ -10,6 +10,7 @@ import pytest
 
 from mpq_testing.definition import assert_steps_follow_the_definition, is_integer
 from mpq_testing.lab import Lab
+from mpq_testing.offered import few_bits
 from mpq_testing.onnx_models import GRAPHS, reference_outputs
 from tvm_mpq.passes.lowering import KernelStep, ReshapeStep
 from tvm_mpq.schema import FLOAT_BITS, Plan, Precision
@@ -60,7 +61,9 @@ def test_library_equals_interpreter_and_definition(
 def test_random_plans_mix(built_residual: list[tuple[Plan, list[np.ndarray]]]) -> None:
     """Else the test above would show less than it says."""
     mixed = [set(plan.operators.values()) for plan, _ in built_residual[3:]]
-    assert set().union(*mixed) >= {"fp32", "w8a8", "w4a8"} and all(len(m) > 1 for m in mixed)
+    used = set().union(*mixed)
+    assert used >= {"fp32", "w8a8"} and all(len(m) > 1 for m in mixed)
+    assert used & set(few_bits()) or not few_bits()
 
 
 EVERY = ("w8a8", "w7a8", "w6a8", "w5a8", "w4a8", "w3a8", "w2a8", "w1a8", "w3a5", "w2a5", "w2a4", "w2a2", "w1a5", "w1a4")

@@ -10,6 +10,8 @@ import pytest
 
 from mpq_testing.definition import assert_steps_follow_the_definition, is_integer
 from mpq_testing.lab import Lab, run_strangers
+from mpq_testing.offered import few_bits
+from tvm_mpq.errors import NoKernelError
 from tvm_mpq.passes.lowering import KernelStep
 from tvm_mpq.pipeline import Options, build_network
 from tvm_mpq.schema import Conv2dWorkload, Precision
@@ -21,10 +23,14 @@ GetLab = Callable[[str], Lab]
 def test_a_uniform_build_is_the_definition_of_its_plan(precision: str, lab: GetLab, tmp_path: Path) -> None:
     network = lab("residual")
     options = Options(network.model, db=tmp_path / "db.sqlite")
+    few = Precision.parse(precision)
+    if not few_bits([few]):
+        with pytest.raises(NoKernelError, match=rf"no operator has a kernel for {precision} on this target"):
+            build_network(options, uniform=precision, keep=("first", "last"))
+        return
     result = build_network(options, uniform=precision, keep=("first", "last"))
     names = network.names
     assert [result.plan.operators[n] for n in (names[0], names[-1])] == ["w8a8", "w8a8"]
-    few = Precision.parse(precision)
     steps = network.steps(result.plan)
     served = [s for s in steps if isinstance(s, KernelStep) and isinstance(s.kernel.request.workload, Conv2dWorkload)]
     at_few = [s for s in served if s.kernel.request.precision == few]
