@@ -103,6 +103,11 @@ class Workload:
             parts.append(f"{f.name}={text}")
         return f"{self.kind}({','.join(parts)})"
 
+    @property
+    def terms(self) -> int:
+        """How many products, or values of an average, one output adds up; 0 where nothing is added up."""
+        return 0
+
     def to_json(self) -> dict[str, Any]:
         return {"kind": self.kind, **dataclasses.asdict(self)}
 
@@ -171,6 +176,11 @@ class Conv2dWorkload(Workload):
         return self.groups > 1 and self.groups == self.in_channels
 
     @property
+    def terms(self) -> int:
+        """Without input dilation; with it fewer."""
+        return self.kernel[0] * self.kernel[1] * self.in_channels // self.groups
+
+    @property
     def macs(self) -> int:
         """Products; those with the zeros of the padding count, those with the zeros of input dilation do not."""
         positions = self._products(0, self.out_height) * self._products(1, self.out_width)
@@ -186,7 +196,7 @@ class Conv2dWorkload(Workload):
 
     @property
     def weight_count(self) -> int:
-        return self.out_channels * self.kernel[0] * self.kernel[1] * self.in_channels // self.groups
+        return self.out_channels * self.terms
 
 
 @dataclass(frozen=True)
@@ -204,6 +214,10 @@ class Pool2dWorkload(Workload):
     padding: tuple[int, int, int, int]  # top, left, bottom, right
     out_height: int
     out_width: int  # given, because of ceil_mode: windows may reach past bottom and right; those cells do not count
+
+    @property
+    def terms(self) -> int:
+        return 0 if self.mode == "max" else self.kernel[0] * self.kernel[1]
 
 
 @dataclass(frozen=True)

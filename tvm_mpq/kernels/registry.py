@@ -72,10 +72,18 @@ class Family:
     rank: int = 0  # of two untuned families that both fit, the higher is the default
     variant: Callable[[Request], Any] = lambda request: None
     """What of the precision changes the code. Precisions of equal family and variant run the same instructions."""
+    max_terms: Callable[[Request], int | None] = lambda request: None
+    """How many terms (`Workload.terms`) of whatever operands an output may add up, beside its bias, before an integer
+    overflows on the way; None where no integer accumulates."""
     parameters: Callable[[Request, Knobs], Parameters] | None = None  # optional until every family states them
     input_dilation: bool = False  # whether its convolutions may have input dilation
 
     def fits(self, request: Request) -> bool:
+        """Whether it serves the request, and exactly whatever the operands."""
+        return self.serves(request) and self.holds(request)
+
+    def serves(self, request: Request) -> bool:
+        """Whether it is made for this kind of request on this machine."""
         return (
             isinstance(request.workload, self.workload_type)
             and self.isa_features <= request.features
@@ -84,6 +92,11 @@ class Family:
             and (self.input_dilation or not _has_input_dilation(request.workload))
             and self.accepts(request)
         )
+
+    def holds(self, request: Request) -> bool:
+        """Whether the accumulators hold the sums of the request, whatever its operands."""
+        most = self.max_terms(request)
+        return most is None or request.workload.terms <= most
 
 
 def _has_input_dilation(workload: Workload) -> bool:
@@ -160,10 +173,10 @@ def default_kernel(request: Request) -> Kernel:
     """The untuned choice. Raises NoKernelError."""
     rows = fitting(request)
     if not rows:
-        raise NoKernelError(
-            f"no kernel for {request.workload.key} at {request.precision} emitting {request.out_bits} bits "
-            f"with ISA features {sorted(request.features & _named_features())}"
-        )
+        text = f"no kernel for {request.workload.key} at {request.precision} emitting {request.out_bits} bits"
+        if any(f.serves(request) for f in families()):
+            raise NoKernelError(f"{text}: {request.workload.terms} products may leave int32; take fewer bits or fp32")
+        raise NoKernelError(f"{text} with ISA features {sorted(request.features & _named_features())}")
     return Kernel(request, rows[0], rows[0].knob_space(request)[0])
 
 

@@ -13,9 +13,24 @@ import numpy as np
 import numpy.typing as npt
 
 from tvm_mpq.errors import InvalidValueError
+from tvm_mpq.numerics.affine import unsigned_range, weight_range
 from tvm_mpq.schema import Conv2dWorkload
 
-_BIAS_LIMIT = 2**30
+BIAS_LIMIT = 2**30
+"""|bias| in accumulator units; the other half of int32 is for the products."""
+
+
+def most_terms(weight_bits: int, activation_bits: int) -> int:
+    """How many products of the greatest operands int32 holds beside the greatest bias.
+
+    An activation less its zero point is at most 2^activation_bits - 1. Sums on the way may leave int32: kernels add
+    modulo 2^32, so that only the last one counts.
+
+    >>> most_terms(8, 8), most_terms(4, 8)
+    (33155, 601536)
+    """
+    product = unsigned_range(activation_bits)[1] * weight_range(weight_bits)[1]
+    return (2**31 - 1 - BIAS_LIMIT) // product
 
 
 def fold_bias(
@@ -30,7 +45,7 @@ def fold_bias(
     """
     wide = _finite(bias)
     steps = np.rint(wide / (np.float64(input_scale) * weight_scale.astype(np.float64)))
-    return np.asarray(np.clip(steps, -_BIAS_LIMIT, _BIAS_LIMIT).astype(np.int32))
+    return np.asarray(np.clip(steps, -BIAS_LIMIT, BIAS_LIMIT).astype(np.int32))
 
 
 def least_scale(bias: npt.NDArray[Any], input_scale: float) -> npt.NDArray[np.float32]:
@@ -45,7 +60,7 @@ def least_scale(bias: npt.NDArray[Any], input_scale: float) -> npt.NDArray[np.fl
         If a bias is NaN or infinite.
     """
     with np.errstate(over="ignore", under="ignore"):
-        scale = np.abs(_finite(bias)) / (np.float64(input_scale) * _BIAS_LIMIT)
+        scale = np.abs(_finite(bias)) / (np.float64(input_scale) * BIAS_LIMIT)
         return np.asarray(np.minimum(scale, np.finfo(np.float32).max).astype(np.float32))
 
 

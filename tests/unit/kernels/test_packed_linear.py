@@ -16,7 +16,7 @@ from tvm_mpq.kernels.frames.linear import linear_shape
 from tvm_mpq.kernels.machines.avx2 import Avx2Fields, steps_limit
 from tvm_mpq.kernels.machines.vbmi512 import GROUP, SubsetLookup, subset_members
 from tvm_mpq.kernels.machines.vnni512 import VnniFields
-from tvm_mpq.kernels.packing.linear import field_coding, is_exact, pack_tiles
+from tvm_mpq.kernels.packing.linear import field_coding, pack_tiles
 from tvm_mpq.kernels.registry import Family, Kernel, Request, default_kernel, families
 from tvm_mpq.numerics.affine import weight_range
 from tvm_mpq.numerics.reference import evaluate
@@ -139,9 +139,12 @@ def test_sixteen_bits_hold_a_trip(weight_bits: int) -> None:
     assert Avx2Fields(coding).depths() == [steps_limit(coding)]
 
 
-def test_int32_holds_the_products_of_whole_bytes() -> None:
-    assert 255 * 128 * 65_793 < 2**31 <= 255 * 128 * 65_794
-    assert is_exact(linear(1, 65_793, 8)) and not is_exact(linear(1, 65_794, 8))
+def test_int32_holds_fields_in_their_places() -> None:
+    """-128 times the greatest field that a sum is shifted right from: 14 << 4, 2 << 6 and 1 << 7."""
+    for weight_bits, field in ((4, 224), (2, 128), (1, 128)):
+        row = family(Request(linear(1, 8, 8), Precision(weight_bits, 8), 8, VNNI))
+        for inputs, fits in (((2**31 - 1) // (128 * field), True), ((2**31 - 1) // (128 * field) + 1, False)):
+            assert row.fits(Request(linear(1, inputs, 8), Precision(weight_bits, 8), 8, VNNI)) is fits
 
 
 @pytest.mark.parametrize("weight_bits, parts, lanes", [(1, 3, 16), (2, 8, 16), (4, 3, 8), (2, 5, 8)])
@@ -222,7 +225,7 @@ def test_refuses_what_it_cannot_do(features: frozenset[str]) -> None:
     w = linear(1, 64, 64)
     others = [
         linear(4, 64, 64),
-        linear(1, 65_794, 8),
+        linear(1, {AVX2: 601_537, VNNI: 74_899}[features], 8),
         dataclasses.replace(w, groups=4),
         dataclasses.replace(w, padding=(0, 1, 0, 0)),
         dataclasses.replace(w, kernel=(1, 3), padding=(0, 1, 0, 1)),

@@ -9,6 +9,7 @@ from tvm_mpq.kernels.bit_serial.knobs import bit_knobs
 from tvm_mpq.kernels.bit_serial.pack import pack_bits
 from tvm_mpq.kernels.bit_serial.shape import BitShape
 from tvm_mpq.kernels.families.accept import is_dense, workload_of
+from tvm_mpq.kernels.families.terms import int32_terms
 from tvm_mpq.kernels.packing.dense import integer_constants, with_ranges
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
 from tvm_mpq.numerics.operands import Operands
@@ -45,6 +46,7 @@ register(
         build=build_bit_serial,
         constants=_constants,
         rank=70,
+        max_terms=int32_terms,
         variant=lambda request: request.precision.activation_bits,
     )
 )

@@ -27,6 +27,7 @@ from tvm_mpq.kernels.carriers.common import (
     splat,
     vec,
 )
+from tvm_mpq.kernels.families.terms import mean_terms
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
 from tvm_mpq.kernels.tir import Params, Script
 from tvm_mpq.numerics import constants
@@ -242,11 +243,12 @@ register(
         isa_features=GENERIC,
         weight_bits=INTEGER_BITS,
         activation_bits=INTEGER_BITS,
-        operand_ranges="input 0..255; windows of up to 2^23 cells",
+        operand_ranges="input 0..255",
         accepts=lambda request: is_integer(request) and _has_cells(request),
         knob_space=one_choice,
         build=_build,
         constants=_constants,
+        max_terms=mean_terms,
     )
 )
 register(

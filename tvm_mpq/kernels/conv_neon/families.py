@@ -17,6 +17,7 @@ from tvm_mpq.kernels.conv_neon.knobs import depthwise_tiles, pairwise_tiles, sdo
 from tvm_mpq.kernels.conv_neon.pairwise import PairwiseDot, TapRow, build_pairwise, deferred_depth, exact_depth
 from tvm_mpq.kernels.conv_neon.sdot import SignedDot
 from tvm_mpq.kernels.families.accept import is_dense, is_depthwise, is_grouped, workload_of
+from tvm_mpq.kernels.families.terms import int32_terms
 from tvm_mpq.kernels.packing.dense import integer_constants, packed_weight
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
 from tvm_mpq.kernels.tir import Script
@@ -81,6 +82,7 @@ def _row(
             constants=lambda request, knobs, operands: _constants(request, dot_for(request), operands),
             rank=rank,
             variant=variant,
+            max_terms=int32_terms,
         )
     )
 

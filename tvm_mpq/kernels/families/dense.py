@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tvm_mpq.kernels.families.accept import is_dense, is_depthwise, is_grouped, workload_of
+from tvm_mpq.kernels.families.terms import int32_terms, scaled_terms
 from tvm_mpq.kernels.frames.convolution import ConvolutionFrame, Dot
 from tvm_mpq.kernels.frames.depthwise import DepthwiseFrame
 from tvm_mpq.kernels.knobs.dense import small_tiles, tiles_512
@@ -18,6 +19,7 @@ from tvm_mpq.kernels.machines.vnni512 import Vnni, VnniNibble, VnniUnpacked
 from tvm_mpq.kernels.packing.dense import integer_constants, packed_weight, with_ranges
 from tvm_mpq.kernels.packing.depthwise import lane_order, pack_depthwise
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
+from tvm_mpq.numerics.affine import unsigned_range, weight_range
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import Conv2dWorkload, padded_channels
 
@@ -33,10 +35,14 @@ def _short_depthwise(request: Request) -> bool:
 
 
 def _nibbles(request: Request) -> bool:
-    """Pairs of steps of four channels, and sums that are exact 16 times too large."""
-    w = workload_of(request)
-    cells = padded_channels(w.in_channels)
-    return is_dense(request) and cells % 8 == 0 and 16 * 255 * 7 * w.kernel[0] * w.kernel[1] * cells < 2**31
+    """Pairs of steps of four channels."""
+    return is_dense(request) and padded_channels(workload_of(request).in_channels) % 8 == 0
+
+
+def _nibble_terms(request: Request) -> int:
+    """Sums are 16 times too large until they are shifted back."""
+    p = request.precision
+    return scaled_terms(request, 16 * unsigned_range(p.activation_bits)[1] * weight_range(p.weight_bits)[1])
 
 
 def _row(
@@ -49,6 +55,7 @@ def _row(
     ranges: str = "x 0..255, w -127..127",
     weight_bits: frozenset[int] = _ANY_WEIGHT,
     variant: Callable[[Request], object] = lambda request: None,
+    max_terms: Callable[[Request], int] = int32_terms,
 ) -> Family:
     """A family that is the dense frame around a machine's `Dot`."""
 
@@ -74,6 +81,7 @@ def _row(
             rank=rank,
             variant=variant,
             parameters=lambda request, knobs: frame(request, knobs).parameters,
+            max_terms=max_terms,
         )
     )
 
@@ -89,7 +97,16 @@ _row("qu8_qs8_s32_conv2d__avx512vnni", _VNNI, 40, is_dense, lambda r: Vnni(), ti
 # Weights of few bits are expanded in registers, beside the products: that costs nothing where bitwise operations have
 # ports of their own. Expanding them once for all positions of a map pays where they have not, and where maps are large.
 _NIBBLES = ("x 0..255, w -7..7", frozenset({1, 2, 3, 4}))
-_row("qu8_qc4s_s32_conv2d__avx512vnni", _VNNI, 50, _nibbles, lambda r: VnniNibble(), tiles_512, *_NIBBLES)
+_row(
+    "qu8_qc4s_s32_conv2d__avx512vnni",
+    _VNNI,
+    50,
+    _nibbles,
+    lambda r: VnniNibble(),
+    tiles_512,
+    *_NIBBLES,
+    max_terms=_nibble_terms,
+)
 _row("qu8_qc4s_s8_conv2d__avx512vnni", _VNNI, 45, is_dense, lambda r: VnniUnpacked(), tiles_512, *_NIBBLES)
 register(
     Family(
@@ -105,6 +122,7 @@ register(
         constants=_depthwise_constants,
         rank=50,
         parameters=lambda request, knobs: DepthwiseFrame(request, knobs).parameters,
+        max_terms=int32_terms,
     )
 )
 _row("qu8_qs8_s32_gconv2d__avx512vnni", _VNNI, 40, is_grouped, lambda r: Vnni(), tiles_512)

@@ -8,13 +8,14 @@ from dataclasses import replace
 import numpy as np
 
 from tvm_mpq.kernels.families.accept import is_dense, workload_of
+from tvm_mpq.kernels.families.terms import int32_terms, scaled_terms
 from tvm_mpq.kernels.frames.linear import LinearMachine, build_linear, linear_parameters, linear_shape
 from tvm_mpq.kernels.knobs.linear import linear_knobs
 from tvm_mpq.kernels.machines.avx2 import Avx2Fields
 from tvm_mpq.kernels.machines.vbmi512 import SubsetLookup
 from tvm_mpq.kernels.machines.vnni512 import VnniFields
 from tvm_mpq.kernels.packing.dense import integer_constants, with_ranges
-from tvm_mpq.kernels.packing.linear import field_coding, is_exact, pack_tiles
+from tvm_mpq.kernels.packing.linear import SIGN_BIT, field_coding, pack_tiles
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import Conv2dWorkload
@@ -36,7 +37,12 @@ def _accepts(request: Request, machine: LinearMachine) -> bool:
     rows = w.batch * w.in_height * w.in_width
     linear = w.kernel == w.stride == (1, 1) and not any(w.padding)
     in_registers = machine.needed(rows, machine.coding.fields) <= machine.registers
-    return is_dense(request) and linear and rows <= _most_rows(request) and in_registers and is_exact(w)
+    return is_dense(request) and linear and rows <= _most_rows(request) and in_registers
+
+
+def _max_terms(request: Request, machine: LinearMachine) -> int:
+    """Sums of fields in their places are shifted right."""
+    return scaled_terms(request, SIGN_BIT * machine.highest) if machine.highest else int32_terms(request)
 
 
 def _row(
@@ -62,7 +68,7 @@ def _row(
             isa_features=features,
             weight_bits=frozenset(bits),
             activation_bits=frozenset(range(1, 9)),
-            operand_ranges=f"x 0..255, w {meaning}; 255 * 128 * channels < 2^31",
+            operand_ranges=f"x 0..255, w {meaning}",
             accepts=lambda request: accepts(request, machine_of(request)),
             knob_space=lambda request: linear_knobs(request, machine_of(request)),
             build=lambda request, knobs: build_linear(request, knobs, machine_of(request)),
@@ -70,6 +76,7 @@ def _row(
             constants=constants,
             rank=rank,
             variant=variant,
+            max_terms=lambda request: _max_terms(request, machine_of(request)),
         )
     )
 

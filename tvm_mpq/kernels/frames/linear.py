@@ -84,6 +84,11 @@ class LinearMachine(ABC):
     def __init__(self, coding: Coding) -> None:
         self.coding = coding
 
+    @property
+    def highest(self) -> int:
+        """The greatest field in its place in the byte, where sums of such are shifted right; else 0."""
+        return 0
+
     @abstractmethod
     def depths(self) -> list[int]:
         """Steps that one trip of the loop may take, the usual number first."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tvm_mpq.kernels.families.terms import int32_terms
 from tvm_mpq.kernels.lut.accept import is_tabled
 from tvm_mpq.kernels.lut.build import build_lut
 from tvm_mpq.kernels.lut.coding import coding_of
@@ -37,6 +38,7 @@ for _bits, _meaning in ((2, "w -2..1"), (1, "w -1 and +1")):
             build=build_lut,
             constants=_constants,
             rank=60,
+            max_terms=int32_terms,
             variant=lambda request: coding_of(request).sums_limit(request.precision.activation_bits),
         )
     )

@@ -171,8 +171,11 @@ def steps_limit(coding: Coding) -> int:
 
     The sum may be -32768 exactly; positive ones are smaller, because activations end at 127.
     """
-    highest = coding.greatest << (_HALF - coding.bits)
-    return 32768 // (2 * SIGN_BIT * highest)
+    return 32768 // (2 * SIGN_BIT * _highest(coding))
+
+
+def _highest(coding: Coding) -> int:
+    return coding.greatest << (_HALF - coding.bits)
 
 
 class Avx2Fields(LinearMachine):
@@ -185,6 +188,10 @@ class Avx2Fields(LinearMachine):
 
     lanes = 8
     registers = 16
+
+    @property
+    def highest(self) -> int:
+        return _highest(self.coding)
 
     def depths(self) -> list[int]:
         return [steps_limit(self.coding)]

@@ -144,6 +144,10 @@ class VnniFields(LinearMachine):
     lanes = 16
     registers = 32
 
+    @property
+    def highest(self) -> int:
+        return self.coding.greatest << self.coding.bits * (self.coding.fields - 1)
+
     def depths(self) -> list[int]:
         return [1, 2]
 

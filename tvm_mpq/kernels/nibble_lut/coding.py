@@ -34,11 +34,6 @@ class NibbleCoding:
         """Output channels of one vector: 16 bytes hold each channel's bits of one plane and table."""
         return BLOCK // self.beside
 
-    @property
-    def reach(self) -> int:
-        """What an activation of 1 adds to a sum and takes from it, at most."""
-        return self.factor * self.beside * ((1 << self.planes) - 1) + self.offset
-
     def bits(self, weight: npt.NDArray[np.int8]) -> npt.NDArray[np.bool_]:
         """int8[...] -> bool[..., planes, beside]. A weight of one bit that is 0 counts as negative."""
         u = ((weight + self.offset) // self.factor)[..., None, None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tvm_mpq.kernels.families.accept import workload_of
+from tvm_mpq.kernels.families.terms import int32_terms
 from tvm_mpq.kernels.lut.accept import is_tabled
 from tvm_mpq.kernels.nibble_lut.build import build_nibble_lut, part_count
 from tvm_mpq.kernels.nibble_lut.coding import coding_of, sums_limit
@@ -17,6 +18,7 @@ from tvm_mpq.kernels.nibble_lut.x86_256 import Avx2
 from tvm_mpq.kernels.packing.dense import integer_constants, with_ranges
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
 from tvm_mpq.kernels.tir import Script
+from tvm_mpq.numerics.affine import unsigned_range
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import Conv2dWorkload
 
@@ -29,7 +31,7 @@ By static analysis of cortex-a53 and cortex-a72, where a table costs as much to 
 
 
 def _accepts(request: Request) -> bool:
-    return is_tabled(request) and _exact(request) and (coding_of(request).planes == 1 or _uses(request) >= _LEAST_USES)
+    return is_tabled(request) and (coding_of(request).planes == 1 or _uses(request) >= _LEAST_USES)
 
 
 def _uses(request: Request) -> float:
@@ -38,11 +40,10 @@ def _uses(request: Request) -> float:
     return part_count(request) * max(1.0, w.kernel[0] * w.kernel[1] / (w.stride[0] * w.stride[1]))
 
 
-def _exact(request: Request) -> bool:
-    """Whether the sums of one position's activations fit 16 bits and a window's fit int32."""
-    w, top = workload_of(request), (1 << request.precision.activation_bits) - 1
-    position = -(-w.in_channels // _LANES) * top
-    return position <= 65535 and coding_of(request).reach * w.kernel[0] * w.kernel[1] * w.in_channels * top < 2**31
+def _max_terms(request: Request) -> int:
+    """The activations of one position are added up in lanes of 16 bits, all the rest in int32."""
+    w, top = workload_of(request), unsigned_range(request.precision.activation_bits)[1]
+    return min(int32_terms(request), w.kernel[0] * w.kernel[1] * _LANES * (65535 // top))
 
 
 def _row(name: str, features: frozenset[str], bits: int, rank: int, machine: Machine) -> Family:
@@ -56,7 +57,6 @@ def _row(name: str, features: frozenset[str], bits: int, rank: int, machine: Mac
         return with_ranges(request, numbers, weight)
 
     weights = {1: "-1 or 1", 2: "-1..1", 3: "-3..3"}[bits]
-    bound = f"channels * max(x) / {_LANES} <= 65535"
     return register(
         Family(
             name=name,
@@ -64,12 +64,13 @@ def _row(name: str, features: frozenset[str], bits: int, rank: int, machine: Mac
             isa_features=features,
             weight_bits=frozenset({bits}),
             activation_bits=frozenset({1, 2, 3, 4, 5}),
-            operand_ranges=f"x 0..2^a-1 with a <= 5, w {weights}; {bound}",
+            operand_ranges=f"x 0..2^a-1 with a <= 5, w {weights}",
             accepts=_accepts,
             knob_space=lambda request: nibble_knobs(request, machine),
             build=build,
             constants=constants,
             rank=rank,
+            max_terms=_max_terms,
             variant=lambda request: sums_limit(request.precision.activation_bits),
         )
     )

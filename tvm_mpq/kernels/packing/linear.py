@@ -59,15 +59,6 @@ def field_coding(request: Request) -> Coding:
     return _FIELDS[request.precision.weight_bits]
 
 
-def is_exact(workload: Conv2dWorkload) -> bool:
-    """Whether the products of whole bytes (all fields, none shifted back) with signed activations add up in int32.
-
-    A sum of one field in its place, of all fields together, of unsigned activations, and of |offset * s| are each at
-    most 255 * 128 * channels.
-    """
-    return 255 * SIGN_BIT * workload.in_channels < 2**31
-
-
 @dataclass(frozen=True)
 class LinearShape:
     """A tile is `parts` vectors of `lanes` output channels for all rows; a step takes `coding.inputs` input channels.
