@@ -21,6 +21,7 @@ from tvm_mpq.kernels.registry import (
     default_kernel,
     families,
     fitting,
+    longest_sum,
     named_kernel,
 )
 from tvm_mpq.schema import BF16, FLOAT_BITS, FP32, W8A8, Precision, Workload
@@ -63,5 +64,6 @@ __all__ = [
     "default_kernel",
     "families",
     "fitting",
+    "longest_sum",
     "named_kernel",
 ]

@@ -162,6 +162,11 @@ def fitting(request: Request) -> list[Family]:
     return sorted((f for f in families() if f.fits(request)), key=lambda f: -f.rank)
 
 
+def longest_sum(request: Request) -> int:
+    """The most terms that rows made for this kind of request hold; 0 without such a row, or where nothing adds up."""
+    return max((f.max_terms(request) or 0 for f in families() if f.serves(request)), default=0)
+
+
 def candidates(request: Request) -> Iterable[Kernel]:
     """Every (family, knobs) for this request, defaults first within each family."""
     for family in fitting(request):
@@ -174,8 +179,10 @@ def default_kernel(request: Request) -> Kernel:
     rows = fitting(request)
     if not rows:
         text = f"no kernel for {request.workload.key} at {request.precision} emitting {request.out_bits} bits"
-        if any(f.serves(request) for f in families()):
-            raise NoKernelError(f"{text}: {request.workload.terms} products may leave int32; take fewer bits or fp32")
+        most = longest_sum(request)
+        if most:
+            terms = request.workload.terms
+            raise NoKernelError(f"{text}: it adds up {terms} products, int32 holds {most}; take fewer bits or fp32")
         raise NoKernelError(f"{text} with ISA features {sorted(request.features & _named_features())}")
     return Kernel(request, rows[0], rows[0].knob_space(request)[0])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,15 @@ from tvm_mpq.costs.profiler import tuned_kernel
 from tvm_mpq.errors import InvalidValueError, NoKernelError
 from tvm_mpq.execute import network
 from tvm_mpq.execute.prepare import Prepared
-from tvm_mpq.passes.lowering import KernelStep
+from tvm_mpq.kernels import Request, longest_sum
+from tvm_mpq.passes.graph import Node
+from tvm_mpq.passes.lowering import BYTE, KernelStep
 from tvm_mpq.pipeline.context import RunContext, open_context
 from tvm_mpq.pipeline.options import Options, Result
 from tvm_mpq.report.answers import BuildReport
 from tvm_mpq.schema import Plan, Precision
+
+_NAMED = 3  # operators that a message names
 
 
 def build_network(
@@ -59,6 +64,8 @@ def _build(
         chosen = _fitted(plan, context)
     else:
         precisions = uniform_precisions(prepared, Precision.parse(str(uniform)), keep)
+        for line in fallen_back(prepared, precisions, Precision.parse(str(uniform))):
+            options.tell(line)
         data = load_dataset(options.data, prepared.inputs)
         if data.synthetic and not all(Precision.parse(p).is_float for p in precisions.values()):
             options.tell("no calibration data given: synthetic data (standard normal) are used; expect poor ranges")
@@ -115,10 +122,35 @@ def uniform_precisions(prepared: Prepared, wanted: Precision, keep: tuple[str, .
         raise InvalidValueError(f"--keep takes first, last or operator names; unknown: {', '.join(unknown)}")
     if nodes and all(str(wanted) not in n.candidates for n in nodes):
         offered = sorted({c for n in nodes for c in n.candidates})
-        raise NoKernelError(f"no operator has a kernel for {wanted} on this target; there are {', '.join(offered)}")
+        reason = _reasons(prepared, nodes, wanted)
+        raise NoKernelError(
+            f"no operator has a kernel for {wanted} on this target{reason}; there are {', '.join(offered)}"
+        )
     precisions = {}
     fallback = ["fp32"] if wanted.is_float else ["w8a8", "fp32"]
     for node in nodes:
         order = ["w8a8", "fp32"] if node.name in held else [str(wanted), *fallback]
         precisions[node.name] = next(p for p in order if p in node.candidates)
     return precisions
+
+
+def fallen_back(prepared: Prepared, precisions: dict[str, str], wanted: Precision) -> Iterator[str]:
+    """One line for each precision at which operators stay because `wanted` has no kernel of its own for them."""
+    without: dict[str, list[Node]] = {}
+    for node in prepared.graph.weighted():
+        if str(wanted) not in node.candidates:
+            without.setdefault(precisions[node.name], []).append(node)
+    for precision, nodes in without.items():
+        names = ", ".join(n.name for n in nodes[:_NAMED])
+        more = f" and {len(nodes) - _NAMED} more" if len(nodes) > _NAMED else ""
+        yield f"no kernel of its own for {wanted}: {names}{more} at {precision}{_reasons(prepared, nodes, wanted)}"
+
+
+def _reasons(prepared: Prepared, nodes: Iterable[Node], wanted: Precision) -> str:
+    """Which of the nodes add up more products than int32 holds, in brackets."""
+    reasons = []
+    for node in nodes:
+        most = longest_sum(Request(node.conv, wanted, BYTE, prepared.features))
+        if 0 < most < node.conv.terms:
+            reasons.append(f"{node.name} adds up {node.conv.terms} products, int32 holds {most}")
+    return f" ({'; '.join(reasons[:_NAMED])})" if reasons else ""

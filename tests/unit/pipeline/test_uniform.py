@@ -1,16 +1,21 @@
-"""A plan made before is built as it stands, on the threads it was made for."""
+"""Networks built without a search: plans made before, and operators that one precision does not fit."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+import tvm
 
 from mpq_testing.networks import residual_network
+from mpq_testing.onnx_models import OnnxNet
+from tvm_mpq.errors import NoKernelError
 from tvm_mpq.passes.graph import read_graph
 from tvm_mpq.pipeline import build_network
 from tvm_mpq.pipeline.options import Options
-from tvm_mpq.schema import Plan
+from tvm_mpq.schema import Plan, TensorQuant
 from tvm_mpq.targets import local_row, to_tvm_attrs
 
 
@@ -21,3 +26,49 @@ def test_a_plan_keeps_its_threads_unless_others_are_asked_for(asked: int | None,
     options = Options(residual_network(), threads=asked, db=tmp_path / "latency.db")
     plan = build_network(options, uniform=None, plan=tmp_path / "plan.json").plan
     assert (plan.threads, plan.info["threads"]) == (built, built)
+
+
+LONG = 80_000
+"""Products of 8 bits whose sum may leave int32."""
+
+
+def long_linear(folder: Path, say: list[str], *, alone: bool) -> Options:
+    """A linear layer of so many inputs of one sign, and one behind it unless `alone`."""
+    net = OnnxNet({"x": (1, LONG)})
+    weight = net.value(np.full((LONG, 8), 1 / LONG, np.float32), name="long")
+    y = net.op("MatMul", "x", weight)
+    onnx.save(net.model(y if alone else net.linear(net.relu(y), 8, 8, name="short")), str(folder / "net.onnx"))
+    data = {"x": np.random.default_rng(0).uniform(0.9, 1, (4, LONG)).astype(np.float32)}
+    return Options(str(folder / "net.onnx"), data=data, db=folder / "latency.db", say=say.append)
+
+
+def test_a_sum_too_long_for_int32_stays_float_and_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    options = long_linear(tmp_path, said, alone=False)
+    result = build_network(options, uniform="w8a8")
+    assert result.plan.operators == {"long": "fp32", "short": "w8a8"}
+    (line,) = (text for text in said if "w8a8" in text)
+    assert "long at fp32" in line and "80000" in line and "short" not in line
+    result.save(tmp_path / "built")
+    machine = tvm.relax.VirtualMachine(tvm.runtime.load_module(str(tmp_path / "built" / "model.so")), tvm.cpu())
+    x = options.data["x"][:1]
+    y = machine["main"](tvm.runtime.tensor(x)).numpy()
+    wanted = onnx.reference.ReferenceEvaluator(str(tmp_path / "net.onnx")).run(None, {"x": x})[0]
+    assert np.abs(y - wanted).max() < 0.02 * np.abs(wanted).max()  # 8 bits behind the long sum
+
+
+def test_nothing_but_a_sum_too_long_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(
+        NoKernelError, match=r"no operator has a kernel for w8a8 .*long adds up 80000 products, int32 holds 33155"
+    ) as error:
+        build_network(long_linear(tmp_path, [], alone=True), uniform="w8a8")
+    assert "\n" not in str(error.value)
+
+
+def test_a_plan_that_asks_for_it_is_refused(tmp_path: Path) -> None:
+    options = long_linear(tmp_path, [], alone=True)
+    row = local_row()
+    ranges = {name: [TensorQuant(8, 2.0**-8, 0)] for name in ("x", "long")}
+    Plan(row.name, to_tvm_attrs(row, 1), {"long": "w8a8"}, ranges).save(tmp_path / "plan.json")
+    with pytest.raises(NoKernelError, match="it adds up 80000 products, int32 holds 33155"):
+        build_network(options, uniform=None, plan=tmp_path / "plan.json")
