@@ -11,6 +11,7 @@ LatencyRecord  one row of the latency database
 from __future__ import annotations
 
 import dataclasses
+import enum
 import json
 import re
 from collections.abc import Callable
@@ -377,9 +378,29 @@ class LatencyKey:
     target: str  # target row's name
 
 
+class FailureKind(str, enum.Enum):
+    """Why a kernel has no time."""
+
+    COMPILE = "compile"  # the compiler refused it, or took too long
+    WRONG_RESULT = "wrong_result"  # it computes something else than its definition
+    CRASH = "crash"  # it ended or hung its device, or the device refused it
+    NOISE = "noise"  # its times scatter too much
+    DRIFT = "drift"  # the machine changed its speed while it was measured
+    UNTIMED = "untimed"  # other kernels kept crashing the device
+
+    @property
+    def is_machines(self) -> bool:
+        """A busy machine is the cause, not the kernel: measuring it later may succeed."""
+        return self in (FailureKind.NOISE, FailureKind.DRIFT)
+
+
 @dataclass(frozen=True)
 class LatencyRecord:
-    """One row of the latency database. A failure is a record with a reason and no time."""
+    """One row of the latency database. A failure is a record with a reason and no time.
+
+    failure: in words, for people. failure_kind: for programs; None where there is no failure, and in failures that
+    versions before it stored.
+    """
 
     key: LatencyKey
     device: str  # DeviceIdentity.key
@@ -392,6 +413,7 @@ class LatencyRecord:
     provenance: str  # "measured" | "predicted"
     stated_error: float | None = None  # relative, of a prediction
     failure: str | None = None
+    failure_kind: FailureKind | None = None
 
 
 @dataclass(frozen=True)

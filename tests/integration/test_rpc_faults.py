@@ -27,7 +27,7 @@ from tvm_mpq.costs.measured import fill
 from tvm_mpq.costs.profiler import KernelProfiler, latency_key
 from tvm_mpq.errors import DeviceLostError, OutputError
 from tvm_mpq.kernels.registry import Request, default_kernel
-from tvm_mpq.schema import AddWorkload, DeviceIdentity, LatencyKey, Precision
+from tvm_mpq.schema import AddWorkload, DeviceIdentity, FailureKind, LatencyKey, Precision
 from tvm_mpq.targets import TargetRow, device_identity, local_row, to_tvm, to_tvm_attrs
 from tvm_mpq.tuning.compile.kernel_store import KernelStore
 from tvm_mpq.tuning.database.latencies import LatencyDatabase
@@ -246,7 +246,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_the_disk_is_full(small_disk: Path) -> None:
-    records = [failed(dataclasses.replace(KEY, workload=f"w{i}"), "d", "1", "x" * 500) for i in range(2000)]
+    records = [
+        failed(dataclasses.replace(KEY, workload=f"w{i}"), "d", "1", FailureKind.CRASH, "x" * 500) for i in range(2000)
+    ]
     (small_disk / "ballast").write_bytes(b"\0" * 400_000)
     kept = []
     with LatencyDatabase(small_disk / "db") as db:
@@ -294,7 +296,7 @@ def test_the_clock_jumps_backwards(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         profiler = KernelProfiler(row.name, device, store, db, ThisMachine(1), QUICK)
         request = _request(row)
         key = latency_key(default_kernel(request), row.name)
-        db.put(failed(key, device.key, "an older kernel", "crashed"))
+        db.put(failed(key, device.key, "an older kernel", FailureKind.CRASH, "crashed"))
         monkeypatch.setattr(Backwards, "offset", timedelta(days=-365))
         assert fill(profiler, [request]).measured == 1
         second = fill(profiler, [request])

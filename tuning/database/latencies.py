@@ -244,10 +244,10 @@ class LatencyDatabase:
         """Problems found, in words: damaged pages, and rows that are not sound records. Empty = sound."""
         with self.store.translated() as connection:
             problems = [str(row[0]) for row in connection.execute("PRAGMA integrity_check") if row[0] != "ok"]
-        if not problems:
-            for record in self.records():
-                try:
-                    rows.check(record)
-                except (InvalidValueError, TypeError) as e:
-                    problems.append(str(e))
+            found = [] if problems else connection.execute(_SELECT).fetchall()
+        for row in found:
+            try:
+                rows.check(rows.from_row(row))
+            except (FileFormatError, InvalidValueError, TypeError) as e:
+                problems.append(str(e))
         return problems

@@ -8,13 +8,16 @@ import math
 from typing import Any
 
 from tvm_mpq.errors import FileFormatError, InvalidValueError
-from tvm_mpq.schema import LatencyKey, LatencyRecord
+from tvm_mpq.schema import FailureKind, LatencyKey, LatencyRecord
 from tvm_mpq.tuning.database.store import instant_us
 
 KEY_COLUMNS = tuple(f.name for f in dataclasses.fields(LatencyKey))
 COLUMNS = (*KEY_COLUMNS, *(f.name for f in dataclasses.fields(LatencyRecord) if f.name != "key"))
 
-_OPTIONAL = {"median_us", "iqr_us", "stated_error", "failure"}
+_OPTIONAL = {"median_us", "iqr_us", "stated_error", "failure", "failure_kind"}
+_LATER = {"failure_kind"}
+"""Fields that files of older versions lack."""
+
 _NUMBERS = {"median_us", "iqr_us", "stated_error"}
 _INTEGERS = {"out_bits", "repeats"}
 
@@ -30,6 +33,8 @@ def check(record: LatencyRecord) -> None:
         value = getattr(record, name)
         if value is not None and not (math.isfinite(value) and value >= 0):
             raise InvalidValueError(f"{name} must be finite and 0 or more (got {value} for {where})")
+    if record.failure_kind is not None and record.failure is None:
+        raise InvalidValueError(f"a failure_kind needs its failure in words (got {record.failure_kind} for {where})")
     if record.provenance == "predicted" and record.failure is None and record.stated_error is None:
         raise InvalidValueError(f"a prediction carries its stated_error (got none for {where})")
     instant_us(record.measured_at)
@@ -43,9 +48,15 @@ def to_row(record: LatencyRecord) -> tuple[Any, ...]:
 
 
 def from_row(row: tuple[Any, ...]) -> LatencyRecord:
-    """Inverse of `to_row`; further columns are ignored."""
+    """Inverse of `to_row`; further columns are ignored. Raises FileFormatError for an unknown kind of failure."""
     cut = len(KEY_COLUMNS)
-    return LatencyRecord(LatencyKey(*row[:cut]), *row[cut : len(COLUMNS)])
+    kind = row[len(COLUMNS) - 1]
+    try:
+        known = None if kind is None else FailureKind(kind)
+        rest = (*row[cut : len(COLUMNS) - 1], known)
+        return LatencyRecord(LatencyKey(*row[:cut]), *rest)
+    except ValueError as e:
+        raise FileFormatError(f"failure_kind must be one of {', '.join(FailureKind)} (got {kind!r})") from e
 
 
 def to_json(record: LatencyRecord) -> str:
@@ -60,9 +71,10 @@ def from_json(line: str) -> LatencyRecord:
         data = json.loads(line)
     except ValueError as e:
         raise FileFormatError(f"not JSON ({e})") from e
-    if not isinstance(data, dict) or set(data) != set(COLUMNS):
+    if not isinstance(data, dict) or set(data) | _LATER != set(COLUMNS):
         odd = sorted(set(COLUMNS) ^ set(data)) if isinstance(data, dict) else type(data).__name__
         raise FileFormatError(f"not a latency record: fields missing or unknown: {odd}")
+    data = {**dict.fromkeys(_LATER), **data}
     for name, value in data.items():
         if not _fits(name, value):
             raise FileFormatError(f"not a latency record: {name} is {value!r}")

@@ -47,6 +47,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             PRIMARY KEY (kind, key)
         )""",
     ),
+    ("ALTER TABLE latency ADD COLUMN failure_kind TEXT",),
 )
 """Statements that lead from one schema version to the next; version = how many entries a file has seen."""
 

@@ -28,7 +28,7 @@ import numpy.typing as npt
 import tvm
 
 from tvm_mpq.errors import DeviceLostError, InvalidValueError, MeasurementError
-from tvm_mpq.schema import LatencyKey, LatencyRecord, Progress
+from tvm_mpq.schema import FailureKind, LatencyKey, LatencyRecord, Progress
 from tvm_mpq.tuning.devices.sentinel import FUNCTION, build_sentinel, sentinel_args
 from tvm_mpq.tuning.devices.session_base import Session
 from tvm_mpq.tuning.measure.statistics import Sample, Verdict, summarize_samples
@@ -140,6 +140,7 @@ class _Stamp:
             measured_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             provenance="measured",
             failure=verdict.failure,
+            failure_kind=verdict.kind,
         )
 
 
@@ -220,14 +221,14 @@ class _Group:
             logger.warning("%s; restarting the session", e)
             # A crash here is the candidate's doing. A board may drop for other reasons, so there it takes two.
             if self._session.is_local or candidate.lost_device:
-                candidate.verdict = Verdict(failure=str(e))
+                candidate.verdict = Verdict(failure=str(e), kind=FailureKind.CRASH)
             candidate.lost_device = True
             self._modules, self._arrays, self._sentinel = {}, {}, None
             for other in self._candidates:
                 other.time = None
             self._session.restart()
         except MeasurementError as e:
-            candidate.verdict = Verdict(failure=str(e))
+            candidate.verdict = Verdict(failure=str(e), kind=FailureKind.CRASH)
         return None
 
     def _loaded(self, path: Path, function: str, args: Sequence[npt.NDArray[Any]]) -> Callable[[], float]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from tvm import relax
 
 from tvm_mpq.errors import MeasurementError
+from tvm_mpq.schema import FailureKind
 from tvm_mpq.tuning.devices.baseline import SpeedBaseline
 from tvm_mpq.tuning.devices.sentinel import FUNCTION, build_sentinel, sentinel_args
 from tvm_mpq.tuning.devices.session_base import Session
@@ -123,7 +124,7 @@ class _Network:
         self._first_run_us = max(0.0, first - delay)
         self.once = timing(session, machine.module, "invoke_stateful", [job.function], settings)
         self.samples: list[Sample] = []
-        self.verdict = Verdict(failure="never timed")
+        self.verdict = Verdict(failure="never timed", kind=FailureKind.UNTIMED)
 
     def latency(self) -> WholeNetworkLatency:
         verdict = self.verdict

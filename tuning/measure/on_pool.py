@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 import tvm
 
 from tvm_mpq.errors import DeviceLostError
-from tvm_mpq.schema import LatencyKey, LatencyRecord
+from tvm_mpq.schema import FailureKind, LatencyKey, LatencyRecord
 from tvm_mpq.tuning.devices.pool import DevicePool
 from tvm_mpq.tuning.devices.sentinel import build_sentinel
 from tvm_mpq.tuning.devices.session_base import Session
@@ -38,13 +38,15 @@ def measure_at(
             yield from found
     for (job,), found in pool.run(unlucky, work):
         if isinstance(found, DeviceLostError):
-            yield failed(job.key, device, "", str(found))
+            yield failed(job.key, device, "", FailureKind.CRASH, str(found))
         else:
             yield from found
 
 
-def failed(key: LatencyKey, device: str, kernel_version: str, reason: str) -> LatencyRecord:
+def failed(key: LatencyKey, device: str, kernel_version: str, kind: FailureKind, reason: str) -> LatencyRecord:
     """A record that says why there is no time."""
     now = datetime.now(timezone.utc).isoformat()
     version = str(tvm.__version__)
-    return LatencyRecord(key, device, version, kernel_version, None, None, 0, now, "measured", failure=reason)
+    return LatencyRecord(
+        key, device, version, kernel_version, None, None, 0, now, "measured", failure=reason, failure_kind=kind
+    )

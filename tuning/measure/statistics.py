@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from tvm_mpq.schema import FailureKind
 from tvm_mpq.tuning.devices.baseline import SpeedBaseline
 
 
@@ -44,12 +45,15 @@ class Verdict:
     iqr_us: float | None = None
     repeats: int = 0
     failure: str | None = None
+    kind: FailureKind | None = None  # of the failure
 
 
 def summarize_samples(samples: Sequence[Sample], baseline: SpeedBaseline, limits: AcceptanceLimits) -> Verdict:
     """Accept or refuse a candidate: the newest `repeats` samples near the sentinel's usual time count."""
     if not samples:
-        return Verdict(failure="it was never timed, since other kernels kept crashing the device")
+        return Verdict(
+            failure="it was never timed, since other kernels kept crashing the device", kind=FailureKind.UNTIMED
+        )
     usual_us = baseline.usual_us()
     near = limits.max_drift * usual_us
     calm = [s for s in samples if max(abs(s.before_us - usual_us), abs(s.after_us - usual_us)) <= near]
@@ -59,12 +63,14 @@ def summarize_samples(samples: Sequence[Sample], baseline: SpeedBaseline, limits
         return Verdict(
             failure=f"the machine's speed drifts: the sentinel took {min(readings):.1f} to {max(readings):.1f} us "
             f"around {len(samples)} rounds, and only {len(kept)} of the {limits.repeats} needed were within "
-            f"{limits.max_drift:.0%} of its usual {usual_us:.1f} us"
+            f"{limits.max_drift:.0%} of its usual {usual_us:.1f} us",
+            kind=FailureKind.DRIFT,
         )
     low, median, high = (float(v) for v in np.percentile(kept, [25, 50, 75]))
     if high - low > max(limits.max_relative_iqr * median, limits.negligible_iqr_us):
         return Verdict(
             failure=f"too noisy: IQR {(high - low) / median:.1%} of the median {median:.3g} us after {len(samples)} "
-            f"rounds (allowed {limits.max_relative_iqr:.1%})"
+            f"rounds (allowed {limits.max_relative_iqr:.1%})",
+            kind=FailureKind.NOISE,
         )
     return Verdict(median, high - low, len(kept))

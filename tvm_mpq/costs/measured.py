@@ -9,7 +9,7 @@ from tvm_mpq.costs.profiler import KernelProfiler, latency_key, tuned_kernel
 from tvm_mpq.costs.table import LatencyTable
 from tvm_mpq.errors import DeviceLostError, MeasurementError, VerificationError
 from tvm_mpq.kernels.registry import Kernel, Request, candidates, default_kernel
-from tvm_mpq.schema import LatencyKey
+from tvm_mpq.schema import FailureKind, LatencyKey
 from tvm_mpq.tuning.compile.kernel_store import Compiled
 from tvm_mpq.tuning.devices.session_base import Session
 from tvm_mpq.tuning.measure.verify import verify_kernel
@@ -17,8 +17,8 @@ from tvm_mpq.tuning.measure.verify import verify_kernel
 NOISE_RETRIES = 5
 """Rounds in which kernels refused as unsteady are tried again at the end, when whatever disturbed them may be over."""
 
-UNSTEADY = ("noisy", "drifts")
-"""Words in the failures that a busy machine causes, not the kernel."""
+Failure = tuple[FailureKind, str]
+"""What kind of failure, and the reason in words."""
 
 
 def fill(profiler: KernelProfiler, requests: Sequence[Request], *, every_candidate: bool = False) -> LatencyTable:
@@ -68,7 +68,7 @@ def measure_all(profiler: KernelProfiler, table: LatencyTable, kernels: dict[Lat
         for record in profiler.measure({key: profiler.store.source(kernel) for key, kernel in todo.items()}):
             table.measured += record.failure is None
             table.offer(todo[record.key], record)
-            if record.failure and any(sign in record.failure for sign in UNSTEADY):
+            if record.failure_kind is not None and record.failure_kind.is_machines:
                 noisy[record.key] = todo[record.key]
         todo = noisy
 
@@ -90,22 +90,25 @@ def _verified(
     kept: dict[LatencyKey, Kernel] = {}
     sources = [profiler.store.source(kernel) for kernel in todo.values()]
     compiled = profiler.store.compile(sources, profiler.progress)
-    reasons = {key: library.failure for key, library in zip(todo, compiled, strict=True)}
+    failures: dict[LatencyKey, Failure | None] = {
+        key: None if library.path is not None else (FailureKind.COMPILE, library.failure or "does not compile")
+        for key, library in zip(todo, compiled, strict=True)
+    }
     tasks = [(key, todo[key], lib) for key, lib in zip(todo, compiled, strict=True) if lib.path is not None]
-    for done, ((key, _, _), reason) in enumerate(profiler.pool.run(tasks, _why_wrong), 1):
-        reasons[key] = str(reason) if isinstance(reason, DeviceLostError) else reason
+    for done, ((key, _, _), found) in enumerate(profiler.pool.run(tasks, _why_wrong), 1):
+        failures[key] = (FailureKind.CRASH, str(found)) if isinstance(found, DeviceLostError) else found
         if profiler.progress:
             profiler.progress(done, len(tasks), "checking kernels")
-    for (key, reason), library in zip(reasons.items(), compiled, strict=True):
-        if reason is None:
+    for (key, failure), library in zip(failures.items(), compiled, strict=True):
+        if failure is None:
             kept[key] = todo[key]
         else:
-            table.refused.append(profiler.failure(key, library.source.version, reason))
+            table.refused.append(profiler.failure(key, library.source.version, *failure))
             profiler.db.put(table.refused[-1], replace=True)
     return kept
 
 
-def _why_wrong(session: Session, task: tuple[LatencyKey, Kernel, Compiled]) -> str | None:
+def _why_wrong(session: Session, task: tuple[LatencyKey, Kernel, Compiled]) -> Failure | None:
     """Why a kernel's numbers are not to be trusted, None = they are right."""
     _, kernel, library = task
     assert library.path is not None
@@ -113,6 +116,8 @@ def _why_wrong(session: Session, task: tuple[LatencyKey, Kernel, Compiled]) -> s
         verify_kernel(session, library.path, library.source.symbol, kernel)
     except DeviceLostError:
         raise
-    except (VerificationError, MeasurementError) as e:
-        return str(e)
+    except VerificationError as e:
+        return FailureKind.WRONG_RESULT, str(e)
+    except MeasurementError as e:
+        return FailureKind.CRASH, str(e)
     return None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from tvm_mpq.errors import NoKernelError
 from tvm_mpq.kernels.registry import Kernel, Request, named_kernel
-from tvm_mpq.schema import DeviceIdentity, LatencyKey, LatencyRecord, Progress
+from tvm_mpq.schema import DeviceIdentity, FailureKind, LatencyKey, LatencyRecord, Progress
 from tvm_mpq.tuning.compile.kernel_store import KernelSource, KernelStore
 from tvm_mpq.tuning.database.latencies import LatencyDatabase
 from tvm_mpq.tuning.devices.pool import DevicePool
@@ -54,7 +54,8 @@ class KernelProfiler:
         for key, compiled in zip(items, self.store.compile(list(items.values()), self.progress), strict=True):
             source = compiled.source
             if compiled.path is None:
-                yield self.failure(key, source.version, compiled.failure or "does not compile")
+                reason = compiled.failure or "does not compile"
+                yield self.failure(key, source.version, FailureKind.COMPILE, reason)
             else:
                 jobs.append(KernelJob(key, compiled.path, source.symbol, source.arguments()))
         records = measure_at(self.pool, jobs, self.settings, device=self.device.key)
@@ -65,9 +66,9 @@ class KernelProfiler:
                 self.progress(done, len(jobs), "measuring kernels")
             yield record
 
-    def failure(self, key: LatencyKey, version: str, reason: str) -> LatencyRecord:
+    def failure(self, key: LatencyKey, version: str, kind: FailureKind, reason: str) -> LatencyRecord:
         """A record that says why there is no time."""
-        return failed(key, self.device.key, version, reason)
+        return failed(key, self.device.key, version, kind, reason)
 
 
 def tuned_kernel(profiler: KernelProfiler, request: Request) -> Kernel | None:

@@ -259,6 +259,7 @@ class Record(TypedDict):
     provenance: str
     stated_error: float | None
     failure: str | None
+    failure_kind: str | None
 
 
 class RecordInFull(Record):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import os
 import signal
 import sqlite3
@@ -17,9 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tvm_mpq.errors import FileFormatError, InvalidValueError, MissingFileError, OutputError
-from tvm_mpq.schema import LatencyKey, LatencyRecord
+from tvm_mpq.schema import FailureKind, LatencyKey, LatencyRecord
 from tvm_mpq.tuning.database.latencies import LatencyDatabase, MergeCounts, default_path
 from tvm_mpq.tuning.database.records import from_json, to_json
+from tvm_mpq.tuning.database.store import APPLICATION_ID, MIGRATIONS
 
 KEY = LatencyKey("add(shape=1x8x8x16,activation=none)", "-", 8, "fam__isa", '{"tile":4}', "x86-avx2")
 RECORD = LatencyRecord(KEY, "dev A", "0.27", "1", 12.5, 0.5, 7, "2025-01-01T00:00:00+00:00", "measured")
@@ -113,6 +116,7 @@ def test_filters(db):
         ({"median_us": -1.0}, "median_us must be finite and 0 or more"),
         ({"median_us": None}, "either median_us or a failure"),
         ({"failure": "x"}, "either median_us or a failure"),
+        ({"failure_kind": FailureKind.CRASH}, "needs its failure in words"),
         ({"provenance": "guessed"}, "measured or predicted"),
         ({"provenance": "predicted"}, "stated_error"),
         ({"measured_at": "yesterday"}, "ISO 8601"),
@@ -260,6 +264,60 @@ def test_default_path_follows_xdg(monkeypatch, tmp_path):
     assert default_path() == tmp_path / "tvm-mpq" / "latency.sqlite"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     assert default_path() == Path.home() / ".cache" / "tvm-mpq" / "latency.sqlite"
+
+
+def test_a_failure_keeps_its_kind(db, tmp_path):
+    bad = record(median_us=None, iqr_us=None, failure="it is slow", failure_kind=FailureKind.NOISE)
+    db.put(bad)
+    assert list(db.records()) == [bad] and stored(db).failure_kind is FailureKind.NOISE
+    db.export_jsonl(tmp_path / "out.jsonl")
+    with LatencyDatabase(tmp_path / "other") as other:
+        other.import_jsonl(tmp_path / "out.jsonl")
+        assert list(other.records()) == [bad]
+    with sqlite3.connect(db.path) as raw:
+        raw.execute("UPDATE latency SET failure_kind = 'boredom'")
+    with pytest.raises(FileFormatError, match=r"failure_kind must be one of compile, .*got 'boredom'"):
+        list(db.records())
+    assert len(db.verify()) == 1
+
+
+def test_files_of_before_failures_had_kinds_are_read(tmp_path):
+    """Schema version 2, and lines of JSON that such a version wrote."""
+    with contextlib.closing(sqlite3.connect(tmp_path / "old")) as raw:
+        for statement in (text for statements in MIGRATIONS[:2] for text in statements):
+            raw.execute(statement)
+        raw.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        raw.execute("PRAGMA user_version = 2")
+        row = (
+            "w",
+            "-",
+            8,
+            "f",
+            "{}",
+            "t",
+            "d",
+            "measured",
+            "0",
+            "0",
+            None,
+            None,
+            0,
+            "2025-01-01",
+            0,
+            None,
+            "too noisy",
+        )
+        raw.execute(f"INSERT INTO latency VALUES ({', '.join('?' * len(row))})", row)
+        raw.commit()
+    with LatencyDatabase(tmp_path / "old") as database:
+        (found,) = database.records()
+        assert (found.failure, found.failure_kind) == ("too noisy", None)
+        assert database.verify() == []
+    line = json.loads(to_json(found))
+    del line["failure_kind"]
+    assert from_json(json.dumps(line)) == found
+    with pytest.raises(FileFormatError, match="failure_kind"):
+        from_json(json.dumps({**line, "failure_kind": "boredom"}))
 
 
 WRITER = """

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tvm_mpq.schema import FailureKind
 from tvm_mpq.tuning.devices.baseline import SpeedBaseline
 from tvm_mpq.tuning.measure.kernels import MeasureSettings
 from tvm_mpq.tuning.measure.statistics import Sample, summarize_samples
@@ -54,6 +55,7 @@ def test_noise_is_refused_with_the_numbers():
     found = summarize_samples(samples([10, 20, 10, 20, 15]), baseline(), SETTINGS)
     assert found.median_us is None
     assert found.failure == "too noisy: IQR 66.7% of the median 15 us after 5 rounds (allowed 10.0%)"
+    assert found.kind is FailureKind.NOISE
 
 
 def test_scatter_far_below_a_call_s_cost_is_accepted():
@@ -72,10 +74,12 @@ def test_rounds_during_a_drift_do_not_count():
     assert "drifts: the sentinel took 8.0 to 12.0 us" in found.failure
     assert "only 4 of the 5" in found.failure
     assert "of its usual 10.0 us" in found.failure
+    assert found.kind is FailureKind.DRIFT
 
 
 def test_without_samples():
-    assert summarize_samples([], SpeedBaseline(), SETTINGS).failure is not None
+    found = summarize_samples([], SpeedBaseline(), SETTINGS)
+    assert found.failure is not None and found.kind is FailureKind.UNTIMED
 
 
 @given(st.lists(st.floats(0.1, 1e6), min_size=5, max_size=20))
