@@ -24,6 +24,8 @@ TIED_KINDS = frozenset({"max_pool2d", "copy", "reshape"})
 
 WEIGHTED_KINDS = frozenset({"conv2d", "linear"})
 
+_CHANNELS_LAST = frozenset({(0, 2, 1), (0, 2, 3, 1)})
+
 
 @dataclass(frozen=True)
 class GraphTensor:
@@ -38,8 +40,8 @@ class GraphTensor:
 class Node:
     """One operator. kind: conv2d, linear, layout, a weightless operator (pool, add, ...), reshape, or float.
 
-    `layout` is the permutation of a network input from NCHW to NHWC. weight is float32[O, KH, KW, I / groups].
-    candidates: precision texts, set by Annotate on weighted nodes.
+    `layout` is the permutation of a network input from NCHW to NHWC, or from NCW to NWC. weight is
+    float32[O, KH, KW, I / groups]. candidates: precision texts, set by Annotate on weighted nodes.
     """
 
     name: str
@@ -230,15 +232,15 @@ def _float_node(
 def _input_layout(
     value: relax.Expr, names: tuple[str, ...], inputs: tuple[str, ...], tensors: dict[str, GraphTensor]
 ) -> ConvertWorkload | None:
-    """NCHW -> NHWC of a float32 network input, which quantization can swallow."""
+    """[N, C, H, W] -> [N, H, W, C] or [N, C, W] -> [N, W, C] of a float32 input, which quantization can swallow."""
     if not (
         isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.Op) and value.op.name == "relax.permute_dims"
     ):
         return None
-    if len(names) != 1 or names[0] not in inputs or [int(a) for a in value.attrs.axes] != [0, 2, 3, 1]:
+    if len(names) != 1 or names[0] not in inputs or tuple(map(int, value.attrs.axes or ())) not in _CHANNELS_LAST:
         return None
     source = tensors[names[0]]
     if source.dtype != "float32":
         return None
-    n, c, h, w = source.shape
-    return ConvertWorkload((n, h, w, c), 32, 32, channels_first=True)
+    n, c, *positions = source.shape
+    return ConvertWorkload((n, *positions, c), 32, 32, channels_first=True)

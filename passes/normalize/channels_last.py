@@ -57,18 +57,7 @@ class _Rewriter(Rewriter):
     def __init__(self, mod: tvm.IRModule) -> None:
         super().__init__(mod)
         self._moved: dict[relax.Var, _Moved] = {}
-        self._wanted = self._find_wanted()
-
-    def _find_wanted(self) -> set[relax.Var]:
-        """Maps that a spatial operator will read channels-last, so that operators before it may follow as well."""
-        wanted: set[relax.Var] = set()
-        for var, value in reversed(self.bindings):
-            if layout_ops.is_spatial_nchw(value):
-                wanted.add(value.args[0])
-            elif var in wanted and layout_ops.is_agnostic(value):
-                operands = [a for arg in value.args for a in (arg.fields if isinstance(arg, relax.Tuple) else [arg])]
-                wanted.update(a for a in operands if isinstance(a, relax.Var) and _rank(a) == 4)
-        return wanted
+        self._wanted = layout_ops.wanted(self.bindings, layout_ops.is_spatial_nchw, rank=4)
 
     def visit(self, var: relax.Var, value: relax.Expr) -> None:
         if isinstance(value, relax.Call):
@@ -128,7 +117,7 @@ class _Rewriter(Rewriter):
             flat = self._flat_elementwise(var, value)
             if flat is not None:
                 return flat
-            if _rank(var) == 4 and (var in self._wanted or any(self._is_last(a) for a in _operands(value))):
+            if _rank(var) == 4 and (var in self._wanted or any(self._is_last(a) for a in layout_ops.operands(value))):
                 moved_call = layout_ops.agnostic(value, self._last_operand)
                 if moved_call is not None:
                     return _Moved(self.emit(moved_call, var.name), NHWC_OF_NCHW)
@@ -180,7 +169,7 @@ class _Rewriter(Rewriter):
         return bool(self.uses.get(var))
 
     def _flat_elementwise(self, var: relax.Var, value: relax.Call) -> _Moved | None:
-        sources = [a for a in _operands(value) if isinstance(a, relax.Var)]
+        sources = [a for a in layout_ops.operands(value) if isinstance(a, relax.Var)]
         moved = self._moved.get(sources[0]) if sources else None
         if moved is None or not moved.flat or not self._only_matmuls(var) or any(s not in self._moved for s in sources):
             return None
@@ -207,7 +196,3 @@ def _rank(expr: relax.Expr) -> int:
 
 def _is_matrix(expr: relax.Expr) -> bool:
     return is_constant(expr) and _rank(expr) == 2
-
-
-def _operands(value: relax.Call) -> list[relax.Expr]:
-    return [a for arg in value.args for a in (arg.fields if isinstance(arg, relax.Tuple) else [arg])]

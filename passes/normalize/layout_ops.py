@@ -1,15 +1,17 @@
-"""Which operators can change their data layout, and how each is written channels-last. Used by ChannelsLast only."""
+"""Which operators can change their data layout, and how each is written in the other one.
+
+Used by Conv1dAsConv2d, which gives maps a height, and by ChannelsLast.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from tvm import relax
 
 from tvm_mpq.passes.normalize.exprs import (
-    NHWC_OF_NCHW,
     array_of,
     axis_list,
     const,
@@ -42,6 +44,29 @@ _AXIS = {0: 0, 1: 3, 2: 1, 3: 2}
 
 def is_elementwise(value: relax.Expr) -> bool:
     return op_name(value) in _ELEMENTWISE
+
+
+def is_reduction(value: relax.Expr) -> bool:
+    return op_name(value) in _REDUCTIONS
+
+
+def operands(value: relax.Call) -> list[relax.Expr]:
+    """Arguments, with the fields of tuples in their places."""
+    return [a for arg in value.args for a in (arg.fields if isinstance(arg, relax.Tuple) else [arg])]
+
+
+def wanted(
+    bindings: Sequence[tuple[relax.Var, relax.Expr]], is_spatial: Callable[[relax.Expr], bool], rank: int
+) -> set[relax.Var]:
+    """Maps of `rank` that a spatial operator will read, so that operators before it may follow as well."""
+    found: set[relax.Var] = set()
+    for var, value in reversed(bindings):
+        if is_spatial(value):
+            found.add(value.args[0])
+        elif var in found and is_agnostic(value):
+            maps = (a for a in operands(value) if isinstance(a, relax.Var) and len(shape_of(a) or ()) == rank)
+            found.update(maps)
+    return found
 
 
 def is_agnostic(value: relax.Expr) -> bool:
@@ -118,9 +143,19 @@ def _conv2d(call: relax.Call, data: relax.Expr) -> relax.Call:
     )
 
 
-def agnostic(call: relax.Call, operand: Callable[[relax.Expr], relax.Expr | None]) -> relax.Call | None:
-    """A call for which `is_agnostic` holds, on channels-last operands; None when one of them cannot be given so."""
-    name, attrs = op_name(call), call.attrs
+def reduction(call: relax.Call, data: relax.Expr, axes: Sequence[int]) -> relax.Call:
+    """The same reduction of other data over other axes, which are kept."""
+    return _REDUCTIONS[op_name(call)](data, sorted(axes), keepdims=True)
+
+
+def agnostic(
+    call: relax.Call, operand: Callable[[relax.Expr], relax.Expr | None], places: Mapping[int, int] = _AXIS
+) -> relax.Call | None:
+    """A call for which `is_agnostic` holds, on operands in another layout; None when one of them cannot be given so.
+
+    places: where each axis of the original stands in the other layout, of four axes.
+    """
+    name, attrs, rank = op_name(call), call.attrs, len(places)
     if name in _ELEMENTWISE:
         args = [operand(a) for a in call.args]
         return None if any(a is None for a in args) else relax.Call(call.op, args, attrs, call.ty_args)
@@ -128,26 +163,28 @@ def agnostic(call: relax.Call, operand: Callable[[relax.Expr], relax.Expr | None
         fields = list(call.args[0].fields) if isinstance(call.args[0], relax.Tuple) else [None]
         if any(f is None or shape_of(f) is None for f in fields):
             return None
-        return relax.op.concat([operand(f) for f in fields], _AXIS[int(attrs.axis) % 4])
+        return relax.op.concat([operand(f) for f in fields], places[int(attrs.axis) % rank])
     data = operand(call.args[0])
     if data is None:
         return None
     if name == "relax.nn.prelu":
-        return relax.op.nn.prelu(data, call.args[1], _AXIS[int(attrs.axis) % 4]) if is_constant(call.args[1]) else None
+        axis = places[int(attrs.axis) % rank]
+        return relax.op.nn.prelu(data, call.args[1], axis) if is_constant(call.args[1]) else None
     if name in _SOFTMAX:
-        return _SOFTMAX[name](data, _AXIS[int(attrs.axis) % 4])
+        return _SOFTMAX[name](data, places[int(attrs.axis) % rank])
     if name in _REDUCTIONS:
-        return _REDUCTIONS[name](data, sorted(_AXIS[a] for a in axis_list(attrs.axis, 4)), keepdims=True)
+        return reduction(call, data, [places[a] for a in axis_list(attrs.axis, rank)])
     if name == "relax.nn.pad":
-        width = ints(attrs.pad_width)
-        moved = [w for a in NHWC_OF_NCHW for w in width[2 * a : 2 * a + 2]]
+        width, moved = ints(attrs.pad_width), [0] * 8
+        for old, new in places.items():
+            moved[2 * new : 2 * new + 2] = width[2 * old : 2 * old + 2]
         return relax.op.nn.pad(data, moved, str(attrs.pad_mode), float(attrs.pad_value))
-    return _slice(call, data)
+    return _slice(call, data, places)
 
 
-def _slice(call: relax.Call, data: relax.Expr) -> relax.Call | None:
+def _slice(call: relax.Call, data: relax.Expr, places: Mapping[int, int]) -> relax.Call | None:
     arguments: list[Any] = list(call.args[1:])
     if not arguments or not isinstance(arguments[0], relax.Tuple):
         return None
-    axes = [_AXIS[a % 4] for a in ints(arguments[0])]
+    axes = [places[a % len(places)] for a in ints(arguments[0])]
     return relax.op.strided_slice(data, axes, *arguments[1:], assume_inbound=bool(call.attrs.assume_inbound))

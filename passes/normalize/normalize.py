@@ -9,6 +9,7 @@ from tvm import relax
 
 from tvm_mpq.passes.normalize.channels_last import ChannelsLast
 from tvm_mpq.passes.normalize.composites import is_composite
+from tvm_mpq.passes.normalize.conv1d_as_conv2d import Conv1dAsConv2d
 from tvm_mpq.passes.normalize.fold_affine import FoldAffine
 from tvm_mpq.passes.normalize.fold_constants import constant_calls_left
 from tvm_mpq.passes.normalize.fuse_operators import FuseOperators
@@ -42,7 +43,7 @@ class Normalize:
         if any(is_composite(f) for f in mod.functions.values()):
             return mod
         mod = _cleaned(mod)
-        layout = [ChannelsLast(), Simplify(), MergeCopy(), SinkReshape(), Simplify(), FoldAffine()]
+        layout = [Conv1dAsConv2d(), ChannelsLast(), Simplify(), MergeCopy(), SinkReshape(), Simplify(), FoldAffine()]
         fuse = [FuseOperators(), relax.transform.DeadCodeElimination(["main"])]
         return tvm.transform.Sequential([*layout, *fuse])(mod)
 

@@ -188,6 +188,20 @@ def ends_in_conv() -> onnx.ModelProto:
     return net.model(net.conv(y, 16, 5, 1, name="last"))
 
 
+def one_dimensional() -> onnx.ModelProto:
+    """Conv1d as a speech or sensor network has it: batch norm, groups, a shortcut, pooling, flattened at the end."""
+    net = OnnxNet({"x": (1, 8, 64)})
+    y = net.op("Conv", "x", net.normal(16, 8, 5, name="stem.weight"), name="stem", strides=[2], pads=[2, 2])
+    scale, shift = net.value(np.linspace(0.5, 1.5, 16)), net.normal(16)
+    y = net.relu(net.op("BatchNormalization", y, scale, shift, net.normal(16), net.value(np.linspace(0.5, 2.0, 16))))
+    z = net.op("Conv", y, net.normal(16, 1, 3, name="depthwise.weight"), name="depthwise", group=16, pads=[1, 1])
+    weights = net.normal(16, 16, 3, scale=0.2, name="block.weight"), net.normal(16, name="block.bias")
+    z = net.op("Conv", net.relu(z), *weights, name="block", dilations=[2], pads=[2, 2])
+    y = net.relu(net.op("Add", z, y))
+    y = net.op("MaxPool", y, kernel_shape=[2], strides=[2])
+    return net.model(net.linear(net.op("Flatten", y), 16 * 16, 10, name="fc"))
+
+
 def depthwise_and_shortcut(side: int, channels: int) -> onnx.ModelProto:
     """Operators stem, depthwise, block (with a shortcut) and fc."""
     net = OnnxNet({"x": (1, 3, side, side)})
@@ -213,6 +227,6 @@ GRAPHS: dict[str, Callable[[], onnx.ModelProto]] = {
     f.__name__: f
     for f in (
         residual, two_consumers, two_outputs, two_inputs, channels_last_input, batch_of_two, float_middle, activations,
-        flattened, grouped, ends_in_conv, multilayer,
+        flattened, grouped, ends_in_conv, one_dimensional, multilayer,
     )
 }  # fmt: skip
