@@ -8,11 +8,10 @@ from typing import Any
 from tvm_mpq.kernels import (  # noqa: F401  each registers rows
     bit_serial,
     carriers,
-    conv_neon,
     lut,
     nibble_lut,
 )
-from tvm_mpq.kernels.families import dense, float_convolution, linear  # noqa: F401
+from tvm_mpq.kernels.families import dense, float_convolution, linear, neon  # noqa: F401
 from tvm_mpq.kernels.registry import (
     Family,
     Kernel,

@@ -77,6 +77,10 @@ class Pointer:
         """The place `offset` elements further."""
         return Pointer(self.buffer, self.start + offset)
 
+    def bind(self, name: str = "") -> Pointer:
+        """The same place, computed here, once."""
+        return Pointer(self.buffer, let(self.start, name) if isinstance(self.start, Value) else self.start)
+
 
 def broadcast4(x: Pointer, lanes: int, offset: int = 0) -> Value:
     """Four bytes at `x`, `offset` bytes further, repeated to 4 * lanes bytes."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from tvm_mpq.kernels.families.accept import is_dense, is_depthwise, is_grouped, workload_of
+from tvm_mpq.kernels.families.row import BITS, convolution_row
 from tvm_mpq.kernels.families.terms import int32_terms, scaled_terms
-from tvm_mpq.kernels.frames.convolution import ConvolutionFrame, Dot
 from tvm_mpq.kernels.frames.depthwise import DepthwiseFrame
 from tvm_mpq.kernels.knobs.dense import small_tiles, tiles_512
 from tvm_mpq.kernels.knobs.dense256 import tiles_256
@@ -16,7 +16,7 @@ from tvm_mpq.kernels.knobs.depthwise import depthwise_knobs
 from tvm_mpq.kernels.machines.avx2 import Bytes, Words, bytes_depth
 from tvm_mpq.kernels.machines.portable import Elementwise, Scalar
 from tvm_mpq.kernels.machines.vnni512 import Vnni, VnniNibble, VnniUnpacked
-from tvm_mpq.kernels.packing.dense import integer_constants, packed_weight, with_ranges
+from tvm_mpq.kernels.packing.dense import integer_constants, with_ranges
 from tvm_mpq.kernels.packing.depthwise import lane_order, pack_depthwise
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
 from tvm_mpq.numerics.affine import unsigned_range, weight_range
@@ -25,8 +25,6 @@ from tvm_mpq.schema import Conv2dWorkload, padded_channels
 
 _VNNI = frozenset({"avx512f", "avx512bw", "avx512vnni"})
 _AVX2 = frozenset({"avx2"})
-_ANY_WEIGHT = frozenset(range(1, 9))
-_ANY_ACTIVATION = frozenset(range(1, 9))
 
 
 def _short_depthwise(request: Request) -> bool:
@@ -45,47 +43,6 @@ def _nibble_terms(request: Request) -> int:
     return scaled_terms(request, 16 * unsigned_range(p.activation_bits)[1] * weight_range(p.weight_bits)[1])
 
 
-def _row(
-    name: str,
-    features: frozenset[str],
-    rank: int,
-    accepts: Callable[[Request], bool],
-    dot_for: Callable[[Request], Dot],
-    knob_space: Callable[[Request, Dot], list[Knobs]],
-    ranges: str = "x 0..255, w -127..127",
-    weight_bits: frozenset[int] = _ANY_WEIGHT,
-    variant: Callable[[Request], object] = lambda request: None,
-    max_terms: Callable[[Request], int] = int32_terms,
-) -> Family:
-    """A family that is the dense frame around a machine's `Dot`."""
-
-    def constants(request: Request, knobs: Knobs, operands: Operands) -> list[np.ndarray]:
-        numbers = integer_constants(request, operands)
-        return with_ranges(request, numbers, packed_weight(request, dot_for(request), numbers.weight))
-
-    def frame(request: Request, knobs: Knobs) -> ConvolutionFrame:
-        return ConvolutionFrame(request, knobs, dot_for(request))
-
-    return register(
-        Family(
-            name=name,
-            workload_type=Conv2dWorkload,
-            isa_features=features,
-            weight_bits=weight_bits,
-            activation_bits=_ANY_ACTIVATION,
-            operand_ranges=ranges,
-            accepts=accepts,
-            knob_space=lambda request: knob_space(request, dot_for(request)),
-            build=lambda request, knobs: frame(request, knobs).build(),
-            constants=constants,
-            rank=rank,
-            variant=variant,
-            parameters=lambda request, knobs: frame(request, knobs).parameters,
-            max_terms=max_terms,
-        )
-    )
-
-
 def _depthwise_constants(request: Request, knobs: Knobs, operands: Operands) -> list[np.ndarray]:
     numbers = integer_constants(request, operands)
     weight, bias, multiplier, *rest = with_ranges(request, numbers, pack_depthwise(request, knobs, numbers.weight))
@@ -93,28 +50,21 @@ def _depthwise_constants(request: Request, knobs: Knobs, operands: Operands) -> 
     return [weight, bias[order], multiplier[order], *rest]
 
 
-_row("qu8_qs8_s32_conv2d__avx512vnni", _VNNI, 40, is_dense, lambda r: Vnni(), tiles_512)
+convolution_row("qu8_qs8_s32_conv2d__avx512vnni", _VNNI, 40, is_dense, lambda r: Vnni(), tiles_512)
 # Weights of few bits are expanded in registers, beside the products: that costs nothing where bitwise operations have
 # ports of their own. Expanding them once for all positions of a map pays where they have not, and where maps are large.
-_NIBBLES = ("x 0..255, w -7..7", frozenset({1, 2, 3, 4}))
-_row(
-    "qu8_qc4s_s32_conv2d__avx512vnni",
-    _VNNI,
-    50,
-    _nibbles,
-    lambda r: VnniNibble(),
-    tiles_512,
-    *_NIBBLES,
-    max_terms=_nibble_terms,
+_nibble_row = partial(convolution_row, ranges="x 0..255, w -7..7", weight_bits=frozenset({1, 2, 3, 4}))
+_nibble_row(
+    "qu8_qc4s_s32_conv2d__avx512vnni", _VNNI, 50, _nibbles, lambda r: VnniNibble(), tiles_512, max_terms=_nibble_terms
 )
-_row("qu8_qc4s_s8_conv2d__avx512vnni", _VNNI, 45, is_dense, lambda r: VnniUnpacked(), tiles_512, *_NIBBLES)
+_nibble_row("qu8_qc4s_s8_conv2d__avx512vnni", _VNNI, 45, is_dense, lambda r: VnniUnpacked(), tiles_512)
 register(
     Family(
         name="qu8_qs8_s32_dwconv2d__avx512vnni",
         workload_type=Conv2dWorkload,
         isa_features=_VNNI,
-        weight_bits=_ANY_WEIGHT,
-        activation_bits=_ANY_ACTIVATION,
+        weight_bits=BITS,
+        activation_bits=BITS,
         operand_ranges="x 0..255, w -127..127",
         accepts=_short_depthwise,
         knob_space=depthwise_knobs,
@@ -125,9 +75,9 @@ register(
         max_terms=int32_terms,
     )
 )
-_row("qu8_qs8_s32_gconv2d__avx512vnni", _VNNI, 40, is_grouped, lambda r: Vnni(), tiles_512)
+convolution_row("qu8_qs8_s32_gconv2d__avx512vnni", _VNNI, 40, is_grouped, lambda r: Vnni(), tiles_512)
 
-_row(
+convolution_row(
     "qu8_qs8_s16_conv2d__avx2",
     _AVX2,
     30,
@@ -137,9 +87,9 @@ _row(
     "2 * max(x) * max|w| <= 32767: w8a7, w7a8 and fewer bits",
     variant=bytes_depth,
 )
-_row("qu8_qs8_s32_conv2d__avx2", _AVX2, 20, is_dense, lambda r: Words(), tiles_256)
-_row("qu8_qs8_s32_gconv2d__avx2", _AVX2, 20, is_grouped, lambda r: Words(), tiles_256)
+convolution_row("qu8_qs8_s32_conv2d__avx2", _AVX2, 20, is_dense, lambda r: Words(), tiles_256)
+convolution_row("qu8_qs8_s32_gconv2d__avx2", _AVX2, 20, is_grouped, lambda r: Words(), tiles_256)
 
-_row("qu8_qs8_s32_conv2d__generic", frozenset(), 0, is_dense, lambda r: Scalar(), small_tiles)
-_row("qu8_qs8_s32_dwconv2d__generic", frozenset(), 30, is_depthwise, lambda r: Elementwise(), small_tiles)
-_row("qu8_qs8_s32_gconv2d__generic", frozenset(), 0, is_grouped, lambda r: Scalar(), small_tiles)
+convolution_row("qu8_qs8_s32_conv2d__generic", frozenset(), 0, is_dense, lambda r: Scalar(), small_tiles)
+convolution_row("qu8_qs8_s32_dwconv2d__generic", frozenset(), 30, is_depthwise, lambda r: Elementwise(), small_tiles)
+convolution_row("qu8_qs8_s32_gconv2d__generic", frozenset(), 0, is_grouped, lambda r: Scalar(), small_tiles)

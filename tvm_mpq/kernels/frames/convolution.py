@@ -8,21 +8,16 @@ a narrower tile of their own; half a block of them takes half a vector where the
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 from tvm.tirx import PrimFunc
 
 from tvm_mpq.kernels.emit import (
     Array,
-    Buffer,
     Function,
     Index,
     Pointer,
-    Register,
     Value,
     accumulators,
     alloc,
@@ -52,68 +47,13 @@ from tvm_mpq.kernels.frames.geometry import (
     tile_channels,
     useful_threads,
 )
+from tvm_mpq.kernels.frames.machine import ConvolutionMachine, Dot, Tile, TileMachine
 from tvm_mpq.kernels.frames.reduction import Reduction
 from tvm_mpq.kernels.registry import Knobs, Parameters, Request
 from tvm_mpq.schema import Conv2dWorkload
 
 PREFETCHED_BYTES = 131_072
 """Weights of a convolution from which they are prefetched; smaller ones gained nothing."""
-
-
-class Dot(ABC):
-    """One machine's multiply and accumulate: how a few input channels meet a block of weights.
-
-    lanes: int32 lanes of an accumulator, 16 or a divisor; channels: input channels of one step; shift: bits by which
-    the sums are too large and are shifted right (exactly) before the bias comes; halves: whether the last vector of a
-    step may be half as wide; unpacks: whether weights are expanded to int8 in a scratch before they are used;
-    prefetches: whether asking for weights ahead of time was measured to gain.
-    """
-
-    lanes: int = 16
-    channels: int = 4
-    shift: int = 0
-    weight_dtype: str = "int8"
-    halves: bool = False
-    unpacks: bool = False
-    prefetches: bool = False
-
-    @abstractmethod
-    def pack(self, weight: npt.NDArray[np.int8]) -> npt.NDArray[np.generic]:
-        """int8[O, KH, KW, cells] to the stored array; its first axis is the blocks of 16 output channels."""
-
-    @abstractmethod
-    def packed_shape(self, out_blocks: int, steps: int) -> tuple[int, ...]:
-        """Shape of what `pack` returns for `steps` steps in all."""
-
-    @property
-    @abstractmethod
-    def step_bytes(self) -> int:
-        """Weight bytes of one step of one vector of `lanes` output channels."""
-
-    def block_bytes(self, steps: int) -> int:
-        """Bytes from one block of 16 output channels to the next, as `step` reads them."""
-        return steps * self.step_bytes * (16 // self.lanes)
-
-    def registers(self, positions: int, vectors: int) -> int:
-        """Vector registers that a tile needs."""
-        return positions * vectors + vectors + 1
-
-    def prepare(self) -> None:  # noqa: B027 - most machines need no constants
-        """Bind constants once per call."""
-
-    def unpack(self, packed: Buffer, block: Index, count: int, target: Buffer, to: Index, block_bytes: int) -> None:
-        """Expand `count` blocks of weights from `block` on into `target` from `to` on. Only where `unpacks`."""
-        raise NotImplementedError
-
-    @abstractmethod
-    def step(
-        self, inputs: Sequence[Pointer], weights: Sequence[Pointer], accs: list[list[Register]], half: bool = False
-    ) -> None:
-        """Accumulate one step.
-
-        inputs: each position's channels; weights: those of each vector of output channels; accs[position][vector];
-        half: the last vector has lanes / 2.
-        """
 
 
 @dataclass(frozen=True)
@@ -127,14 +67,14 @@ class LaneVector:
 class ConvolutionFrame:
     """Plans one convolution's loops from tile knobs {"rows", "columns", "blocks", "order"}; `_Writer` writes them."""
 
-    def __init__(self, request: Request, knobs: Knobs, dot: Dot) -> None:
+    def __init__(self, request: Request, knobs: Knobs, machine: ConvolutionMachine) -> None:
         assert isinstance(request.workload, Conv2dWorkload)
-        self.dot, self.request, self.workload = dot, request, request.workload
+        self.machine, self.request, self.workload = machine, request, request.workload
         self.threads = useful_threads(request.workload, request.threads)
         self.g = Geometry.of(request.workload, request.out_bits)
         self.rows = min(knobs["rows"], self.g.least_height)
         self.columns = min(knobs["columns"], self.g.least_width)
-        self.window = ChannelWindow.of(request.workload, dot.channels)
+        self.window = ChannelWindow.of(request.workload, machine.channels)
         self.all_blocks = blocks(request.workload.out_channels)
         self.blocks = min(knobs["blocks"], self.all_blocks) if request.workload.groups == 1 else 1
         self.by_channels = knobs["order"] == "channels"
@@ -144,10 +84,10 @@ class ConvolutionFrame:
             "w": tiles(self.g.out_width, self.columns),
             "g": tiles(self.all_blocks, self.blocks),
         }
-        self.steps = self.g.kernel[0] * self.g.kernel[1] * self.window.cells // dot.channels
-        self.block_bytes = dot.block_bytes(self.steps)
-        shape = dot.packed_shape(self.all_blocks * self.g.phase_count, self.steps)
-        self.weight = Array("weight", shape, dot.weight_dtype)
+        self.steps = self.g.kernel[0] * self.g.kernel[1] * self.window.cells // machine.channels
+        self.block_bytes = machine.block_bytes(self.steps)
+        shape = machine.packed_shape(self.all_blocks * self.g.phase_count, self.steps)
+        self.weight = Array("weight", shape, machine.weight_dtype)
         self.x_size = self.g.batch * self.g.in_height * self.g.in_width * self.g.in_cells
         self.scratch = self.g.rows * self.g.row_width * self.g.in_cells
         order = "gnhw" if self.all_blocks * self.block_bytes > self.x_size else "nhwg"
@@ -155,7 +95,8 @@ class ConvolutionFrame:
         if self.threads > 1 and self.split == "g":  # equal tiles, which any number of threads can share
             self.parts = [ChannelTiles(0, self.counts["g"], self.blocks, False, True)]
         else:
-            self.parts = tile_channels(self.all_blocks, self.blocks, has_half(request, dot.halves))
+            half = has_half(request, isinstance(machine, Dot) and machine.halves)
+            self.parts = tile_channels(self.all_blocks, self.blocks, half)
 
     @property
     def blocks_at_once(self) -> int:
@@ -165,16 +106,27 @@ class ConvolutionFrame:
     @property
     def unpacked(self) -> int:
         """Bytes of unpacked weights that a thread holds."""
-        return self.block_bytes * self.blocks_at_once if self.dot.unpacks else 0
+        return self.block_bytes * self.blocks_at_once if self.machine.unpacks else 0
 
     @property
     def merged(self) -> bool:
         """Whether the taps of a kernel row lie behind one another, so that one loop goes over all of them."""
         return self.g.dilation[1] == 1 and self.window.cells == self.g.in_cells
 
+    @property
+    def positions(self) -> list[tuple[int, int]]:
+        """Rows and columns of a tile."""
+        return [(r, c) for r in range(self.rows) for c in range(self.columns)]
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """How many input cells further than the first position of a tile each position reads."""
+        (down, right), cells = self.g.stride, self.g.in_cells
+        return tuple((r * down * self.g.row_width + c * right) * cells for r, c in self.positions)
+
     def vectors(self, part: ChannelTiles) -> list[LaneVector]:
         """The accumulators of one position of a tile."""
-        lanes = self.dot.lanes
+        lanes = self.machine.lanes
         vectors = [LaneVector(offset, lanes) for offset in range(0, part.blocks * BLOCK, lanes)]
         if part.half:
             vectors[-1] = LaneVector(vectors[-1].offset, lanes // 2)
@@ -251,14 +203,14 @@ class _Writer:
     unpacked: Index  # where this thread's unpacked weights begin
 
     def __init__(self, frame: ConvolutionFrame, f: Function) -> None:
-        self.frame, self.dot, self.g = frame, frame.dot, frame.g
+        self.frame, self.machine, self.g = frame, frame.machine, frame.g
         self.source = f.flat("x")
         self.x = alloc(frame.threads * frame.scratch, "uint8") if self.g.bordered else self.source
         self.packed = f.flat("weight")
-        self.weights = alloc(frame.threads * frame.unpacked, "int8") if self.dot.unpacks else self.packed
-        self.dot.prepare()
+        self.weights = alloc(frame.threads * frame.unpacked, "int8") if self.machine.unpacks else self.packed
+        self.machine.prepare()
         self.q, self.bias, self.multiplier = f.flat("Q"), f.flat("bias"), f.flat("multiplier")
-        self.requantizer = Requantizer(f, frame.request, self.dot.lanes)
+        self.requantizer = Requantizer(f, frame.request, self.machine.lanes)
 
     def write(self) -> None:
         with split(self.frame.threads) as task:
@@ -274,7 +226,7 @@ class _Writer:
         frame, g = self.frame, self.g
         self.phase = Phase.only(g)
         self.requantizer.locals()
-        if self.dot.unpacks:
+        if self.machine.unpacks:
             self.unpacked = bind(self.task.offset(frame.unpacked), "unpacked")
             if not frame.by_channels and g.phases is None:
                 self._unpack(0, frame.all_blocks)
@@ -293,7 +245,7 @@ class _Writer:
             return
         with loop(self.g.phase_count) as number:
             self.phase = Phase.numbered(self.g, self.g.phases, number)
-            if self.dot.unpacks and not self.frame.by_channels:
+            if self.machine.unpacks and not self.frame.by_channels:
                 self._unpack(0, self.frame.all_blocks)
             body()
 
@@ -322,53 +274,83 @@ class _Writer:
                 last = frame.all_blocks - part.blocks
                 block = minimum(i * part.blocks, last) if part.overlaps else part.first + i * part.blocks
                 self.block = let(block, "block")
-                if self.dot.unpacks and frame.by_channels:
+                if self.machine.unpacks and frame.by_channels:
                     self._unpack(self.block, part.blocks)
                 body(part)
 
     def _unpack(self, block: Index, count: int) -> None:
-        block = self._first_block() + block
-        self.dot.unpack(self.packed, block, count, self.weights, self.unpacked, self.frame.block_bytes)
+        block = self.phase.number * self.frame.all_blocks + block
+        self.machine.unpack(self.packed, block, count, self.weights, self.unpacked, self.frame.block_bytes)
 
-    def _first_block(self) -> Index:
-        """Of this phase's weights."""
-        return self.phase.number * self.frame.all_blocks
+    def stored_block(self) -> Index:
+        """The tile's first block among the weights and biases of all phases."""
+        return self.phase.number * self.frame.all_blocks + self.block
 
     def _tile(self, part: ChannelTiles) -> None:
-        frame, dot, vectors = self.frame, self.dot, self.frame.vectors(part)
-        positions = [(r, c) for r in range(frame.rows) for c in range(frame.columns)]
-        accs = accumulators(len(positions), [vector.lanes for vector in vectors], "int32")
-        self.channel = let(self.block * BLOCK, "channel")
-        for v, vector in enumerate(vectors):
+        machine = self.machine
+        if isinstance(machine, Dot):
+            self.requantizer.finish(_StepTile(self, machine, part).cells())
+        elif isinstance(machine, TileMachine):
+            self._owned_tile(machine)
+
+    def _owned_tile(self, machine: TileMachine) -> None:
+        """A block of channels, one of the machine's vectors after another."""
+        frame, lanes = self.frame, machine.lanes
+        vectors = 1 if frame.all_blocks == 1 and self.requantizer.stored <= lanes else BLOCK // lanes
+        with loop(vectors) as vector:
+            channel = let(self.block * BLOCK + vector * lanes, "channel")
+            inputs = Pointer(self.x, self.first_cell())
+            first = self.stored_block() * frame.block_bytes + vector * (frame.block_bytes * lanes // BLOCK)
+            weights = Pointer(self.weights, first)
+            biases = Pointer(self.bias, self.phase.number * (frame.all_blocks * BLOCK) + channel)
+            sums = machine.sums(Tile(self.g, inputs, frame.offsets, weights, biases))
+            bias = None if machine.biased else let(biases.load(lanes), "bias")
+            multiplier = let(self.multiplier.load(channel, lanes), "multiplier")
+            if bias is not None:
+                sums = [let(total + bias, "sum") for total in sums]
+            places = zip(sums, self.places(), strict=True)
+            self.requantizer.finish([Cell(total, multiplier, place, channel) for total, place in places])
+
+    def first_cell(self) -> Value:
+        """The first input cell that the tile's first position reads."""
+        g = self.g
+        image = self.n * g.in_height if not g.bordered else 0
+        row, column = self.oh * g.stride[0] + self.phase.row, self.ow * g.stride[1] + self.phase.column
+        first = (image + row) * g.row_width + column
+        return self.base + first * g.in_cells + self.frame.window.first_cell(self.block)
+
+    def places(self) -> list[Value]:
+        """Which output positions the tile's are."""
+        return [self.phase.position(self.n, self.oh + r, self.ow + c) for r, c in self.frame.positions]
+
+
+class _StepTile:
+    """One tile of a machine that goes by steps: its accumulators, and the loops around `Dot.step`."""
+
+    def __init__(self, writer: _Writer, dot: Dot, part: ChannelTiles) -> None:
+        self.writer, self.frame, self.g, self.dot, self.part = writer, writer.frame, writer.g, dot, part
+        self.vectors = self.frame.vectors(part)
+        self.accs = accumulators(len(self.frame.positions), [vector.lanes for vector in self.vectors], "int32")
+        self.channel = let(writer.block * BLOCK, "channel")
+
+    def cells(self) -> list[Cell]:
+        """All sums, as the requantizer takes them; halves are joined in pairs of positions."""
+        dot, accs = self.dot, self.accs
+        for v, vector in enumerate(self.vectors):
             start = constant(0, "int32", vector.lanes) if dot.shift else self._bias(vector)
             for row in accs:
                 row[v].value = start
-        self._reduce(positions, vectors, accs, part)
-        self.requantizer.finish(self._cells(positions, vectors, accs, part))
-
-    def _bias(self, vector: LaneVector) -> Value:
-        first = self.phase.number * (self.frame.all_blocks * BLOCK)  # what zero points add depends on a phase's taps
-        return let(self.bias.load(first + (self.channel + vector.offset), vector.lanes), "bias")
-
-    def _cells(
-        self,
-        positions: list[tuple[int, int]],
-        vectors: list[LaneVector],
-        accs: list[list[Register]],
-        part: ChannelTiles,
-    ) -> list[Cell]:
-        """The accumulators as the requantizer takes them; halves are joined in pairs of positions."""
-        dot = self.dot
+        self._reduce()
         multipliers, biases = [], []
-        for vector in vectors:
-            m = self.multiplier.load(self.channel + vector.offset, vector.lanes)
+        for vector in self.vectors:
+            m = self.writer.multiplier.load(self.channel + vector.offset, vector.lanes)
             multipliers.append(let(shuffle([m, m], range(dot.lanes)) if vector.lanes < dot.lanes else m, "multiplier"))
             if dot.shift:
                 biases.append(self._bias(vector))
-        places = [self.phase.position(self.n, self.oh + r, self.ow + c) for r, c in positions]
+        places = self.writer.places()
         cells, waiting = [], 0
         for p, position in enumerate(places):
-            for v, vector in enumerate(vectors):
+            for v, vector in enumerate(self.vectors):
                 if vector.lanes < dot.lanes:
                     if p % 2 == 0 and p + 1 < len(places):
                         waiting = p
@@ -378,52 +360,48 @@ class _Writer:
                     quads = tuple(Quad(places[i], self.channel, vector.offset + o) for i in (first, p) for o in (0, 4))
                     cells.append(Cell(acc, multipliers[v], position, self.channel, offset=vector.offset, quads=quads))
                     continue
-                if self.frame.all_blocks == 1 and vector.offset >= self.requantizer.stored:
+                if self.frame.all_blocks == 1 and vector.offset >= self.writer.requantizer.stored:
                     continue  # half a block past the last channel
                 acc = accs[p][v].value
                 if dot.shift:
                     acc = (acc >> dot.shift) + biases[v]
-                reaches_end = vector.offset // BLOCK == part.blocks - 1
+                reaches_end = vector.offset // BLOCK == self.part.blocks - 1
                 cells.append(Cell(acc, multipliers[v], position, self.channel, reaches_end, vector.offset))
         return cells
 
-    def _reduce(
-        self,
-        positions: list[tuple[int, int]],
-        vectors: list[LaneVector],
-        accs: list[list[Register]],
-        part: ChannelTiles,
-    ) -> None:
-        frame, g, dot = self.frame, self.g, self.dot
+    def _bias(self, vector: LaneVector) -> Value:
+        writer = self.writer  # what zero points add depends on a phase's taps
+        first = writer.phase.number * (self.frame.all_blocks * BLOCK)
+        return let(writer.bias.load(first + (self.channel + vector.offset), vector.lanes), "bias")
+
+    def _reduce(self) -> None:
+        writer, frame, g, dot = self.writer, self.frame, self.g, self.dot
         width, merged = g.row_width, frame.merged
         length = (g.kernel[1] if merged else 1) * frame.window.cells // dot.channels  # steps of the innermost loop
-        image = self.n * g.in_height if not g.bordered else 0
-        row, column = self.oh * g.stride[0] + self.phase.row, self.ow * g.stride[1] + self.phase.column
-        first = (image + row) * width + column
-        x = let(self.base + first * g.in_cells, "x_tile") + frame.window.first_cell(self.block)
+        x = let(writer.first_cell(), "x_tile")
         if dot.unpacks:
-            w = self.unpacked if frame.by_channels else self.unpacked + self.block * frame.block_bytes
+            w = writer.unpacked if frame.by_channels else writer.unpacked + writer.block * frame.block_bytes
         else:
-            w = (self._first_block() + self.block) * frame.block_bytes
-        offsets = [(r * g.stride[0] * width + c * g.stride[1]) * g.in_cells for r, c in positions]
+            w = writer.stored_block() * frame.block_bytes
         reduction = Reduction.of(g, merged, length, width * g.in_cells, dot.channels, dot.step_bytes)
         with reduction.loops(x, w) as place:
-            inputs = [Pointer(self.x, place.x + offset) for offset in offsets]
+            inputs = [Pointer(writer.x, place.x + offset) for offset in frame.offsets]
             size = frame.block_bytes // (BLOCK // dot.lanes)
-            starts = [place.weights + vector.offset // dot.lanes * size for vector in vectors]
+            starts = [place.weights + vector.offset // dot.lanes * size for vector in self.vectors]
             large = frame.all_blocks * frame.block_bytes >= PREFETCHED_BYTES
             if dot.prefetches and large and merged and frame.by_channels:
-                self._prefetch(part, place.step)
-            dot.step(inputs, [Pointer(self.weights, start) for start in starts], accs, vectors[-1].lanes < dot.lanes)
+                self._prefetch(place.step)
+            weights = [Pointer(writer.weights, start) for start in starts]
+            dot.step(inputs, weights, self.accs, self.vectors[-1].lanes < dot.lanes)
 
-    def _prefetch(self, part: ChannelTiles, step: Index) -> None:
+    def _prefetch(self, step: Index) -> None:
         """Ask for the weights of the next tile of channels, a little in every step of this one's tiles of positions.
 
         In a network weights come from the third-level cache or memory, which the processor's own prefetching hides
         badly where a block of weights serves few positions. Past the last tile the address is out of bounds, which a
         prefetch may be.
         """
-        frame, columns = self.frame, self.frame.counts["w"]
+        writer, frame, part, columns = self.writer, self.frame, self.part, self.frame.counts["w"]
         stride = -(-part.blocks * frame.block_bytes // (frame.steps * frame.counts["h"] * columns))
-        done = ((self.h * columns + self.w) * frame.steps + step) * stride
-        self.weights.prefetch((self._first_block() + self.block + part.blocks) * frame.block_bytes + done)
+        done = ((writer.h * columns + writer.w) * frame.steps + step) * stride
+        writer.weights.prefetch((writer.stored_block() + part.blocks) * frame.block_bytes + done)

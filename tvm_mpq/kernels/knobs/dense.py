@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 from tvm_mpq.kernels.emit.tiles import even_tile, tiles
-from tvm_mpq.kernels.frames.convolution import Dot
 from tvm_mpq.kernels.frames.geometry import (
     BLOCK,
     ChannelTiles,
@@ -15,6 +14,7 @@ from tvm_mpq.kernels.frames.geometry import (
     has_half,
     tile_channels,
 )
+from tvm_mpq.kernels.frames.machine import Dot
 from tvm_mpq.kernels.packing.ranges import bounded
 from tvm_mpq.kernels.registry import Knobs, Request
 from tvm_mpq.schema import Conv2dWorkload

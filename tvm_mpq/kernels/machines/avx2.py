@@ -24,9 +24,9 @@ from tvm_mpq.kernels.emit import (
     repeated_byte,
     zeros,
 )
-from tvm_mpq.kernels.frames.convolution import Dot
 from tvm_mpq.kernels.frames.geometry import ChannelWindow, Geometry
 from tvm_mpq.kernels.frames.linear import LinearMachine, LinearTile
+from tvm_mpq.kernels.frames.machine import Dot
 from tvm_mpq.kernels.packing.dense import blocked_weight
 from tvm_mpq.kernels.packing.linear import SIGN_BIT, Coding, LinearShape
 from tvm_mpq.kernels.registry import Request

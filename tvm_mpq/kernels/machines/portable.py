@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tvm_mpq.kernels.emit import Pointer, Register, Value, let
-from tvm_mpq.kernels.frames.convolution import Dot
 from tvm_mpq.kernels.frames.geometry import BLOCK
-from tvm_mpq.kernels.packing.dense import blocked_weight
+from tvm_mpq.kernels.frames.machine import Dot
+from tvm_mpq.kernels.packing.dense import blocked_weight, diagonal_weight
 
 
 def _wide(bytes_: Value) -> Value:
@@ -54,11 +54,7 @@ class Elementwise(Dot):
         return BLOCK
 
     def pack(self, weight: npt.NDArray[np.int8]) -> npt.NDArray[Any]:
-        """The diagonal of a windowed weight: int8[O, KH, KW, 16]."""
-        o, kh, kw, _ = weight.shape
-        full = np.zeros((-(-o // BLOCK) * BLOCK, kh, kw), np.int8)
-        full[:o] = weight[np.arange(o), :, :, np.arange(o) % BLOCK]
-        return np.ascontiguousarray(full.reshape(-1, BLOCK, kh * kw).transpose(0, 2, 1))
+        return diagonal_weight(weight)
 
     def packed_shape(self, out_blocks: int, steps: int) -> tuple[int, ...]:
         return (out_blocks, steps, BLOCK)

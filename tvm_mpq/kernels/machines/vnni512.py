@@ -22,8 +22,8 @@ from tvm_mpq.kernels.emit import (
     repeated_byte,
     unrolled,
 )
-from tvm_mpq.kernels.frames.convolution import Dot
 from tvm_mpq.kernels.frames.linear import LinearMachine, LinearTile
+from tvm_mpq.kernels.frames.machine import Dot
 from tvm_mpq.kernels.packing.dense import blocked_weight, nibble_weight
 from tvm_mpq.kernels.packing.linear import LinearShape
 

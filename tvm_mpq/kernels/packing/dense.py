@@ -71,6 +71,14 @@ def blocked_weight(weight: Int8, step: int) -> Int8:
     return np.ascontiguousarray(split.transpose(0, 2, 1, 3))
 
 
+def diagonal_weight(weight: Int8) -> Int8:
+    """Depthwise int8[C, KH, KW, 16] of windows -> int8[ceil(C/16), KH * KW, 16]: what each channel takes of itself."""
+    o, kh, kw, _ = weight.shape
+    full = np.zeros((blocks(o) * BLOCK, kh, kw), np.int8)
+    full[:o] = weight[np.arange(o), :, :, np.arange(o) % BLOCK]
+    return np.ascontiguousarray(full.reshape(-1, BLOCK, kh * kw).transpose(0, 2, 1))
+
+
 def nibble_weight(weight: Int8) -> npt.NDArray[np.uint8]:
     """4 bit weights int8[O, KH, KW, cells] -> uint8[ceil(O/16), KH * KW * cells / 8, 16, 4].
 

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from tvm_mpq.kernels.conv.dot import Dot
 from tvm_mpq.kernels.emit.tiles import even_tile, tiles
-from tvm_mpq.kernels.frames.geometry import BLOCK, Geometry, blocks
+from tvm_mpq.kernels.frames.geometry import Geometry, blocks, conv_of
+from tvm_mpq.kernels.frames.machine import ConvolutionMachine, Dot
+from tvm_mpq.kernels.knobs.dense import loop_order
 from tvm_mpq.kernels.registry import Knobs, Request
-from tvm_mpq.schema import Conv2dWorkload
 
 _TILES = ((6, 1), (5, 1), (4, 1), (3, 1), (2, 1), (1, 1), (3, 2), (2, 2), (1, 4), (1, 3), (1, 2))
 """Positions x blocks of 16 channels."""
 _REGISTERS = 32
 _CHOICES = 4
 _BUSY = 8  # products in flight that hide the latency of a multiply-add
-_HALF_LEVEL_1 = 16384  # bytes
 
 
 def sdot_tiles(request: Request, dot: Dot) -> list[Knobs]:
     """Tiles of the dense frame, cheapest first; the first one in both loop orders."""
-    w = request.workload
-    assert isinstance(w, Conv2dWorkload)
+    w = conv_of(request)
     g = Geometry.of(w, request.out_bits)
     n = blocks(w.out_channels)
     found: dict[tuple[int, int, int], float] = {}
@@ -34,10 +32,9 @@ def sdot_tiles(request: Request, dot: Dot) -> list[Knobs]:
     return [out[0], {**out[0], "order": second}, *out[1:]]
 
 
-def pairwise_tiles(request: Request) -> list[Knobs]:
+def pairwise_tiles(request: Request, machine: ConvolutionMachine) -> list[Knobs]:
     """Two or three positions; their accumulators fill the registers."""
-    w = request.workload
-    assert isinstance(w, Conv2dWorkload)
+    w = conv_of(request)
     g = Geometry.of(w, request.out_bits)
     first, second = _orders(g, blocks(w.out_channels))
     out: list[Knobs] = []
@@ -50,10 +47,9 @@ def pairwise_tiles(request: Request) -> list[Knobs]:
     return out
 
 
-def depthwise_tiles(request: Request) -> list[Knobs]:
+def depthwise_tiles(request: Request, machine: ConvolutionMachine) -> list[Knobs]:
     """Neighbouring positions share loads; more than a few spill."""
-    w = request.workload
-    assert isinstance(w, Conv2dWorkload)
+    w = conv_of(request)
     out: list[Knobs] = []
     for limit in (4, 2, 7, 1):
         knobs = {"rows": 1, "columns": even_tile(w.out_width, limit), "blocks": 1, "order": "channels"}
@@ -70,7 +66,6 @@ def _instructions(g: Geometry, out_blocks: int, rows: int, columns: int, depth: 
 
 
 def _orders(g: Geometry, out_blocks: int) -> tuple[str, str]:
-    """Weights that fit half the first-level cache stay there while positions pass by; else they pass once."""
-    weight_bytes = out_blocks * BLOCK * g.kernel[0] * g.kernel[1] * g.in_cells
-    stay = weight_bytes <= _HALF_LEVEL_1 and g.out_height * g.out_width > 16
-    return ("positions", "channels") if stay else ("channels", "positions")
+    """The likely better order, and the other."""
+    first = loop_order(g, out_blocks)
+    return first, "positions" if first == "channels" else "channels"

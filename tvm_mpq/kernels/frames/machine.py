@@ -1,0 +1,109 @@
+"""What a machine contributes to a convolution: one step of the sum over input channels, or whole tiles of sums."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tvm_mpq.kernels.emit import Buffer, Index, Pointer, Register, Value
+from tvm_mpq.kernels.frames.geometry import BLOCK, Geometry
+
+
+class ConvolutionMachine(ABC):
+    """What the frame asks of every machine.
+
+    lanes: int32 lanes of an accumulator, 16 or a divisor; channels: input channels of one step; unpacks: whether
+    weights are expanded to int8 in a scratch before they are used.
+    """
+
+    lanes: int = BLOCK
+    channels: int = 4
+    weight_dtype: str = "int8"
+    unpacks: bool = False
+
+    @abstractmethod
+    def pack(self, weight: npt.NDArray[np.int8]) -> npt.NDArray[np.generic]:
+        """int8[O, KH, KW, cells] to the stored array; its first axis is the blocks of 16 output channels."""
+
+    @abstractmethod
+    def packed_shape(self, out_blocks: int, steps: int) -> tuple[int, ...]:
+        """Shape of what `pack` returns for `steps` steps in all."""
+
+    @abstractmethod
+    def block_bytes(self, steps: int) -> int:
+        """Bytes from one block of 16 output channels to the next, as they are read."""
+
+    def prepare(self) -> None:  # noqa: B027 - most machines need no constants
+        """Bind constants once per call."""
+
+    def unpack(self, packed: Buffer, block: Index, count: int, target: Buffer, to: Index, block_bytes: int) -> None:
+        """Expand `count` blocks of weights from `block` on into `target` from `to` on. Only where `unpacks`."""
+        raise NotImplementedError
+
+
+class Dot(ConvolutionMachine):
+    """A machine that multiplies and accumulates step by step: how a few input channels meet a block of weights.
+
+    The accumulators and the loops are the frame's. shift: bits by which the sums are too large and are shifted right
+    (exactly) before the bias comes; halves: whether the last vector of a step may be half as wide; prefetches: whether
+    asking for weights ahead of time was measured to gain.
+    """
+
+    shift: int = 0
+    halves: bool = False
+    prefetches: bool = False
+
+    @property
+    @abstractmethod
+    def step_bytes(self) -> int:
+        """Weight bytes of one step of one vector of `lanes` output channels."""
+
+    def block_bytes(self, steps: int) -> int:
+        return steps * self.step_bytes * (BLOCK // self.lanes)
+
+    def registers(self, positions: int, vectors: int) -> int:
+        """Vector registers that a tile needs."""
+        return positions * vectors + vectors + 1
+
+    @abstractmethod
+    def step(
+        self, inputs: Sequence[Pointer], weights: Sequence[Pointer], accs: list[list[Register]], half: bool = False
+    ) -> None:
+        """Accumulate one step.
+
+        inputs: each position's channels; weights: those of each vector of output channels; accs[position][vector];
+        half: the last vector has lanes / 2.
+        """
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A few output positions x one vector of output channels, as a machine that owns tiles is given them.
+
+    inputs: the first input cell of the first position; offsets: how many cells further each position's are; weights,
+    bias: the first of the vector's output channels.
+    """
+
+    g: Geometry
+    inputs: Pointer
+    offsets: tuple[int, ...]
+    weights: Pointer
+    bias: Pointer
+
+
+class TileMachine(ConvolutionMachine):
+    """A machine that owns the sums of a whole tile: its accumulators or its order of taps are not the frame's.
+
+    A tile is `lanes` output channels; the weights of a block's vectors lie behind one another. biased: whether sums
+    begin with the bias; otherwise the frame adds it.
+    """
+
+    biased: bool = False
+
+    @abstractmethod
+    def sums(self, tile: Tile) -> list[Value]:
+        """All products of the tile added up: int32 x `lanes` for each position."""
