@@ -185,12 +185,6 @@ class ChannelWindow:
             return 0
         return minimum(block * BLOCK // self.out_per_group * self.in_per_group, self.limit)
 
-    def start_code(self, block: str) -> str:
-        """`start` as an expression of the generated code."""
-        if self.limit == 0:
-            return "0"
-        return f"T.min({block} * {BLOCK} // {self.out_per_group} * {self.in_per_group}, {self.limit})"
-
 
 @dataclass(frozen=True)
 class Segments:
