@@ -40,7 +40,8 @@ def read_workload(text: str) -> Workload:
         return FloatWorkload(fingerprint.removeprefix("fingerprint="), summary)
     values = dict(part.partition("=")[::2] for part in rest[:-1].split(","))
     try:
-        found = cls(**{f.name: _value(str(f.type), values[f.name]) for f in dataclasses.fields(cls)})
+        named = [f for f in dataclasses.fields(cls) if f.name in values or f.name not in cls.rare]
+        found = cls(**{f.name: _value(str(f.type), values[f.name]) for f in named})
     except (KeyError, ValueError) as e:
         raise FileFormatError(f"not the key of a workload (got {text!r}: {e})") from e
     if found.key != text:
