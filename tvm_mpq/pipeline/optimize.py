@@ -24,6 +24,7 @@ from tvm_mpq.select.choose import Quality, Tried, choose
 from tvm_mpq.select.ilp import Solution
 from tvm_mpq.select.pricing import price
 from tvm_mpq.select.problem import Problem
+from tvm_mpq.select.searcher import IntegerProgram
 
 TIGHTENINGS = 2
 """How often a plan is chosen anew when the built network misses the latency budget that its table keeps."""
@@ -105,7 +106,7 @@ def _select(
             options.budget,
             tables.int8,
             evaluate,
-            time_limit_sec=options.solver_time_limit_sec,
+            searcher=IntegerProgram(options.solver_time_limit_sec),
             latency_share=latency_share,
             progress=options.progress,
         )

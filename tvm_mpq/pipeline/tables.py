@@ -14,7 +14,8 @@ from tvm_mpq.calibrate.data import Dataset
 from tvm_mpq.costs import fixed
 from tvm_mpq.costs.correction import Correction, correct, fit, observe, stored_bytes
 from tvm_mpq.costs.fixed import float_time_us
-from tvm_mpq.costs.measured import complete, fill, measure_all
+from tvm_mpq.costs.measured import complete, measure_all
+from tvm_mpq.costs.source import LatencySource, MeasuredLatencies, PredictedLatencies
 from tvm_mpq.costs.table import LatencyTable
 from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.execute import network
@@ -64,13 +65,7 @@ def build_tables(context: RunContext, data: Dataset) -> Tables:
     options, prepared = context.options, context.prepared
     space = Space(prepared.graph, prepared.features, prepared.threads)
     options.tell("measuring kernels on " + ("this CPU" if options.rpc is None else "the board"))
-    profiler = context.profiler()
-    if options.measure_fraction < 1:
-        from tvm_mpq.costs.predicted import fill_partly  # importing xgboost takes seconds where PyTorch is installed
-
-        table = fill_partly(profiler, space.requests(), prepared.row, options.measure_fraction, options.tell)
-    else:
-        table = fill(profiler, space.requests())
+    table = _source(context).table(space.requests())
     options.tell("calibrating")
     ranges = context.interpret(lambda run: learn.ranges(prepared, run, data, context.db, options))
     plan = dataclasses.replace(learn.bare_plan(prepared, ranges), kernels=_kernel_rows(table))
@@ -78,6 +73,13 @@ def build_tables(context: RunContext, data: Dataset) -> Tables:
     found = context.interpret(lambda run: learn.losses(prepared, run, plan, data, context.db, options, context.store))
     losses = learn.loss_table(prepared, found)
     return Tables(plan, table, losses, *_problems(context, plan, table, losses), Correction())
+
+
+def _source(context: RunContext) -> LatencySource:
+    options, profiler = context.options, context.profiler()
+    if options.measure_fraction < 1:
+        return PredictedLatencies(profiler, context.prepared.row, options.measure_fraction, options.tell)
+    return MeasuredLatencies(profiler)
 
 
 def _problems(

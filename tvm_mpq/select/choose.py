@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from tvm_mpq.errors import InfeasibleError
 from tvm_mpq.schema import Budget, Progress
-from tvm_mpq.select.ilp import Solution, k_best, solve
+from tvm_mpq.select.ilp import Solution
 from tvm_mpq.select.problem import Limits, Problem
+from tvm_mpq.select.searcher import Searcher
 
 TOP_K = 3
 """Solutions that are run end to end when the budget limits latency or size."""
@@ -66,7 +67,7 @@ def choose(
     int8: Solution,
     evaluate: Callable[[Solution], Quality],
     *,
-    time_limit_sec: float,
+    searcher: Searcher,
     latency_share: float = 1.0,
     progress: Progress | None = None,
 ) -> tuple[Tried, list[Tried]]:
@@ -86,9 +87,9 @@ def choose(
     if limits.latency_us is not None:
         limits = dataclasses.replace(limits, latency_us=latency_share * limits.latency_us)
     if budget.max_drop is None:
-        chosen, tried = _least_loss(problem, limits, evaluate, time_limit_sec, progress)
+        chosen, tried = _least_loss(problem, limits, evaluate, searcher, progress)
     else:
-        chosen, tried = _least_latency(problem, limits, budget.max_drop, int8, evaluate, time_limit_sec, progress)
+        chosen, tried = _least_latency(problem, limits, budget.max_drop, int8, evaluate, searcher, progress)
     if not math.isfinite(chosen.quality.loss):
         raise InfeasibleError(
             "every plan tried within the limits gives NaN or infinity on the calibration data; allow a larger budget"
@@ -100,11 +101,11 @@ def _least_loss(
     problem: Problem,
     limits: Limits,
     evaluate: Callable[[Solution], Quality],
-    time_limit_sec: float,
+    searcher: Searcher,
     progress: Progress | None,
 ) -> tuple[Tried, list[Tried]]:
     weighted = [o.name for o in problem.operators if any(o.exact_inputs)]
-    found = k_best(problem, limits, TOP_K, "loss", among=weighted, time_limit_sec=time_limit_sec)
+    found = searcher.several(problem, limits, TOP_K, "loss", among=weighted)
     tried = []
     for i, solution in enumerate(found):
         tried.append(Tried(solution, evaluate(solution)))
@@ -119,7 +120,7 @@ def _least_latency(
     max_drop: float,
     int8: Solution,
     evaluate: Callable[[Solution], Quality],
-    time_limit_sec: float,
+    searcher: Searcher,
     progress: Progress | None,
 ) -> tuple[Tried, list[Tried]]:
     """Bisect the cap on the tables' loss, from where uniform 8 bit stands: below it when that drops too much itself.
@@ -139,12 +140,12 @@ def _least_latency(
 
     def fastest(loss: float | None) -> Solution:
         capped = limits if loss is None else limits.tightened("loss", loss)
-        return solve(problem, capped, objective="latency", time_limit_sec=time_limit_sec)
+        return searcher.best(problem, capped, "latency")
 
     first = attempt(fastest(None))
     if first.quality.drop <= max_drop:
         return first, tried
-    least = solve(problem, limits, objective="loss", time_limit_sec=time_limit_sec)
+    least = searcher.best(problem, limits, "loss")
     low, high = least.loss, first.solution.loss
     if low < int8.loss < high:
         # The fastest plan of no more loss stands for uniform 8 bit: it is no slower, and within the other limits.

@@ -17,6 +17,7 @@ from tvm_mpq.costs import measured
 from tvm_mpq.costs import predicted as estimate
 from tvm_mpq.costs.measured import complete
 from tvm_mpq.costs.profiler import KernelProfiler
+from tvm_mpq.costs.source import LatencySource, MeasuredLatencies, PredictedLatencies
 from tvm_mpq.costs.table import LatencyTable
 from tvm_mpq.errors import MeasurementError
 from tvm_mpq.kernels.registry import Kernel, Request
@@ -215,3 +216,14 @@ def test_some_refused_entries_vouch_for_the_others(lab: Lab) -> None:
     table = lab.fill(0.2, [*requests()[:-1], *adds])
     provenance = [table.records[r.key].provenance for r in adds]
     assert provenance.count("predicted") >= 4 and provenance.count("measured") >= 2
+
+
+def test_a_source_of_each_kind_fills_the_table(lab: Lab) -> None:
+    sources: list[LatencySource] = [
+        PredictedLatencies(lab.profiler, ROW, 0.5, lab.said.append),
+        MeasuredLatencies(lab.profiler),
+    ]
+    partly, fully = (source.table(requests()) for source in sources)
+    assert partly.entries == {"measured": 23, "predicted": 38, "cached": 0}
+    assert fully.entries == {"measured": 38, "predicted": 0, "cached": 23}
+    assert any("held-out error" in text for text in lab.said)

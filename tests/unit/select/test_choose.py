@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import pytest
 
@@ -14,7 +14,8 @@ from tvm_mpq.schema import Budget
 from tvm_mpq.select.choose import TOP_K, Quality, choose, limits_of
 from tvm_mpq.select.evaluate import cost, uniform
 from tvm_mpq.select.ilp import Solution
-from tvm_mpq.select.problem import Choice, Operator, Problem, Tensor
+from tvm_mpq.select.problem import Choice, Limits, Operator, Problem, Tensor
+from tvm_mpq.select.searcher import IntegerProgram
 
 COUNT = 4
 PRECISIONS = {"fp32": (32, 10.0, 400, 0.0), "w8a8": (8, 4.0, 100, 1.0), "w4a8": (8, 3.0, 50, 5.0)}
@@ -57,7 +58,7 @@ def int8_of(problem: Problem) -> Solution:
 
 
 def pick(problem: Problem, budget: Budget, truth: Callable[[Solution], Quality] = evaluate) -> Solution:
-    chosen, tried = choose(problem, budget, int8_of(problem), truth, time_limit_sec=10)
+    chosen, tried = choose(problem, budget, int8_of(problem), truth, searcher=IntegerProgram(10))
     assert chosen in tried
     return chosen.solution
 
@@ -80,7 +81,12 @@ def test_a_share_of_the_latency_budget(problem: Problem) -> None:
     """What a plan measured above its budget asks for: the same budget, kept with something to spare."""
     for share in (1.0, 0.9):
         chosen, _ = choose(
-            problem, Budget(latency_ms=0.0155), int8_of(problem), evaluate, time_limit_sec=10, latency_share=share
+            problem,
+            Budget(latency_ms=0.0155),
+            int8_of(problem),
+            evaluate,
+            searcher=IntegerProgram(10),
+            latency_share=share,
         )
         assert chosen.solution.latency_us <= share * 15.5
         assert narrow(chosen.solution) == {1.0: 1, 0.9: 3}[share]
@@ -99,11 +105,11 @@ def test_a_plan_whose_outputs_are_not_finite_is_no_answer(problem: Problem, budg
     def truth(solution: Solution) -> Quality:
         return Quality(math.inf, math.inf) if solution.choices["conv0"] == "w4a8" else evaluate(solution)
 
-    chosen, tried = choose(problem, budget, int8_of(problem), truth, time_limit_sec=10)
+    chosen, tried = choose(problem, budget, int8_of(problem), truth, searcher=IntegerProgram(10))
     assert chosen in tried and chosen.solution.choices["conv0"] != "w4a8"
     assert all(math.isfinite(t.quality.loss) for t in tried)  # they are written into the report
     with pytest.raises(InfeasibleError, match=r"NaN or infinity|cannot be met"):
-        choose(problem, budget, int8_of(problem), lambda _: Quality(math.inf, math.inf), time_limit_sec=10)
+        choose(problem, budget, int8_of(problem), lambda _: Quality(math.inf, math.inf), searcher=IntegerProgram(10))
 
 
 def test_size(problem: Problem) -> None:
@@ -118,7 +124,7 @@ def test_end_to_end_accuracy_overrules_the_sum(problem: Problem) -> None:
     def truth(solution: Solution) -> Quality:
         return Quality(0.0, 100.0 if solution.choices == on_paper.choices else solution.loss)
 
-    chosen, tried = choose(problem, Budget(latency_ms=0.0145), int8_of(problem), truth, time_limit_sec=10)
+    chosen, tried = choose(problem, Budget(latency_ms=0.0145), int8_of(problem), truth, searcher=IntegerProgram(10))
     assert len(tried) == TOP_K and chosen.solution.choices != on_paper.choices
     assert chosen.quality.loss == min(t.quality.loss for t in tried)
 
@@ -180,3 +186,20 @@ def test_a_limit_that_8_bit_breaks_keeps_it_out(problem: Problem) -> None:
     assert set(pick(problem, Budget(max_drop=1.0, size_mb=size / 1e6), truth).choices.values()) == {"w8a8"}
     with pytest.raises(InfeasibleError, match="max_drop 1 points cannot be met"):
         pick(problem, Budget(max_drop=1.0, size_mb=(size - 1) / 1e6), truth)
+
+
+def test_another_searcher_is_asked(problem: Problem) -> None:
+    """Whatever answers as `Searcher` says may choose: here one that offers uniform 8 bit alone."""
+
+    class Uniform:
+        def best(self, problem: Problem, limits: Limits, objective: str) -> Solution:
+            return int8_of(problem)
+
+        def several(
+            self, problem: Problem, limits: Limits, count: int, objective: str, among: Collection[str]
+        ) -> list[Solution]:
+            return [int8_of(problem)]
+
+    for budget in (Budget(size_mb=1.0), Budget(max_drop=100.0)):
+        chosen, tried = choose(problem, budget, int8_of(problem), evaluate, searcher=Uniform())
+        assert chosen.solution.choices == int8_of(problem).choices and len(tried) == 1
