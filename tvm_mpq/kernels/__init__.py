@@ -7,11 +7,21 @@ from typing import Any
 
 from tvm_mpq.kernels import (  # noqa: F401  each registers rows
     bit_serial,
-    carriers,
     lut,
     nibble_lut,
 )
-from tvm_mpq.kernels.families import dense, float_convolution, linear, neon  # noqa: F401
+from tvm_mpq.kernels.families import (  # noqa: F401  each registers rows
+    activation,
+    concat,
+    convert,
+    copy,
+    dense,
+    elementwise,
+    float_convolution,
+    linear,
+    neon,
+    pool,
+)
 from tvm_mpq.kernels.registry import (
     Family,
     Kernel,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +10,8 @@ from typing import Any
 import pytest
 import tvm
 
-from tvm_mpq.kernels.registry import Kernel, Request, default_kernel
+from tvm_mpq.kernels.emit import Array, function
+from tvm_mpq.kernels.registry import Request, default_kernel
 from tvm_mpq.kernels.tir import Code, Script
 from tvm_mpq.schema import BF16, FP32, W8A8, AddWorkload, Conv2dWorkload, ConvertWorkload, Pool2dWorkload, Precision
 from tvm_mpq.targets import features, resolve
@@ -40,20 +40,28 @@ def test_buffers_are_known_without_parsing(workload, precision, out_bits):
     assert gc.isenabled()
 
 
-def test_a_version_is_the_text_the_target_and_the_llvm_code(tmp_path: Path) -> None:
-    def store(mcpu: str) -> KernelStore:
-        return KernelStore(tmp_path, {"kind": "llvm", "mcpu": mcpu})
+def as_text(factor: int, llvm: str | None) -> Script:
+    code = Code()
+    code.line(f"out[0] = x[0] * {factor}")
+    return code.script([("x", (1,), "int32"), ("out", (1,), "int32")], llvm=llvm)
 
-    kernel = default_kernel(Request(CONV, BF16, 32, FEATURES))
-    again = Kernel(kernel.request, kernel.family, dict(kernel.knobs))
-    version = store("znver4").source(kernel).version
-    assert store("znver4").source(again).version == version != store("haswell").source(kernel).version
-    script = kernel.code()
-    assert isinstance(script, Script) and script.llvm is not None
-    for change in ({"text": script.text + "\n"}, {"llvm": script.llvm + "\n"}):
-        other = dataclasses.replace(script, **change)
-        changed: Any = SimpleNamespace(code=lambda other=other: other, buffers=())
-        assert store("znver4").source(changed).version != version
+
+def as_values(factor: int, llvm: str | None) -> tvm.tirx.PrimFunc:
+    with function([Array("x", (1,), "int32"), Array("out", (1,), "int32")], llvm=llvm) as f:
+        f.flat("out")[0] = f.flat("x")[0] * factor
+    return f.func
+
+
+@pytest.mark.parametrize("write", [as_text, as_values])
+def test_a_version_is_the_code_the_target_and_the_llvm_code(tmp_path: Path, write) -> None:
+    def version(mcpu: str, factor: int, llvm: str | None) -> str:
+        kernel: Any = SimpleNamespace(code=lambda: write(factor, llvm), buffers=())
+        return KernelStore(tmp_path, {"kind": "llvm", "mcpu": mcpu}).source(kernel).version
+
+    first = version("znver4", 2, "; a")
+    assert version("znver4", 2, "; a") == first
+    others = version("haswell", 2, "; a"), version("znver4", 3, "; a"), version("znver4", 2, "; b")
+    assert len({first, *others, version("znver4", 2, None)}) == 5
 
 
 def test_a_script_that_cannot_be_parsed_leaves_collection_on() -> None:

@@ -48,13 +48,13 @@ class Buffer:
     def __setitem__(self, index: Index, value: Operand) -> None:
         self.store(index, value if isinstance(value, Value) else constant(value, self.dtype))
 
-    def load(self, start: Index, lanes: int) -> Value:
-        """`lanes` neighbours from `start` on."""
-        return Value(self.var[_at(start, lanes)], self.dtype, lanes)
+    def load(self, start: Index, lanes: int, stride: int = 1) -> Value:
+        """`lanes` elements from `start` on, each `stride` behind the one before it."""
+        return Value(self.var[_at(start, lanes, stride)], self.dtype, lanes)
 
-    def store(self, start: Index, value: Value) -> None:
-        """Write the lanes of `value` from `start` on."""
-        T.buffer_store(self.var, value.expr, [_at(start, value.lanes)])
+    def store(self, start: Index, value: Value, stride: int = 1) -> None:
+        """Write the lanes of `value` from `start` on, each `stride` behind the one before it."""
+        T.buffer_store(self.var, value.expr, [_at(start, value.lanes, stride)])
 
     def prefetch(self, index: Index) -> None:
         """Ask for the cache line of an element that will be read soon; the address may lie out of bounds."""
@@ -206,5 +206,5 @@ def branch(condition: Value) -> Iterator[tuple[Any, Any]]:
         yield T.Then(), T.Else()
 
 
-def _at(start: Index, lanes: int) -> Any:
-    return raw(start) if lanes == 1 else ramp(start, lanes).expr
+def _at(start: Index, lanes: int, stride: int = 1) -> Any:
+    return raw(start) if lanes == 1 else ramp(start, lanes, stride).expr

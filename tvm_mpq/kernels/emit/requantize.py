@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 from tvm_mpq.kernels.emit.code import Array, Function, alloc, branch, let, loop, when
 from tvm_mpq.kernels.emit.quads import Quad, natural_quads, pack, scatter
-from tvm_mpq.kernels.emit.value import Index, Value, clamp, constant, fma, intrinsic, maximum, minimum, select, shuffle
+from tvm_mpq.kernels.emit.quantize import VBMI, ByteTable, centered, rounded
+from tvm_mpq.kernels.emit.value import Index, Value, clamp, constant, fma, intrinsic, maximum, minimum, shuffle
 from tvm_mpq.kernels.frames.geometry import BLOCK, blocks
 from tvm_mpq.kernels.packing.ranges import bounded
 from tvm_mpq.kernels.registry import Parameters, Request
@@ -24,8 +25,6 @@ from tvm_mpq.schema import FLOAT_BITS, Conv2dWorkload, padded_channels
 
 _ROUND_512 = "llvm.x86.avx512.mask.cvtps2dq.512"
 _ROUND_256 = "llvm.x86.avx.cvt.ps2dq.256"
-_PERMUTE_2 = "llvm.x86.avx512.vpermi2var.qi.512"
-_MAGIC = 12582912.0  # 1.5 * 2^23: adding it rounds |y| < 2^22 half to even into the low bits of the float
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class Requantizer:
         whole = not self.floats and self.stored % BLOCK == 0
         self.packs = whole and lanes == BLOCK and "avx512bw" in request.features
         """Whether accumulators are packed in fours: 16 lanes to whole blocks of bytes on AVX-512."""
-        self._wide_table = self.packs and "avx512vbmi" in request.features
+        self._wide_table: ByteTable | None = None
         self._clamps = not self.floats or self.workload.activation != "none"
         q, floats = f.flat("Q"), f.flat("F")
         self._out = f.flat("out")
@@ -87,8 +86,8 @@ class Requantizer:
             self._residual_multiplier = let(floats[0].broadcast(lanes), "residual_multiplier")
         if self.has_table:
             self._table = f.flat("table")
-            if self._wide_table:
-                self._table_parts = [let(self._table.load(64 * i, 64), f"table{i}") for i in range(4)]
+            if self.packs and request.features >= VBMI:
+                self._wide_table = ByteTable(self._table)
 
     def locals(self) -> None:
         """Declare the small buffers that each thread needs for itself."""
@@ -124,7 +123,7 @@ class Requantizer:
         if not as_float:  # an output of fewer than 8 bits ends below what the packs saturate to
             packed = let(minimum(packed, self._high_bytes), "packed")
         if self.has_table:
-            packed = let(self._permuted(packed) if self._wide_table else self._look_up(packed), "activated")
+            packed = let(self._wide_table.look_up(packed) if self._wide_table else self._look_up(packed), "activated")
         scatter(self._out, packed, [cell.places for cell in cells], self.stored)
 
     def _scaled(self, cell: Cell) -> Value:
@@ -133,7 +132,7 @@ class Requantizer:
         if not self.workload.residual:
             return y * cell.multiplier
         loaded = self._residual_quads(cell) if self.packs else self._residual_vector(cell)
-        r = (loaded.cast("int32") - self._residual_zero).cast("float32")
+        r = centered(loaded, self._residual_zero)
         return fma(y, cell.multiplier, r * self._residual_multiplier)
 
     def _clamped(self, cell: Cell) -> Value:
@@ -153,7 +152,7 @@ class Requantizer:
             return intrinsic(_ROUND_512, "int32", 16, y, constant(0, "int32", 16), all_lanes, as_the_cpu_is_set)
         if n == 8 and "avx2" in features:
             return intrinsic(_ROUND_256, "int32", 8, y)
-        return (y + _MAGIC).reinterpret("int32", n)
+        return rounded(y)
 
     def _residual_quads(self, cell: Cell) -> Value:
         """The residual's bytes of a packed cell, lane by lane, in as few loads as its quads allow."""
@@ -179,13 +178,6 @@ class Requantizer:
         with loop(value.lanes) as i:
             self._looked_up[i] = self._table[self._looked_up[i].cast("int32")]
         return self._looked_up.load(0, value.lanes)
-
-    def _permuted(self, v: Value) -> Value:
-        """64 bytes through the table: two permutes of 128 entries and a choice by the top bit."""
-        t = self._table_parts
-        low = intrinsic(_PERMUTE_2, "uint8", 64, t[0], v, t[1])
-        high = intrinsic(_PERMUTE_2, "uint8", 64, t[2], v, t[3])
-        return select(v < 128, low, high)
 
     def _store(self, value: Value, cell: Cell) -> None:
         """Write one vector of outputs, or the part of it that exists."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tvm_mpq.kernels.carriers.common import lane_type, rounded, splat, vec
 from tvm_mpq.kernels.float_attention.vectors import across
+from tvm_mpq.kernels.float_norm.text import lane_type, rounded, splat, vec
 from tvm_mpq.kernels.machines.float32 import native_lanes
 from tvm_mpq.kernels.tir import Code, Params, Script
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from tvm_mpq.kernels.emit import Buffer, Value, alloc, constant, intrinsic, let, loop, shuffle, zeros
+from tvm_mpq.kernels.emit import Buffer, Value, alloc, constant, let, loop, shuffle, zeros
+from tvm_mpq.kernels.emit.quantize import look_up_128
 from tvm_mpq.kernels.frames.linear import LinearMachine, LinearTile
 from tvm_mpq.kernels.machines.vnni512 import dot
 from tvm_mpq.kernels.packing.linear import QUAD, Bytes, Coding, LinearShape, unsigned_codes
@@ -24,7 +25,6 @@ _HALF_TABLE = TABLE_BYTES // 2
 _WHOLE_BITS = 5  # of activations that are looked up in one piece
 _LOWER_BITS = 4  # of those that are looked up in two
 _LOAD = 32  # activations loaded for a table
-_PERMUTE = "llvm.x86.avx512.vpermi2var.qi.512"
 
 INDICES = Coding(bits=8, step=2, offset=1, greatest=1, inputs=QUAD * GROUP)
 
@@ -77,7 +77,7 @@ class SubsetLookup(LinearMachine):
             for i, acc in enumerate(accs):
                 index = let(tile.packed(k, i).reinterpret("uint8", 64), "index")
                 for p, (low, high) in enumerate(tables):
-                    found = intrinsic(_PERMUTE, "uint8", 64, low, index, high)
+                    found = look_up_128(low, index, high)
                     acc.value = dot(acc.value, found, constant(1 << p * _LOWER_BITS, "int8", 64))
         return [[acc.value for acc in accs]]
 

@@ -1,0 +1,93 @@
+"""What the rows of operators without weights have in common: they move or combine activations, and have no knobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+from tvm.tirx import PrimFunc
+
+from tvm_mpq.kernels.emit import Function, function
+from tvm_mpq.kernels.registry import Family, Knobs, Parameters, Request, register
+from tvm_mpq.numerics.operands import Operands
+from tvm_mpq.schema import FLOAT_BITS, Workload, padded_channels
+
+INTEGER_BITS = frozenset(range(1, 9))
+FLOAT_ONLY = frozenset({FLOAT_BITS})
+GENERIC: frozenset[str] = frozenset()
+
+
+def add_row(
+    name: str,
+    workload_type: type[Workload],
+    *,
+    ranges: str,
+    accepts: Callable[[Request], bool],
+    parameters: Callable[[Request], Parameters],
+    write: Callable[[Request, Function], None],
+    constants: Callable[[Request, Operands], list[np.ndarray]] = lambda request, operands: [],
+    features: frozenset[str] = GENERIC,
+    bits: frozenset[int] = INTEGER_BITS,
+    max_terms: Callable[[Request], int | None] = lambda request: None,
+) -> None:
+    """Register the family `name`; `write` writes its body into a function over `parameters`. See `Family`."""
+
+    def build(request: Request, knobs: Knobs) -> PrimFunc:
+        with function(parameters(request).all()) as f:
+            write(request, f)
+        return f.func
+
+    register(
+        Family(
+            name=name,
+            workload_type=workload_type,
+            isa_features=features,
+            weight_bits=bits,
+            activation_bits=bits,
+            operand_ranges=ranges,
+            accepts=accepts,
+            knob_space=lambda request: [{}],
+            build=build,
+            constants=lambda request, knobs, operands: constants(request, operands),
+            rank=len(features),
+            parameters=lambda request, knobs: parameters(request),
+            max_terms=max_terms,
+        )
+    )
+
+
+def stored_shape(shape: tuple[int, ...], is_float: bool) -> tuple[int, ...]:
+    """The physical shape of a channels-last tensor."""
+    return shape if is_float else (*shape[:-1], padded_channels(shape[-1]))
+
+
+def is_integer(request: Request) -> bool:
+    """Bytes in, bytes out."""
+    precision = request.precision
+    return precision.weight_bits == precision.activation_bits and request.out_bits <= 8
+
+
+def is_float(request: Request) -> bool:
+    """Floats out."""
+    return request.out_bits == FLOAT_BITS
+
+
+def dtype_of(request: Request) -> str:
+    """Of an operator whose inputs and output are alike."""
+    return "float32" if is_float(request) else "uint8"
+
+
+def int_row(*values: int, size: int = 8) -> npt.NDArray[np.int32]:
+    """int32[size], zeros at the end."""
+    row = np.zeros(size, np.int32)
+    row[: len(values)] = values
+    return row
+
+
+def float_row(*values: npt.ArrayLike, size: int = 4) -> npt.NDArray[np.float32]:
+    """float32[size], zeros at the end."""
+    row = np.zeros(size, np.float32)
+    for i, value in enumerate(values):
+        row[i] = value
+    return row
