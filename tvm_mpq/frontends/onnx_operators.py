@@ -99,19 +99,43 @@ def _explicit_pads(inputs: list[Any], attrs: dict[str, Any]) -> Any:
     mode = attrs.get("auto_pad", b"NOTSET").decode()
     if mode not in ("SAME_UPPER", "SAME_LOWER"):
         return None
+    totals = []
+    for size, kernel, stride, dilation in _window(inputs, attrs):
+        totals.append(max((-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0))
+    _set_pads(attrs, totals, mode)
+    return None
+
+
+def _transposed_pads(inputs: list[Any], attrs: dict[str, Any]) -> Any:
+    """Rewrites `output_shape` in `attrs` to pads and output padding, as ONNX Runtime does; TVM would ignore it."""
+    wanted = attrs.pop("output_shape", None)
+    if not wanted:
+        return None
+    window = _window(inputs, attrs)
+    extra = list(attrs.get("output_padding") or [0] * len(window))
+    totals = []
+    for axis, (size, kernel, stride, dilation) in enumerate(window):
+        whole = (size - 1) * stride + (kernel - 1) * dilation + 1 + extra[axis]
+        totals.append(max(whole - wanted[axis - len(window)], 0))
+        extra[axis] += max(wanted[axis - len(window)] - whole, 0)
+    _set_pads(attrs, totals, attrs.get("auto_pad", b"NOTSET").decode())
+    attrs["output_padding"] = tuple(extra)
+    return None
+
+
+def _window(inputs: list[Any], attrs: dict[str, Any]) -> list[tuple[int, int, int, int]]:
+    """Size of the data, of the kernel, stride and dilation along each spatial axis of a convolution."""
     sizes = [int(d) for d in inputs[0].ty.shape][2:]
     kernel = attrs.get("kernel_shape") or [int(d) for d in inputs[1].ty.shape][2:]
-    strides = attrs.get("strides") or [1] * len(sizes)
-    dilations = attrs.get("dilations") or [1] * len(sizes)
-    before, after = [], []
-    for size, k, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
-        total = max((-(-size // stride) - 1) * stride + (k - 1) * dilation + 1 - size, 0)
-        less, more = total // 2, total - total // 2
-        before.append(less if mode == "SAME_UPPER" else more)
-        after.append(more if mode == "SAME_UPPER" else less)
+    ones = [1] * len(sizes)
+    return list(zip(sizes, kernel, attrs.get("strides") or ones, attrs.get("dilations") or ones, strict=True))
+
+
+def _set_pads(attrs: dict[str, Any], totals: list[int], mode: str) -> None:
+    """Explicit pads of these sums; the odd one goes behind for SAME_UPPER, else in front."""
+    less, more = [t // 2 for t in totals], [t - t // 2 for t in totals]
     attrs["auto_pad"] = b"NOTSET"
-    attrs["pads"] = (*before, *after)
-    return None
+    attrs["pads"] = (*less, *more) if mode == "SAME_UPPER" else (*more, *less)
 
 
 def _gather(inputs: list[Any], attrs: dict[str, Any]) -> Any:
@@ -127,6 +151,7 @@ CONVERTERS: dict[str, Converter] = {
     "Clip": _clip,
     "Constant": _constant,
     "Conv": _explicit_pads,
+    "ConvTranspose": _transposed_pads,
     "Dropout": _dropout,
     "Gather": _gather,
     "Pad": _pad,

@@ -93,6 +93,27 @@ RELAX = {  # case -> (nodes, input, weights, opset, operators that must come out
         17,
         ["nn.conv2d"],
     ),
+    "transposed_output_shape_upper": (
+        [node("ConvTranspose", ["x", "w"], ["y"], auto_pad="SAME_UPPER", strides=[2, 2], output_shape=[16, 14])],
+        X,
+        {"w": normal(4, 3, 3, 3)},
+        17,
+        ["nn.conv2d_transpose"],
+    ),
+    "transposed_output_shape_lower": (
+        [node("ConvTranspose", ["x", "w"], ["y"], auto_pad="SAME_LOWER", strides=[2, 2], output_shape=[16, 14])],
+        X,
+        {"w": normal(4, 3, 3, 3)},
+        17,
+        ["nn.conv2d_transpose"],
+    ),
+    "transposed_same_upper": (
+        [node("ConvTranspose", ["x", "w"], ["y"], auto_pad="SAME_UPPER", strides=[2, 2])],
+        X,
+        {"w": normal(4, 3, 3, 3)},
+        17,
+        ["nn.conv2d_transpose"],
+    ),
     "average_pool": (
         [node("AveragePool", ["x"], ["y"], kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4, ceil_mode=1)],
         X,
@@ -143,6 +164,25 @@ def test_operator_arrives_as_plain_relax_and_computes_the_same(case, save_onnx, 
     (got,) = run(loaded, x)
     assert got.shape == reference.shape
     np.testing.assert_allclose(got, reference, rtol=0, atol=1e-5)  # sums of at most 36 products of size about 1
+
+
+def test_an_output_shape_without_pads_is_resolved_as_onnx_runtime_does(save_onnx, run) -> None:
+    """The odd element of padding in front; what the shape has more than the kernel reaches, behind."""
+    weights = {"w": normal(4, 3, 3, 1)}
+    asked = save_onnx(
+        [node("ConvTranspose", ["x", "w"], ["y"], strides=[2, 3], output_shape=[16, 23])],
+        {"x": (X.shape, "float32")},
+        weights,
+    )
+    (got,) = run(load_model(asked), X)
+    explicit = save_onnx(
+        [node("ConvTranspose", ["x", "w"], ["y"], strides=[2, 3], pads=[1, 0, 0, 0], output_padding=[0, 1])],
+        {"x": (X.shape, "float32")},
+        weights,
+    )
+    reference = ReferenceEvaluator(onnx.load(str(explicit))).run(None, {"x": X})[0]
+    assert got.shape == reference.shape == (1, 3, 16, 23)
+    np.testing.assert_allclose(got, reference, rtol=0, atol=1e-5)
 
 
 def test_negative_padding_crops(save_onnx, run) -> None:
