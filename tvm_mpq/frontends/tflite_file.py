@@ -163,6 +163,14 @@ class _Importer(OperatorConverter):
         self.dequantized.add(tensor.Name().decode())
         return ((raw.astype(np.int32) - zero) * scale).astype(np.float32)
 
+    def convert_transpose_conv(self, op: Any) -> Any:
+        """TVM's result in NCHW, which it can compile, with the size and the activation that it leaves out."""
+        result = super().convert_transpose_conv(op)
+        options = tflite.TransposeConvOptions()
+        options.Init(op.BuiltinOptions().Bytes, op.BuiltinOptions().Pos)
+        size = [int(n) for n in self.get_output_tensors(op)[0].tensor.ShapeAsNumpy()[1:3]]
+        return self.convert_fused_activation_function(_sized(result, size), options.FusedActivationFunction())
+
     def convert_op_to_relax(self) -> None:
         operators = [self.subgraph.Operators(i) for i in range(self.subgraph.OperatorsLength())]
         names = operator_names([self._tensors_of(op) for op in operators])
@@ -186,3 +194,16 @@ class _Importer(OperatorConverter):
         if place is not None and op.InputsLength() > place:
             weight = self.subgraph.Tensors(op.Inputs(place)).Name().decode()
         return OperatorTensors(kind, weight, self.subgraph.Tensors(op.Outputs(0)).Name().decode())
+
+
+def _sized(expr: relax.Call, size: list[int]) -> relax.Call:
+    """An NHWC transposed convolution, or its sum with a bias, as an NCHW one between permutes, of this output size."""
+    if expr.op.name != "relax.nn.conv2d_transpose":
+        return relax.op.add(_sized(expr.args[0], size), expr.args[1])
+    (data, weight), attrs = expr.args, expr.attrs
+    rows, kernel = ([int(n) for n in shape] for shape in (data.ty.shape.values[1:3], weight.ty.shape.values[2:]))
+    strides, padding = [int(s) for s in attrs.strides], [int(p) for p in attrs.padding]
+    axes = enumerate(zip(size, rows, strides, kernel, strict=True))
+    extra = [n - (r - 1) * s - k + padding[i] + padding[i + 2] for i, (n, r, s, k) in axes]
+    maps = relax.op.permute_dims(data, (0, 3, 1, 2))
+    return relax.op.permute_dims(relax.op.nn.conv2d_transpose(maps, weight, strides, padding, extra), (0, 2, 3, 1))

@@ -88,7 +88,7 @@ OPERATORS = [  # builtin operator, its options, its inputs and output by tensor 
 ]
 
 
-def write(path: Path, tensors: list[Tensor], first_operator: int | None = None) -> Path:
+def write(path: Path, tensors: list[Tensor], first_operator: int | None = None, graph_operators=OPERATORS) -> Path:
     b = flatbuffers.Builder(1024)
     buffers, places = [], []
     for data in [None, *[t.data for t in tensors if t.data is not None]]:
@@ -101,7 +101,7 @@ def write(path: Path, tensors: list[Tensor], first_operator: int | None = None) 
         places.append(0 if tensor.data is None else 1 + sum(p > 0 for p in places))
     made = [_tensor(b, t, p) for t, p in zip(tensors, places, strict=True)]
     codes, operators = [], []
-    for i, (builtin, kind, options, inputs, output) in enumerate(OPERATORS):
+    for i, (builtin, kind, options, inputs, output) in enumerate(graph_operators):
         code = first_operator if i == 0 and first_operator is not None else builtin
         tflite.OperatorCodeStart(b)
         tflite.OperatorCodeAddBuiltinCode(b, code)
@@ -117,7 +117,7 @@ def write(path: Path, tensors: list[Tensor], first_operator: int | None = None) 
         operators.append(tflite.OperatorEnd(b))
     tensor_list = _offsets(b, made, tflite.SubGraphStartTensorsVector)
     operator_list = _offsets(b, operators, tflite.SubGraphStartOperatorsVector)
-    ins, outs = _ints(b, [0]), _ints(b, [8])
+    ins, outs = _ints(b, [0]), _ints(b, [len(tensors) - 1])
     tflite.SubGraphStart(b)
     tflite.SubGraphAddTensors(b, tensor_list)
     tflite.SubGraphAddOperators(b, operator_list)
@@ -135,6 +135,19 @@ def write(path: Path, tensors: list[Tensor], first_operator: int | None = None) 
     b.Finish(tflite.ModelEnd(b), b"TFL3")
     path.write_bytes(bytes(b.Output()))
     return path
+
+
+def _transposed_operator(padding: int, strides: tuple[int, int], activation: int):
+    def options(b) -> int:
+        tflite.TransposeConvOptionsStart(b)
+        tflite.TransposeConvOptionsAddPadding(b, padding)
+        tflite.TransposeConvOptionsAddStrideH(b, strides[0])
+        tflite.TransposeConvOptionsAddStrideW(b, strides[1])
+        tflite.TransposeConvOptionsAddFusedActivationFunction(b, activation)
+        return tflite.TransposeConvOptionsEnd(b)
+
+    kinds = tflite.BuiltinOperator.TRANSPOSE_CONV, tflite.BuiltinOptions.TransposeConvOptions
+    return (*kinds, options, (2, 1, 0, 3), 4)
 
 
 @pytest.fixture
@@ -174,6 +187,38 @@ def test_the_imported_network_computes_the_same(tensors, tmp_path, rng, run) -> 
     assert str(loaded.mod["main"].params[0].name) == "serving_input_0"
     assert set(loaded.mod["main"].attrs.keys()) <= {"global_symbol"}
     assert loaded.notes == ("dynamic batch axis of input 'serving_input:0' fixed to 1",)
+
+
+@pytest.mark.parametrize(
+    ("padding", "strides", "kernel", "size", "cropped"),
+    [
+        ("VALID", (2, 2), (2, 2), (8, 10), (0, 0)),
+        ("VALID", (2, 3), (3, 3), (10, 16), (0, 0)),  # one row and one column more than the kernel reaches
+        ("SAME", (2, 2), (4, 3), (8, 9), (1, 1)),
+        ("SAME", (3, 2), (1, 2), (12, 10), (0, 0)),  # a kernel shorter than its stride
+    ],
+)
+def test_a_transposed_convolution(tmp_path, rng, run, padding, strides, kernel, size, cropped) -> None:
+    """Each input adds the kernel to its place; SAME cuts what a convolution of the output would have padded."""
+    x = rng.standard_normal((1, 4, 5, 3)).astype(np.float32)
+    weight, bias = (rng.standard_normal(s).astype(np.float32) for s in ((2, *kernel, 3), (2,)))
+    wanted = np.zeros((1, 20, 20, 2))
+    for i, j in np.ndindex(4, 5):
+        rows, columns = (slice(n * s, n * s + k) for n, s, k in zip((i, j), strides, kernel, strict=True))
+        wanted[:, rows, columns] += np.einsum("nc,ohwc->nhwo", x[:, i, j], weight)
+    wanted = np.maximum(wanted[:, cropped[0] : cropped[0] + size[0], cropped[1] : cropped[1] + size[1]] + bias, 0)
+    tensors = [
+        Tensor("x", x.shape),
+        Tensor("model/up/kernel", weight.shape, weight),
+        Tensor("model/up/shape", (4,), np.array([1, *size, 2], np.int32), "int32"),
+        Tensor("model/up/bias", (2,), bias),
+        Tensor("Identity", (1, *size, 2)),
+    ]
+    operator = _transposed_operator(getattr(tflite.Padding, padding), strides, tflite.ActivationFunctionType.RELU)
+    loaded = load_model(write(tmp_path / "up.tflite", tensors, graph_operators=[operator]))
+    (got,) = run(loaded, x)
+    assert got.shape == wanted.shape
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-4)
 
 
 def test_another_batch(tensors, tmp_path, rng, run) -> None:
