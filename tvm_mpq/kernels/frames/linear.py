@@ -30,7 +30,7 @@ from tvm_mpq.kernels.emit import (
 )
 from tvm_mpq.kernels.emit.requantize import Cell, Requantizer, convolution_parameters, stored_channels
 from tvm_mpq.kernels.frames.geometry import conv_of, useful_threads
-from tvm_mpq.kernels.packing.linear import QUAD, SIGN_BIT, Bytes, Coding, LinearShape, unsigned_codes
+from tvm_mpq.kernels.packing.linear import QUAD, SIGN_BIT, ByteCoding, Bytes, LinearShape, unsigned_codes
 from tvm_mpq.kernels.registry import Knobs, Parameters, Request
 from tvm_mpq.schema import padded_channels
 
@@ -81,7 +81,7 @@ class LinearMachine(ABC):
     registers: int
     sign = SIGN_BIT
 
-    def __init__(self, coding: Coding) -> None:
+    def __init__(self, coding: ByteCoding) -> None:
         self.coding = coding
 
     @property

@@ -28,7 +28,7 @@ from tvm_mpq.kernels.frames.geometry import ChannelWindow, Geometry
 from tvm_mpq.kernels.frames.linear import LinearMachine, LinearTile
 from tvm_mpq.kernels.frames.machine import Dot
 from tvm_mpq.kernels.packing.dense import blocked_weight
-from tvm_mpq.kernels.packing.linear import SIGN_BIT, Coding, LinearShape
+from tvm_mpq.kernels.packing.linear import SIGN_BIT, ByteCoding, LinearShape
 from tvm_mpq.kernels.registry import Request
 from tvm_mpq.numerics.affine import weight_range
 from tvm_mpq.schema import Conv2dWorkload, padded_channels
@@ -166,7 +166,7 @@ def bytes_depth(request: Request) -> int:
     return min(cost, key=lambda depth: cost[depth], default=0)
 
 
-def steps_limit(coding: Coding) -> int:
+def steps_limit(coding: ByteCoding) -> int:
     """Steps whose products 16 bits hold: two products of the least activation, -128, and the greatest field in place.
 
     The sum may be -32768 exactly; positive ones are smaller, because activations end at 127.
@@ -174,7 +174,7 @@ def steps_limit(coding: Coding) -> int:
     return 32768 // (2 * SIGN_BIT * _highest(coding))
 
 
-def _highest(coding: Coding) -> int:
+def _highest(coding: ByteCoding) -> int:
     return coding.greatest << (_HALF - coding.bits)
 
 

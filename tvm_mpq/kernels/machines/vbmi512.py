@@ -16,7 +16,7 @@ from tvm_mpq.kernels.emit import Buffer, Value, alloc, constant, let, loop, shuf
 from tvm_mpq.kernels.emit.quantize import look_up_128
 from tvm_mpq.kernels.frames.linear import LinearMachine, LinearTile
 from tvm_mpq.kernels.machines.vnni512 import dot
-from tvm_mpq.kernels.packing.linear import QUAD, Bytes, Coding, LinearShape, unsigned_codes
+from tvm_mpq.kernels.packing.linear import QUAD, ByteCoding, Bytes, LinearShape, unsigned_codes
 
 GROUP = 5
 """Activations of which a byte of weights chooses a subset."""
@@ -26,7 +26,7 @@ _WHOLE_BITS = 5  # of activations that are looked up in one piece
 _LOWER_BITS = 4  # of those that are looked up in two
 _LOAD = 32  # activations loaded for a table
 
-INDICES = Coding(bits=8, step=2, offset=1, greatest=1, inputs=QUAD * GROUP)
+INDICES = ByteCoding(bits=8, step=2, offset=1, greatest=1, inputs=QUAD * GROUP)
 
 
 class SubsetLookup(LinearMachine):

@@ -28,7 +28,7 @@ _SLACK = 16  # bytes: what wide loads read past the last step's activations
 
 
 @dataclass(frozen=True)
-class Coding:
+class ByteCoding:
     """bits: of a field of a byte; greatest: the greatest u; inputs: input channels in four bytes of an output channel.
 
     The fields of a byte belong to different output channels.
@@ -47,14 +47,14 @@ class Coding:
 
 
 _FIELDS = {
-    1: Coding(bits=1, step=2, offset=1, greatest=1),  # -1 and 1
-    2: Coding(bits=2, step=1, offset=1, greatest=2),  # -1..1
-    3: Coding(bits=4, step=1, offset=7, greatest=14),
-    4: Coding(bits=4, step=1, offset=7, greatest=14),  # -7..7
+    1: ByteCoding(bits=1, step=2, offset=1, greatest=1),  # -1 and 1
+    2: ByteCoding(bits=2, step=1, offset=1, greatest=2),  # -1..1
+    3: ByteCoding(bits=4, step=1, offset=7, greatest=14),
+    4: ByteCoding(bits=4, step=1, offset=7, greatest=14),  # -7..7
 }
 
 
-def field_coding(request: Request) -> Coding:
+def field_coding(request: Request) -> ByteCoding:
     """One field for each weight."""
     return _FIELDS[request.precision.weight_bits]
 
@@ -75,10 +75,10 @@ class LinearShape:
     lanes: int
     trips: int
     depth: int
-    coding: Coding
+    coding: ByteCoding
 
     @classmethod
-    def of(cls, w: Conv2dWorkload, coding: Coding, lanes: int, stored: int, parts: int, depth: int) -> LinearShape:
+    def of(cls, w: Conv2dWorkload, coding: ByteCoding, lanes: int, stored: int, parts: int, depth: int) -> LinearShape:
         """For `stored` output channels, at most `parts` parts of a tile and at most `depth` steps of a trip."""
         all_parts, steps = tiles(stored, lanes), tiles(w.in_channels, coding.inputs)
         trips = tiles(steps, depth)
