@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from mpq_testing.conv_cases import DENSE, DEPTHWISE, GROUPED, SAME, TURNS, C, make_case
+from mpq_testing.conv_cases import DENSE, DEPTHWISE, GROUPED, SAME, TRANSPOSED, TURNS, C, make_case
 from mpq_testing.emulated import Case, EmulatedMachine
 from tvm_mpq.kernels.registry import Kernel, Request, fitting
 from tvm_mpq.numerics.activation_names import is_clamp
@@ -33,7 +33,7 @@ def cases_for(core: str, workloads: list[C], rng: np.random.Generator, every: bo
 @pytest.mark.parametrize("core", CORES)
 def test_equals_the_definition(machine: EmulatedMachine, core: str, rng: np.random.Generator) -> None:
     later = CORES.index(core) > 1  # the same features as an earlier core: other turns, fewer shapes
-    workloads = [*DENSE, *DEPTHWISE, *GROUPED]
+    workloads = [*DENSE, *DEPTHWISE, *GROUPED, *TRANSPOSED]
     machine.check(cases_for(core, workloads[1::3] if later else workloads, rng, every=core == CORES[0]), core)
 
 

@@ -115,8 +115,7 @@ def _convolve(x: npt.NDArray[np.float64], w: npt.NDArray[np.float64], work: Conv
         raise InvalidValueError(
             f"conv2d data and weight must have the shapes {data_shape} and {weight_shape} (got {x.shape} and {w.shape})"
         )
-    top, left, bottom, right = work.padding
-    x = np.pad(_dilated(x, work), ((0, 0), (top, bottom), (left, right), (0, 0)))
+    x = _padded(_dilated(x, work), work.padding)
     rows, columns = work.out_height, work.out_width
     positions = work.batch * rows * columns
     per_group = work.out_channels // groups
@@ -140,6 +139,14 @@ def _convolve(x: npt.NDArray[np.float64], w: npt.NDArray[np.float64], work: Conv
     if not depthwise:
         y = np.ascontiguousarray(y.transpose(1, 0, 2))
     return y.reshape(work.batch, rows, columns, work.out_channels)
+
+
+def _padded(x: npt.NDArray[np.float64], padding: tuple[int, int, int, int]) -> npt.NDArray[np.float64]:
+    """Zeros around the rows and columns of x; where the padding is negative, as many of them are cut off."""
+    top, left, bottom, right = padding
+    height, width = x.shape[1:3]
+    x = x[:, max(0, -top) : height - max(0, -bottom), max(0, -left) : width - max(0, -right)]
+    return np.pad(x, ((0, 0), (max(0, top), max(0, bottom)), (max(0, left), max(0, right)), (0, 0)))
 
 
 def _dilated(x: npt.NDArray[np.float64], work: Conv2dWorkload) -> npt.NDArray[np.float64]:

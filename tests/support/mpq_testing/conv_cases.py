@@ -42,6 +42,18 @@ GROUPED = [
     C(1, 9, 8, 32, 64, (3, 3), (2, 2), SAME, groups=4, residual=True),
     C(1, 5, 4, 30, 20, (1, 1), groups=5),
 ]
+TRANSPOSED = [  # input dilation is the stride, padding what the kernel's reach leaves of it
+    C(1, 6, 7, 20, 33, (2, 2), padding=(1, 1, 1, 1), input_dilation=(2, 2)),  # k2s2
+    C(2, 5, 6, 16, 40, (4, 4), padding=(2, 2, 2, 2), activation="relu", input_dilation=(2, 2)),  # k4s2p1
+    C(1, 5, 4, 33, 20, (3, 3), padding=(1, 1, 1, 1), residual=True, input_dilation=(2, 2)),  # an odd output
+    C(1, 5, 4, 7, 10, (3, 3), padding=(1, 1, 2, 2), activation="silu", input_dilation=(2, 2)),  # output padding
+    C(1, 4, 5, 12, 16, (2, 3), padding=(1, 2, 1, 2), input_dilation=(3, 1)),  # phases without a tap
+    C(1, 6, 6, 16, 16, (3, 3), padding=(-1, 0, 0, -1), input_dilation=(2, 2)),  # more padding than the kernel reaches
+    C(1, 1, 9, 8, 24, (1, 5), padding=(0, 3, 0, 3), input_dilation=(1, 4)),  # of one axis
+    C(1, 4, 4, 6, 12, (4, 4), padding=(2, 2, 2, 2), groups=6, input_dilation=(2, 2)),
+    C(1, 4, 4, 16, 16, (4, 4), padding=(2, 2, 2, 2), groups=16, input_dilation=(2, 2)),
+    C(1, 16, 16, 32, 40, (4, 4), padding=(2, 2, 2, 2), input_dilation=(2, 2)),  # large enough for threads
+]
 TURNS = [  # precision, bits of the output, threads, whether operands are at their ends
     (W8A8, 8, 1, True),
     (W4A8, 32, 2, False),

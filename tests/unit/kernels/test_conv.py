@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tvm
 
+from mpq_testing.conv_cases import TRANSPOSED
 from mpq_testing.objects import object_architecture
 from tvm_mpq import targets
 from tvm_mpq.kernels.families import dense  # noqa: F401  registers the rows
@@ -73,6 +74,7 @@ GROUPED = [
     C(1, 9, 8, 32, 64, (3, 3), (2, 2), SAME, groups=4, residual=True),
     C(1, 5, 4, 30, 20, (1, 1), groups=5),
 ]
+SHAPES = {"dense": DENSE, "tables": TABLES, "depthwise": DEPTHWISE, "grouped": GROUPED, "transposed": TRANSPOSED}
 
 
 @pytest.fixture(autouse=True)
@@ -170,17 +172,19 @@ def sweep(features: frozenset[str], suffix: str, workloads: list[C], rng: np.ran
     assert ran >= len(workloads)
 
 
-@pytest.mark.parametrize("group", [DENSE, TABLES, DEPTHWISE, GROUPED], ids=["dense", "tables", "depthwise", "grouped"])
+@pytest.mark.parametrize("group", list(SHAPES.values()), ids=list(SHAPES))
 def test_avx512_equals_reference(group: list[C], rng: np.random.Generator) -> None:
     sweep(VBMI if VBMI <= HOST_FEATURES else VNNI, "__avx512vnni", group, rng)
 
 
-@pytest.mark.parametrize("group", [DENSE, TABLES[:2], GROUPED], ids=["dense", "tables", "grouped"])
+@pytest.mark.parametrize(
+    "group", [DENSE, TABLES[:2], GROUPED, TRANSPOSED], ids=["dense", "tables", "grouped", "transposed"]
+)
 def test_avx2_equals_reference(group: list[C], rng: np.random.Generator) -> None:
     sweep(AVX2, "__avx2", group, rng)
 
 
-@pytest.mark.parametrize("group", [DENSE, TABLES, DEPTHWISE, GROUPED], ids=["dense", "tables", "depthwise", "grouped"])
+@pytest.mark.parametrize("group", list(SHAPES.values()), ids=list(SHAPES))
 def test_generic_equals_reference(group: list[C], rng: np.random.Generator) -> None:
     if "avx2" not in HOST_FEATURES:
         pytest.skip("the generic families are compiled for x86-64 here")

@@ -17,14 +17,24 @@ def finishable(request: Request) -> bool:
 
 
 def is_dense(request: Request) -> bool:
-    return workload_of(request).groups == 1 and finishable(request)
+    return workload_of(request).groups == 1 and finishable(request) and _has_phases(request)
 
 
 def is_grouped(request: Request) -> bool:
-    return workload_of(request).groups > 1 and finishable(request) and not is_depthwise(request)
+    grouped = workload_of(request).groups > 1 and finishable(request)
+    return grouped and not is_depthwise(request) and _has_phases(request)
+
+
+def _has_phases(request: Request) -> bool:
+    """Whether each phase of an input with dilation has an output, and its taps stand one behind the other."""
+    w = workload_of(request)
+    if w.input_dilation == (1, 1):
+        return True
+    plain = w.stride == w.dilation == (1, 1)
+    return plain and w.out_height >= w.input_dilation[0] and w.out_width >= w.input_dilation[1]
 
 
 def is_depthwise(request: Request) -> bool:
     w = workload_of(request)
-    plain = w.is_depthwise and w.out_channels == w.in_channels
+    plain = w.is_depthwise and w.out_channels == w.in_channels and w.input_dilation == (1, 1)
     return plain and padded_channels(w.in_channels) >= 16 and finishable(request)

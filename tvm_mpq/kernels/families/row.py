@@ -63,5 +63,6 @@ def convolution_row(
             variant=variant,
             max_terms=max_terms,
             parameters=lambda request, knobs: frame(request, knobs).parameters,
+            input_dilation=True,
         )
     )

@@ -28,12 +28,8 @@ def fill_border(
     """
     z = let(z, "z")
     top, left, _, right = g.padding
-    low, high = share
-    reach = g.reach(0, rows) + (0 if g.phases is None else g.phases[0].span)
-    first = _at_most(low, rows, 0, g.least_height - rows) * g.stride[0]
-    last = _at_most(high, rows, -rows, g.out_height - rows) * g.stride[0] + reach
     row_bytes, wide = g.in_width * g.in_cells, g.row_width * g.in_cells
-    with loop(first, last) as y:
+    with loop(*rows_read(g, rows, share)) as y:
         row = let(base + y * wide, "row")
         with branch(within(top, y, top + g.in_height)) as (inside, outside):
             with inside:
@@ -45,10 +41,20 @@ def fill_border(
                 _fill(target, row, wide, z)
 
 
-def _at_most(tile: Index, rows: int, more: int, limit: int) -> Index:
-    """min(tile * rows + more, limit), in Python where it can be."""
-    start = tile * rows + more
-    return minimum(start, limit) if isinstance(start, Value) else min(start, limit)
+def rows_read(g: Geometry, rows: int, share: tuple[Index, Index]) -> tuple[Index, Index]:
+    """First bordered row, and the one past the last, that a share of the tiles of `rows` output rows reads."""
+    low, high = share
+    first = _at_most(low * rows, g.least_height - rows) * g.stride[0]
+    last = _at_most(high * rows - rows, g.out_height - rows) * g.stride[0] + g.reach(0, rows)
+    if g.phases is None:
+        return first, last
+    earliest = g.phases[0].start(0) + g.padding[0]
+    return first + earliest, _at_most(last + earliest + g.phases[0].span, g.rows)
+
+
+def _at_most(value: Index, limit: int) -> Index:
+    """min(value, limit), in Python where it can be."""
+    return minimum(value, limit) if isinstance(value, Value) else min(value, limit)
 
 
 def _fill(target: Buffer, offset: Value, count: int, z: Value) -> None:

@@ -110,6 +110,8 @@ class Geometry:
 
     @classmethod
     def _collapsed(cls, w: Conv2dWorkload, in_cells: int, out_cells: int) -> Geometry:
+        if w.input_dilation != (1, 1):
+            return cls._longest_phase(w, in_cells, out_cells)
         batch, height, width, out_height, out_width = w.batch, w.in_height, w.in_width, w.out_height, w.out_width
         if w.kernel == (1, 1) and w.stride == (1, 1) and not any(w.padding):
             batch, height, width = 1, 1, w.batch * w.in_height * w.in_width
@@ -120,6 +122,15 @@ class Geometry:
     def reach(self, axis: int, count: int) -> int:
         """Input rows (axis 0) or columns (axis 1), border included, that `count` neighbouring outputs read."""
         return (count - 1) * self.stride[axis] + (self.kernel[axis] - 1) * self.dilation[axis] + 1
+
+    @classmethod
+    def _longest_phase(cls, w: Conv2dWorkload, in_cells: int, out_cells: int) -> Geometry:
+        rows = PhaseAxis(w.input_dilation[0], w.kernel[0], w.padding[0], w.out_height)
+        columns = PhaseAxis(w.input_dilation[1], w.kernel[1], w.padding[1], w.out_width)
+        (top, bottom), (left, right) = rows.border(w.in_height), columns.border(w.in_width)
+        extents = (w.batch, w.in_height, w.in_width, rows.most, columns.most)
+        taps, padding = (rows.taps, columns.taps), (top, left, bottom, right)
+        return cls(*extents, taps, (1, 1), (1, 1), padding, in_cells, out_cells, (rows, columns))
 
     @property
     def phase_count(self) -> int:

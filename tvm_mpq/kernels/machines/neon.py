@@ -27,12 +27,12 @@ from tvm_mpq.kernels.emit import (
     shuffle,
     zeros,
 )
-from tvm_mpq.kernels.frames.geometry import BLOCK, ChannelWindow, blocks
+from tvm_mpq.kernels.frames.geometry import BLOCK, ChannelWindow, Geometry, blocks
 from tvm_mpq.kernels.frames.machine import Tile, TileMachine
 from tvm_mpq.kernels.packing.centred import centre
 from tvm_mpq.kernels.packing.dense import diagonal_weight
 from tvm_mpq.numerics.affine import weight_range
-from tvm_mpq.schema import Conv2dWorkload, Precision, padded_channels
+from tvm_mpq.schema import FLOAT_BITS, Conv2dWorkload, Precision, padded_channels
 
 _HALF = 8  # output channels of a pairwise tile
 _STEP = 16  # bytes of a vector register
@@ -84,10 +84,10 @@ class TapRow:
 
     @classmethod
     def of(cls, w: Conv2dWorkload) -> TapRow:
-        cells = ChannelWindow.of(w, _STEP).cells
+        cells, (rows, columns) = ChannelWindow.of(w, _STEP).cells, Geometry.of(w, FLOAT_BITS).kernel
         if w.dilation[1] == 1 and cells == padded_channels(w.in_channels):
-            return cls(w.kernel[1] * cells, w.kernel[0])
-        return cls(cells, w.kernel[0] * w.kernel[1])
+            return cls(columns * cells, rows)
+        return cls(cells, rows * columns)
 
     @property
     def step(self) -> int:

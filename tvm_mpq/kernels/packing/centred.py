@@ -26,10 +26,5 @@ def centre(activation_bits: int) -> int:
 
 
 def centred_ranges(request: Request, numbers: ConvConstants, weight: npt.NDArray[Any]) -> list[np.ndarray]:
-    """The constants of `with_ranges`, c * sum of the channel's weights added to the bias (modulo 2^32)."""
-    constants = with_ranges(request, numbers, weight)
-    sums = numbers.weight.astype(np.int64).sum(axis=(1, 2, 3)) * centre(request.precision.activation_bits)
-    bias = constants[1].astype(np.int64)
-    bias[: len(sums)] += sums
-    constants[1] = bias.astype(np.int32)
-    return constants
+    """The constants of `with_ranges` for a kernel that takes c from every activation."""
+    return with_ranges(request, numbers, weight, centre(request.precision.activation_bits))

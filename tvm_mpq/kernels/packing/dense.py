@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tvm_mpq.kernels.frames.geometry import BLOCK, ChannelWindow, blocks
+from tvm_mpq.kernels.frames.geometry import BLOCK, ChannelWindow, Geometry, blocks
 from tvm_mpq.kernels.packing.ranges import bounded, limited
 from tvm_mpq.kernels.registry import Request
 from tvm_mpq.numerics.constants import ConvConstants, conv_constants
@@ -55,11 +55,30 @@ def packed_weight(request: Request, layout: WeightLayout, weight: Int8) -> npt.N
     """int8[O, KH, KW, I / groups] as `layout` stores it, grouped ones by their windows."""
     w = request.workload
     assert isinstance(w, Conv2dWorkload)
+    return np.concatenate([layout.pack(_windowed(w, layout, part)) for part in phase_weights(w, weight)])
+
+
+def phase_weights(w: Conv2dWorkload, weight: Int8) -> list[Int8]:
+    """The weights of each phase of a dilated input (see `PhaseAxis`), zeros behind; without dilation, all in one."""
+    phases = Geometry.of(w, FLOAT_BITS).phases
+    if phases is None:
+        return [weight]
+    rows, columns = phases
+    found = []
+    for a in range(rows.factor):
+        for b in range(columns.factor):
+            taps = weight[:, rows.first_tap(a) :: rows.factor, columns.first_tap(b) :: columns.factor]
+            missing = (0, rows.taps - taps.shape[1]), (0, columns.taps - taps.shape[2])
+            found.append(np.pad(taps, [(0, 0), *missing, (0, 0)]))
+    return found
+
+
+def _windowed(w: Conv2dWorkload, layout: WeightLayout, weight: Int8) -> Int8:
     window = ChannelWindow.of(w, layout.channels)
     if w.groups == 1:
-        return layout.pack(padded_weight(weight, window.cells))
+        return padded_weight(weight, window.cells)
     starts = [window.start(b) for b in range(blocks(w.out_channels))]
-    return layout.pack(windowed_weight(weight, w.groups, starts, window.cells))
+    return windowed_weight(weight, w.groups, starts, window.cells)
 
 
 def blocked_weight(weight: Int8, step: int) -> Int8:
@@ -90,10 +109,11 @@ def nibble_weight(weight: Int8) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(bits[:, 0::2] | (bits[:, 1::2] << 4))
 
 
-def with_ranges(request: Request, c: ConvConstants, weight: npt.NDArray[Any]) -> list[np.ndarray]:
-    """[weight, bias int32[Ob], multiplier float32[Ob], q int32[8], f float32[4], (table)], Ob = multiple of 16.
+def with_ranges(request: Request, c: ConvConstants, weight: npt.NDArray[Any], taken: int = 0) -> list[np.ndarray]:
+    """[weight, bias int32[P * Ob], multiplier float32[Ob], q int32[8], f float32[4], (table)], Ob = multiple of 16.
 
-    bias holds -input zero point * sum of the channel's weights (modulo 2^32, as the kernels' sums are).
+    bias holds -input zero point * sum of the channel's weights (modulo 2^32, as the kernels' sums are), for each of P
+    phases of a dilated input, else once. taken: what the kernel takes from every input before it multiplies.
     """
     w = request.workload
     assert isinstance(w, Conv2dWorkload)
@@ -101,12 +121,16 @@ def with_ranges(request: Request, c: ConvConstants, weight: npt.NDArray[Any]) ->
     channel_bias, channel_multiplier = c.bias, c.multiplier
     if request.out_bits != FLOAT_BITS and not w.residual and bounded(w, request.precision.weight_bits):
         channel_bias, channel_multiplier = limited(w, request.precision.weight_bits, c.bias, c.multiplier)
-    folded = channel_bias.astype(np.int64) - c.input_zero_point * c.weight.astype(np.int64).sum(axis=(1, 2, 3))
-    bias = np.zeros(out, np.int32)
-    bias[: len(folded)] = folded.astype(np.int32)
+    parts = phase_weights(w, c.weight)
+    bias = np.zeros((len(parts), out), np.int32)
+    for row, part in zip(bias, parts, strict=True):
+        folded = channel_bias.astype(np.int64) - (c.input_zero_point - taken) * part.astype(np.int64).sum(
+            axis=(1, 2, 3)
+        )
+        row[: len(folded)] = folded.astype(np.int32)
     multiplier = np.zeros(out, np.float32)
     multiplier[: len(channel_multiplier)] = channel_multiplier
     end = c.finish
     q = np.array([c.input_zero_point, end.zero_point, end.lo, end.hi, c.residual_zero_point, 0, 0, 0], np.int32)
     f = np.array([c.residual_multiplier, end.float_lo, end.float_hi, 0], np.float32)
-    return [weight, bias, multiplier, q, f, *([] if end.table is None else [end.table])]
+    return [weight, bias.ravel(), multiplier, q, f, *([] if end.table is None else [end.table])]
