@@ -155,6 +155,7 @@ def _import(program: Any, shapes: Shapes, what: str) -> Imported:
     try:
         with _quiet():
             program = program.run_decompositions()
+            _count_from_the_start(program)
             _check_operators(program, importer, what)
             mod = importer.from_exported_program(program, False, True, False, None)
     except MPQError:
@@ -184,6 +185,16 @@ def _check_operators(program: Any, importer: Any, what: str) -> None:
             f"{what}: unknown operator{'s' * (len(unknown) > 1)} {', '.join(unknown)}; "
             "write the model with operators that TVM's torch frontend knows"
         )
+
+
+def _count_from_the_start(program: Any) -> None:
+    """`x[:, -1]` names its element from the end; TVM would read what lies before the tensor."""
+    for node in program.graph.nodes:
+        if node.op == "call_function" and _short(node) == "select":
+            x, axis, index = node.args
+            size = x.meta["val"].shape[axis]
+            if isinstance(index, int) and index < 0 and isinstance(size, int):
+                node.args = (x, axis, index + size)
 
 
 def _owners(program: Any, env: Mapping[Any, Any]) -> dict[str, str]:

@@ -114,6 +114,20 @@ RELAX = {  # case -> (nodes, input, weights, opset, operators that must come out
         17,
         ["nn.conv2d_transpose"],
     ),
+    "conv1d": (
+        [node("Conv", ["x", "w", "b"], ["y"], strides=[2], pads=[1, 2], dilations=[3], group=2)],
+        X[0],
+        {"w": normal(6, 4, 3), "b": normal(6)},
+        17,
+        ["nn.conv1d", "reshape", "add"],
+    ),
+    "transposed_1d": (
+        [node("ConvTranspose", ["x", "w", "b"], ["y"], strides=[3], pads=[1, 0], output_padding=[1], dilations=[2])],
+        X[0],
+        {"w": normal(8, 5, 3), "b": normal(5)},
+        17,
+        ["nn.conv1d_transpose", "reshape", "add"],
+    ),
     "average_pool": (
         [node("AveragePool", ["x"], ["y"], kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4, ceil_mode=1)],
         X,

@@ -74,6 +74,37 @@ def _expected(model, *inputs) -> np.ndarray:
     return out
 
 
+SPATIAL = {
+    "conv1d": (nn.Conv1d(4, 6, 3, stride=2, padding=1, dilation=2, groups=2), (2, 4, 15)),
+    "conv1d same": (nn.Conv1d(4, 6, 4, padding="same"), (1, 4, 9)),
+    "average pool": (nn.AvgPool1d(3, 2, 1, ceil_mode=True, count_include_pad=False), (2, 4, 10)),
+    "adaptive pool": (nn.AdaptiveAvgPool1d(5), (2, 4, 10)),
+    "transposed 1d": (nn.ConvTranspose1d(4, 6, 3, stride=2, padding=1, output_padding=1, groups=2), (2, 4, 7)),
+    "transposed 2d": (nn.ConvTranspose2d(4, 6, (2, 3), stride=(3, 2), padding=(0, 1), dilation=(2, 1)), (2, 4, 5, 6)),
+    "transposed with output padding": (nn.ConvTranspose2d(4, 2, 1, stride=(3, 2), output_padding=(2, 1)), (1, 4, 3, 4)),
+}
+
+
+class Last(nn.Module):
+    def forward(self, x):
+        return x[:, -1] + x.select(-2, -3)[..., :2]
+
+
+def test_an_index_from_the_end(run) -> None:
+    x = torch.randn((2, 5, 2), generator=torch.Generator().manual_seed(4))
+    np.testing.assert_array_equal(run(load_model(Last(), example_inputs=x), x.numpy())[0], _expected(Last(), x))
+
+
+@pytest.mark.parametrize("name", SPATIAL)
+def test_one_dimensional_and_transposed_operators(name, run) -> None:
+    module, shape = SPATIAL[name]
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(3))
+    (got,) = run(load_model(module, example_inputs=x), x.numpy())
+    wanted = _expected(module, x)
+    assert got.shape == wanted.shape
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)  # sums of at most 24 products of size about 1
+
+
 def test_a_module_computes_the_same_and_stays_in_training_mode(net, image, run) -> None:
     net.blocks[0].eval()
     loaded = load_model(net, example_inputs=(image,))
