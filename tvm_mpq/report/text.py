@@ -90,6 +90,8 @@ def one_line(value: object) -> str:
 def workload(key: str) -> str:
     """A workload's key, shortened for people; keys that are not understood stay as they are.
 
+    `/2` is a stride, `*2x2` input dilation: a transposed convolution of that stride.
+
     >>> workload("conv2d(batch=1,in_height=8,in_width=8,in_channels=48,out_channels=96,kernel=3x3,stride=2x2,"
     ...          "padding=1x1x1x1,dilation=1x1,groups=1,residual=True,activation=relu)")
     '1x8x8x48 -> 96, 3x3/2, residual, relu'
@@ -100,6 +102,7 @@ def workload(key: str) -> str:
         shape = "x".join(fields[name] for name in ("batch", "in_height", "in_width", "in_channels"))
         down, across = fields["stride"].split("x")
         step = "" if down == across == "1" else f"/{down}" if down == across else f"/{down}x{across}"
+        step += f"*{fields['input_dilation']}" if "input_dilation" in fields else ""
         parts = [f"{shape} -> {fields['out_channels']}"]
         parts += [] if fields["kernel"] == "1x1" and not step else [fields["kernel"] + step]
         parts += [f"groups {fields['groups']}"] if fields["groups"] != "1" else []

@@ -68,6 +68,7 @@ LINEAR = (
         (LINEAR, "1x1x4x96 -> 10"),
         (LINEAR.replace("kernel=1x1", "kernel=3x3").replace("groups=1", "groups=96"), "1x1x4x96 -> 10, 3x3, groups 96"),
         (LINEAR.replace("stride=1x1", "stride=2x1"), "1x1x4x96 -> 10, 1x1/2x1"),
+        (LINEAR.replace("none)", "none,input_dilation=2x1)"), "1x1x4x96 -> 10, 1x1*2x1"),
         ("add(shape=1x8x8x16,activation=relu)", "add(shape=1x8x8x16,activation=relu)"),
         ("conv2d(batch=1)", "conv2d(batch=1)"),
         ("", ""),
