@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mpq_testing.emulated import Case, EmulatedMachine
-from tvm_mpq.kernels.nibble_lut.coding import CODINGS, GROUP
+from tvm_mpq.kernels.packing.nibble_indices import CODINGS, GROUP
 from tvm_mpq.kernels.registry import Family, Kernel, Request, families, fitting
 from tvm_mpq.numerics.activation_names import is_clamp
 from tvm_mpq.numerics.operands import Operands

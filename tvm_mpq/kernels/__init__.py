@@ -5,11 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from tvm_mpq.kernels import (  # noqa: F401  each registers rows
-    bit_serial,
-    lut,
-    nibble_lut,
-)
 from tvm_mpq.kernels.families import (  # noqa: F401  each registers rows
     activation,
     concat,
@@ -19,6 +14,7 @@ from tvm_mpq.kernels.families import (  # noqa: F401  each registers rows
     elementwise,
     float_convolution,
     linear,
+    lookup,
     neon,
     pool,
 )

@@ -10,10 +10,8 @@ import pytest
 
 from mpq_testing import low_bit
 from mpq_testing.low_bit import make_operands
-from tvm_mpq.kernels import bit_serial, lut  # noqa: F401  each registers rows
-from tvm_mpq.kernels.bit_serial.pack import pack_bits, packed_shape
-from tvm_mpq.kernels.bit_serial.shape import WORD, BitShape
-from tvm_mpq.kernels.registry import Family, Kernel, Request, families, fitting
+from tvm_mpq.kernels import Family, Kernel, Request, families, fitting
+from tvm_mpq.kernels.packing.bit_words import WORD, BitShape, pack_bits, word_shape
 from tvm_mpq.numerics.affine import quantize
 from tvm_mpq.numerics.reference import evaluate
 from tvm_mpq.schema import Conv2dWorkload, Precision
@@ -130,10 +128,10 @@ def test_a_channel_of_zeros_gives_its_bias(rng: np.random.Generator) -> None:
 def test_differing_bits_are_the_sum_of_products(channels: int, kernel_width: int, rng: np.random.Generator) -> None:
     """Counting in plain loops over the packed words gives the sum of products."""
     w = C(1, 1, kernel_width, channels, 20, (1, kernel_width))
-    shape = BitShape.of_workload(w)
+    shape = BitShape.of(w)
     weight = rng.choice([-1, 1], (20, 1, kernel_width, channels)).astype(np.int8)
     packed = pack_bits(weight, shape)
-    assert packed.shape == packed_shape(shape) and packed.dtype == np.int32
+    assert packed.shape == word_shape(shape, 20) and packed.dtype == np.int32
     x = rng.integers(0, 2, (kernel_width, channels))
     bits = np.zeros((kernel_width, shape.tables * 16), np.int64)
     bits[:, :channels] = x

@@ -11,12 +11,16 @@ import pytest
 
 from mpq_testing import low_bit
 from mpq_testing.low_bit import make_operands
-from tvm_mpq.kernels import lut  # noqa: F401  registers the row
-from tvm_mpq.kernels.lut.coding import CODINGS, TABLE_BYTES, even_parts
-from tvm_mpq.kernels.lut.pack import index_shape, pack_indices
-from tvm_mpq.kernels.lut.shape import LutShape
-from tvm_mpq.kernels.lut.tables import partial_sums
-from tvm_mpq.kernels.registry import Family, Kernel, Request, families
+from tvm_mpq.kernels import Family, Kernel, Request, families
+from tvm_mpq.kernels.machines.vbmi512_tables import partial_sums
+from tvm_mpq.kernels.packing.table_indices import (
+    CODINGS,
+    TABLE_BYTES,
+    TableShape,
+    even_parts,
+    index_shape,
+    pack_indices,
+)
 from tvm_mpq.numerics.affine import quantize
 from tvm_mpq.numerics.reference import evaluate
 from tvm_mpq.schema import Conv2dWorkload, Precision
@@ -159,10 +163,10 @@ def test_parts_cover_everything_once() -> None:
 def test_indices_select_the_subsets(weight_bits: int, depth: int, rng: np.random.Generator) -> None:
     """A look-up in plain loops over the packed indices gives the sum of products."""
     w, coding = C(1, 1, 1, 37, 20, (1, 3), (1, 1), (0, 1, 0, 1)), CODINGS[weight_bits]
-    shape = LutShape.of(w, coding)
+    shape = TableShape.of(w, coding)
     weight = rng.integers(-2, 2, (20, 1, 3, 37)) if weight_bits == 2 else rng.choice([-1, 1], (20, 1, 3, 37))
-    packed = pack_indices(weight.astype(np.int8), shape, depth)
-    assert packed.shape == index_shape(shape) and packed.max() < TABLE_BYTES
+    packed = pack_indices(weight.astype(np.int8), shape, coding, depth)
+    assert packed.shape == index_shape(shape, 20) and packed.max() < TABLE_BYTES
     x = np.zeros((3, shape.tables * coding.channels), np.int64)
     x[:, :37] = rng.integers(0, 16, (3, 37))
     flat = x.reshape(3, shape.tables, coding.groups, coding.group)

@@ -10,15 +10,20 @@ import numpy as np
 import pytest
 
 from mpq_testing import low_bit
-from tvm_mpq.kernels import nibble_lut  # noqa: F401  registers the rows
-from tvm_mpq.kernels.nibble_lut.build import part_count
-from tvm_mpq.kernels.nibble_lut.coding import CODINGS, GROUP, greatest, sums_limit
-from tvm_mpq.kernels.nibble_lut.machine import Machine
-from tvm_mpq.kernels.nibble_lut.neon import Neon
-from tvm_mpq.kernels.nibble_lut.pack import pack_nibbles, packed_shape
-from tvm_mpq.kernels.nibble_lut.shape import NibbleShape
-from tvm_mpq.kernels.nibble_lut.x86_256 import Avx2
-from tvm_mpq.kernels.registry import Family, Kernel, Request, families, fitting
+from tvm_mpq.kernels import Family, Kernel, Request, families, fitting
+from tvm_mpq.kernels.machines.avx2 import Avx2Nibbles
+from tvm_mpq.kernels.machines.neon import NeonNibbles
+from tvm_mpq.kernels.machines.nibbles import NibbleMachine
+from tvm_mpq.kernels.packing.nibble_indices import (
+    CODINGS,
+    GROUP,
+    NibbleShape,
+    greatest,
+    nibble_shape,
+    pack_nibbles,
+    part_count,
+    sums_limit,
+)
 from tvm_mpq.schema import Conv2dWorkload, Precision
 
 C = Conv2dWorkload
@@ -136,16 +141,16 @@ def test_bits_give_the_weights(bits: int) -> None:
     np.testing.assert_array_equal(coding.factor * worth - coding.offset, weights)
 
 
-@pytest.mark.parametrize("machine", [Avx2(), Neon()], ids=["avx2", "neon"])
+@pytest.mark.parametrize("machine", [Avx2Nibbles(), NeonNibbles()], ids=["avx2", "neon"])
 @pytest.mark.parametrize("bits", CODINGS)
-def test_nibbles_select_the_subsets(bits: int, machine: Machine, rng: np.random.Generator) -> None:
+def test_nibbles_select_the_subsets(bits: int, machine: NibbleMachine, rng: np.random.Generator) -> None:
     """A look-up in plain loops over the packed nibbles gives the sum of products."""
     w, sums, coding = C(1, 1, 1, 17, 20, (1, 3), (1, 1), (0, 1, 0, 1)), 4, CODINGS[bits]
-    shape, parts = NibbleShape.of_workload(w), part_count(Request(w, Precision(bits, 4), 8, AVX2))
+    shape, parts = NibbleShape.of(w), part_count(Request(w, Precision(bits, 4), 8, AVX2))
     choices = [-1, 1] if bits == 1 else list(range(-coding.offset, coding.offset + 1))
     weight = rng.choice(choices, (20, 1, 3, 17)).astype(np.int8)
     packed = pack_nibbles(weight, shape, coding, parts, sums, machine.byte_channels)
-    assert packed.shape == packed_shape(shape, coding, parts, sums)
+    assert packed.shape == nibble_shape(shape, coding, parts, sums)
     x = np.zeros((3, shape.tables * GROUP), np.int64)
     x[:, :17] = rng.integers(0, 16, (3, 17))
     flat = np.zeros((4 * packed.shape[2], GROUP), np.int64)

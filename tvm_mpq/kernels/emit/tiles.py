@@ -11,8 +11,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from tvm_mpq.kernels.emit.code import Buffer, Register, let, loop, parallel
-from tvm_mpq.kernels.emit.value import Index, Value, constant, minimum
+from tvm_mpq.kernels.emit.value import Index, Value, constant, minimum, shuffle
 
 
 def tiles(extent: int, tile: int) -> int:
@@ -117,6 +120,12 @@ def span(count: int, lanes: int) -> Iterator[tuple[Value, int]]:
 def zeros(lanes: int, dtype: str) -> Value:
     """A vector of zeros."""
     return constant(0, dtype, lanes)
+
+
+def byte_vector(values: npt.NDArray[np.uint8]) -> Value:
+    """A constant vector of bytes, through words because TIR has no other notation for one."""
+    words = [constant(int(word), "int32") for word in values.view(np.int32)]
+    return shuffle(words, range(len(words))).reinterpret("uint8", len(values))
 
 
 def repeated_byte(byte: int, lanes: int) -> Value:

@@ -27,6 +27,7 @@ from tvm_mpq.kernels.emit import (
 from tvm_mpq.kernels.frames.geometry import ChannelWindow, Geometry
 from tvm_mpq.kernels.frames.linear import LinearMachine, LinearTile
 from tvm_mpq.kernels.frames.machine import Dot
+from tvm_mpq.kernels.machines.nibbles import Counters, NibbleMachine
 from tvm_mpq.kernels.packing.dense import blocked_weight
 from tvm_mpq.kernels.packing.linear import SIGN_BIT, ByteCoding, LinearShape
 from tvm_mpq.kernels.registry import Request
@@ -232,3 +233,26 @@ class Avx2Fields(LinearMachine):
                 for row, x in zip(words, xs, strict=True):
                     word = row[v * self.coding.fields + j]
                     word.value = word.value + multiply_bytes(u, x)
+
+
+class Avx2Nibbles(NibbleMachine):
+    """vpshufb looks up two tables at once, vpmaddubsw adds the two bits of a weight."""
+
+    rows = 2
+    registers = 16
+    byte_channels = tuple(j // 2 + j % 2 * 8 for j in range(16))
+
+    def find(self, tables: Value, index: Value) -> Value:
+        return intrinsic("llvm.x86.avx2.pshuf.b", "uint8", 32, tables, index)
+
+    def add_pairs(self, acc: Value, found: Value) -> Value:
+        return acc + multiply_bytes(found, constant(1, "int8", 32)).reinterpret("uint16", 16)
+
+    def count(self, counters: Counters, found: Value) -> None:
+        """The first counter takes pairs of bytes as they are (modulo 2^16), the second the odd bytes."""
+        pairs = let(found.reinterpret("uint16", 16), "pairs")
+        counters[0].value = counters[0].value + pairs
+        counters[1].value = counters[1].value + (pairs >> 8)
+
+    def halves(self, counters: list[Value]) -> list[Value]:
+        return [counters[0] - (counters[1] << 8), counters[1]]

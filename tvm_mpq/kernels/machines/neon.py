@@ -29,6 +29,7 @@ from tvm_mpq.kernels.emit import (
 )
 from tvm_mpq.kernels.frames.geometry import BLOCK, ChannelWindow, Geometry, blocks
 from tvm_mpq.kernels.frames.machine import Tile, TileMachine
+from tvm_mpq.kernels.machines.nibbles import Counters, NibbleMachine
 from tvm_mpq.kernels.packing.centred import centre
 from tvm_mpq.kernels.packing.dense import diagonal_weight
 from tvm_mpq.numerics.affine import weight_range
@@ -258,3 +259,24 @@ class ByteLanes(TileMachine):
                     words = products([x.lanes_of(lanes) for x in xs], [w.lanes_of(lanes) for w in ws[group]])
                     halves.append(let(words, "words"))
                 acc.value = acc.value + shuffle(halves, range(BLOCK)).cast("int32")
+
+
+class NeonNibbles(NibbleMachine):
+    """tbl looks up one table, uadalp adds two bits of a weight, uaddw single ones."""
+
+    rows = 1
+    registers = 32
+    byte_channels = tuple(range(16))
+
+    def find(self, tables: Value, index: Value) -> Value:
+        return intrinsic("llvm.aarch64.neon.tbl1", "uint8", 16, tables, index)
+
+    def add_pairs(self, acc: Value, found: Value) -> Value:
+        return acc + intrinsic("llvm.aarch64.neon.uaddlp", "uint16", 8, found)
+
+    def count(self, counters: Counters, found: Value) -> None:
+        for half, counter in enumerate(counters):
+            counter.value = counter.value + found.lanes_of(range(8 * half, 8 * half + 8)).cast("uint16")
+
+    def halves(self, counters: list[Value]) -> list[Value]:
+        return counters

@@ -1,23 +1,24 @@
-"""Loop extents of a look-up convolution: rows of tables, positions, and steps of the reduction.
+"""Loop extents of a convolution that sums by look-up: rows of tables, positions, and steps of the reduction.
 
-A position has one table for every ten (weights of two bits) or sixteen (one bit) input channels.
+A position has one *table* for every few input channels; what a table is, the subclasses say.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 from tvm_mpq.kernels.emit.tiles import tiles
-from tvm_mpq.kernels.frames.geometry import blocks
-from tvm_mpq.kernels.lut.coding import TABLE_BYTES, Coding
 from tvm_mpq.schema import Conv2dWorkload, padded_channels
 
 _FOLDED = (28, 112)  # positions of one table row where a map without taps is cut freely
 _TILE = 7  # columns of the tile that usually wins
 
+Shape = TypeVar("Shape", bound="LookupShape")
+
 
 @dataclass(frozen=True)
-class LutShape:
+class LookupShape:
     """The convolution as output rows x columns over rows of tables.
 
     Where the kernel has one row (column) and no padding, only the input rows (columns) that are used get tables:
@@ -37,17 +38,17 @@ class LutShape:
     in_width: int
     top: int
     left: int
+    in_channels: int
     in_cells: int
     tables: int  # of one position
-    out_blocks: int
-    coding: Coding
 
     @classmethod
-    def of(cls, w: Conv2dWorkload, coding: Coding) -> LutShape:
+    def covering(cls: type[Shape], w: Conv2dWorkload, table_channels: int) -> Shape:
+        """The shape of `w` with tables of so many input channels."""
         (kh, kw), (sh, sw) = w.kernel, w.stride
         top, left = w.padding[0], w.padding[1]
-        cells, tables = padded_channels(w.in_channels), -(-w.in_channels // coding.channels)
-        last = (w.in_height, w.in_width, top, left, cells, tables, blocks(w.out_channels), coding)
+        tables = tiles(w.in_channels, table_channels)
+        last = (w.in_height, w.in_width, top, left, w.in_channels, padded_channels(w.in_channels), tables)
         if w.kernel == w.stride == (1, 1) and not any(w.padding):
             count = w.batch * w.in_height * w.in_width
             width = _folded_width(count)
@@ -69,20 +70,8 @@ class LutShape:
 
     @property
     def lookups(self) -> int:
-        """Look-ups of one kernel row."""
+        """Tables that one kernel row meets."""
         return self.kernel[1] * self.tables
-
-    def order(self, depth: int) -> list[tuple[int, int]]:
-        """(table, kernel column) of the look-ups of one kernel row.
-
-        A step takes `depth` tables of all kernel columns, so that neighbouring positions share what it loads.
-        """
-        steps = range(0, self.tables, depth)
-        return [(t, k) for s in steps for t in range(s, min(s + depth, self.tables)) for k in range(self.kernel[1])]
-
-    @property
-    def row_bytes(self) -> int:
-        return self.columns * self.tables * TABLE_BYTES
 
     def slots(self, band: int) -> int:
         """Rows of tables held at once when `band` output rows are done together: all, or a power of two."""

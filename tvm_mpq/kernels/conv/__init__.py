@@ -1,1 +1,0 @@
-"""The dense frame as text, for families that are not moved yet."""

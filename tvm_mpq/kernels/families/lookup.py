@@ -1,0 +1,172 @@
+"""Rows of the kernel table for convolutions of few weight bits by look-up, in tables of sums or in packed bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from tvm_mpq.kernels.families.accept import is_dense, workload_of
+from tvm_mpq.kernels.families.terms import int32_terms
+from tvm_mpq.kernels.frames.lookup import LookupFrame, LookupMachine
+from tvm_mpq.kernels.knobs.lookup import bit_knobs, nibble_knobs, table_knobs
+from tvm_mpq.kernels.machines.avx2 import Avx2Nibbles
+from tvm_mpq.kernels.machines.neon import NeonNibbles
+from tvm_mpq.kernels.machines.nibbles import NibbleLookup, NibbleMachine
+from tvm_mpq.kernels.machines.vbmi512_tables import TableLookup
+from tvm_mpq.kernels.machines.vpopcnt512 import BitLookup
+from tvm_mpq.kernels.packing.bit_words import BitShape, pack_bits
+from tvm_mpq.kernels.packing.dense import integer_constants, with_ranges
+from tvm_mpq.kernels.packing.nibble_indices import NibbleShape, nibble_coding, pack_nibbles, part_count, sums_limit
+from tvm_mpq.kernels.packing.table_indices import TableShape, pack_indices, table_coding
+from tvm_mpq.kernels.registry import Family, Knobs, Request, register
+from tvm_mpq.numerics.affine import unsigned_range
+from tvm_mpq.numerics.operands import Operands
+from tvm_mpq.schema import Conv2dWorkload
+
+_SUM_LANES = 16  # 16 bit lanes that add the activations of one position
+_LEAST_USES = 4
+"""Vectors of output channels, times taps, that must share a table before more than one look-up a weight gains anything.
+
+By static analysis of cortex-a53 and cortex-a72, where a table costs as much to build as 3 to 4 uses of it save.
+"""
+
+_TABLES = frozenset({"avx512f", "avx512bw", "avx512vnni", "avx512vbmi"})
+_BITS = frozenset({"avx512f", "avx512bw", "avx512vpopcntdq"})
+_AVX2 = frozenset({"avx2"})
+_NEON = frozenset({"fp-armv8", "neon"})  # fp-armv8 tells 64-bit ARM from 32-bit
+_FIVE_BITS = frozenset(range(1, 6))
+_MEANING = {1: "-1 and +1", 2: "-1..1", 3: "-3..3"}
+
+
+def _is_tabled(request: Request) -> bool:
+    """A dense convolution without dilation."""
+    return is_dense(request) and workload_of(request).dilation == (1, 1)
+
+
+def _row(
+    name: str,
+    features: frozenset[str],
+    weight_bits: int,
+    rank: int,
+    machine_of: Callable[[Request, Knobs], LookupMachine],
+    knob_space: Callable[[Request], list[Knobs]],
+    constants: Callable[[Request, Knobs, Operands], list[np.ndarray]],
+    variant: Callable[[Request], object],
+    *,
+    activation_bits: frozenset[int] = _FIVE_BITS,
+    accepts: Callable[[Request], bool] = _is_tabled,
+    max_terms: Callable[[Request], int] = int32_terms,
+) -> None:
+    """A family that is the look-up frame around a machine."""
+
+    def frame(request: Request, knobs: Knobs) -> LookupFrame:
+        return LookupFrame(request, knobs, machine_of(request, knobs))
+
+    register(
+        Family(
+            name=name,
+            workload_type=Conv2dWorkload,
+            isa_features=features,
+            weight_bits=frozenset({weight_bits}),
+            activation_bits=activation_bits,
+            operand_ranges=f"x 0..2^a-1 with a <= {max(activation_bits)}, w {_MEANING[weight_bits]}",
+            accepts=accepts,
+            knob_space=knob_space,
+            build=lambda request, knobs: frame(request, knobs).build(),
+            constants=constants,
+            rank=rank,
+            variant=variant,
+            max_terms=max_terms,
+            parameters=lambda request, knobs: frame(request, knobs).parameters,
+        )
+    )
+
+
+def _table_constants(request: Request, knobs: Knobs, operands: Operands) -> list[np.ndarray]:
+    numbers, coding = integer_constants(request, operands), table_coding(request)
+    shape = TableShape.of(workload_of(request), coding)
+    return with_ranges(request, numbers, pack_indices(numbers.weight, shape, coding, knobs["depth"]))
+
+
+def _table_variant(request: Request) -> int:
+    return table_coding(request).sums_limit(request.precision.activation_bits)
+
+
+for _bits in (2, 1):
+    _name = f"qu8_qs{_bits}_s32_lutconv2d__avx512vbmi"
+    _row(_name, _TABLES, _bits, 60, TableLookup, table_knobs, _table_constants, _table_variant)
+
+
+def _nibbles_gain(request: Request) -> bool:
+    return _is_tabled(request) and (nibble_coding(request).planes == 1 or _uses(request) >= _LEAST_USES)
+
+
+def _uses(request: Request) -> float:
+    """How often a table is read, once for each vector of output channels and tap of the kernel that meets it."""
+    w = workload_of(request)
+    return part_count(request) * max(1.0, w.kernel[0] * w.kernel[1] / (w.stride[0] * w.stride[1]))
+
+
+def _nibble_terms(request: Request) -> int:
+    """The activations of one position are added up in lanes of 16 bits, all the rest in int32."""
+    w, top = workload_of(request), unsigned_range(request.precision.activation_bits)[1]
+    return min(int32_terms(request), w.kernel[0] * w.kernel[1] * _SUM_LANES * (65535 // top))
+
+
+def _nibble_row(name: str, features: frozenset[str], weight_bits: int, rank: int, machine: NibbleMachine) -> None:
+    def constants(request: Request, knobs: Knobs, operands: Operands) -> list[np.ndarray]:
+        numbers, shape = integer_constants(request, operands), NibbleShape.of(workload_of(request))
+        split = part_count(request), knobs["sums"], machine.byte_channels
+        return with_ranges(request, numbers, pack_nibbles(numbers.weight, shape, nibble_coding(request), *split))
+
+    _row(
+        name,
+        features,
+        weight_bits,
+        rank,
+        lambda request, knobs: NibbleLookup(request, knobs, machine),
+        lambda request: nibble_knobs(request, machine),
+        constants,
+        lambda request: sums_limit(request.precision.activation_bits),
+        accepts=_nibbles_gain,
+        max_terms=_nibble_terms,
+    )
+
+
+_nibble_row("qu8_qs2_s32_lutconv2d__avx2", _AVX2, 2, 35, Avx2Nibbles())
+_nibble_row("qu8_qs1_s32_lutconv2d__avx2", _AVX2, 1, 35, Avx2Nibbles())
+_nibble_row("qu8_qs3_s32_lutconv2d__neon", _NEON, 3, 35, NeonNibbles())  # before products without sdot, behind sdot
+_nibble_row("qu8_qs2_s32_lutconv2d__neon", _NEON, 2, 35, NeonNibbles())
+_nibble_row("qu8_qs1_s32_lutconv2d__neon", _NEON, 1, 45, NeonNibbles())  # before sdot
+
+
+def _few_planes(request: Request) -> bool:
+    """One plane always; two are counted faster than sums are looked up where reading weights takes the time."""
+    w = workload_of(request)
+    one_row = w.kernel == (1, 1) and w.batch * w.out_height * w.out_width == 1
+    return _is_tabled(request) and (request.precision.activation_bits == 1 or one_row)
+
+
+def _bit_constants(request: Request, knobs: Knobs, operands: Operands) -> list[np.ndarray]:
+    """As `with_ranges` gives them; the bias also holds what the positive weights of a channel add (modulo 2^32)."""
+    numbers = integer_constants(request, operands)
+    words = pack_bits(numbers.weight, BitShape.of(workload_of(request)))
+    weight, bias, *rest = with_ranges(request, numbers, words)
+    positive = (numbers.weight > 0).sum(axis=(1, 2, 3), dtype=np.int32)
+    bias[: len(positive)] += unsigned_range(request.precision.activation_bits)[1] * positive
+    return [weight, bias, *rest]
+
+
+_row(
+    "qu2_qs1_s32_bitconv2d__avx512vpopcntdq",
+    _BITS,
+    1,
+    70,
+    BitLookup,
+    bit_knobs,
+    _bit_constants,
+    lambda request: request.precision.activation_bits,
+    activation_bits=frozenset({1, 2}),  # two in linear layers of one row
+    accepts=_few_planes,
+)
