@@ -60,7 +60,7 @@ class Realize:
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         graph = read_graph(mod)
-        emitter = Emitter(graph)
+        emitter = RelaxEmitter(graph)
         emitter.emit_main(lower(graph, self._plan, self._features, self._codes))
         return finish(emitter.module(), self._features, self._plan.threads)
 
@@ -89,7 +89,7 @@ def finish(mod: tvm.IRModule, features: frozenset[str], threads: int = 1) -> tvm
     return tvm.IRModule(functions, attrs=mod.attrs, global_infos=mod.global_infos)
 
 
-class Emitter:
+class RelaxEmitter:
     """Writes lowered steps as Relax bindings. One PrimFunc serves all steps whose kernels are equal."""
 
     def __init__(self, graph: Graph) -> None:

@@ -6,18 +6,16 @@ emulator shows its host's /proc, so what the kernel told the process itself (`hw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tvm_mpq.errors import InvalidValueError, TargetMismatchError
 from tvm_mpq.schema import DeviceIdentity
 from tvm_mpq.targets import cpuinfo
 from tvm_mpq.targets.detect import reconcile
+from tvm_mpq.targets.health import Read
 from tvm_mpq.targets.isa_limit import allowed_features
 from tvm_mpq.targets.rows import ROWS, TargetRow
-
-Read = Callable[[str], "str | None"]
-"""Path on the board -> text of the file, None when it cannot be read."""
 
 # Bits of the auxiliary vector (Linux, asm/hwcap.h): LLVM's feature -> (0 = AT_HWCAP or 1 = AT_HWCAP2, bit).
 _ARM64_BITS = {

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 Read = Callable[[str], "str | None"]
+"""Path -> text of the file, None when it cannot be read."""
 
 _GOVERNOR = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
 _CLOCK = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq"

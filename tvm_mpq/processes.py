@@ -21,7 +21,9 @@ import sys
 import tempfile
 import threading
 import time
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
 
 from tvm_mpq.errors import MeasurementError
 
@@ -33,27 +35,45 @@ _BOOTSTRAP = (
 )
 
 
+def module_command(module: str) -> list[str]:
+    """Runs a module in this Python, with all that is importable here. Its `main()` calls `enter()` first."""
+    return [sys.executable, "-c", _BOOTSTRAP, module, *(p or os.getcwd() for p in sys.path)]
+
+
 class Child:
-    """A Python module running as a process of its own, spoken to in JSON lines.
+    """A program running as a process of its own, spoken to in JSON lines.
 
     Parameters
     ----------
-    module : str
-        Importable module whose `main()` calls `enter()` first.
+    command : sequence of str
+        Such as `module_command` gives.
     config : dict
         Sent as the first line; `cores` (list of int or None) pins the child, `folder` is deleted if the parent dies.
     environment : dict of str to str
         Added to the inherited environment.
+    log : binary file, optional
+        Where its messages go; by default they are kept for `obituary`.
+    folder : Path, optional
+        Where it runs; by default here.
     """
 
-    def __init__(self, module: str, config: dict[str, Any], environment: dict[str, str] | None = None) -> None:
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  closed in kill()
+    def __init__(
+        self,
+        command: Sequence[str],
+        config: dict[str, Any],
+        environment: Mapping[str, str] | None = None,
+        *,
+        log: IO[bytes] | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        self._messages = tempfile.TemporaryFile() if log is None else None  # noqa: SIM115  closed in kill()
         self._buffer = b""
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _BOOTSTRAP, module, *(p or os.getcwd() for p in sys.path)],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._stderr,
+            stderr=log or self._messages,
+            cwd=folder,
             env={**os.environ, **(environment or {})},
             start_new_session=True,  # Ctrl-C is for the parent, which then closes its children in order
         )
@@ -70,7 +90,7 @@ class Child:
         """Write one line. A dead child is noticed by `receive`, not here."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError, ValueError):
-            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+            self._process.stdin.write(json.dumps(message, default=str).encode() + b"\n")
             self._process.stdin.flush()
 
     def receive(self, timeout_sec: float) -> dict[str, Any]:
@@ -98,8 +118,11 @@ class Child:
             return "the process runs on and does not answer"
         if code < 0:
             return f"the process was ended by {signal.Signals(-code).name}"
-        self._stderr.seek(0)
-        lines = [line for line in self._stderr.read().decode(errors="replace").splitlines() if line.strip()]
+        lines = []
+        if self._messages is not None:
+            self._messages.seek(0)
+            text = self._messages.read().decode(errors="replace")
+            lines = [line for line in text.splitlines() if line.strip()]
         return f"the process ended with code {code}" + (f": {lines[-1].strip()}" if lines else "")
 
     def stop(self) -> None:
@@ -110,7 +133,7 @@ class Child:
         """End the child at once and free everything; harmless when it is gone."""
         self._process.kill()
         self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._stderr):
+        for stream in (self._process.stdin, self._process.stdout, self._messages):
             if stream is not None:
                 with contextlib.suppress(OSError):  # unsent bytes to a dead child
                     stream.close()

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import tvm
 from tvm import relax
 
-Array = npt.NDArray[Any]
+from tvm_mpq.numerics.arrays import Array
 
 NHWC_OF_NCHW = (0, 2, 3, 1)
 NCHW_OF_NHWC = (0, 3, 1, 2)

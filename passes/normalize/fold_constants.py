@@ -14,8 +14,8 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from tvm_mpq.numerics.arrays import Array
 from tvm_mpq.passes.normalize.exprs import (
-    Array,
     array_of,
     axis_list,
     const,

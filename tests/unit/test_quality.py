@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
@@ -88,3 +89,36 @@ def test_no_file_is_too_long() -> None:
     }
     too_long = {name: n for name, n in lengths.items() if n > MAX_LINES}
     assert not too_long, f"split what has more than {MAX_LINES} lines: {too_long}"
+
+
+def test_no_two_things_share_a_name() -> None:
+    """Public classes and type aliases: a name means one thing wherever it is read. Kernels are not held to it yet."""
+    places: dict[str, list[str]] = {}
+    for folder in FOLDERS:
+        for path in (ROOT / folder).rglob("*.py"):
+            where = path.relative_to(ROOT)
+            if where.parts[:2] == ("tvm_mpq", "kernels"):
+                continue
+            for name in public_names(path.read_text(encoding="utf-8")):
+                places.setdefault(name, []).append(str(where))
+    shared = {name: found for name, found in places.items() if len(found) > 1}
+    assert not shared, f"name each after what sets it apart: {shared}"
+
+
+def public_names(source: str) -> list[str]:
+    """Classes anywhere, and aliases of types (`Array = ...`) at the top of a file."""
+    tree = ast.parse(source)
+    names = [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    for node in tree.body:
+        if isinstance(node, (ast.Assign, ast.AnnAssign)):
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            if isinstance(target, ast.Name) and target.id[0].isupper() and not target.id.isupper():
+                names.append(target.id)
+    return [name for name in names if not name.startswith("_")]
+
+
+def test_public_names_are_found() -> None:
+    source = (
+        "class A:\n    class B: ...\nclass _C: ...\nAlias = dict[str, int]\nOther: object = int\nLIMIT = 3\nx = 1\n"
+    )
+    assert sorted(public_names(source)) == ["A", "Alias", "B", "Other"]

@@ -64,7 +64,9 @@ TABLE = {
     ),
     # Each engine is a process of its own: nothing but the standard library and numpy at import.
     "peers": Room(
-        SHARED, {"numpy"}, lazy=frozenset({"pipeline", "calibrate", "execute", "targets", *ENGINE_LIBRARIES})
+        SHARED | {"processes"},
+        {"numpy"},
+        lazy=frozenset({"pipeline", "calibrate", "execute", "targets", *ENGINE_LIBRARIES}),
     ),
     "cli": Room(SHARED, {"click", "rich"}, lazy=frozenset({"pipeline", "peers", "report", "targets"})),
 }

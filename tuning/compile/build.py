@@ -26,10 +26,10 @@ from tvm.tirx import PrimFunc
 
 from tvm_mpq.errors import InvalidValueError, MeasurementError, MissingDependencyError
 from tvm_mpq.kernels.tir import Script
-from tvm_mpq.processes import Child
+from tvm_mpq.processes import Child, module_command
 from tvm_mpq.schema import Progress
 
-Function: TypeAlias = PrimFunc | Script
+Compilable: TypeAlias = PrimFunc | Script
 """Scripts are parsed by the workers."""
 
 
@@ -55,7 +55,7 @@ class _Group:
 
 
 def build_modules(
-    items: Sequence[tuple[str, Function]],
+    items: Sequence[tuple[str, Compilable]],
     target: tvm.target.Target,
     *,
     workers: int = 2,
@@ -124,7 +124,7 @@ class _Run:
 
     def __init__(
         self,
-        items: Sequence[tuple[str, Function]],
+        items: Sequence[tuple[str, Compilable]],
         target: tvm.target.Target,
         folder: Path,
         timeout_sec: float,
@@ -186,7 +186,7 @@ class _Run:
             if child is not None:
                 self._children.add(child)
                 return child
-            child = Child("tvm_mpq.tuning.compile.build_worker", {}, {"TVM_NUM_THREADS": "1"})
+            child = Child(module_command("tvm_mpq.tuning.compile.build_worker"), {}, {"TVM_NUM_THREADS": "1"})
             self._children.add(child)
         try:
             child.receive(START_TIMEOUT_SEC)
@@ -231,7 +231,7 @@ class _Run:
                 if self._progress is not None:
                     self._progress(len(self.results), len(self._items), name)
 
-    def _pick(self, group: _Group) -> list[tuple[str, Function]]:
+    def _pick(self, group: _Group) -> list[tuple[str, Compilable]]:
         return [self._items[index] for index in group.indices]
 
     def _library(self, group: _Group) -> Path:
@@ -275,7 +275,7 @@ def _scratch_folder() -> Path:
 
 
 def _check(
-    items: Sequence[tuple[str, Function]], workers: int, timeout_sec: float, group_size: int, linker: str | None
+    items: Sequence[tuple[str, Compilable]], workers: int, timeout_sec: float, group_size: int, linker: str | None
 ) -> None:
     for text, value in (("workers", workers), ("group_size", group_size)):
         if value < 1:

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from tvm import rpc
 
 from tvm_mpq.errors import DeviceLostError, InvalidValueError, MeasurementError
-from tvm_mpq.processes import Child
+from tvm_mpq.processes import Child, module_command
 from tvm_mpq.tuning.devices.session_base import Session, one_line
 from tvm_mpq.tuning.devices.tracker import Tracker
 
@@ -81,7 +81,7 @@ class LocalSession(Session):
         environment["TVM_BIND_THREADS"] = "0"
         config = {"key": key, "cores": self.cores, "folder": self._folder}
         try:
-            self._child = Child("tvm_mpq.tuning.devices.local_server", config, environment)
+            self._child = Child(module_command("tvm_mpq.tuning.devices.local_server"), config, environment)
             port = self._child.receive(START_TIMEOUT_SEC)["port"]
             return self._within(START_TIMEOUT_SEC, lambda: rpc.connect("127.0.0.1", port, key))
         except (TimeoutError, RuntimeError) as e:

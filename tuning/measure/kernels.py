@@ -31,7 +31,7 @@ from tvm_mpq.errors import DeviceLostError, InvalidValueError, MeasurementError
 from tvm_mpq.schema import FailureKind, LatencyKey, LatencyRecord, Progress
 from tvm_mpq.tuning.devices.sentinel import FUNCTION, build_sentinel, sentinel_args
 from tvm_mpq.tuning.devices.session_base import Session
-from tvm_mpq.tuning.measure.statistics import Sample, Verdict, summarize_samples
+from tvm_mpq.tuning.measure.statistics import TimedRound, Verdict, summarize_samples
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ class _Stamp:
 class _Candidate:
     job: KernelJob
     time: Callable[[], float] | None = None  # microseconds of one round; None until prepared on the living session
-    samples: list[Sample] = dataclasses.field(default_factory=list)
+    samples: list[TimedRound] = dataclasses.field(default_factory=list)
     verdict: Verdict | None = None  # set once it is settled
     lost_device: bool = False  # the connection broke while it ran
 
@@ -199,7 +199,7 @@ class _Group:
         self._session.baseline.add(before)
         self._session.baseline.add(after)
         for candidate, value in turn:
-            candidate.samples.append(Sample(value, before, after))
+            candidate.samples.append(TimedRound(value, before, after))
         return True
 
     def _prepare(self) -> Callable[[], float]:

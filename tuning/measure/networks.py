@@ -20,7 +20,7 @@ from tvm_mpq.tuning.devices.baseline import SpeedBaseline
 from tvm_mpq.tuning.devices.sentinel import FUNCTION, build_sentinel, sentinel_args
 from tvm_mpq.tuning.devices.session_base import Session
 from tvm_mpq.tuning.measure.kernels import MeasureSettings, timing
-from tvm_mpq.tuning.measure.statistics import Sample, Verdict, summarize_samples
+from tvm_mpq.tuning.measure.statistics import TimedRound, Verdict, summarize_samples
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def measure_networks(
             baseline.add(before)
             baseline.add(after)
             for network, value in zip(open_, values, strict=True):
-                network.samples.append(Sample(value, before, after))
+                network.samples.append(TimedRound(value, before, after))
         for network in open_:
             network.verdict = summarize_samples(network.samples, baseline, settings)
         open_ = [network for network in open_ if network.verdict.failure is not None]
@@ -123,7 +123,7 @@ class _Network:
         first = _elapsed_us(lambda: session.call(machine.module, "invoke_stateful", job.function, timeout_sec=limit))
         self._first_run_us = max(0.0, first - delay)
         self.once = timing(session, machine.module, "invoke_stateful", [job.function], settings)
-        self.samples: list[Sample] = []
+        self.samples: list[TimedRound] = []
         self.verdict = Verdict(failure="never timed", kind=FailureKind.UNTIMED)
 
     def latency(self) -> WholeNetworkLatency:

@@ -29,7 +29,7 @@ class AcceptanceLimits(Protocol):
 
 
 @dataclass(frozen=True)
-class Sample:
+class TimedRound:
     """One round of one candidate, and the sentinel's readings around it, all in microseconds."""
 
     value_us: float
@@ -48,7 +48,7 @@ class Verdict:
     kind: FailureKind | None = None  # of the failure
 
 
-def summarize_samples(samples: Sequence[Sample], baseline: SpeedBaseline, limits: AcceptanceLimits) -> Verdict:
+def summarize_samples(samples: Sequence[TimedRound], baseline: SpeedBaseline, limits: AcceptanceLimits) -> Verdict:
     """Accept or refuse a candidate: the newest `repeats` samples near the sentinel's usual time count."""
     if not samples:
         return Verdict(

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from tvm_mpq.errors import VerificationError
 from tvm_mpq.kernels.registry import Kernel
 from tvm_mpq.numerics.activation_names import is_clamp
+from tvm_mpq.numerics.arrays import Array
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.numerics.reference import evaluate, pad_channels, unpad
 from tvm_mpq.schema import (
@@ -38,8 +38,6 @@ FLOAT_TOLERANCE = 2e-5
 
 _SCALE = float(np.float32(0.02))
 _OUT_SCALE = float(np.float32(0.035))  # spreads outputs over the byte without clamping most of them
-
-Array = npt.NDArray[Any]
 
 
 def verify_kernel(session: Session, path: Path, symbol: str, kernel: Kernel, seed: int = 0) -> None:

@@ -10,12 +10,10 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from tvm_mpq.numerics.arrays import DoubleArray
 from tvm_mpq.tuning.predictor.entry import Entry
 from tvm_mpq.tuning.predictor.features import positions
-
-Array = npt.NDArray[np.float64]
 
 _APART = 1000.0
 """Octaves between strata."""
@@ -54,7 +52,7 @@ def most_informative(known: Sequence[Entry], missing: Sequence[Entry], fraction:
     return [order[i] for i in taken]
 
 
-def _points(entries: Sequence[Entry], strata: Sequence[str]) -> Array:
+def _points(entries: Sequence[Entry], strata: Sequence[str]) -> DoubleArray:
     """float64[entries, coordinates + output format + strata]."""
     hot = np.zeros((len(entries), len(strata)))
     for i, entry in enumerate(entries):
@@ -63,6 +61,6 @@ def _points(entries: Sequence[Entry], strata: Sequence[str]) -> Array:
     return np.hstack([positions(entries), formats, hot])
 
 
-def _distance(points: Array, point: Array) -> Array:
-    found: Array = np.sqrt(((points - point) ** 2).sum(axis=1))
+def _distance(points: DoubleArray, point: DoubleArray) -> DoubleArray:
+    found: DoubleArray = np.sqrt(((points - point) ** 2).sum(axis=1))
     return found

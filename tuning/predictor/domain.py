@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from tvm_mpq.numerics.arrays import DoubleArray
 from tvm_mpq.tuning.predictor.entry import Entry
 from tvm_mpq.tuning.predictor.features import COORDINATES, positions
-
-Array = npt.NDArray[np.float64]
 
 LEAST_SHAPES = 2
 """Different shapes of a stratum below which nothing is said about it."""
@@ -25,7 +23,7 @@ REACH_OCTAVES = 6.0
 
 @dataclass(frozen=True)
 class _Known:
-    points: Array  # [entries, coordinates]
+    points: DoubleArray  # [entries, coordinates]
     shapes: int
 
 
@@ -40,7 +38,7 @@ class Domain:
             here = np.flatnonzero(names == name).tolist()
             self._strata[name] = _Known(points[here], len({entries[i].shape_group for i in here}))
 
-    def distances(self, entries: Sequence[Entry]) -> Array:
+    def distances(self, entries: Sequence[Entry]) -> DoubleArray:
         """float64[entries]: octaves to the nearest measured entry of the same stratum; infinite when there is none."""
         found = np.full(len(entries), np.inf)
         for i, (entry, point) in enumerate(zip(entries, positions(entries), strict=True)):
@@ -55,7 +53,7 @@ class Domain:
             self._refusal(e, p, d) for e, p, d in zip(entries, positions(entries), self.distances(entries), strict=True)
         ]
 
-    def _refusal(self, entry: Entry, point: Array, distance: float) -> str | None:
+    def _refusal(self, entry: Entry, point: DoubleArray, distance: float) -> str | None:
         known = self._strata.get(entry.stratum)
         if known is None or known.shapes < LEAST_SHAPES:
             shapes = 0 if known is None else known.shapes

@@ -6,26 +6,24 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from tvm_mpq.numerics.activation_names import is_clamp
+from tvm_mpq.numerics.arrays import DoubleArray
 from tvm_mpq.schema import Conv2dWorkload
 from tvm_mpq.tuning.predictor.entry import Entry
 from tvm_mpq.tuning.predictor.work import TERMS, Work, count_work
-
-Array = npt.NDArray[np.float64]
 
 COORDINATES = ("products", "in_bytes", "out_bytes", "weight_bytes", "steps", "rows", "width")
 """Counts whose logarithms say where an entry lies."""
 
 
-def positions(entries: Sequence[Entry]) -> Array:
+def positions(entries: Sequence[Entry]) -> DoubleArray:
     """float64[entries, coordinates] in octaves: a step of 1 is a factor of 2."""
     rows = [[math.log2(1 + getattr(work, name)) for name in COORDINATES] for work in map(count_work, entries)]
     return np.array(rows, dtype=np.float64).reshape(len(rows), len(COORDINATES))
 
 
-def table(entries: Sequence[Entry], law_us: Array) -> Array:
+def table(entries: Sequence[Entry], law_us: DoubleArray) -> DoubleArray:
     """float64[entries, features]; NaN where an operator has no such feature. law_us: the law's estimate."""
     rows = [_row(e, count_work(e), float(us)) for e, us in zip(entries, law_us, strict=True)]
     return np.array(rows, dtype=np.float64)

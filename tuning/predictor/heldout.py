@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from tvm_mpq.numerics.arrays import DoubleArray
 
 FOLDS = 5
 SMALL_FOLDS = 20
@@ -70,7 +70,7 @@ def folds(groups: Sequence[str]) -> npt.NDArray[np.int64]:
     return np.array([fold[g] for g in groups], dtype=np.int64)
 
 
-def errors_of(classes: Sequence[str], measured_us: Array, predicted_us: Array, refused: int = 0) -> Errors:
+def errors_of(classes: Sequence[str], measured_us: DoubleArray, predicted_us: DoubleArray, refused: int = 0) -> Errors:
     """Errors by class and over all, classes in alphabetical order behind `all`."""
     names = np.array(list(classes), dtype=object)
     found = {ALL: _error(measured_us, predicted_us)}
@@ -79,14 +79,14 @@ def errors_of(classes: Sequence[str], measured_us: Array, predicted_us: Array, r
     return Errors(found, refused)
 
 
-def _error(measured_us: Array, predicted_us: Array) -> ClassError:
+def _error(measured_us: DoubleArray, predicted_us: DoubleArray) -> ClassError:
     if not len(measured_us):
         return ClassError(0, np.nan, np.nan, np.nan)
     off = np.abs(predicted_us / measured_us - 1)
     return ClassError(len(off), float(off.mean()), float(off.max()), spearman(measured_us, predicted_us))
 
 
-def spearman(a: Array, b: Array) -> float:
+def spearman(a: DoubleArray, b: DoubleArray) -> float:
     """Rank correlation, equal values sharing their mean rank; NaN below 3 values or when one side is constant."""
     if len(a) < 3:
         return float("nan")
@@ -96,8 +96,8 @@ def spearman(a: Array, b: Array) -> float:
     return float(x @ y) / norm if norm else float("nan")
 
 
-def _ranks(values: Array) -> Array:
+def _ranks(values: DoubleArray) -> DoubleArray:
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
-    means: Array = last - (counts - 1) / 2
+    means: DoubleArray = last - (counts - 1) / 2
     return means[inverse]

@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import nnls
 
+from tvm_mpq.numerics.arrays import DoubleArray
 from tvm_mpq.tuning.predictor.entry import Entry
 from tvm_mpq.tuning.predictor.work import TERMS, count_work
-
-Array = npt.NDArray[np.float64]
 
 _CALL_US = 0.2
 _ROOFLINE_US = {
@@ -38,7 +36,7 @@ _REVIVAL = 0.02
 """A price that a kind does not have at all is still possible for a stratum: from this share of the largest on."""
 
 
-def columns(entries: Sequence[Entry]) -> Array:
+def columns(entries: Sequence[Entry]) -> DoubleArray:
     """float64[entries, 1 + terms]: microseconds of each term at the roofline's prices, the call first."""
     rows = []
     for entry in entries:
@@ -58,7 +56,7 @@ class Law:
         Above 0.
     """
 
-    def __init__(self, entries: Sequence[Entry], latency_us: Array) -> None:
+    def __init__(self, entries: Sequence[Entry], latency_us: DoubleArray) -> None:
         terms = columns(entries)
         strata = np.array([e.stratum for e in entries], dtype=object)
         kinds = np.array([_kind(e) for e in entries], dtype=object)
@@ -66,17 +64,19 @@ class Law:
         speeds = {name: np.median((latency_us / terms.sum(axis=1))[strata == name]) for name in set(strata)}
         even_us = latency_us / np.array([speeds[name] for name in strata])
         self._everywhere = _fit(terms, latency_us)
-        self._prices: dict[str, Array] = {}
+        self._prices: dict[str, DoubleArray] = {}
         for kind in sorted(set(kinds)):
             common = _fit(terms[kinds == kind], even_us[kinds == kind])
             for name in sorted(set(strata[kinds == kind])):
                 here = strata == name
                 self._prices[name] = _fit(terms[here], latency_us[here], common)
 
-    def __call__(self, entries: Sequence[Entry]) -> Array:
+    def __call__(self, entries: Sequence[Entry]) -> DoubleArray:
         """float64[entries] microseconds; an unknown stratum gets the prices of all kernels together."""
         prices = [self._prices.get(e.stratum, self._everywhere) for e in entries]
-        total: Array = np.einsum("ij,ij->i", columns(entries), np.array(prices).reshape(len(prices), 1 + len(TERMS)))
+        total: DoubleArray = np.einsum(
+            "ij,ij->i", columns(entries), np.array(prices).reshape(len(prices), 1 + len(TERMS))
+        )
         return total
 
 
@@ -84,7 +84,7 @@ def _kind(entry: Entry) -> str:
     return f"{entry.workload.kind} {'float' if entry.precision.is_float else 'integer'}"
 
 
-def _fit(terms: Array, latency_us: Array, prior: Array | None = None) -> Array:
+def _fit(terms: DoubleArray, latency_us: DoubleArray, prior: DoubleArray | None = None) -> DoubleArray:
     """Factors >= 0 on the roofline's prices: least squares of relative errors, drawn to `prior` at a common scale."""
     prior = np.ones(terms.shape[1]) if prior is None else np.maximum(prior, _REVIVAL * prior.max())
     terms = terms * prior
@@ -93,5 +93,5 @@ def _fit(terms: Array, latency_us: Array, prior: Array | None = None) -> Array:
     pull = np.sqrt(_PULL)  # one more row for each price, which wants it to be the prior's
     rows = np.vstack([shares, pull * np.eye(shares.shape[1])])
     wanted = np.concatenate([np.ones(len(shares)), np.full(shares.shape[1], pull)])
-    factors: Array = nnls(rows, wanted)[0]
+    factors: DoubleArray = nnls(rows, wanted)[0]
     return factors * scale * prior

@@ -14,13 +14,12 @@ import numpy.typing as npt
 import xgboost
 
 from tvm_mpq.errors import InvalidValueError
+from tvm_mpq.numerics.arrays import DoubleArray
 from tvm_mpq.tuning.predictor import heldout
 from tvm_mpq.tuning.predictor.domain import Domain
 from tvm_mpq.tuning.predictor.entry import Entry
 from tvm_mpq.tuning.predictor.features import table
 from tvm_mpq.tuning.predictor.law import Law
-
-Array = npt.NDArray[np.float64]
 
 CONFIDENCE = 0.9
 """Share of measured values that an interval shall hold."""
@@ -68,7 +67,7 @@ class Prediction:
 class _Fit:
     """Law and trees on one set of entries."""
 
-    def __init__(self, entries: Sequence[Entry], latency_us: Array) -> None:
+    def __init__(self, entries: Sequence[Entry], latency_us: DoubleArray) -> None:
         self.law = Law(entries, latency_us)
         self.domain = Domain(entries)
         self._trees: xgboost.Booster | None = None
@@ -77,13 +76,13 @@ class _Fit:
             data = xgboost.DMatrix(table(entries, law_us), np.log(latency_us / law_us), nthread=1)
             self._trees = xgboost.train(_TREES, data, _ROUNDS)
 
-    def __call__(self, entries: Sequence[Entry]) -> Array:
+    def __call__(self, entries: Sequence[Entry]) -> DoubleArray:
         """float64[entries] microseconds."""
         law_us = self.law(entries)
         if self._trees is None:
             return law_us
         left = self._trees.predict(xgboost.DMatrix(table(entries, law_us), nthread=1))
-        found: Array = law_us * np.exp(left.astype(np.float64))
+        found: DoubleArray = law_us * np.exp(left.astype(np.float64))
         return found
 
 
@@ -103,7 +102,7 @@ class Predictor:
         If a latency is not finite and above 0, or the lengths differ.
     """
 
-    def __init__(self, entries: Sequence[Entry], latency_us: Sequence[float] | Array) -> None:
+    def __init__(self, entries: Sequence[Entry], latency_us: Sequence[float] | DoubleArray) -> None:
         times = np.array(latency_us, dtype=np.float64)
         if len(times) != len(entries) or not (np.isfinite(times) & (times > 0)).all():
             raise InvalidValueError(
@@ -144,7 +143,7 @@ class Predictor:
         rows = iter(zip(self._fit(asked), self._widths(asked), strict=True) if asked else ())
         return [_interval(*next(rows)) if why is None else _refusal(why) for why in reasons]
 
-    def _widths(self, entries: Sequence[Entry]) -> Array:
+    def _widths(self, entries: Sequence[Entry]) -> DoubleArray:
         """Half the interval, in natural logarithms: wider far from the data."""
         assert self._fit is not None
         everywhere = self._quantiles[heldout.ALL]
@@ -177,7 +176,7 @@ class Predictor:
         return errors, _quantiles_of(np.array(classes, dtype=object), scores[chosen])
 
 
-def _quantiles_of(classes: npt.NDArray[np.object_], scores: Array) -> dict[str, float]:
+def _quantiles_of(classes: npt.NDArray[np.object_], scores: DoubleArray) -> dict[str, float]:
     """By operator class, and of all."""
     found = {}
     for name in (heldout.ALL, *sorted(set(classes.tolist()))):
@@ -189,9 +188,9 @@ def _quantiles_of(classes: npt.NDArray[np.object_], scores: Array) -> dict[str, 
     return found
 
 
-def _spread(distances: Array) -> Array:
+def _spread(distances: DoubleArray) -> DoubleArray:
     """Error grows with the distance (octaves) to what was measured."""
-    found: Array = 1 + distances
+    found: DoubleArray = 1 + distances
     return found
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from tvm_mpq.errors import DataError, FileFormatError, MissingFileError
 from tvm_mpq.execute.interpreter import Sample
-from tvm_mpq.execute.prepare import Inputs
+from tvm_mpq.execute.prepare import InputSpecs
 
 LABELS = "labels"
 
@@ -64,7 +64,7 @@ class Dataset:
         return digest.hexdigest()[:16]
 
 
-def load_dataset(source: str | Path | Mapping[str, Any] | npt.NDArray[Any] | None, inputs: Inputs) -> Dataset:
+def load_dataset(source: str | Path | Mapping[str, Any] | npt.NDArray[Any] | None, inputs: InputSpecs) -> Dataset:
     """Read and check data for a model.
 
     Parameters
@@ -101,7 +101,7 @@ def load_dataset(source: str | Path | Mapping[str, Any] | npt.NDArray[Any] | Non
     return Dataset(checked, _check_labels(labels, count), batch)
 
 
-def _arrays(source: Any, inputs: Inputs) -> dict[str, npt.NDArray[Any]]:
+def _arrays(source: Any, inputs: InputSpecs) -> dict[str, npt.NDArray[Any]]:
     if isinstance(source, np.ndarray):
         if len(inputs) != 1:
             raise DataError(f"the model has inputs {sorted(inputs)}: give a mapping from name to array, not one array")
@@ -150,7 +150,7 @@ def _check_labels(labels: npt.NDArray[Any] | None, count: int) -> npt.NDArray[np
     return labels.astype(np.int64)
 
 
-def _synthetic(inputs: Inputs, batch: int) -> Dataset:
+def _synthetic(inputs: InputSpecs, batch: int) -> Dataset:
     rng = np.random.default_rng(0)
     arrays: dict[str, npt.NDArray[Any]] = {}
     for name, (shape, dtype) in inputs.items():

@@ -23,7 +23,8 @@ import numpy.typing as npt
 
 from tvm_mpq.errors import DataError
 from tvm_mpq.execute.accuracy import relative_error
-from tvm_mpq.execute.interpreter import Array, Interpreter, Sample, Values
+from tvm_mpq.execute.interpreter import Interpreter, Sample, Values
+from tvm_mpq.numerics.arrays import Array
 from tvm_mpq.passes.graph import Graph
 from tvm_mpq.passes.lowering import FloatStep, KernelStep, ReshapeStep, Step, StoredValue, lower
 from tvm_mpq.schema import FLOAT_BITS, FP32, Plan, Precision, Progress

@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tvm_mpq.kernels.registry import Kernel
+from tvm_mpq.numerics.arrays import Array
 from tvm_mpq.passes.graph import Graph, Node
 from tvm_mpq.passes.lowering import FloatStep, KernelStep, ReshapeStep, Step, StoredValue, stored_shape
 from tvm_mpq.schema import FLOAT_BITS
 
-Array = npt.NDArray[Any]
 Values = dict[StoredValue, Any]  # runtime tensors
 
 Sample = dict[str, npt.NDArray[np.float32]]

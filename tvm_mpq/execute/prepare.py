@@ -16,7 +16,7 @@ from tvm_mpq.passes.normalize import Normalize
 from tvm_mpq.schema import Precision
 from tvm_mpq.targets import TargetRow
 
-Inputs = Mapping[str, tuple[tuple[int, ...], str]]
+InputSpecs = Mapping[str, tuple[tuple[int, ...], str]]
 """The model's inputs: name -> (shape with the batch axis, dtype)."""
 
 
@@ -33,7 +33,7 @@ class Prepared:
     tvm_target_attrs: dict[str, Any]
 
     @property
-    def inputs(self) -> Inputs:
+    def inputs(self) -> InputSpecs:
         """Name, as the user's model calls it, to shape and dtype."""
         tensors = [self.graph.tensors[n] for n in self.graph.inputs]
         return {name: (t.shape, t.dtype) for name, t in zip(self.loaded.input_names, tensors, strict=True)}

@@ -13,7 +13,7 @@ from tvm import relax
 from tvm_mpq.errors import UnsupportedModelError
 from tvm_mpq.frontends.naming import bindings
 
-Array = npt.NDArray[np.generic]
+GenericArray = npt.NDArray[np.generic]
 
 _REFUSED_FLOATS = frozenset({"float16", "bfloat16", "float64"})
 
@@ -26,7 +26,7 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= 200 else text[:197] + "..."
 
 
-def check_values(tensors: Iterable[tuple[str, Array]]) -> None:
+def check_values(tensors: Iterable[tuple[str, GenericArray]]) -> None:
     """Refuse NaN, infinity and float types other than float32.
 
     An attention mask (a float tensor of 0 and -infinity) and single numbers (bounds of a clip) may be infinite; a
@@ -91,9 +91,9 @@ def _tensor_types(ty: tvm.ir.Type) -> Iterator[relax.TensorType]:
             yield from _tensor_types(f)
 
 
-def constants(mod: tvm.IRModule) -> list[tuple[str, Array]]:
+def constants(mod: tvm.IRModule) -> list[tuple[str, GenericArray]]:
     """Every constant of `main` in order of use, with the name of the binding that uses it."""
-    found: list[tuple[str, Array]] = []
+    found: list[tuple[str, GenericArray]] = []
     for binding in bindings(mod["main"]):
         name = str(binding.var.name)
 

@@ -15,7 +15,7 @@ from tvm import relax
 from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter, _get_convert_map
 
 from tvm_mpq.errors import FileFormatError, UnsupportedModelError
-from tvm_mpq.frontends.checks import Array, check_values, one_line
+from tvm_mpq.frontends.checks import GenericArray, check_values, one_line
 from tvm_mpq.frontends.imported import Imported, abandon
 from tvm_mpq.frontends.onnx_fold import fold_integers
 from tvm_mpq.frontends.onnx_names import operator_names
@@ -109,7 +109,7 @@ def _check_operators(graph: onnx.GraphProto, file: Path) -> None:
         )
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, Array]]:
+def _tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, GenericArray]]:
     for tensor in graph.initializer:
         yield tensor.name, numpy_helper.to_array(tensor)
     for node in graph.node:

@@ -16,7 +16,7 @@ from tvm.relax.frontend.tflite import from_tflite
 from tvm.relax.frontend.tflite.tflite_frontend import OperatorConverter
 
 from tvm_mpq.errors import FileFormatError, UnsupportedModelError
-from tvm_mpq.frontends.checks import Array, check_values, one_line
+from tvm_mpq.frontends.checks import GenericArray, check_values, one_line
 from tvm_mpq.frontends.imported import Imported, abandon
 from tvm_mpq.frontends.shapes import Shapes
 from tvm_mpq.frontends.tflite_names import WEIGHT_INPUT, OperatorTensors, operator_names
@@ -104,7 +104,7 @@ def _check_names(graph: Any, file: Path) -> None:
             seen.add(name)
 
 
-def _constants(model: Any, graph: Any) -> Iterator[tuple[str, Array]]:
+def _constants(model: Any, graph: Any) -> Iterator[tuple[str, GenericArray]]:
     for i in range(graph.TensorsLength()):
         tensor = graph.Tensors(i)
         buffer = model.Buffers(tensor.Buffer())

@@ -14,7 +14,7 @@ import numpy as np
 from tvm import relax
 
 from tvm_mpq.errors import FileFormatError, InvalidValueError, MissingDependencyError, MPQError, UnsupportedModelError
-from tvm_mpq.frontends.checks import Array, check_values, one_line
+from tvm_mpq.frontends.checks import GenericArray, check_values, one_line
 from tvm_mpq.frontends.imported import Imported, abandon
 from tvm_mpq.frontends.naming import is_anonymous, owner_of
 from tvm_mpq.frontends.shapes import Shapes, fix_symbols
@@ -168,7 +168,7 @@ def _import(program: Any, shapes: Shapes, what: str) -> Imported:
     return Imported(fix_symbols(mod, shapes, names), _owners(program, importer.env), tuple(names))
 
 
-def _tensors(program: Any) -> Iterator[tuple[str, Array]]:
+def _tensors(program: Any) -> Iterator[tuple[str, GenericArray]]:
     for name, tensor in [*program.state_dict.items(), *program.constants.items()]:
         if hasattr(tensor, "detach"):
             cpu = tensor.detach().cpu()

@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from tvm_mpq.numerics import affine
 from tvm_mpq.numerics.activation_names import clamp_bounds, is_clamp, parse
+from tvm_mpq.numerics.arrays import FloatArray
 from tvm_mpq.schema import TensorQuant
 
 __all__ = ["apply", "clamp_bounds", "is_clamp", "parse", "requantize_table", "table"]
 
-FloatArray = npt.NDArray[np.float32]
 _Doubles = npt.NDArray[np.float64]
 
 _erf = np.frompyfunc(math.erf, 1, 1)

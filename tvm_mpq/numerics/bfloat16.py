@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float32]
+from tvm_mpq.numerics.arrays import FloatArray
 
 
 def to_bits(x: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:

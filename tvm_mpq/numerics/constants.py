@@ -12,12 +12,11 @@ import numpy.typing as npt
 
 from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.numerics import activations, affine
+from tvm_mpq.numerics.arrays import FloatArray
 from tvm_mpq.numerics.conv import fold_bias, least_scale
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.numerics.requantize import multiplier
 from tvm_mpq.schema import FLOAT_BITS, Conv2dWorkload, Pool2dWorkload, TensorQuant
-
-FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)

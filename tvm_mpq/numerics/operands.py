@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
+from tvm_mpq.numerics.arrays import FloatArray
 from tvm_mpq.numerics.weight_codes import QuantizedWeight
 from tvm_mpq.schema import TensorQuant
-
-FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)

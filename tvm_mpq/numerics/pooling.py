@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
 from tvm_mpq.errors import InvalidValueError
+from tvm_mpq.numerics.arrays import Array
 from tvm_mpq.schema import Pool2dWorkload
-
-Array = npt.NDArray[Any]
 
 
 def max_pool(x: Array, workload: Pool2dWorkload) -> Array:

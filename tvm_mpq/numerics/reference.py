@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.numerics import activations, affine, bfloat16, constants
+from tvm_mpq.numerics.arrays import Array
 from tvm_mpq.numerics.constants import Finish
 from tvm_mpq.numerics.conv import float_conv2d, integer_conv2d
 from tvm_mpq.numerics.operands import Operands
@@ -35,7 +35,6 @@ from tvm_mpq.schema import (
     padded_channels,
 )
 
-Array = npt.NDArray[Any]
 Inputs = Sequence[Array]
 
 

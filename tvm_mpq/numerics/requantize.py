@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tvm_mpq.numerics.arrays import FloatArray
 from tvm_mpq.numerics.fma import fma32
 from tvm_mpq.schema import TensorQuant
-
-FloatArray = npt.NDArray[np.float32]
 
 
 def multiplier(*scales: float | npt.NDArray[Any], output: float = 1.0) -> FloatArray:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from tvm_mpq.errors import FileFormatError, InvalidValueError, MissingFileError, OutputError
 from tvm_mpq.numerics.affine import weight_range
 
-Operator = tuple[str, int]
+WeightKey = tuple[str, int]
 """An operator's name and the bits of its weight."""
 
 
@@ -67,25 +67,25 @@ class QuantizedWeight:
         return content.hexdigest()[:16]
 
 
-class WeightCodes(Mapping[Operator, QuantizedWeight]):
+class WeightCodes(Mapping[WeightKey, QuantizedWeight]):
     """Quantized weights of a network by operator and bits. Whatever is not here is rounded to nearest.
 
     It belongs to a plan as a file beside plan.json does: the plan names precisions, this the integers.
     """
 
     def __init__(
-        self, weights: Mapping[str, QuantizedWeight] | Mapping[Operator, QuantizedWeight] | None = None
+        self, weights: Mapping[str, QuantizedWeight] | Mapping[WeightKey, QuantizedWeight] | None = None
     ) -> None:
-        found: dict[Operator, QuantizedWeight] = {}
+        found: dict[WeightKey, QuantizedWeight] = {}
         for key, weight in (weights or {}).items():
             operator = key if isinstance(key, str) else key[0]
             found[operator, weight.bits] = weight
         self._weights = found
 
-    def __getitem__(self, key: Operator) -> QuantizedWeight:
+    def __getitem__(self, key: WeightKey) -> QuantizedWeight:
         return self._weights[key]
 
-    def __iter__(self) -> Iterator[Operator]:
+    def __iter__(self) -> Iterator[WeightKey]:
         return iter(self._weights)
 
     def __len__(self) -> int:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float32]
+FloatImages = npt.NDArray[np.float32]
 
 MODULES = {"ours": "ours", "ort": "ort", "openvino": "ov", "litert": "litert"}
 """First part of an engine's name -> module here."""
@@ -61,21 +61,21 @@ class EngineJob:
         paths = {k: Path(v) for k, v in data.items() if k in files and v}
         return cls(**{**data, **paths})
 
-    def images(self) -> Array:
-        images: Array = np.load(self.calibration)
+    def images(self) -> FloatImages:
+        images: FloatImages = np.load(self.calibration)
         return images
 
 
 class Runner(Protocol):
     """A loaded network of batch 1."""
 
-    def feed(self, x: Array) -> None:
+    def feed(self, x: FloatImages) -> None:
         """Set the input, float32[1, ...] in the source model's layout."""
 
     def run(self) -> Any:
         """Run once on the input that was fed; this is what is timed."""
 
-    def output(self) -> Array:
+    def output(self) -> FloatImages:
         """First output of the last run."""
 
 
@@ -90,6 +90,6 @@ def versions(packages: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def rows(x: Array) -> list[Array]:
+def rows(x: FloatImages) -> list[FloatImages]:
     """float32[n, ...] as n arrays float32[1, ...]."""
     return [np.array(x[i : i + 1], order="C") for i in range(len(x))]  # copies: OpenVINO wants writable memory

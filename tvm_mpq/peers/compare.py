@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tvm_mpq.errors import InvalidValueError
-from tvm_mpq.peers.child import Child, EngineError
+from tvm_mpq.peers.child import EngineError, EngineProcess
 from tvm_mpq.peers.common import ENGINES, MODULES, PRECISIONS, EngineJob, NotOffered
 from tvm_mpq.peers.rounds import Ratio, Round, Turn, calm_turns, ratio_to_best, rotated, spread, turn_times
 
@@ -125,7 +125,7 @@ class Comparison:
         self._options, self._network, self._threads, self._log = options, network, threads, log
         self._cores = sorted(os.sched_getaffinity(0))[-threads:]  # the first core serves most interrupts
         self.row = Row(network.name, threads, network.images)
-        self._children: dict[str, Child] = {}
+        self._children: dict[str, EngineProcess] = {}
 
     def run(self) -> Row:
         start = time.monotonic()
@@ -141,9 +141,9 @@ class Comparison:
     def _python(self, kind: str) -> str:
         return self._options.python.get(kind, sys.executable)
 
-    def _child(self, name: str, cores: list[int]) -> Child:
+    def _child(self, name: str, cores: list[int]) -> EngineProcess:
         python = self._python(name.split("-")[0])
-        return Child(python, cores, self._threads, self._log, self._options.cache)
+        return EngineProcess(python, cores, self._threads, self._log, self._options.cache)
 
     def _admit(self, name: str, stack: ExitStack) -> None:
         """Build if needed, then load; an engine that cannot is left out with the reason."""

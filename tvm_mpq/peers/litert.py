@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tvm_mpq.peers.common import Array, EngineJob, NotOffered, rows
+from tvm_mpq.peers.common import EngineJob, FloatImages, NotOffered, rows
 
 PACKAGES = ("ai-edge-litert", "litert-torch", "ai-edge-quantizer")
 MODULES = ("ai_edge_litert.interpreter",)
@@ -70,7 +70,7 @@ class _Runner:
         self._net.allocate_tensors()
         self._in, self._out = self._net.get_input_details()[0], self._net.get_output_details()[0]
 
-    def feed(self, x: Array) -> None:
+    def feed(self, x: FloatImages) -> None:
         shape = tuple(self._in["shape"])
         if x.shape != shape and x.ndim == 4:
             x = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
@@ -79,16 +79,16 @@ class _Runner:
     def run(self) -> None:
         self._net.invoke()
 
-    def output(self) -> Array:
+    def output(self) -> FloatImages:
         value = self._net.get_tensor(self._out["index"])
         if value.dtype == np.float32:
             return np.asarray(value)
         scale, zero = self._out["quantization"]
-        real: Array = (value.astype(np.float32) - np.float32(zero)) * np.float32(scale)
+        real: FloatImages = (value.astype(np.float32) - np.float32(zero)) * np.float32(scale)
         return real
 
 
-def _quantized(x: Array, details: dict[str, Any]) -> Any:
+def _quantized(x: FloatImages, details: dict[str, Any]) -> Any:
     if details["dtype"] == np.float32:
         return x
     scale, zero = details["quantization"]

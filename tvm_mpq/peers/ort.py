@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tvm_mpq.peers.common import Array, EngineJob, NotOffered, rows
+from tvm_mpq.peers.common import EngineJob, FloatImages, NotOffered, rows
 
 PACKAGES = ("onnxruntime", "onnx")
 MODULES = ("onnxruntime",)
@@ -34,9 +34,9 @@ def build(job: EngineJob) -> None:
 
     class Reader(quantization.CalibrationDataReader):
         def __init__(self) -> None:
-            self._rows: Iterator[Array] = iter(rows(job.images()))
+            self._rows: Iterator[FloatImages] = iter(rows(job.images()))
 
-        def get_next(self) -> dict[str, Array] | None:
+        def get_next(self) -> dict[str, FloatImages] | None:
             x = next(self._rows, None)
             return None if x is None else {name: x}
 
@@ -64,7 +64,7 @@ class _Runner:
         self._input, self._output = self._session.get_inputs()[0].name, self._session.get_outputs()[0].name
         self._kept: Any = None
 
-    def feed(self, x: Array) -> None:
+    def feed(self, x: FloatImages) -> None:
         self._kept = x  # the binding holds a pointer only
         self._binding.bind_cpu_input(self._input, x)
         self._binding.bind_output(self._output)
@@ -72,8 +72,8 @@ class _Runner:
     def run(self) -> None:
         self._session.run_with_iobinding(self._binding)
 
-    def output(self) -> Array:
-        value: Array = self._binding.copy_outputs_to_cpu()[0]
+    def output(self) -> FloatImages:
+        value: FloatImages = self._binding.copy_outputs_to_cpu()[0]
         return value
 
 

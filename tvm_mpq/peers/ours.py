@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tvm_mpq.peers.common import Array, EngineJob
+from tvm_mpq.peers.common import EngineJob, FloatImages
 
 PACKAGES = ("tvm-mpq", "apache-tvm", "apache-tvm-ffi")
 MODULES = ("tvm", "tvm.relax")
@@ -38,15 +38,15 @@ class _Runner:
         self._input: Any = None
         self._result: Any = None
 
-    def feed(self, x: Array) -> None:
+    def feed(self, x: FloatImages) -> None:
         self._input = self._tensor(x)
 
     def run(self) -> None:
         self._result = self._main(self._input)
 
-    def output(self) -> Array:
+    def output(self) -> FloatImages:
         first = self._result if hasattr(self._result, "numpy") else self._result[0]
-        value: Array = first.numpy()
+        value: FloatImages = first.numpy()
         return value
 
 

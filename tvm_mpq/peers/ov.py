@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tvm_mpq.peers.common import Array, EngineJob, NotOffered, rows
+from tvm_mpq.peers.common import EngineJob, FloatImages, NotOffered, rows
 
 PACKAGES = ("openvino", "nncf")
 MODULES = ("openvino",)
@@ -46,15 +46,15 @@ class _Runner:
         self._request = core.compile_model(core.read_model(str(path)), "CPU", config).create_infer_request()
         self._kept: Any = None
 
-    def feed(self, x: Array) -> None:
+    def feed(self, x: FloatImages) -> None:
         self._kept = x
         self._request.set_input_tensor(self._make(x, shared_memory=True))
 
     def run(self) -> None:
         self._request.infer()
 
-    def output(self) -> Array:
-        value: Array = self._request.get_output_tensor(0).data.copy()
+    def output(self) -> FloatImages:
+        value: FloatImages = self._request.get_output_tensor(0).data.copy()
         return value
 
 

@@ -18,8 +18,7 @@ from tvm_mpq.execute.host_runtime import HostRuntime
 from tvm_mpq.execute.interpreter import Interpreter, Sample
 from tvm_mpq.execute.prepare import Prepared, prepare
 from tvm_mpq.pipeline.options import Options
-from tvm_mpq.report.contract import Boards as BoardsReport
-from tvm_mpq.report.contract import Condition, LostBoard, Reading, Readings
+from tvm_mpq.report.contract import BoardUse, Condition, LostBoard, Reading, Readings
 from tvm_mpq.schema import DeviceIdentity
 from tvm_mpq.targets import TargetRow, health
 from tvm_mpq.targets.cpuinfo import usable_cores
@@ -103,7 +102,7 @@ class RunContext:
         """What a report says of the machine: its health before and after; which boards served, which were lost."""
         pool = self.pool
         readings: Readings = {"start": self.health, "end": _health(pool, self.device)}
-        boards: BoardsReport | None = None
+        boards: BoardUse | None = None
         if isinstance(pool, Boards):
             gone = {disconnect.board for disconnect in pool.disconnects if not disconnect.came_back}
             boards = {

@@ -31,7 +31,7 @@ from tvm_mpq.select.problem import Problem
 
 UNIFORM = "w8a8"
 
-Run = tuple[Solution, float]
+ReferenceRun = tuple[Solution, float]
 """A solution whose network was measured, and the microseconds it took."""
 
 
@@ -45,7 +45,7 @@ class Tables:
     problem: Problem
     optimistic: Problem  # the same, predictions priced optimistically: what it chooses is measured before it counts
     correction: Correction
-    runs: tuple[Run, ...] = ()  # what the correction was fitted on
+    runs: tuple[ReferenceRun, ...] = ()  # what the correction was fitted on
 
     @cached_property
     def fp32(self) -> Solution:
@@ -132,7 +132,7 @@ def references(tables: Tables) -> dict[str, Solution]:
     return {"fp32": tables.fp32, "int8": tables.int8}
 
 
-def corrected(context: RunContext, tables: Tables, runs: Sequence[Run]) -> Tables:
+def corrected(context: RunContext, tables: Tables, runs: Sequence[ReferenceRun]) -> Tables:
     """The same tables, which are not corrected yet, corrected by runs of whole networks."""
     tensors, problem = context.prepared.graph.tensors, tables.problem
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from tvm_mpq.report import text
-from tvm_mpq.report.contract import Boards, Condition, Reading
+from tvm_mpq.report.contract import BoardUse, Condition, Reading
 from tvm_mpq.report.text import NOTHING, is_number, number
 
 
@@ -65,7 +65,7 @@ def _reading(report: Condition, when: Literal["start", "end"]) -> Reading:
     return readings.get(when, {}) if readings else {}
 
 
-def _boards(report: Condition) -> Boards:
+def _boards(report: Condition) -> BoardUse:
     return report.get("boards") or {"used": [], "lost": [], "emulated": False}
 
 

@@ -42,7 +42,7 @@ class LostBoard(TypedDict):
     came_back: bool
 
 
-class Boards(TypedDict):
+class BoardUse(TypedDict):
     """The boards that did the work. used: those left at the end."""
 
     used: list[str]
@@ -54,10 +54,10 @@ class Condition(TypedDict, total=False):
     """The part of every report whose numbers were measured. boards: None = the work was done on this machine."""
 
     health: Readings | None
-    boards: Boards | None
+    boards: BoardUse | None
 
 
-class Candidate(TypedDict):
+class CandidateFigures(TypedDict):
     """One precision of one operator. latency_us: format it emits (32 = float32, 8 = integers) -> microseconds."""
 
     latency_us: dict[int, float]
@@ -71,12 +71,12 @@ class OperatorChoice(TypedDict):
     name: str
     workload: str
     precision: str
-    candidates: dict[str, Candidate]
+    candidates: dict[str, CandidateFigures]
     latency_us: float
     macs: int
 
 
-class Accuracy(TypedDict):
+class AccuracyFigures(TypedDict):
     """Of the three networks, in percent. metric: `top1`, `agreement`, or `relative_error`, of which less is better."""
 
     metric: str
@@ -136,7 +136,7 @@ class OptimizeReport(_OptimizeCore, Condition, total=False):
     threads: int
     latency_iqr_ms: dict[str, float]
     predicted_ms: dict[str, float]
-    accuracy: Accuracy
+    accuracy: AccuracyFigures
     size_bytes: dict[str, int]
     activation_bytes: dict[str, int]
     weight_bytes: dict[str, int]

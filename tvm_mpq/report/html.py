@@ -78,7 +78,7 @@ def _predictions(report: OptimizeReport) -> list[tuple[str, ...]]:
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """One candidate precision of one operator, as text."""
 
     time: str
@@ -94,14 +94,14 @@ class OperatorRow:
     workload: str
     workload_key: str
     precision: str
-    candidates: list[Cell | None]
+    candidates: list[TableCell | None]
 
 
 def _operator(operator: OperatorChoice, labels: list[str]) -> OperatorRow:
     key, precision = str(operator.get("workload", "")), operator.get("precision", NOTHING)
     found = operator.get("candidates", {})
     cells = [
-        Cell(number(summary.time_of(found[label]), " µs"), number(found[label].get("loss")), label == precision)
+        TableCell(number(summary.time_of(found[label]), " µs"), number(found[label].get("loss")), label == precision)
         if label in found
         else None
         for label in labels

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from tvm_mpq.report import condition, text
-from tvm_mpq.report.contract import Candidate, OptimizeReport
+from tvm_mpq.report.contract import CandidateFigures, OptimizeReport
 from tvm_mpq.report.text import is_number, number, percent, ratio, times
 
 NETWORKS = {"fp32": "fp32", "int8": "uniform 8 bit", "mixed": "mixed"}
@@ -168,7 +168,7 @@ def cautions(report: OptimizeReport) -> list[str]:
     return notes + condition.cautions(report)
 
 
-def time_of(candidate: Candidate) -> float | None:
+def time_of(candidate: CandidateFigures) -> float | None:
     """Least measured microseconds of a candidate over the formats it can emit."""
     return min((t for t in candidate.get("latency_us", {}).values() if is_number(t)), default=None)
 

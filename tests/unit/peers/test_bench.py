@@ -14,7 +14,7 @@ import pytest
 from mpq_testing import onnx_models
 from tvm_mpq.errors import DataError, InvalidValueError, UnsupportedModelError
 from tvm_mpq.peers.bench import bench_model
-from tvm_mpq.peers.child import Child
+from tvm_mpq.peers.child import EngineProcess
 from tvm_mpq.peers.common import NotOffered
 from tvm_mpq.peers.compare import Settings
 from tvm_mpq.report.peers import show_peers
@@ -81,6 +81,6 @@ def test_an_engines_python_needs_no_project(tmp_path: Path) -> None:
     job = {"kind": "openvino", "precision": "fp32", "folder": str(tmp_path), "threads": 1, "onnx": "none.onnx"}
     job["calibration"] = str(tmp_path / "x.npy")
     python = str(tmp_path / "bare" / "bin" / Path(sys.executable).name)
-    with (tmp_path / "log").open("wb") as log, Child(python, [0], 1, log, tmp_path) as process:
+    with (tmp_path / "log").open("wb") as log, EngineProcess(python, [0], 1, log, tmp_path) as process:
         with pytest.raises(NotOffered, match="needs openvino, which is not installed"):
             process.ask(60.0, do="build", job=job)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tvm_mpq.peers import worker
-from tvm_mpq.peers.child import Child, EngineError
+from tvm_mpq.peers.child import EngineError, EngineProcess
 from tvm_mpq.peers.common import NotOffered
 from tvm_mpq.peers.rounds import Turn
 
@@ -35,7 +35,7 @@ def test_an_engine_that_cannot_is_told_from_one_that_fails(tmp_path: Path) -> No
     np.save(tmp_path / "x.npy", np.zeros((2, 3), np.float32))
     job = {"kind": "litert", "precision": "int8", "folder": str(tmp_path), "threads": 1}
     job["calibration"] = str(tmp_path / "x.npy")
-    with open(tmp_path / "log", "wb") as log, Child(sys.executable, CORE, 1, log, tmp_path) as process:
+    with open(tmp_path / "log", "wb") as log, EngineProcess(sys.executable, CORE, 1, log, tmp_path) as process:
         with pytest.raises(NotOffered, match="needs a TFLite file"):
             process.ask(60.0, do="build", job=job)
         with pytest.raises(EngineError, match="KeyError: 'abacus'"):
@@ -47,7 +47,7 @@ def test_an_engine_that_cannot_is_told_from_one_that_fails(tmp_path: Path) -> No
 def test_a_dead_engine_is_an_error(tmp_path: Path) -> None:
     with (
         open(tmp_path / "log", "wb") as log,
-        Child("/bin/false", CORE, 1, log, tmp_path) as process,
+        EngineProcess("/bin/false", CORE, 1, log, tmp_path) as process,
         pytest.raises(EngineError, match="ended with code 1"),
     ):
         process.ask(60.0, do="turn", seconds=0.01)

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from tvm_mpq.schema import FailureKind
 from tvm_mpq.tuning.devices.baseline import SpeedBaseline
 from tvm_mpq.tuning.measure.kernels import MeasureSettings
-from tvm_mpq.tuning.measure.statistics import Sample, summarize_samples
+from tvm_mpq.tuning.measure.statistics import TimedRound, summarize_samples
 
 SETTINGS = MeasureSettings(repeats=5, max_relative_iqr=0.1, max_drift=0.1, negligible_iqr_us=0.0)
 
 
 def samples(values, sentinel=10.0):
-    return [Sample(v, sentinel, sentinel) for v in values]
+    return [TimedRound(v, sentinel, sentinel) for v in values]
 
 
 def baseline(*readings):
@@ -65,7 +65,7 @@ def test_scatter_far_below_a_call_s_cost_is_accepted():
 
 
 def test_rounds_during_a_drift_do_not_count():
-    drifted = [Sample(99.0, 10.0, 12.0), Sample(99.0, 12.0, 10.0), Sample(99.0, 8.0, 10.0)]
+    drifted = [TimedRound(99.0, 10.0, 12.0), TimedRound(99.0, 12.0, 10.0), TimedRound(99.0, 8.0, 10.0)]
     calm = samples([10.0] * 5)
     found = summarize_samples([*calm, *drifted], baseline(), SETTINGS)
     assert found.median_us == 10.0
