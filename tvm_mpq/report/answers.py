@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, TypedDict
 
 from tvm_mpq.report.contract import Condition, Reading
+from tvm_mpq.schema import FailureKind
 
 
 class InspectedOperator(TypedDict):
@@ -259,7 +260,7 @@ class Record(TypedDict):
     provenance: str
     stated_error: float | None
     failure: str | None
-    failure_kind: str | None
+    failure_kind: FailureKind | None
 
 
 class RecordInFull(Record):
