@@ -14,12 +14,11 @@ from dataclasses import dataclass
 import tvm
 from tvm import relax
 
-from tvm_mpq.kernels.float_attention import AttentionShape, Operand, build_attention
+from tvm_mpq.kernels import Request, default_kernel, fitting
 from tvm_mpq.passes.normalize.exprs import axis_list, dtype_of, number, op_name, shape_of
 from tvm_mpq.passes.normalize.rewrite import Rewriter
 from tvm_mpq.passes.views import View, view_of
-
-_FEWEST_FEATURES = 4
+from tvm_mpq.schema import FLOAT_BITS, FP32, AttentionWorkload
 
 
 @tvm.transform.module_pass(opt_level=0, name="tvm_mpq.FuseAttention")
@@ -48,7 +47,7 @@ class FuseAttention:
 class _Found:
     """One attention; `end` is its result, or the transposition of that to [batch, row, head, feature]."""
 
-    shape: AttentionShape
+    request: Request
     sources: tuple[relax.Var, ...]
     end: relax.Var
     transposed: bool
@@ -58,7 +57,7 @@ class _Rewriter(Rewriter):
     def __init__(self, mod: tvm.IRModule, features: frozenset[str], threads: int) -> None:
         super().__init__(mod)
         self._features, self._threads = features, threads
-        self._kernels: dict[AttentionShape, tvm.ir.GlobalVar] = {}
+        self._kernels: dict[Request, tvm.ir.GlobalVar] = {}
         matches = (self._find(var, value) for var, value in self.bindings)
         self.found = {match.end: match for match in matches if match is not None}
 
@@ -67,13 +66,13 @@ class _Rewriter(Rewriter):
         if match is None:
             super().visit(var, value)
             return
-        shape = match.shape
-        if shape not in self._kernels:
-            func = build_attention(shape, self._features, self._threads).parse().without_attr("global_symbol")
-            self._kernels[shape] = self.builder.add_func(func, f"attention_{len(self._kernels)}")
-        out = (shape.batch, shape.queries, shape.heads, shape.value_features)
+        kernel = default_kernel(match.request)
+        if match.request not in self._kernels:
+            func = kernel.build().without_attr("global_symbol")
+            self._kernels[match.request] = self.builder.add_func(func, f"attention_{len(self._kernels)}")
         args = [self.lookup(source) for source in match.sources]
-        call = relax.call_tir(self._kernels[shape], args, relax.TensorType(out, "float32"))
+        out, dtype = kernel.buffers[-1]
+        call = relax.call_tir(self._kernels[match.request], args, relax.TensorType(out, dtype))
         result = self.emit(call, var.name)
         if not match.transposed:
             result = self.emit(relax.op.permute_dims(result, (0, 2, 1, 3)), var.name)
@@ -139,12 +138,13 @@ class _Rewriter(Rewriter):
         keys, outputs = v.shape[2:]
         if k.shape != (batch, heads, keys, features) or v.shape[:2] != (batch, heads):
             return None  # operands that are broadcast
-        if v.strides[3] != 1 or 1 not in k.strides[2:] or min(features, outputs, keys) < _FEWEST_FEATURES:
-            return None
         sources = tuple(dict.fromkeys(view.root for view in (q, k, v)))
         shapes = tuple(shape_of(source) or () for source in sources)
-        operands = [Operand(sources.index(x.root), x.offset, _four(x.strides)) for x in (q, k, v)]
-        shape = AttentionShape(batch, heads, queries, keys, features, outputs, scale, shapes, *operands)
+        places = [(sources.index(x.root), x.offset, *x.strides) for x in (q, k, v)]
+        workload = AttentionWorkload(batch, heads, queries, keys, features, outputs, scale, shapes, *places)
+        request = Request(workload, FP32, FLOAT_BITS, self._features, self._threads)
+        if not fitting(request):
+            return None
         user = self.only_use(var)
         if user is not None:
             end, value = self.bindings[user]
@@ -152,9 +152,5 @@ class _Rewriter(Rewriter):
             swap = (0, 2, 1, 3) if rank == 4 else (1, 0, 2)
             turned = op_name(value) == "relax.permute_dims" and value.attrs.axes is not None
             if turned and axis_list(value.attrs.axes, rank) == swap:
-                return _Found(shape, sources, end, True)
-        return _Found(shape, sources, var, False)
-
-
-def _four(values: tuple[int, ...]) -> tuple[int, int, int, int]:
-    return values[0], values[1], values[2], values[3]
+                return _Found(request, sources, end, True)
+        return _Found(request, sources, var, False)

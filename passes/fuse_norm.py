@@ -13,10 +13,10 @@ from typing import Any
 import tvm
 from tvm import relax
 
-from tvm_mpq.kernels.float_norm import NormShape, build_layer_norm
+from tvm_mpq.kernels import Request, default_kernel
 from tvm_mpq.passes.normalize.exprs import axis_list, dtype_of, is_constant, op_name, shape_of
 from tvm_mpq.passes.normalize.rewrite import Rewriter
-from tvm_mpq.schema import FLOAT_BITS, padded_channels
+from tvm_mpq.schema import FLOAT_BITS, FP32, W8A8, NormWorkload, padded_channels
 
 _BOUNDARY = re.compile(r"convert\(shape=[\dx]+,from_bits=(\d+),to_bits=(\d+),channels_first=False\)")
 
@@ -49,7 +49,7 @@ class _Rewriter(Rewriter):
     def __init__(self, mod: tvm.IRModule, features: frozenset[str], threads: int, kernel_attr: str) -> None:
         super().__init__(mod)
         self._features, self._threads, self._kernel_attr = features, threads, kernel_attr
-        self._kernels: dict[NormShape, tvm.ir.GlobalVar] = {}
+        self._kernels: dict[Request, tvm.ir.GlobalVar] = {}
         self._quantized: set[relax.Var] = set()  # boundaries that a normalisation before them has swallowed
 
     def visit(self, var: relax.Var, value: relax.Expr) -> None:
@@ -75,12 +75,16 @@ class _Rewriter(Rewriter):
         args = [self.remap(data), gamma, beta] if before is None else [*map(self.remap, before), gamma, beta]
         if after is not None:
             args += after[1:]
-        norm = NormShape(shape, float(value.attrs.epsilon), before is not None, after is not None)
-        if norm not in self._kernels:
-            func = build_layer_norm(norm, self._features, self._threads).parse().without_attr("global_symbol")
-            self._kernels[norm] = self.builder.add_func(func, f"layer_norm_{len(self._kernels)}")
-        dtype = "float32" if after is None else "uint8"
-        result = self.emit(relax.call_tir(self._kernels[norm], args, relax.TensorType(shape, dtype)), var.name)
+        precision = FP32 if before is None else W8A8  # bytes of any bits: where they end is in the boundary's numbers
+        out_bits = FLOAT_BITS if after is None else W8A8.activation_bits
+        workload = NormWorkload(shape, float(value.attrs.epsilon))
+        request = Request(workload, precision, out_bits, self._features, self._threads)
+        kernel = default_kernel(request)
+        if request not in self._kernels:
+            func = kernel.build().without_attr("global_symbol")
+            self._kernels[request] = self.builder.add_func(func, f"layer_norm_{len(self._kernels)}")
+        out, dtype = kernel.buffers[-1]
+        result = self.emit(relax.call_tir(self._kernels[request], args, relax.TensorType(out, dtype)), var.name)
         end = var
         if after is not None and user is not None:
             end = self.bindings[user][0]

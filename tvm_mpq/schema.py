@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -100,8 +101,7 @@ class Workload:
             value = getattr(self, f.name)
             if f.name in self.rare and value == f.default:
                 continue
-            text = "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            parts.append(f"{f.name}={text}")
+            parts.append(f"{f.name}={_key_text(value)}")
         return f"{self.kind}({','.join(parts)})"
 
     @property
@@ -116,11 +116,22 @@ class Workload:
     def from_json(data: dict[str, Any]) -> Workload:
         """Raises FileFormatError for an unknown kind or missing fields."""
         kinds = {cls.kind: cls for cls in Workload.__subclasses__()}
-        rest = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k != "kind"}
+        rest = {k: _as_tuples(v) for k, v in data.items() if k != "kind"}
         try:
             return kinds[data["kind"]](**rest)
         except (KeyError, TypeError) as e:
             raise FileFormatError(f"not a workload of kinds {sorted(kinds)} (got {data!r}: {e})") from e
+
+
+def _key_text(value: Any) -> str:
+    """Numbers of a tuple are joined by x, tuples in a tuple by +."""
+    if not isinstance(value, tuple):
+        return str(value)
+    return ("+" if value and isinstance(value[0], tuple) else "x").join(map(_key_text, value))
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 @dataclass(frozen=True)
@@ -290,6 +301,49 @@ class ConvertWorkload(Workload):
 
 
 @dataclass(frozen=True)
+class AttentionWorkload(Workload):
+    """out[b, i, h, :] = sum over j of softmax_j(scale * q[b, h, i, :] . k[b, h, j, :]) * v[b, h, j, :].
+
+    out is float32[batch, queries, heads, value_features], dense. sources: the shapes of the tensors that q, k and v lie
+    in; each of these is (source, offset, elements from one batch, head, row, feature to the next). scale > 0.
+    """
+
+    kind: ClassVar[str] = "attention"
+    batch: int
+    heads: int
+    queries: int
+    keys: int
+    features: int
+    value_features: int
+    scale: float
+    sources: tuple[tuple[int, ...], ...]
+    q: tuple[int, ...]
+    k: tuple[int, ...]
+    v: tuple[int, ...]
+
+    @property
+    def macs(self) -> int:
+        return self.batch * self.heads * self.queries * self.keys * (self.features + self.value_features)
+
+
+@dataclass(frozen=True)
+class NormWorkload(Workload):
+    """y = (x - mean) / sqrt(variance + epsilon) * gamma + beta, mean and variance over the last axis of `shape`."""
+
+    kind: ClassVar[str] = "layer_norm"
+    shape: tuple[int, ...]
+    epsilon: float
+
+    @property
+    def channels(self) -> int:
+        return self.shape[-1]
+
+    @property
+    def rows(self) -> int:
+        return math.prod(self.shape[:-1])
+
+
+@dataclass(frozen=True)
 class FloatWorkload(Workload):
     """Float operators without a template; fingerprint = structural hash of the PrimFunc, summary for people."""
 
@@ -322,8 +376,6 @@ class Budget:
     energy_mj: float | None = None
 
     def __post_init__(self) -> None:
-        import math
-
         for name in ("latency_ratio", "latency_ms", "size_mb", "energy_mj"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):

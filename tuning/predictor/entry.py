@@ -10,7 +10,16 @@ from functools import cached_property
 from typing import Any
 
 from tvm_mpq.errors import FileFormatError
-from tvm_mpq.schema import Conv2dWorkload, ConvertWorkload, FloatWorkload, LatencyKey, Precision, Workload
+from tvm_mpq.schema import (
+    AttentionWorkload,
+    Conv2dWorkload,
+    ConvertWorkload,
+    FloatWorkload,
+    LatencyKey,
+    NormWorkload,
+    Precision,
+    Workload,
+)
 from tvm_mpq.targets import TargetRow
 
 
@@ -50,11 +59,13 @@ def read_workload(text: str) -> Workload:
 
 
 def _value(kind: str, text: str) -> Any:
+    if kind.startswith("tuple[tuple"):
+        return tuple(tuple(map(int, part.split("x"))) for part in text.split("+"))
     if kind.startswith("tuple"):
         return tuple(map(int, text.split("x")))
     if kind == "bool":
         return text == "True"
-    return int(text) if kind == "int" else text
+    return {"int": int, "float": float}.get(kind, str)(text)
 
 
 @dataclass(frozen=True)
@@ -78,8 +89,8 @@ class Entry:
 
     @property
     def predictable(self) -> bool:
-        """A float operator without a template is a fingerprint: nothing to learn from."""
-        return not isinstance(self.workload, FloatWorkload)
+        """Whether `count_work` knows what it does: not a float operator's fingerprint, nor what only passes fuse."""
+        return not isinstance(self.workload, FloatWorkload | AttentionWorkload | NormWorkload)
 
     @cached_property
     def operator_class(self) -> str:

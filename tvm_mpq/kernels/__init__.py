@@ -7,6 +7,7 @@ from typing import Any
 
 from tvm_mpq.kernels.families import (  # noqa: F401  each registers rows
     activation,
+    attention,
     concat,
     convert,
     copy,
@@ -16,6 +17,7 @@ from tvm_mpq.kernels.families import (  # noqa: F401  each registers rows
     linear,
     lookup,
     neon,
+    norm,
     pool,
 )
 from tvm_mpq.kernels.registry import (

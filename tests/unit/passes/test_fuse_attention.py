@@ -11,7 +11,7 @@ import tvm
 from tvm import relax
 from tvm.relax import op
 
-from tvm_mpq.kernels.float_attention import build as attention
+from tvm_mpq.kernels.frames import attention
 from tvm_mpq.passes.fuse_attention import FuseAttention
 from tvm_mpq.passes.realize import finish
 from tvm_mpq.targets import features, local_row, to_tvm_attrs

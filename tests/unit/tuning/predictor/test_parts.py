@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -14,6 +15,7 @@ from tvm_mpq.errors import FileFormatError
 from tvm_mpq.schema import (
     ActivationWorkload,
     AddWorkload,
+    AttentionWorkload,
     ConcatWorkload,
     Conv2dWorkload,
     ConvertWorkload,
@@ -21,6 +23,7 @@ from tvm_mpq.schema import (
     FloatWorkload,
     LatencyKey,
     MultiplyWorkload,
+    NormWorkload,
     Pool2dWorkload,
     Workload,
 )
@@ -46,14 +49,32 @@ WORKLOADS: list[Workload] = [
     FloatWorkload("0f3a", "softmax(axis=1, shape=(1, 10))"),
 ]
 
+FUSED: list[Workload] = [
+    AttentionWorkload(
+        *(1, 3, 19, 19, 16, 24, 0.25),
+        sources=((1, 19, 144), (1, 19, 72)),
+        q=(0, 0, 2736, 16, 144, 1),
+        k=(0, 48, 2736, 16, 144, 1),
+        v=(1, 0, 1368, 24, 72, 1),
+    ),
+    NormWorkload((1, 197, 192), 1e-06),
+]
+"""What passes fuse: no record holds their times."""
+
 
 def entry(w: Workload, precision: str = "w8a8", family: str = "f", out_bits: int = 8, knobs: str = "{}") -> Entry:
     return Entry(LatencyKey(w.key, precision, out_bits, family, knobs, "here"), MACHINE)
 
 
-@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda w: w.kind)
-def test_a_key_is_read_back(workload: Workload) -> None:
+@pytest.mark.parametrize("workload", [*WORKLOADS, *FUSED], ids=lambda w: w.kind)
+def test_a_key_and_json_are_read_back(workload: Workload) -> None:
     assert read_workload(workload.key) == workload
+    assert Workload.from_json(json.loads(json.dumps(workload.to_json()))) == workload
+
+
+@pytest.mark.parametrize("workload", FUSED, ids=lambda w: w.kind)
+def test_what_passes_fuse_is_not_predicted(workload: Workload) -> None:
+    assert not entry(workload, "fp32").predictable
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,0 @@
-"""Text of float kernels, for those that are still written as text."""
