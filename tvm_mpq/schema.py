@@ -1,6 +1,6 @@
 """The frozen dataclasses that cross rooms. Standard library only; no room is imported here.
 
-Precision   weight and activation bits of an operator, written `w4a8`, or `fp32` / `bf16`
+Precision   weight and activation bits of an operator, written `w4a8`, or a float format: `fp32`, `bf16`, `fp16`
 Workload    what an operator computes, without its weights: the key under which latency is known
 TensorQuant how the integers of one activation tensor map to real numbers
 Plan        the decision for a whole network: a precision per operator, a TensorQuant per tensor
@@ -28,56 +28,75 @@ FLOAT_BITS = 32
 Progress: TypeAlias = Callable[[int, int, str], None]
 """Hears often from long work: how much is done, of how much, and what is done."""
 
-_FLOAT_NAMES = {32: "fp32", 16: "bf16"}
+
+class DType(str, enum.Enum):
+    """The numbers that an operator computes with."""
+
+    INT = "int"
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+
+
+_FLOAT_STORAGE_BITS = {DType.FP32: 32, DType.FP16: 16, DType.BF16: 16}
 
 
 @dataclass(frozen=True, order=True)
 class Precision:
-    """Weight and activation bits of one operator. Floats are (32, 32) and (16, 16).
+    """The numbers an operator computes with: weight and activation bits of integers, or a float format.
 
-    Both kinds of float operator read and write float32 tensors; bf16 rounds its operands inside (numerics/bfloat16).
+    Every kind of float operator reads and writes float32 tensors; bf16 rounds its operands inside (numerics/bfloat16).
+    The bits of a float are those of its format. No kernel computes in fp16 yet.
 
-    >>> Precision.parse("w4a8")
-    Precision(weight_bits=4, activation_bits=8)
-    >>> str(Precision(8, 8)), str(Precision.parse("fp32"))
-    ('w8a8', 'fp32')
+    >>> p = Precision.parse("w4a8")
+    >>> p.weight_bits, p.activation_bits, p.is_float
+    (4, 8, False)
+    >>> str(Precision(8, 8)), str(Precision.parse("fp32")), Precision.of_floats(DType.FP16) == BF16
+    ('w8a8', 'fp32', False)
     """
 
     weight_bits: int
     activation_bits: int
+    dtype: DType = DType.INT
 
     def __post_init__(self) -> None:
+        bits = self.weight_bits, self.activation_bits
         if self.is_float:
-            if self.weight_bits != self.activation_bits or self.weight_bits not in _FLOAT_NAMES:
-                raise InvalidValueError(
-                    f"a float precision is (32, 32) or (16, 16) (got ({self.weight_bits}, {self.activation_bits}))"
-                )
-        elif not (1 <= self.weight_bits <= 8 and 1 <= self.activation_bits <= 8):
+            own = _FLOAT_STORAGE_BITS[self.dtype]
+            if bits != (own, own):
+                raise InvalidValueError(f"{self.dtype.value} has {own} bits for weights and activations (got {bits})")
+        elif not all(1 <= b <= 8 for b in bits):
             raise InvalidValueError(
                 f"weight and activation bits must be in [1, 8] (got w{self.weight_bits}a{self.activation_bits})"
             )
 
     @property
     def is_float(self) -> bool:
-        return self.weight_bits > 8 or self.activation_bits > 8
+        return self.dtype is not DType.INT
+
+    @classmethod
+    def of_floats(cls, dtype: DType) -> Precision:
+        """The precision of a float format."""
+        bits = _FLOAT_STORAGE_BITS[dtype]
+        return cls(bits, bits, dtype)
 
     @classmethod
     def parse(cls, text: str) -> Precision:
-        """Read `w<1..8>a<1..8>`, `fp32` or `bf16`. Raises InvalidValueError on anything else."""
-        for bits, name in _FLOAT_NAMES.items():
-            if text == name:
-                return cls(bits, bits)
+        """Read `w<1..8>a<1..8>`, `fp32`, `bf16` or `fp16`. Raises InvalidValueError on anything else."""
+        for dtype in _FLOAT_STORAGE_BITS:
+            if text == dtype.value:
+                return cls.of_floats(dtype)
         match = re.fullmatch(r"w(\d)a(\d)", text)
         if not match:
             raise InvalidValueError(f"a precision is fp32, bf16 or w<bits>a<bits>, such as w4a8 (got {text!r})")
         return cls(int(match[1]), int(match[2]))
 
     def __str__(self) -> str:
-        return _FLOAT_NAMES[self.weight_bits] if self.is_float else f"w{self.weight_bits}a{self.activation_bits}"
+        return self.dtype.value if self.is_float else f"w{self.weight_bits}a{self.activation_bits}"
 
 
-FP32 = Precision(32, 32)
-BF16 = Precision(16, 16)
+FP32 = Precision.of_floats(DType.FP32)
+BF16 = Precision.of_floats(DType.BF16)
 W8A8 = Precision(8, 8)
 W4A8 = Precision(4, 8)
 

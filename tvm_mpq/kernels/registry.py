@@ -20,7 +20,7 @@ from tvm_mpq.errors import NoKernelError
 from tvm_mpq.kernels.emit.code import Array
 from tvm_mpq.kernels.tir import Script
 from tvm_mpq.numerics.operands import Operands
-from tvm_mpq.schema import Conv2dWorkload, Precision, Workload
+from tvm_mpq.schema import Conv2dWorkload, DType, Precision, Workload
 
 Knobs = dict[str, Any]
 
@@ -62,13 +62,14 @@ class Family:
     name: str  # maths__machine, e.g. qu8_qs8_s32_conv2d__avx512vnni
     workload_type: type[Workload]
     isa_features: frozenset[str]
-    weight_bits: frozenset[int]  # 32 = float32
+    weight_bits: frozenset[int]  # of a float row: those of its dtype
     activation_bits: frozenset[int]
     operand_ranges: str  # for people: the ranges within which the integers are exact
     accepts: Callable[[Request], bool]  # shapes and activations beyond what the columns above say
     knob_space: Callable[[Request], list[Knobs]]  # never empty; the first is the shipped default
     build: Callable[[Request, Knobs], Script | PrimFunc]
     constants: Callable[[Request, Knobs, Operands], list[np.ndarray]]
+    dtype: DType = DType.INT  # the numbers it computes with
     rank: int = 0  # of two untuned families that both fit, the higher is the default
     variant: Callable[[Request], Any] = lambda request: None
     """What of the precision changes the code. Precisions of equal family and variant run the same instructions."""
@@ -87,6 +88,7 @@ class Family:
         return (
             isinstance(request.workload, self.workload_type)
             and self.isa_features <= request.features
+            and request.precision.dtype is self.dtype
             and request.precision.weight_bits in self.weight_bits
             and request.precision.activation_bits in self.activation_bits
             and (self.input_dilation or not _has_input_dilation(request.workload))

@@ -20,7 +20,6 @@ from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.numerics.pooling import average_pool, max_pool
 from tvm_mpq.numerics.requantize import multiplier, round_clamp, scale_accumulator
 from tvm_mpq.schema import (
-    BF16,
     FLOAT_BITS,
     ActivationWorkload,
     AddWorkload,
@@ -28,6 +27,7 @@ from tvm_mpq.schema import (
     Conv2dWorkload,
     ConvertWorkload,
     CopyWorkload,
+    DType,
     MultiplyWorkload,
     Pool2dWorkload,
     Precision,
@@ -62,7 +62,7 @@ def evaluate(workload: Workload, precision: Precision, out_bits: int, operands: 
     Raises
     ------
     InvalidValueError
-        If a range is missing or an input has the wrong dtype.
+        If a range is missing, an input has the wrong dtype, or the precision is fp16.
     """
     if isinstance(workload, ConvertWorkload):
         return _convert(workload, operands, inputs[0])
@@ -73,7 +73,9 @@ def evaluate(workload: Workload, precision: Precision, out_bits: int, operands: 
             raise InvalidValueError(f"input {i} at {precision} must be {np.dtype(wanted)} (got {x.dtype})")
     for kind, (as_float, as_integer) in _RULES.items():
         if isinstance(workload, kind):
-            if precision == BF16:
+            if precision.dtype is DType.FP16:
+                raise InvalidValueError(f"the reference covers integers, fp32 and bf16 (got {precision})")
+            if precision.dtype is DType.BF16:
                 return np.asarray(_conv_bfloat16(workload, operands, inputs), dtype=np.float32)
             if is_float:
                 return np.asarray(as_float(workload, operands, inputs), dtype=np.float32)

@@ -7,8 +7,9 @@ import itertools
 import pytest
 import tvm_ffi
 
-from tvm_mpq.kernels import ALWAYS, OFFERED, Request, candidate_precisions, default_kernel, fitting
-from tvm_mpq.schema import FLOAT_BITS, Conv2dWorkload, Precision
+from tvm_mpq.errors import InvalidValueError, NoKernelError
+from tvm_mpq.kernels import ALWAYS, OFFERED, Family, Request, candidate_precisions, default_kernel, families, fitting
+from tvm_mpq.schema import BF16, FLOAT_BITS, Conv2dWorkload, DType, Precision
 from tvm_mpq.targets import features, resolve
 
 SAME = (1, 1, 1, 1)
@@ -79,3 +80,26 @@ def test_no_family_takes_input_dilation_unless_its_row_says_so(groups: int, prec
             request = Request(dilated, Precision.parse(precision), out_bits, features(resolve(target)))
             takers = fitting(request)
             assert all(family.input_dilation for family in takers)
+
+
+def test_fp16_has_a_name_and_no_kernel() -> None:
+    fp16 = Precision.parse("fp16")
+    assert (str(fp16), fp16.weight_bits, fp16.is_float) == ("fp16", 16, True) and fp16 != BF16
+    everything = frozenset().union(*(row.isa_features for row in families()))
+    workload = Conv2dWorkload(1, 8, 8, 16, 32, (3, 3))
+    assert fitting(Request(workload, BF16, 32, everything)) and not fitting(Request(workload, fp16, 32, everything))
+    with pytest.raises(NoKernelError, match="at fp16 emitting 32 bits"):
+        default_kernel(Request(workload, fp16, 32, everything))
+    assert fp16 not in candidate_precisions(workload, everything, offered=(fp16,))
+
+
+@pytest.mark.parametrize("row", families(), ids=lambda row: row.name)
+def test_the_bits_of_a_row_are_those_of_its_dtype(row: Family) -> None:
+    for bits in row.weight_bits & row.activation_bits:
+        Precision(bits, bits, row.dtype)  # raises where they are not
+
+
+@pytest.mark.parametrize("wrong", [(32, 16, DType.FP32), (32, 32, DType.BF16), (8, 8, DType.FP16)])
+def test_a_float_precision_has_the_bits_of_its_format(wrong: tuple[int, int, DType]) -> None:
+    with pytest.raises(InvalidValueError, match="bits for weights and activations"):
+        Precision(*wrong)

@@ -11,7 +11,6 @@ from tvm_mpq.kernels.emit import Array, Function
 from tvm_mpq.kernels.emit.activations import activate
 from tvm_mpq.kernels.emit.quantize import VBMI
 from tvm_mpq.kernels.families.weightless import (
-    FLOAT_ONLY,
     GENERIC,
     add_row,
     dtype_of,
@@ -23,7 +22,7 @@ from tvm_mpq.kernels.frames.elementwise import flat, look_up_all
 from tvm_mpq.kernels.registry import Parameters, Request
 from tvm_mpq.numerics import activations, constants
 from tvm_mpq.numerics.operands import Operands
-from tvm_mpq.schema import ActivationWorkload
+from tvm_mpq.schema import ActivationWorkload, DType
 
 _FLOAT_LANES = 16
 
@@ -69,7 +68,7 @@ for _isa, _features in (("generic", GENERIC), ("avx512vbmi", VBMI)):
 add_row(
     "f32_activation__generic",
     ActivationWorkload,
-    bits=FLOAT_ONLY,
+    dtype=DType.FP32,
     ranges="any float32",
     accepts=is_float,
     parameters=_parameters,

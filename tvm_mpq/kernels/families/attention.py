@@ -5,7 +5,7 @@ from __future__ import annotations
 from tvm_mpq.kernels.emit import tiles
 from tvm_mpq.kernels.frames.attention import VECTORS, attention_of, attention_parameters, build_attention
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
-from tvm_mpq.schema import FLOAT_BITS, AttentionWorkload
+from tvm_mpq.schema import FLOAT_BITS, AttentionWorkload, DType
 
 _FEWEST = 4
 """Keys and features: the fewest lanes that a vector is cut down to."""
@@ -41,6 +41,7 @@ ATTENTION = register(
         knob_space=_knob_space,
         build=build_attention,
         constants=lambda request, knobs, operands: [],
+        dtype=DType.FP32,
         parameters=lambda request, knobs: attention_parameters(request),
     )
 )

@@ -9,7 +9,6 @@ import numpy as np
 from tvm_mpq.kernels.emit import Array, Function, Value, let, span
 from tvm_mpq.kernels.emit.quantize import ByteRange, centered
 from tvm_mpq.kernels.families.weightless import (
-    FLOAT_ONLY,
     add_row,
     dtype_of,
     float_row,
@@ -23,7 +22,7 @@ from tvm_mpq.kernels.registry import Parameters, Request
 from tvm_mpq.numerics import constants
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.numerics.requantize import multiplier
-from tvm_mpq.schema import ConcatWorkload
+from tvm_mpq.schema import ConcatWorkload, DType
 
 _Rescale = Callable[[Value, int], Value]
 """(vector, number of the part that it comes from) -> in the output's range."""
@@ -100,7 +99,7 @@ add_row(
 add_row(
     "f32_concat__generic",
     ConcatWorkload,
-    bits=FLOAT_ONLY,
+    dtype=DType.FP32,
     ranges="any float32",
     accepts=is_float,
     parameters=_parameters,

@@ -18,9 +18,7 @@ from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.kernels.emit import Array, Buffer, Function, Value, let, loop, shuffle, span
 from tvm_mpq.kernels.emit.quantize import VBMI, ByteRange, centered
 from tvm_mpq.kernels.families.weightless import (
-    FLOAT_ONLY,
     GENERIC,
-    INTEGER_BITS,
     add_row,
     float_row,
     int_row,
@@ -30,7 +28,7 @@ from tvm_mpq.kernels.frames.elementwise import flat, look_up_all, pad_row, rows
 from tvm_mpq.kernels.registry import Parameters, Request
 from tvm_mpq.numerics import activations, affine, constants
 from tvm_mpq.numerics.operands import Operands
-from tvm_mpq.schema import FLOAT_BITS, ConvertWorkload, TensorQuant
+from tvm_mpq.schema import FLOAT_BITS, ConvertWorkload, DType, TensorQuant
 
 _Load = Callable[[Value, int], Value]
 """(start, lanes) -> vector."""
@@ -234,7 +232,7 @@ for _name, _float_in, _float_out, _features, _write, _constants in (
         _name,
         ConvertWorkload,
         features=_features,
-        bits=FLOAT_ONLY if _float_in and _float_out else INTEGER_BITS,
+        dtype=DType.FP32 if _float_in and _float_out else DType.INT,
         ranges="any float32 (NaN gives 0), integers 0..255",
         accepts=_accepts(_float_in, _float_out),
         parameters=_parameters,

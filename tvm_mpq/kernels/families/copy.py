@@ -12,7 +12,6 @@ import numpy as np
 
 from tvm_mpq.kernels.emit import Array, Buffer, Function, Index, bind, constant, let, loop, span
 from tvm_mpq.kernels.families.weightless import (
-    FLOAT_ONLY,
     add_row,
     dtype_of,
     int_row,
@@ -24,7 +23,7 @@ from tvm_mpq.kernels.frames.elementwise import flat, rows
 from tvm_mpq.kernels.registry import Parameters, Request
 from tvm_mpq.numerics import constants
 from tvm_mpq.numerics.operands import Operands
-from tvm_mpq.schema import CopyWorkload
+from tvm_mpq.schema import CopyWorkload, DType
 
 _BYTE_LANES, _FLOAT_LANES = 64, 16
 _EASE = 4  # elements copied in the time of one addition
@@ -131,7 +130,7 @@ add_row(
 add_row(
     "f32_copy__generic",
     CopyWorkload,
-    bits=FLOAT_ONLY,
+    dtype=DType.FP32,
     ranges="any float32",
     accepts=is_float,
     parameters=_parameters,

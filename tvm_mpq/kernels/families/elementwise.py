@@ -16,7 +16,6 @@ from tvm_mpq.kernels.emit import Array, Function, fma, let
 from tvm_mpq.kernels.emit.activations import activate
 from tvm_mpq.kernels.emit.quantize import VBMI, ByteRange, ByteTable, centered
 from tvm_mpq.kernels.families.weightless import (
-    FLOAT_ONLY,
     GENERIC,
     add_row,
     dtype_of,
@@ -32,7 +31,7 @@ from tvm_mpq.numerics import constants
 from tvm_mpq.numerics.activation_names import is_clamp
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.numerics.requantize import multiplier
-from tvm_mpq.schema import AddWorkload, MultiplyWorkload
+from tvm_mpq.schema import AddWorkload, DType, MultiplyWorkload
 
 _LANES = 32
 _FLOAT_LANES = 16
@@ -124,7 +123,7 @@ for _name, _type in (("add", AddWorkload), ("multiply", MultiplyWorkload)):
     add_row(
         f"f32_f32_{_name}__generic",
         _type,
-        bits=FLOAT_ONLY,
+        dtype=DType.FP32,
         ranges="any float32",
         accepts=is_float,
         parameters=_parameters,

@@ -22,7 +22,7 @@ from tvm_mpq.kernels.machines.float32 import Float32
 from tvm_mpq.kernels.packing.float_convolution import pack_depthwise, pack_direct
 from tvm_mpq.kernels.registry import Family, Knobs, Parameters, Request, register
 from tvm_mpq.numerics.operands import Operands
-from tvm_mpq.schema import BF16, FLOAT_BITS, Conv2dWorkload
+from tvm_mpq.schema import BF16, FLOAT_BITS, FP32, Conv2dWorkload, DType
 
 _FLOAT = frozenset({FLOAT_BITS})
 _RANGES = "float32; sums in float32, one rounding per multiply-add, kernel position by kernel position"
@@ -48,7 +48,8 @@ def _direct_family(name: str, product: FloatProduct, grouped: bool, rank: int) -
     def constants(request: Request, knobs: Knobs, operands: Operands) -> list[np.ndarray]:
         return list(pack_direct(_workload(request), knobs, product, *_arrays(operands)))
 
-    bits = frozenset({BF16.weight_bits}) if pairs else _FLOAT
+    precision = BF16 if pairs else FP32
+    bits = frozenset({precision.weight_bits})
     return register(
         Family(
             name,
@@ -61,6 +62,7 @@ def _direct_family(name: str, product: FloatProduct, grouped: bool, rank: int) -
             knob_space=knob_space,
             build=build,
             constants=constants,
+            dtype=precision.dtype,
             rank=rank,
             parameters=parameters,
         )
@@ -105,6 +107,7 @@ DWCONV2D = register(
         knob_space=lambda request: depthwise_tiles(_workload(request), request.features),
         build=build_depthwise,
         constants=lambda request, knobs, operands: pack_depthwise(_workload(request), *_arrays(operands)),
+        dtype=DType.FP32,
         rank=10,
         parameters=lambda request, knobs: depthwise_parameters(request),
     )

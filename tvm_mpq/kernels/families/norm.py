@@ -12,7 +12,7 @@ from tvm_mpq.kernels.machines.float32 import native_lanes
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
 from tvm_mpq.numerics import constants
 from tvm_mpq.numerics.operands import Operands
-from tvm_mpq.schema import FLOAT_BITS, NormWorkload, TensorQuant, padded_channels
+from tvm_mpq.schema import FLOAT_BITS, DType, NormWorkload, TensorQuant, padded_channels
 
 
 def _accepts(request: Request) -> bool:
@@ -43,7 +43,7 @@ def _constants(request: Request, knobs: Knobs, operands: Operands) -> list[np.nd
     return found + _numbers(operands.output)
 
 
-def _row(name: str, bits: frozenset[int], ranges: str) -> Family:
+def _row(name: str, dtype: DType, bits: frozenset[int], ranges: str) -> Family:
     return register(
         Family(
             name=name,
@@ -56,10 +56,13 @@ def _row(name: str, bits: frozenset[int], ranges: str) -> Family:
             knob_space=_knob_space,
             build=build_norm,
             constants=_constants,
+            dtype=dtype,
             parameters=lambda request, knobs: norm_parameters(request),
         )
     )
 
 
-FLOATS = _row("f32_layernorm__generic", frozenset({FLOAT_BITS}), "float32; sums in vectors of partial sums")
-BYTES = _row("qu8_f32_layernorm__generic", frozenset(range(1, 9)), "inputs and zero points 0..255; float32 inside")
+FLOATS = _row("f32_layernorm__generic", DType.FP32, frozenset({FLOAT_BITS}), "float32; sums in vectors of partial sums")
+BYTES = _row(
+    "qu8_f32_layernorm__generic", DType.INT, frozenset(range(1, 9)), "inputs and zero points 0..255; float32 inside"
+)

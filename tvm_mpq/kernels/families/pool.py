@@ -10,7 +10,6 @@ from tvm_mpq.kernels.emit import Array, Function, Index, Value, constant, let, m
 from tvm_mpq.kernels.emit.quantize import ByteRange, centered
 from tvm_mpq.kernels.families.terms import mean_terms
 from tvm_mpq.kernels.families.weightless import (
-    FLOAT_ONLY,
     add_row,
     dtype_of,
     int_row,
@@ -22,7 +21,7 @@ from tvm_mpq.kernels.frames.pool import Mean, PoolFrame, window_axes
 from tvm_mpq.kernels.registry import Parameters, Request
 from tvm_mpq.numerics import constants
 from tvm_mpq.numerics.operands import Operands
-from tvm_mpq.schema import Pool2dWorkload
+from tvm_mpq.schema import DType, Pool2dWorkload
 
 
 def _workload(request: Request) -> Pool2dWorkload:
@@ -100,7 +99,7 @@ add_row(
 add_row(
     "f32_pool2d__generic",
     Pool2dWorkload,
-    bits=FLOAT_ONLY,
+    dtype=DType.FP32,
     ranges="any float32",
     accepts=lambda request: is_float(request) and _has_cells(request),
     parameters=_parameters,

@@ -11,10 +11,9 @@ from tvm.tirx import PrimFunc
 from tvm_mpq.kernels.emit import Function, function
 from tvm_mpq.kernels.registry import Family, Knobs, Parameters, Request, register
 from tvm_mpq.numerics.operands import Operands
-from tvm_mpq.schema import FLOAT_BITS, Workload, padded_channels
+from tvm_mpq.schema import FLOAT_BITS, DType, Workload, padded_channels
 
-INTEGER_BITS = frozenset(range(1, 9))
-FLOAT_ONLY = frozenset({FLOAT_BITS})
+_BITS = {DType.INT: frozenset(range(1, 9)), DType.FP32: frozenset({FLOAT_BITS})}
 GENERIC: frozenset[str] = frozenset()
 
 
@@ -28,7 +27,7 @@ def add_row(
     write: Callable[[Request, Function], None],
     constants: Callable[[Request, Operands], list[np.ndarray]] = lambda request, operands: [],
     features: frozenset[str] = GENERIC,
-    bits: frozenset[int] = INTEGER_BITS,
+    dtype: DType = DType.INT,
     max_terms: Callable[[Request], int | None] = lambda request: None,
 ) -> None:
     """Register the family `name`; `write` writes its body into a function over `parameters`. See `Family`."""
@@ -43,13 +42,14 @@ def add_row(
             name=name,
             workload_type=workload_type,
             isa_features=features,
-            weight_bits=bits,
-            activation_bits=bits,
+            weight_bits=_BITS[dtype],
+            activation_bits=_BITS[dtype],
             operand_ranges=ranges,
             accepts=accepts,
             knob_space=lambda request: [{}],
             build=build,
             constants=lambda request, knobs, operands: constants(request, operands),
+            dtype=dtype,
             rank=len(features),
             parameters=lambda request, knobs: parameters(request),
             max_terms=max_terms,
