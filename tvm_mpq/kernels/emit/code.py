@@ -54,6 +54,8 @@ class Buffer:
 
     def store(self, start: Index, value: Value, stride: int = 1) -> None:
         """Write the lanes of `value` from `start` on, each `stride` behind the one before it."""
+        if value.dtype != self.dtype:
+            raise TypeError(f"a buffer of {self.dtype} takes no {value.dtype}: cast it")
         T.buffer_store(self.var, value.expr, [_at(start, value.lanes, stride)])
 
     def prefetch(self, index: Index) -> None:
@@ -125,7 +127,7 @@ class Function:
 
     def flat(self, name: str) -> Buffer:
         """The parameter `name` as a flat buffer of its elements."""
-        array = next(p for p in self.params if p.name == name)
+        array = {p.name: p for p in self.params}[name]
         size = math.prod(array.shape)
         if len(array.shape) == 1:
             return Buffer(self._vars[name], size, array.dtype)

@@ -122,6 +122,8 @@ def wrap(expr: Any) -> Value:
 
 def constant(value: float, dtype: str, lanes: int = 1) -> Value:
     """`value` as `dtype` in every lane."""
+    if "float" not in dtype and value != int(value):
+        raise TypeError(f"a number beside {dtype} must be whole (got {value}): cast the value to float32")
     return Value(tvm.tirx.const(value, dtype), dtype).broadcast(lanes)
 
 
@@ -226,7 +228,9 @@ def _binary(op: Callable[[Any, Any], Any], a: Operand, b: Operand, dtype: str = 
 def _as(x: Operand, like: Value) -> Any:
     """The expression of `x` with the type of `like`."""
     if isinstance(x, Value):
+        if x.dtype != like.dtype:
+            raise TypeError(f"operands must be of one type (got {x.dtype} and {like.dtype}): cast one of them")
         return x.expr if x.lanes == like.lanes else T.Broadcast(x.expr, like.lanes)
-    if like.dtype == "int32" and like.lanes == 1 and not isinstance(x, float):
+    if like.dtype == "int32" and like.lanes == 1 and isinstance(x, int):
         return x  # TVM folds index arithmetic
     return constant(x, like.dtype, like.lanes).expr
