@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tvm
 
+from mpq_testing.conv_cases import TRANSPOSED
 from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.kernels.emit import fit_lanes
 from tvm_mpq.kernels.families import float_convolution as float_conv
@@ -63,8 +64,11 @@ def rng():
 
 def convolve(w, x, weight, bias):
     """float64 convolution, NHWC by OHWI, and the sum of magnitudes that bounds its rounding errors."""
-    top, left, bottom, right = w.padding
-    x = np.pad(x.astype(np.float64), ((0, 0), (top, bottom), (left, right), (0, 0)))
+    (down, across), reach = w.input_dilation, max(abs(p) for p in w.padding)
+    (_, height, width, channels), (top, left, bottom, right) = x.shape, w.padding
+    wide = np.zeros((w.batch, (height - 1) * down + 1 + 2 * reach, (width - 1) * across + 1 + 2 * reach, channels))
+    wide[:, reach : wide.shape[1] - reach : down, reach : wide.shape[2] - reach : across] = x
+    x = wide[:, reach - top : wide.shape[1] - reach + bottom, reach - left : wide.shape[2] - reach + right]
     weight = weight.astype(np.float64).reshape(w.groups, -1, *weight.shape[1:])
     y = np.zeros((w.batch, w.out_height, w.out_width, w.groups, weight.shape[1]))
     magnitude = np.zeros_like(y)
@@ -143,7 +147,7 @@ def machine_cases(workloads):
     return [pytest.param(w, m, id=f"{m}-{w.key}") for w, m in cases]
 
 
-@pytest.mark.parametrize("w, mcpu", machine_cases(DENSE + GROUPED + DEPTHWISE))
+@pytest.mark.parametrize("w, mcpu", machine_cases(DENSE + GROUPED + DEPTHWISE + TRANSPOSED))
 def test_equals_float64_within_rounding(w, mcpu, rng):
     check(w, default_kernel(Request(w, FP32, 32, MACHINES[mcpu])), mcpu, rng)
 
@@ -187,7 +191,7 @@ def test_activation_over_its_whole_range(activation):
     assert np.all(abs(got - exact) <= 1e-6 * np.maximum(abs(exact), 1))
 
 
-@pytest.mark.parametrize("w", [DENSE[5], DENSE[0], GROUPED[0], DEPTHWISE[3]], ids=lambda w: w.key)
+@pytest.mark.parametrize("w", [DENSE[5], DENSE[0], GROUPED[0], DEPTHWISE[3], TRANSPOSED[2]], ids=lambda w: w.key)
 def test_every_candidate_is_right(w, rng):
     request = Request(w, FP32, 32, MACHINES[HOST])
     for family in fitting(request):
@@ -197,7 +201,10 @@ def test_every_candidate_is_right(w, rng):
             check(w, Kernel(request, family, knobs), HOST, rng)
 
 
-@pytest.mark.parametrize("w", [DENSE[5], DENSE[0], C(1, 2, 2, 64, 200, (3, 3), (1, 1), SAME), GROUPED[0], DEPTHWISE[3]],
+SPLIT = [DENSE[5], DENSE[0], C(1, 2, 2, 64, 200, (3, 3), (1, 1), SAME), GROUPED[0], DEPTHWISE[3], *TRANSPOSED]
+
+
+@pytest.mark.parametrize("w", SPLIT,
                          ids=lambda w: w.key)  # fmt: skip
 def test_threads_split_the_work_without_changing_results(w, rng):
     arrays = make_arrays(w, rng)

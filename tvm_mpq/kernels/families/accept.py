@@ -17,15 +17,15 @@ def finishable(request: Request) -> bool:
 
 
 def is_dense(request: Request) -> bool:
-    return workload_of(request).groups == 1 and finishable(request) and _has_phases(request)
+    return workload_of(request).groups == 1 and finishable(request) and has_phases(request)
 
 
 def is_grouped(request: Request) -> bool:
     grouped = workload_of(request).groups > 1 and finishable(request)
-    return grouped and not is_depthwise(request) and _has_phases(request)
+    return grouped and not is_depthwise(request) and has_phases(request)
 
 
-def _has_phases(request: Request) -> bool:
+def has_phases(request: Request) -> bool:
     """Whether each phase of an input with dilation has an output, and its taps stand one behind the other."""
     w = workload_of(request)
     if w.input_dilation == (1, 1):

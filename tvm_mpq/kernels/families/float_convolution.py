@@ -13,6 +13,7 @@ from tvm.tirx import PrimFunc
 
 from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.kernels.emit.activations import is_known
+from tvm_mpq.kernels.families.accept import has_phases
 from tvm_mpq.kernels.frames.float_convolution import FloatConvolution
 from tvm_mpq.kernels.frames.float_depthwise import build_depthwise, depthwise_parameters
 from tvm_mpq.kernels.frames.float_product import FloatProduct
@@ -34,7 +35,7 @@ def _direct_family(name: str, product: FloatProduct, grouped: bool, rank: int) -
 
     def accepts(request: Request) -> bool:
         w = _workload(request)
-        return _served(request) and (w.groups > 1) is grouped and (not pairs or _in_pairs(w))
+        return _served(request) and (w.groups > 1) is grouped and (not pairs or _in_pairs(w)) and has_phases(request)
 
     def knob_space(request: Request) -> list[Knobs]:
         return conv_tiles(_workload(request), request.features, product.lanes)
@@ -65,6 +66,7 @@ def _direct_family(name: str, product: FloatProduct, grouped: bool, rank: int) -
             dtype=precision.dtype,
             rank=rank,
             parameters=parameters,
+            input_dilation=not pairs,
         )
     )
 

@@ -41,13 +41,13 @@ from tvm_mpq.kernels.frames.geometry import (
     ChannelTiles,
     ChannelWindow,
     Geometry,
-    PhaseAxis,
     blocks,
     has_half,
     tile_channels,
     useful_threads,
 )
 from tvm_mpq.kernels.frames.machine import ConvolutionMachine, Dot, Tile, TileMachine
+from tvm_mpq.kernels.frames.phase import Phase, each_phase
 from tvm_mpq.kernels.frames.reduction import Reduction
 from tvm_mpq.kernels.registry import Knobs, Parameters, Request
 from tvm_mpq.schema import Conv2dWorkload
@@ -142,49 +142,6 @@ class ConvolutionFrame:
         return f.func
 
 
-@dataclass(frozen=True)
-class Phase:
-    """What the code of a tile must know of the phase that it computes.
-
-    row, column: where its input begins in the bordered rows; height, width: its outputs; out_*: extents of the whole
-    output, and of its rows and columns every `step`-th from `offset` on belongs to this phase.
-    """
-
-    number: Index
-    row: Index
-    column: Index
-    height: Index
-    width: Index
-    out_extents: tuple[int, int]
-    step: tuple[int, int] = (1, 1)
-    offset: tuple[Index, Index] = (0, 0)
-
-    @classmethod
-    def only(cls, g: Geometry) -> Phase:
-        return cls(0, 0, 0, g.out_height, g.out_width, (g.out_height, g.out_width))
-
-    @classmethod
-    def numbered(cls, g: Geometry, axes: tuple[PhaseAxis, PhaseAxis], number: Value) -> Phase:
-        rows, columns = axes
-        a, b = let(number // columns.factor, "phase_row"), let(number % columns.factor, "phase_column")
-        top, left = g.padding[0], g.padding[1]
-        return cls(
-            number,
-            bind(rows.start(a) + top, "first_row"),
-            bind(columns.start(b) + left, "first_column"),
-            bind(rows.outputs(a), "height"),
-            bind(columns.outputs(b), "width"),
-            (rows.extent, columns.extent),
-            (rows.factor, columns.factor),
-            (a, b),
-        )
-
-    def position(self, n: Value, row: Value, column: Value) -> Value:
-        """Index of an output position of this phase in the whole output."""
-        (height, width), (down, across) = self.out_extents, self.step
-        return (n * height + row * down + self.offset[0]) * width + column * across + self.offset[1]
-
-
 class _Writer:
     """Writes the loops of one frame into an open function.
 
@@ -236,18 +193,10 @@ class _Writer:
             if g.bordered:
                 z = self.q[0].cast("uint8")
                 fill_border(g, frame.rows, self._share("h"), self.n, self.source, self.x, self.base, z)
-            self._phases(self._tiles)
-
-    def _phases(self, body: Callable[[], None]) -> None:
-        """Each phase of a dilated input in turn; without dilation there is but one."""
-        if self.g.phases is None:
-            body()
-            return
-        with loop(self.g.phase_count) as number:
-            self.phase = Phase.numbered(self.g, self.g.phases, number)
-            if self.machine.unpacks and not self.frame.by_channels:
-                self._unpack(0, self.frame.all_blocks)
-            body()
+            with each_phase(g) as self.phase:
+                if self.machine.unpacks and not frame.by_channels and g.phases is not None:
+                    self._unpack(0, frame.all_blocks)
+                self._tiles()
 
     def _tiles(self) -> None:
         if self.frame.by_channels:

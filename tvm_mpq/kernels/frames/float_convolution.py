@@ -42,6 +42,7 @@ from tvm_mpq.kernels.emit import (
 )
 from tvm_mpq.kernels.frames.float_product import FloatProduct
 from tvm_mpq.kernels.frames.geometry import ChannelTiles, Geometry, Segments, tile_channels
+from tvm_mpq.kernels.frames.phase import Phase, each_phase
 from tvm_mpq.kernels.frames.reduction import Reduction
 from tvm_mpq.kernels.frames.staging import Block, Staging
 from tvm_mpq.kernels.registry import Knobs, Parameters, Request
@@ -61,7 +62,8 @@ class FloatConvolution:
         assert isinstance(request.workload, Conv2dWorkload)
         self.workload, self.product = request.workload, product
         self.g, self.segments = Geometry.of_floats(request.workload), Segments.of(request.workload)
-        self.lanes, self.rows, self.columns = knobs["lanes"], knobs["rows"], knobs["cols"]
+        self.lanes = knobs["lanes"]
+        self.rows, self.columns = min(knobs["rows"], self.g.least_height), min(knobs["cols"], self.g.least_width)
         self.vectors = tiles(self.segments.out_group, self.lanes)
         self.parts = tile_channels(self.vectors, knobs["blocks"], half=False)
         self.steps = tiles(self.segments.length, product.width)
@@ -92,7 +94,8 @@ class FloatConvolution:
         x = Array("x", (w.batch, w.in_height, w.in_width, w.in_channels), "float32")
         out_shape = (w.batch, w.out_height, w.out_width, w.out_channels)
         channels = w.groups * self.vectors * self.lanes
-        constants = Array("weight", (channels * self.taps,), self.product.dtype), Array("bias", (channels,), "float32")
+        weights = self.g.phase_count * channels * self.taps
+        constants = Array("weight", (weights,), self.product.dtype), Array("bias", (channels,), "float32")
         activations = (x, Array("r", out_shape, "float32")) if w.residual else (x,)
         return Parameters(activations, constants, Array("out", out_shape, "float32"))
 
@@ -108,6 +111,7 @@ class _Writer:
     chunk: Value
     block: Block
     inputs: Buffer
+    phase: Phase
     group: Value
 
     def __init__(self, frame: FloatConvolution, f: Function) -> None:
@@ -127,7 +131,7 @@ class _Writer:
             ow = 0 if whole else minimum(number * frame.block_columns, g.out_width - frame.block_columns)
             self.block = Block(image, oh, bind(ow, "ow_block"))
             self.inputs = frame.staging.stage(self.x, self.block)
-            with loop(frame.workload.groups) as self.group:
+            with each_phase(g) as self.phase, loop(frame.workload.groups) as self.group:
                 for part in frame.parts:
                     self._channels(part)
 
@@ -154,8 +158,11 @@ class _Writer:
             loop(tiles(frame.block_rows, frame.rows)) as row,
             loop(tiles(frame.block_columns, frame.columns)) as column,
         ):
-            oh = let(self.block.oh + overlap(row, frame.rows, frame.block_rows), "oh")
-            ow = let(self.block.ow + overlap(column, frame.columns, frame.block_columns), "ow")
+            oh = self.block.oh + overlap(row, frame.rows, frame.block_rows)
+            ow = self.block.ow + overlap(column, frame.columns, frame.block_columns)
+            if self.g.phases is not None:  # some have fewer outputs than the longest
+                oh, ow = minimum(oh, self.phase.height - frame.rows), minimum(ow, self.phase.width - frame.columns)
+            oh, ow = let(oh, "oh"), let(ow, "ow")
             for n in range(blocks):
                 for acc in accs:
                     acc[n].value = self.bias.load((self.vector + n) * lanes, lanes)
@@ -165,8 +172,8 @@ class _Writer:
     def _reduce(self, oh: Value, ow: Value, accs: list[list[Register]], blocks: int) -> None:
         frame, staging, width = self.frame, self.frame.staging, self.product.width
         lanes, merged = frame.lanes, frame.segments.merged
-        x = let(staging.index(self.block, oh, ow) + self.group * frame.segments.in_group, "x_tile")
-        w = self.vector * (lanes * frame.taps)
+        x = let(staging.index(self.block, self.phase, oh, ow) + self.group * frame.segments.in_group, "x_tile")
+        w = (self.phase.number * (frame.workload.groups * frame.vectors) + self.vector) * (lanes * frame.taps)
         shifts = [staging.shift(r, c) for r in range(frame.rows) for c in range(frame.columns)]
         reduction = Reduction.of(self.g, merged, frame.steps, staging.row_size, width, blocks * lanes * width)
         with reduction.loops(x, w) as place:
@@ -176,8 +183,8 @@ class _Writer:
 
     def _finish(self, oh: Value, ow: Value, accs: list[list[Register]]) -> None:
         frame, g = self.frame, self.g
-        y = let(((self.block.image * g.out_height + oh) * g.out_width + ow) * g.out_cells, "y")
-        shifts = [(r * g.out_width + c) * g.out_cells for r in range(frame.rows) for c in range(frame.columns)]
+        y = let(self.phase.position(self.block.image, oh, ow) * g.out_cells, "y")
+        shifts = [self.phase.shift(r, c) * g.out_cells for r in range(frame.rows) for c in range(frame.columns)]
         for shift, row in zip(shifts, accs, strict=True):
             for acc, channel in zip(row, self.channels, strict=False):
                 start, value = y + shift + channel, acc.value

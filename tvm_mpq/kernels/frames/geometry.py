@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from tvm_mpq.kernels.emit.tiles import tiles
@@ -105,8 +106,16 @@ class Geometry:
 
     @classmethod
     def of_floats(cls, w: Conv2dWorkload) -> Geometry:
-        """Of a convolution on floats."""
-        return cls._collapsed(w, w.in_channels, w.out_channels)
+        """Of a convolution on floats.
+
+        Tiles of a phase with fewer outputs than the longest may begin before their block does, which is why bordered
+        rows then begin earlier too.
+        """
+        g = cls._collapsed(w, w.in_channels, w.out_channels)
+        if g.phases is None or not g.bordered:
+            return g
+        top, left, bottom, right = g.padding
+        return dataclasses.replace(g, padding=(top + g.out_height - g.least_height, left, bottom, right))
 
     @classmethod
     def _collapsed(cls, w: Conv2dWorkload, in_cells: int, out_cells: int) -> Geometry:
@@ -213,7 +222,7 @@ class Segments:
 
     @classmethod
     def of(cls, w: Conv2dWorkload) -> Segments:
-        in_group, (kh, kw) = w.in_channels // w.groups, w.kernel
+        in_group, (kh, kw) = w.in_channels // w.groups, Geometry.of_floats(w).kernel
         merged = w.groups == 1 and (w.dilation[1] == 1 or kw == 1)
         count, length = (kh, in_group * kw) if merged else (kh * kw, in_group)
         return cls(merged, in_group, w.out_channels // w.groups, count, length)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from tvm_mpq.kernels.emit import Buffer, Index, Value, alloc, branch, let, loop, span, within, zeros
 from tvm_mpq.kernels.frames.float_product import FloatProduct
 from tvm_mpq.kernels.frames.geometry import Geometry
+from tvm_mpq.kernels.frames.phase import Phase
 
 _LANES = 16
 
@@ -39,20 +40,28 @@ class Staging:
         """Positions of one row of what is read."""
         if not self.copies:
             return self._g.in_width
-        return self._columns if self._sampled else self._g.reach(1, self._columns)
+        return self._columns if self._sampled else self._reach(1, self._columns)
 
     @property
     def row_size(self) -> int:
         """Elements from one row of what is read to the next."""
         return self._width * self._g.in_cells
 
-    def index(self, block: Block, oh: Value, ow: Value) -> Value:
+    def _reach(self, axis: int, count: int) -> int:
+        """Rows or columns that `count` outputs of all phases read."""
+        g = self._g
+        if g.phases is None:
+            return g.reach(axis, count)
+        shorter = (g.out_height - g.least_height, g.out_width - g.least_width)[axis]
+        return g.reach(axis, count) + g.phases[axis].span + shorter
+
+    def index(self, block: Block, phase: Phase, oh: Value, ow: Value) -> Value:
         """Element under the first kernel position of an output position of the block."""
         row, column = (oh - block.oh, ow - block.ow) if self.copies else (oh, ow)
-        row = row * self._stride[0]
+        row, column = row * self._stride[0] + phase.row, column * self._stride[1] + phase.column
         if not self.copies:
             row = block.image * self._g.in_height + row
-        return row * self.row_size + column * (self._stride[1] * self._g.in_cells)
+        return row * self.row_size + column * self._g.in_cells
 
     def shift(self, rows: int, columns: int) -> int:
         """Elements between the inputs of output positions so many rows and columns apart."""
@@ -63,7 +72,7 @@ class Staging:
         if not self.copies:
             return x
         g = self._g
-        rows = self._rows if self._sampled else g.reach(0, self._rows)
+        rows = self._rows if self._sampled else self._reach(0, self._rows)
         size, slack = rows * self.row_size, self._product.width - 1  # a last step reads past a row of odd length
         scratch = alloc(size + slack, self._product.dtype)
         _clear(scratch, size, slack)

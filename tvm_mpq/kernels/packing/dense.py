@@ -7,7 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tvm_mpq.kernels.frames.geometry import BLOCK, ChannelWindow, Geometry, blocks
+from tvm_mpq.kernels.frames.geometry import BLOCK, ChannelWindow, blocks
+from tvm_mpq.kernels.packing.phases import phase_weights
 from tvm_mpq.kernels.packing.ranges import bounded, limited
 from tvm_mpq.kernels.registry import Request
 from tvm_mpq.numerics.constants import ConvConstants, conv_constants
@@ -56,21 +57,6 @@ def packed_weight(request: Request, layout: WeightLayout, weight: Int8) -> npt.N
     w = request.workload
     assert isinstance(w, Conv2dWorkload)
     return np.concatenate([layout.pack(_windowed(w, layout, part)) for part in phase_weights(w, weight)])
-
-
-def phase_weights(w: Conv2dWorkload, weight: Int8) -> list[Int8]:
-    """The weights of each phase of a dilated input (see `PhaseAxis`), zeros behind; without dilation, all in one."""
-    phases = Geometry.of(w, FLOAT_BITS).phases
-    if phases is None:
-        return [weight]
-    rows, columns = phases
-    found = []
-    for a in range(rows.factor):
-        for b in range(columns.factor):
-            taps = weight[:, rows.first_tap(a) :: rows.factor, columns.first_tap(b) :: columns.factor]
-            missing = (0, rows.taps - taps.shape[1]), (0, columns.taps - taps.shape[2])
-            found.append(np.pad(taps, [(0, 0), *missing, (0, 0)]))
-    return found
 
 
 def _windowed(w: Conv2dWorkload, layout: WeightLayout, weight: Int8) -> Int8:

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from tvm_mpq.kernels.frames.float_product import FloatProduct
 from tvm_mpq.kernels.frames.geometry import Segments
+from tvm_mpq.kernels.packing.phases import phase_weights
 from tvm_mpq.kernels.registry import Knobs
 from tvm_mpq.schema import Conv2dWorkload
 
@@ -25,11 +26,11 @@ def pack_direct(
 
     Returns
     -------
-    weight : product.dtype[groups * vectors * lanes * steps * width]
-        For each group and each run of `blocks` vectors: [step, vector, lane, width], so that the kernel reads one
-        stream. Steps go through a segment (a kernel row or position) after the other, the last one of a segment filled
-        up with zeros. When the channels of a group are no multiple of `lanes`, the last vector repeats some of the one
-        before.
+    weight : product.dtype[phases * groups * vectors * lanes * steps * width]
+        For each phase of a dilated input (otherwise one), each group and each run of `blocks` vectors: [step, vector,
+        lane, width], so that the kernel reads one stream. Steps go through a segment (a kernel row or position) after
+        the other, the last one of a segment filled up with zeros. When the channels of a group are no multiple of
+        `lanes`, the last vector repeats some of the one before.
     bias : float32[groups * vectors * lanes]
     """
     lanes, blocks = knobs["lanes"], knobs["blocks"]
@@ -38,13 +39,14 @@ def pack_direct(
     vectors = -(-per_group // lanes)
     starts = np.minimum(np.arange(vectors) * lanes, per_group - lanes)
     channel = starts[:, None] + np.arange(lanes)  # [vectors, lanes]
-    segments = weight.reshape(w.out_channels, runs_of.count, runs_of.length)
-    segments = np.pad(segments, ((0, 0), (0, 0), (0, -runs_of.length % width)))
-    grouped = segments.reshape(w.groups, per_group, -1, width)[:, channel]  # [groups, vectors, lanes, steps, width]
     runs = []
-    for group in grouped:
-        for first in range(0, vectors, blocks):
-            runs.append(np.moveaxis(group[first : first + blocks], 2, 0).ravel())  # [step, vector, lane, width]
+    for part in phase_weights(w, weight):
+        segments = part.reshape(w.out_channels, runs_of.count, runs_of.length)
+        segments = np.pad(segments, ((0, 0), (0, 0), (0, -runs_of.length % width)))
+        grouped = segments.reshape(w.groups, per_group, -1, width)[:, channel]  # [groups, vectors, lanes, steps, width]
+        for group in grouped:
+            for first in range(0, vectors, blocks):
+                runs.append(np.moveaxis(group[first : first + blocks], 2, 0).ravel())  # [step, vector, lane, width]
     flat_bias = bias.reshape(w.groups, per_group)[:, channel].ravel()
     return [product.packed(np.concatenate(runs)), np.ascontiguousarray(flat_bias, np.float32)]
 
