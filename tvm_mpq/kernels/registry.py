@@ -18,6 +18,7 @@ from tvm.tirx import PrimFunc
 
 from tvm_mpq.errors import NoKernelError
 from tvm_mpq.kernels.emit.code import Array
+from tvm_mpq.kernels.order import ORDER
 from tvm_mpq.kernels.tir import Script
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import Conv2dWorkload, DType, Precision, Workload
@@ -70,7 +71,6 @@ class Family:
     build: Callable[[Request, Knobs], Script | PrimFunc]
     constants: Callable[[Request, Knobs, Operands], list[np.ndarray]]
     dtype: DType = DType.INT  # the numbers it computes with
-    rank: int = 0  # of two untuned families that both fit, the higher is the default
     variant: Callable[[Request], Any] = lambda request: None
     """What of the precision changes the code. Precisions of equal family and variant run the same instructions."""
     max_terms: Callable[[Request], int | None] = lambda request: None
@@ -146,11 +146,13 @@ class Kernel:
 
 
 _FAMILIES: dict[str, Family] = {}
+_PLACES = {name: place for place, name in enumerate(ORDER)}
 
 
 def register(family: Family) -> Family:
-    """Add a row; a second row of the same name is a programming error."""
+    """Add a row; a second row of the same name, or one without a place in `order.py`, is a programming error."""
     assert family.name not in _FAMILIES, f"kernel family {family.name} registered twice"
+    assert family.name in _PLACES, f"kernel family {family.name} has no place in order.py"
     _FAMILIES[family.name] = family
     return family
 
@@ -161,7 +163,7 @@ def families() -> tuple[Family, ...]:
 
 def fitting(request: Request) -> list[Family]:
     """All families for this request, best untuned default first."""
-    return sorted((f for f in families() if f.fits(request)), key=lambda f: -f.rank)
+    return sorted((f for f in families() if f.fits(request)), key=lambda f: _PLACES[f.name])
 
 
 def longest_sum(request: Request) -> int:

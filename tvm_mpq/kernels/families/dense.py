@@ -50,14 +50,14 @@ def _depthwise_constants(request: Request, knobs: Knobs, operands: Operands) -> 
     return [weight, bias[order], multiplier[order], *rest]
 
 
-convolution_row("qu8_qs8_s32_conv2d__avx512vnni", _VNNI, 40, is_dense, lambda r: Vnni(), tiles_512)
+convolution_row("qu8_qs8_s32_conv2d__avx512vnni", _VNNI, is_dense, lambda r: Vnni(), tiles_512)
 # Weights of few bits are expanded in registers, beside the products: that costs nothing where bitwise operations have
 # ports of their own. Expanding them once for all positions of a map pays where they have not, and where maps are large.
 _nibble_row = partial(convolution_row, ranges="x 0..255, w -7..7", weight_bits=frozenset({1, 2, 3, 4}))
 _nibble_row(
-    "qu8_qc4s_s32_conv2d__avx512vnni", _VNNI, 50, _nibbles, lambda r: VnniNibble(), tiles_512, max_terms=_nibble_terms
+    "qu8_qc4s_s32_conv2d__avx512vnni", _VNNI, _nibbles, lambda r: VnniNibble(), tiles_512, max_terms=_nibble_terms
 )
-_nibble_row("qu8_qc4s_s8_conv2d__avx512vnni", _VNNI, 45, is_dense, lambda r: VnniUnpacked(), tiles_512)
+_nibble_row("qu8_qc4s_s8_conv2d__avx512vnni", _VNNI, is_dense, lambda r: VnniUnpacked(), tiles_512)
 register(
     Family(
         name="qu8_qs8_s32_dwconv2d__avx512vnni",
@@ -70,26 +70,24 @@ register(
         knob_space=depthwise_knobs,
         build=lambda request, knobs: DepthwiseFrame(request, knobs).build(),
         constants=_depthwise_constants,
-        rank=50,
         parameters=lambda request, knobs: DepthwiseFrame(request, knobs).parameters,
         max_terms=int32_terms,
     )
 )
-convolution_row("qu8_qs8_s32_gconv2d__avx512vnni", _VNNI, 40, is_grouped, lambda r: Vnni(), tiles_512)
+convolution_row("qu8_qs8_s32_gconv2d__avx512vnni", _VNNI, is_grouped, lambda r: Vnni(), tiles_512)
 
 convolution_row(
     "qu8_qs8_s16_conv2d__avx2",
     _AVX2,
-    30,
     lambda r: is_dense(r) and bytes_depth(r) > 0,
     lambda r: Bytes(bytes_depth(r)),
     tiles_256,
     "2 * max(x) * max|w| <= 32767: w8a7, w7a8 and fewer bits",
     variant=bytes_depth,
 )
-convolution_row("qu8_qs8_s32_conv2d__avx2", _AVX2, 20, is_dense, lambda r: Words(), tiles_256)
-convolution_row("qu8_qs8_s32_gconv2d__avx2", _AVX2, 20, is_grouped, lambda r: Words(), tiles_256)
+convolution_row("qu8_qs8_s32_conv2d__avx2", _AVX2, is_dense, lambda r: Words(), tiles_256)
+convolution_row("qu8_qs8_s32_gconv2d__avx2", _AVX2, is_grouped, lambda r: Words(), tiles_256)
 
-convolution_row("qu8_qs8_s32_conv2d__generic", frozenset(), 0, is_dense, lambda r: Scalar(), small_tiles)
-convolution_row("qu8_qs8_s32_dwconv2d__generic", frozenset(), 30, is_depthwise, lambda r: Elementwise(), small_tiles)
-convolution_row("qu8_qs8_s32_gconv2d__generic", frozenset(), 0, is_grouped, lambda r: Scalar(), small_tiles)
+convolution_row("qu8_qs8_s32_conv2d__generic", frozenset(), is_dense, lambda r: Scalar(), small_tiles)
+convolution_row("qu8_qs8_s32_dwconv2d__generic", frozenset(), is_depthwise, lambda r: Elementwise(), small_tiles)
+convolution_row("qu8_qs8_s32_gconv2d__generic", frozenset(), is_grouped, lambda r: Scalar(), small_tiles)

@@ -30,7 +30,7 @@ _RANGES = "float32; sums in float32, one rounding per multiply-add, kernel posit
 _BFLOAT_RANGES = "float32 rounded to bfloat16, nearest even; products exact, sums in float32"
 
 
-def _direct_family(name: str, product: FloatProduct, grouped: bool, rank: int) -> Family:
+def _direct_family(name: str, product: FloatProduct, grouped: bool) -> Family:
     pairs = product.width > 1
 
     def accepts(request: Request) -> bool:
@@ -64,7 +64,6 @@ def _direct_family(name: str, product: FloatProduct, grouped: bool, rank: int) -
             build=build,
             constants=constants,
             dtype=precision.dtype,
-            rank=rank,
             parameters=parameters,
             input_dilation=not pairs,
         )
@@ -95,8 +94,8 @@ def _arrays(operands: Operands) -> tuple[np.ndarray, np.ndarray]:
     return operands.weight, operands.bias
 
 
-CONV2D = _direct_family("f32_conv2d__generic", Float32(), grouped=False, rank=10)
-GCONV2D = _direct_family("f32_gconv2d__generic", Float32(), grouped=True, rank=0)
+CONV2D = _direct_family("f32_conv2d__generic", Float32(), grouped=False)
+GCONV2D = _direct_family("f32_gconv2d__generic", Float32(), grouped=True)
 DWCONV2D = register(
     Family(
         name="f32_dwconv2d__generic",
@@ -110,9 +109,8 @@ DWCONV2D = register(
         build=build_depthwise,
         constants=lambda request, knobs, operands: pack_depthwise(_workload(request), *_arrays(operands)),
         dtype=DType.FP32,
-        rank=10,
         parameters=lambda request, knobs: depthwise_parameters(request),
     )
 )
-BF16_CONV2D = _direct_family("bf16_conv2d__avx512bf16", Bfloat16Pairs(), grouped=False, rank=10)
-BF16_GCONV2D = _direct_family("bf16_gconv2d__avx512bf16", Bfloat16Pairs(), grouped=True, rank=0)
+BF16_CONV2D = _direct_family("bf16_conv2d__avx512bf16", Bfloat16Pairs(), grouped=False)
+BF16_GCONV2D = _direct_family("bf16_gconv2d__avx512bf16", Bfloat16Pairs(), grouped=True)

@@ -49,7 +49,6 @@ def _row(
     name: str,
     features: frozenset[str],
     bits: tuple[int, ...],
-    rank: int,
     machine_of: Callable[[Request], LinearMachine],
     accepts: Callable[[Request, LinearMachine], bool] = _accepts,
     variant: Callable[[Request], object] = lambda request: None,
@@ -74,7 +73,6 @@ def _row(
             build=lambda request, knobs: build_linear(request, knobs, machine_of(request)),
             parameters=lambda request, knobs: linear_parameters(request, knobs, machine_of(request)),
             constants=constants,
-            rank=rank,
             variant=variant,
             max_terms=lambda request: _max_terms(request, machine_of(request)),
         )
@@ -100,18 +98,17 @@ def _avx2(request: Request) -> Avx2Fields:
 
 _VNNI = frozenset({"avx512f", "avx512bw", "avx512vnni"})
 _AVX2 = frozenset({"avx2"})
-_row("qu8_qc4u_s32_linear__avx512vnni", _VNNI, (3, 4), 55, _vnni)
-_row("qu8_qc2u_s32_linear__avx512vnni", _VNNI, (2,), 65, _vnni)
-_row("qu8_qc1u_s32_linear__avx512vnni", _VNNI, (1,), 55, _vnni)  # behind look-ups of activations of few bits
+_row("qu8_qc4u_s32_linear__avx512vnni", _VNNI, (3, 4), _vnni)
+_row("qu8_qc2u_s32_linear__avx512vnni", _VNNI, (2,), _vnni)
+_row("qu8_qc1u_s32_linear__avx512vnni", _VNNI, (1,), _vnni)
 _row(
     "qu8_qs1_s32_lutlinear__avx512vbmi",
     _VNNI | {"avx512vbmi"},
     (1,),
-    65,
     _lookup,
     _one_row,
     lambda request: _lookup(request).pieces,
 )
-_row("qu8_qc4u_s16_linear__avx2", _AVX2, (3, 4), 33, _avx2)
-_row("qu8_qc2u_s16_linear__avx2", _AVX2, (2,), 33, _avx2)
-_row("qu8_qc1u_s16_linear__avx2", _AVX2, (1,), 33, _avx2)
+_row("qu8_qc4u_s16_linear__avx2", _AVX2, (3, 4), _avx2)
+_row("qu8_qc2u_s16_linear__avx2", _AVX2, (2,), _avx2)
+_row("qu8_qc1u_s16_linear__avx2", _AVX2, (1,), _avx2)

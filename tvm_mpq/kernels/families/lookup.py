@@ -48,7 +48,6 @@ def _row(
     name: str,
     features: frozenset[str],
     weight_bits: int,
-    rank: int,
     machine_of: Callable[[Request, Knobs], LookupMachine],
     knob_space: Callable[[Request], list[Knobs]],
     constants: Callable[[Request, Knobs, Operands], list[np.ndarray]],
@@ -75,7 +74,6 @@ def _row(
             knob_space=knob_space,
             build=lambda request, knobs: frame(request, knobs).build(),
             constants=constants,
-            rank=rank,
             variant=variant,
             max_terms=max_terms,
             parameters=lambda request, knobs: frame(request, knobs).parameters,
@@ -95,7 +93,7 @@ def _table_variant(request: Request) -> int:
 
 for _bits in (2, 1):
     _name = f"qu8_qs{_bits}_s32_lutconv2d__avx512vbmi"
-    _row(_name, _TABLES, _bits, 60, TableLookup, table_knobs, _table_constants, _table_variant)
+    _row(_name, _TABLES, _bits, TableLookup, table_knobs, _table_constants, _table_variant)
 
 
 def _nibbles_gain(request: Request) -> bool:
@@ -114,7 +112,7 @@ def _nibble_terms(request: Request) -> int:
     return min(int32_terms(request), w.kernel[0] * w.kernel[1] * _SUM_LANES * (65535 // top))
 
 
-def _nibble_row(name: str, features: frozenset[str], weight_bits: int, rank: int, machine: NibbleMachine) -> None:
+def _nibble_row(name: str, features: frozenset[str], weight_bits: int, machine: NibbleMachine) -> None:
     def constants(request: Request, knobs: Knobs, operands: Operands) -> list[np.ndarray]:
         numbers, shape = integer_constants(request, operands), NibbleShape.of(workload_of(request))
         split = part_count(request), knobs["sums"], machine.byte_channels
@@ -124,7 +122,6 @@ def _nibble_row(name: str, features: frozenset[str], weight_bits: int, rank: int
         name,
         features,
         weight_bits,
-        rank,
         lambda request, knobs: NibbleLookup(request, knobs, machine),
         lambda request: nibble_knobs(request, machine),
         constants,
@@ -134,11 +131,11 @@ def _nibble_row(name: str, features: frozenset[str], weight_bits: int, rank: int
     )
 
 
-_nibble_row("qu8_qs2_s32_lutconv2d__avx2", _AVX2, 2, 35, Avx2Nibbles())
-_nibble_row("qu8_qs1_s32_lutconv2d__avx2", _AVX2, 1, 35, Avx2Nibbles())
-_nibble_row("qu8_qs3_s32_lutconv2d__neon", _NEON, 3, 35, NeonNibbles())  # before products without sdot, behind sdot
-_nibble_row("qu8_qs2_s32_lutconv2d__neon", _NEON, 2, 35, NeonNibbles())
-_nibble_row("qu8_qs1_s32_lutconv2d__neon", _NEON, 1, 45, NeonNibbles())  # before sdot
+_nibble_row("qu8_qs2_s32_lutconv2d__avx2", _AVX2, 2, Avx2Nibbles())
+_nibble_row("qu8_qs1_s32_lutconv2d__avx2", _AVX2, 1, Avx2Nibbles())
+_nibble_row("qu8_qs3_s32_lutconv2d__neon", _NEON, 3, NeonNibbles())
+_nibble_row("qu8_qs2_s32_lutconv2d__neon", _NEON, 2, NeonNibbles())
+_nibble_row("qu8_qs1_s32_lutconv2d__neon", _NEON, 1, NeonNibbles())
 
 
 def _few_planes(request: Request) -> bool:
@@ -162,7 +159,6 @@ _row(
     "qu2_qs1_s32_bitconv2d__avx512vpopcntdq",
     _BITS,
     1,
-    70,
     BitLookup,
     bit_knobs,
     _bit_constants,

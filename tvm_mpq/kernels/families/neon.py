@@ -43,15 +43,14 @@ def _pairwise(request: Request, depth: int = 2) -> Pairwise:
 
 
 def _pairs_row(name: str, accepts: Callable[[Request], bool]) -> None:
-    _row(name, _NEON, 20, lambda request: accepts(request) and _has_vector(request), _pairwise, pairwise_tiles)
+    _row(name, _NEON, lambda request: accepts(request) and _has_vector(request), _pairwise, pairwise_tiles)
 
 
-_row("qu8_qs8_s32_conv2d__dotprod", _DOTPROD, 40, is_dense, _signed_dot, sdot_tiles)
-_row("qu8_qs8_s32_gconv2d__dotprod", _DOTPROD, 40, is_grouped, _signed_dot, sdot_tiles)
+_row("qu8_qs8_s32_conv2d__dotprod", _DOTPROD, is_dense, _signed_dot, sdot_tiles)
+_row("qu8_qs8_s32_gconv2d__dotprod", _DOTPROD, is_grouped, _signed_dot, sdot_tiles)
 _row(
     "qu8_qs8_s16_conv2d__neon",
     _NEON,
-    30,
     _deferred,
     lambda request: _pairwise(request, deferred_depth(request.precision)),
     pairwise_tiles,
@@ -63,7 +62,6 @@ _pairs_row("qu8_qs8_s32_gconv2d__neon", is_grouped)
 _row(
     "qu8_qs8_s32_dwconv2d__neon",
     _NEON,
-    50,
     is_depthwise,
     lambda request: ByteLanes(request.precision),
     depthwise_tiles,

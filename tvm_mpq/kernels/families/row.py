@@ -27,7 +27,6 @@ Packed = npt.NDArray[np.generic]
 def convolution_row(
     name: str,
     features: frozenset[str],
-    rank: int,
     accepts: Callable[[Request], bool],
     machine_of: Callable[[Request], M],
     knob_space: Callable[[Request, M], list[Knobs]],
@@ -59,7 +58,6 @@ def convolution_row(
             knob_space=lambda request: knob_space(request, machine_of(request)),
             build=lambda request, knobs: frame(request, knobs).build(),
             constants=constants,
-            rank=rank,
             variant=variant,
             max_terms=max_terms,
             parameters=lambda request, knobs: frame(request, knobs).parameters,

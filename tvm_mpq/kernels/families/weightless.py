@@ -50,7 +50,6 @@ def add_row(
             build=build,
             constants=lambda request, knobs, operands: constants(request, operands),
             dtype=dtype,
-            rank=len(features),
             parameters=lambda request, knobs: parameters(request),
             max_terms=max_terms,
         )
