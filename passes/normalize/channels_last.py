@@ -1,6 +1,7 @@
 """One layout, once: everything from the first to the last spatial operator becomes channels-last.
 
     conv2d / pooling / resize in NCHW     ->  the same in NHWC, weights OHWI (transposed here)
+    conv2d_transpose in NCHW              ->  conv2d in NHWC behind input dilation (see conv_transpose.py)
     element-wise, concat, pad, slice, reductions, softmax between them  ->  follow, axes renumbered
     flatten [N, C, H, W] -> matmul        ->  flatten of NHWC, the matmul's weights permuted here
 
@@ -17,7 +18,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from tvm_mpq.passes.normalize import layout_ops
+from tvm_mpq.passes.normalize import conv_transpose, layout_ops
 from tvm_mpq.passes.normalize.exprs import (
     NCHW_OF_NHWC,
     NHWC_OF_NCHW,
@@ -108,8 +109,10 @@ class _Rewriter(Rewriter):
     def _move(self, var: relax.Var, value: relax.Call) -> _Moved | None:
         """The operator in the other layout, or None when it must stay in the original."""
         if layout_ops.is_spatial_nchw(value):
-            moved = layout_ops.spatial(value, self._last(value.args[0]))
-            return _Moved(self.emit(moved, var.name), NHWC_OF_NCHW)
+            data, apart = self._last(value.args[0]), conv_transpose.input_dilation(value)
+            if apart != (1, 1):
+                data = self.emit(conv_transpose.dilation_call(self.builder, data, apart), var.name)
+            return _Moved(self.emit(layout_ops.spatial(value, data), var.name), NHWC_OF_NCHW)
         name = op_name(value)
         if name == "relax.reshape":
             return self._reshape(var, value)

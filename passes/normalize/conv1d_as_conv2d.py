@@ -1,6 +1,6 @@
 """One-dimensional maps become maps of height 1: their convolutions and poolings are two-dimensional ones from here on.
 
-    conv1d / pooling1d on [N, C, W]     ->  conv2d / pooling2d on [N, C, 1, W]
+    conv1d / pooling1d on [N, C, W]     ->  conv2d / pooling2d on [N, C, 1, W], conv1d_transpose likewise
     element-wise, concat, pad, slice, reductions, softmax between them  ->  follow, with an axis more
 
 A map gets its height where an operator first needs it and loses it where one reads it that has no such form, so that
@@ -34,6 +34,7 @@ _AXIS = {0: 0, 1: 1, 2: 3}
 
 _POOLS = {"relax.nn.max_pool1d": relax.op.nn.max_pool2d, "relax.nn.avg_pool1d": relax.op.nn.avg_pool2d}
 _ADAPTIVE = "relax.nn.adaptive_avg_pool1d"
+_TRANSPOSED = "relax.nn.conv1d_transpose"
 
 
 @tvm.transform.module_pass(opt_level=0, name="tvm_mpq.Conv1dAsConv2d")
@@ -122,7 +123,7 @@ def _reduced(call: relax.Call, data: relax.Expr) -> relax.Call:
 def _is_spatial(value: relax.Expr) -> bool:
     """A convolution or pooling of float32 NCW maps."""
     name = op_name(value)
-    convolution = name == "relax.nn.conv1d"
+    convolution = name in ("relax.nn.conv1d", _TRANSPOSED)
     if not (convolution or name in _POOLS or name == _ADAPTIVE) or not isinstance(value.args[0], relax.Var):
         return False
     attrs = value.attrs
@@ -143,6 +144,9 @@ def _spatial(call: relax.Call, data: relax.Expr) -> relax.Call:
         window = (1, ints(attrs.pool_size)[0])
         whole, counted = bool(attrs.ceil_mode), bool(attrs.count_include_pad)
         return _POOLS[name](data, window, strides, padding, dilations, whole, counted)
-    order = [str(attrs.kernel_layout).index(letter) for letter in "OIW"]
-    weight = const(np.expand_dims(np.transpose(array_of(call.args[1]), order), 2))
-    return relax.op.nn.conv2d(data, weight, strides, padding, dilations, int(attrs.groups))
+    order = [str(attrs.kernel_layout).index(letter) for letter in ("IOW" if name == _TRANSPOSED else "OIW")]
+    weight, groups = const(np.expand_dims(np.transpose(array_of(call.args[1]), order), 2)), int(attrs.groups)
+    if name == _TRANSPOSED:
+        extra = (0, ints(attrs.output_padding)[0])
+        return relax.op.nn.conv2d_transpose(data, weight, strides, padding, extra, dilations, groups)
+    return relax.op.nn.conv2d(data, weight, strides, padding, dilations, groups)

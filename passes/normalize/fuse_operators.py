@@ -1,6 +1,7 @@
 """Every quantizable operator, with what can be computed along with it, becomes one call of a composite function.
 
-    conv2d -> add(bias) -> add(residual) -> activation      one `conv2d` composite; the same for matmul as `linear`
+    conv2d -> add(bias) -> add(residual) -> activation      one `conv2d` composite; the same for matmul as `linear`,
+                                                            and for conv2d behind input dilation
     add / multiply -> activation                            one `add` / `multiply` composite
     pooling, concat, slice and pad, reshape, activation     one composite each
 
@@ -19,6 +20,7 @@ from tvm import relax
 
 from tvm_mpq.passes.normalize.activations import Activation, find_activation
 from tvm_mpq.passes.normalize.composites import Composite, Emit, Names, build_function, global_name, readable_name
+from tvm_mpq.passes.normalize.conv_transpose import dilated, dilation_of
 from tvm_mpq.passes.normalize.exprs import (
     array_of,
     channel_vector,
@@ -168,6 +170,11 @@ class _Rewriter(Rewriter):
     def _layer_composite(self, layer: _Layer) -> Composite:
         residual, end = self._residual(layer)
         data = layer.call.args[0]
+        members = {layer.var, layer.end, end}
+        apart = dilation_of(self.mod, self.value.get(data))
+        if apart is not None:
+            members.add(data)
+            data = self.value[data].args[0]
         weight = array_of(layer.call.args[1])
         conv = _is_conv2d(layer.call)
         weight = weight if conv else np.ascontiguousarray(weight.T)
@@ -176,13 +183,16 @@ class _Rewriter(Rewriter):
         def body(params: list[relax.Var], emit: Emit) -> relax.Expr:
             w, b = params[-2:]
             if conv:
-                product = emit(relax.Call(call.op, [params[0], w], call.attrs))
+                x = params[0] if apart is None else dilated(params[0], apart, emit)
+                product = emit(relax.Call(call.op, [x, w], call.attrs))
             else:
                 product = emit(relax.op.matmul(params[0], emit(relax.op.permute_dims(w, (1, 0)))))
             result = emit(relax.op.add(product, b))
             return emit(relax.op.add(result, params[1])) if len(params) == 4 else result
 
-        workload = _conv_workload(call, weight.shape) if conv else _linear_workload(data, weight.shape)
+        workload = (
+            _conv_workload(call, data, weight.shape, apart or (1, 1)) if conv else _linear_workload(data, weight.shape)
+        )
         composite = Composite(
             kind="conv2d" if conv else "linear",
             inputs=(data,) if residual is None else (data, residual),
@@ -191,7 +201,7 @@ class _Rewriter(Rewriter):
             constants=(weight, layer.bias),
             workload=replace(workload, residual=residual is not None),
             readable=readable_name(layer.var, layer.end),
-            members=frozenset({layer.var, layer.end, end}),
+            members=frozenset(members),
         )
         return self._with_activation(composite)
 
@@ -232,13 +242,18 @@ def _is_linear(value: relax.Expr) -> bool:
     return ranks[0] >= 2 and ranks[1] == 2 and isinstance(value.args[0], relax.Var) and is_constant(value.args[1])
 
 
-def _conv_workload(call: relax.Call, weight: tuple[int, ...]) -> Conv2dWorkload:
+def _conv_workload(
+    call: relax.Call, data: relax.Expr, weight: tuple[int, ...], input_dilation: tuple[int, int]
+) -> Conv2dWorkload:
     attrs = call.attrs
-    n, h, w, c = shape_of(call.args[0]) or (0, 0, 0, 0)
+    n, h, w, c = shape_of(data) or (0, 0, 0, 0)
     (sh, sw), (dh, dw) = ints(attrs.strides), ints(attrs.dilation)
     top, left, bottom, right = ints(attrs.padding)
     kernel, padding = (weight[1], weight[2]), (top, left, bottom, right)
-    return Conv2dWorkload(n, h, w, c, weight[0], kernel, (sh, sw), padding, (dh, dw), int(attrs.groups))
+    groups = int(attrs.groups)
+    return Conv2dWorkload(
+        n, h, w, c, weight[0], kernel, (sh, sw), padding, (dh, dw), groups, input_dilation=input_dilation
+    )
 
 
 def _linear_workload(data: relax.Expr, weight: tuple[int, ...]) -> Conv2dWorkload:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
+from tvm_mpq.passes.normalize import conv_transpose
 from tvm_mpq.passes.normalize.exprs import (
     array_of,
     axis_list,
@@ -80,6 +81,8 @@ def is_agnostic(value: relax.Expr) -> bool:
 def is_spatial_nchw(value: relax.Expr) -> bool:
     """A convolution, pooling or resize of float32 NCHW maps that exists in NHWC as well."""
     name = op_name(value)
+    if conv_transpose.is_transposed(value):
+        return conv_transpose.is_convolution(value)
     if name == "relax.nn.conv2d":
         attrs = value.attrs
         plain = str(attrs.data_layout) == "NCHW" and str(attrs.out_layout) in ("", "NCHW")
@@ -102,8 +105,10 @@ def ohwi_weights(call: relax.Call) -> relax.Call:
 
 
 def spatial(call: relax.Call, data: relax.Expr) -> relax.Call:
-    """A call for which `is_spatial_nchw` holds, on channels-last data."""
+    """A call for which `is_spatial_nchw` holds, on channels-last data, dilated where it is transposed."""
     name, attrs = op_name(call), call.attrs
+    if conv_transpose.is_transposed(call):
+        return conv_transpose.convolution(call, data)
     if name == "relax.nn.conv2d":
         return _conv2d(call, data)
     if name == _ADAPTIVE:

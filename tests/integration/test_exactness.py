@@ -87,7 +87,7 @@ def test_all_weight_bits_in_one_network(lab: GetLab, kernels: Path, tmp_path: Pa
         np.testing.assert_array_equal(built, network.define(plan)[0])
 
 
-@pytest.mark.parametrize("name", ["residual", "one_dimensional"])
+@pytest.mark.parametrize("name", ["residual", "one_dimensional", "transposed"])
 @pytest.mark.parametrize("precision", ["w8a8", "w4a8"])
 def test_uniform_plans_stay_in_integers(lab: GetLab, name: str, precision: str) -> None:
     """One quantization at the input; nothing goes back to floats before the output."""

@@ -202,6 +202,22 @@ def one_dimensional() -> onnx.ModelProto:
     return net.model(net.linear(net.op("Flatten", y), 16 * 16, 10, name="fc"))
 
 
+def transposed() -> onnx.ModelProto:
+    """An encoder and decoder: k2s2 with a skip connection, batch norm and output padding, k4s2p1."""
+    net = OnnxNet({"x": (1, 3, 12, 10)})
+    skip = net.relu(net.conv("x", 3, 16, name="stem"))
+    y = net.relu(net.conv(skip, 16, 24, 2, stride=2, pad=0, name="down"))
+    weights = net.normal(24, 16, 2, 2, name="up.weight"), net.normal(16, name="up.bias")
+    y = net.relu(net.op("Add", net.op("ConvTranspose", y, *weights, name="up", strides=[2, 2]), skip))
+    window: dict[str, Any] = {"strides": [2, 1], "pads": [1, 1, 1, 1], "output_padding": [1, 0]}
+    y = net.op("ConvTranspose", y, net.normal(16, 12, 3, 3, name="wide.weight"), name="wide", **window)
+    scale, shift, mean = net.value(np.linspace(0.5, 1.5, 12)), net.normal(12), net.normal(12)
+    y = net.relu(net.op("BatchNormalization", y, scale, shift, mean, net.value(np.linspace(0.5, 2.0, 12))))
+    weight = net.normal(12, 20, 4, 4, name="last.weight")
+    y = net.relu(net.op("ConvTranspose", y, weight, name="last", strides=[2, 2], pads=[1] * 4))
+    return net.model(net.classifier(y, 20))
+
+
 def depthwise_and_shortcut(side: int, channels: int) -> onnx.ModelProto:
     """Operators stem, depthwise, block (with a shortcut) and fc."""
     net = OnnxNet({"x": (1, 3, side, side)})
@@ -227,6 +243,7 @@ GRAPHS: dict[str, Callable[[], onnx.ModelProto]] = {
     f.__name__: f
     for f in (
         residual, two_consumers, two_outputs, two_inputs, channels_last_input, batch_of_two, float_middle, activations,
-        flattened, grouped, ends_in_conv, one_dimensional, multilayer,
+        flattened, grouped, ends_in_conv, one_dimensional, transposed,
+        multilayer,
     )
 }  # fmt: skip
