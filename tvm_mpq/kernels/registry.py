@@ -69,6 +69,7 @@ class Family:
     accepts: Callable[[Request], bool]  # shapes and activations beyond what the columns above say
     knob_space: Callable[[Request], list[Knobs]]  # never empty; the first is the shipped default
     build: Callable[[Request, Knobs], Script | PrimFunc]
+    parameters: Callable[[Request, Knobs], Parameters]  # of the function that `build` gives
     constants: Callable[[Request, Knobs, Operands], list[np.ndarray]]
     dtype: DType = DType.INT  # the numbers it computes with
     variant: Callable[[Request], Any] = lambda request: None
@@ -76,7 +77,6 @@ class Family:
     max_terms: Callable[[Request], int | None] = lambda request: None
     """How many terms (`Workload.terms`) of whatever operands an output may add up, beside its bias, before an integer
     overflows on the way; None where no integer accumulates."""
-    parameters: Callable[[Request, Knobs], Parameters] | None = None  # optional until every family states them
     input_dilation: bool = False  # whether its convolutions may have input dilation
 
     def fits(self, request: Request) -> bool:
@@ -124,13 +124,8 @@ class Kernel:
     @property
     def buffers(self) -> tuple[tuple[tuple[int, ...], str], ...]:
         """Shape and dtype of each parameter, in order."""
-        if self.family.parameters is not None:
-            stated = self.family.parameters(self.request, self.knobs)
-            return tuple((array.shape, array.dtype) for array in stated.all())
-        code = self.code()
-        if isinstance(code, Script):
-            return code.buffers
-        return tuple((tuple(int(d) for d in p.shape), str(p.dtype)) for p in code.params)
+        stated = self.family.parameters(self.request, self.knobs)
+        return tuple((array.shape, array.dtype) for array in stated.all())
 
     def constants(self, operands: Operands) -> list[np.ndarray]:
         return self.family.constants(self.request, self.knobs, operands)
