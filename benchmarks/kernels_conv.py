@@ -18,15 +18,15 @@ from dataclasses import dataclass
 import numpy as np
 import tvm
 
+from tvm_mpq.kernels.emit import Array, Register, function, loop
 from tvm_mpq.kernels.families import dense  # noqa: F401  registers the rows
+from tvm_mpq.kernels.machines.vnni512 import dot
 from tvm_mpq.kernels.registry import Kernel, Request, fitting
-from tvm_mpq.kernels.tir import Code, intrin, ramp
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import Conv2dWorkload, Precision, TensorQuant, padded_channels
 from tvm_mpq.targets import features, local_row, to_tvm
 
 ROUNDS, TRIPS = 25, 10_000
-DOT = "llvm.x86.avx512.vpdpbusd.512"
 
 
 def layer(
@@ -112,17 +112,18 @@ def network(name: str) -> list[Counted]:
 
 def ceiling() -> Callable[[], float]:
     """A function that measures the rate of vpdpbusd alone, in GMAC/s."""
-    code = Code()
-    for i in range(28):
-        code.line(f'a{i} = T.alloc_buffer((16,), "int32")')
-        code.line(f"a{i}[{ramp(0, 16)}] = O[{ramp(16 * i, 16)}]")
-    with code.block(f"for k in range({TRIPS}):"):
-        for i in range(28):
-            acc = f"a{i}[{ramp(0, 16)}]"
-            code.line(f"{acc} = {intrin('int32x16', DOT, acc, f'X[{ramp(0, 64)}]', f'W[{ramp(0, 64)}]')}")
-    for i in range(28):
-        code.line(f"O[{ramp(16 * i, 16)}] = a{i}[{ramp(0, 16)}]")
-    func = code.to_prim_func([("X", (64,), "uint8"), ("W", (64,), "int8"), ("O", (448,), "int32")])
+    params = [Array("x", (64,), "uint8"), Array("w", (64,), "int8"), Array("out", (448,), "int32")]
+    with function(params) as f:
+        x, w, out = (f.flat(name) for name in ("x", "w", "out"))
+        sums = [Register(16, "int32") for _ in range(28)]
+        for i, total in enumerate(sums):
+            total.value = out.load(16 * i, 16)
+        with loop(TRIPS):
+            for total in sums:
+                total.value = dot(total.value, x.load(0, 64), w.load(0, 64))
+        for i, total in enumerate(sums):
+            out.store(16 * i, total.value)
+    func = f.func
     run = tvm.compile(tvm.IRModule({"main": func}), target=to_tvm(local_row()))["main"]
     args = [tvm.runtime.tensor(np.zeros(n, t)) for n, t in ((64, "uint8"), (64, "int8"), (448, "int32"))]
     return lambda: 28 * 64 * TRIPS / seconds(run, args, 1) / 1e9

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import dataclasses
 import json
 import queue
 import shutil
@@ -25,12 +24,12 @@ from tvm.support import cc
 from tvm.tirx import PrimFunc
 
 from tvm_mpq.errors import InvalidValueError, MeasurementError, MissingDependencyError
-from tvm_mpq.kernels.tir import Script
+from tvm_mpq.kernels.registry import Kernel
 from tvm_mpq.processes import Child, module_command
 from tvm_mpq.schema import Progress
 
-Compilable: TypeAlias = PrimFunc | Script
-"""Scripts are parsed by the workers."""
+Compilable: TypeAlias = PrimFunc | Kernel
+"""Kernels are built by the workers: saying which they are takes a hundredth of what writing a function down does."""
 
 
 START_TIMEOUT_SEC = 120.0
@@ -69,7 +68,7 @@ def build_modules(
 
     Parameters
     ----------
-    items : sequence of (str, PrimFunc or Script)
+    items : sequence of (str, PrimFunc or Kernel)
         Names are unique C identifiers; they become the functions' names in the libraries.
     target : tvm.target.Target
         What to compile for.
@@ -202,10 +201,10 @@ class _Run:
     def _build(self, child: Child, group: _Group) -> tuple[str | None, bool]:
         """Reason of failure or None, and whether the child can go on."""
         picked = self._pick(group)
-        parsed = {name: func for name, func in picked if isinstance(func, PrimFunc)}
-        scripts = {name: dataclasses.astuple(func) for name, func in picked if isinstance(func, Script)}
+        functions = {name: func for name, func in picked if isinstance(func, PrimFunc)}
+        kernels = {name: func.to_json() for name, func in picked if isinstance(func, Kernel)}
         source = self._folder / f"{group.number}.json"
-        code = {"module": tvm.ir.save_json(tvm.IRModule(parsed)), "scripts": scripts}
+        code = {"module": tvm.ir.save_json(tvm.IRModule(functions)), "kernels": kernels}
         source.write_text(json.dumps(code), encoding="utf-8")
         job: dict[str, Any] = {"code": str(source), "target": self._target, "linker": self._linker}
         child.send({**job, "library": str(self._library(group))})

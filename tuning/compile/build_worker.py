@@ -1,7 +1,7 @@
 """The child process in which kernels are compiled: a time-out or a crash of LLVM ends it, and nothing else.
 
 Each message names a file with functions and the shared library to make of them. The file holds an IRModule and, by
-name, scripts: parsing takes as long as compiling, and here it is done in parallel.
+name, which kernels to build.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ def _compile(job: dict[str, Any]) -> None:
     import tvm
     from tvm.support import cc
 
-    from tvm_mpq.kernels.tir import Script
+    from tvm_mpq.kernels.registry import kernel_from_json
 
     code = json.loads(Path(job["code"]).read_text(encoding="utf-8"))
     functions = {gvar.name_hint: func for gvar, func in tvm.ir.load_json(code["module"]).functions.items()}
-    functions |= {name: Script(*fields).parse() for name, fields in code["scripts"].items()}
+    functions |= {name: kernel_from_json(data).build() for name, data in code["kernels"].items()}
     named = {name: func.with_attr("global_symbol", name) for name, func in functions.items()}
     library = tvm.compile(tvm.IRModule(named), target=tvm.target.Target(job["target"]))
     linker = cc.cross_compiler(job["linker"]) if job["linker"] else None
@@ -30,7 +30,7 @@ def _compile(job: dict[str, Any]) -> None:
 
 def main() -> None:
     _, messages = children.enter()
-    import tvm_mpq.kernels.tir  # noqa: F401  before the first job, whose time it would cost
+    import tvm_mpq.kernels  # noqa: F401  before the first job, whose time it would cost
 
     children.reply({"ready": True})
     while True:

@@ -19,7 +19,6 @@ import tvm_ffi
 
 from tvm_mpq.errors import NoKernelError
 from tvm_mpq.kernels.registry import Kernel
-from tvm_mpq.kernels.tir import Script
 from tvm_mpq.schema import Progress
 from tvm_mpq.tuning.compile.build import build_modules
 
@@ -32,7 +31,7 @@ class KernelSource:
     """A kernel's code and the hash that names it, its library, and its code in every latency record."""
 
     version: str
-    code: Script | tvm.tirx.PrimFunc
+    code: Kernel | tvm.tirx.PrimFunc
     buffers: tuple[tuple[tuple[int, ...], str], ...]  # shape and dtype of each argument
 
     @property
@@ -91,19 +90,17 @@ class KernelStore:
 
     def source(self, kernel: Kernel) -> KernelSource:
         """The kernel's code and its version."""
-        code = kernel.code()
-        written = (code.text, code.llvm or "") if isinstance(code, Script) else (structure(code),)
-        return KernelSource(self._version(*written), code, kernel.buffers)
+        return KernelSource(self._version(kernel.build()), kernel, kernel.buffers)
 
     def source_of(self, func: tvm.tirx.PrimFunc) -> KernelSource:
         """Any PrimFunc and its version."""
         func = func.without_attr("global_symbol")
         buffers = tuple((tuple(int(d) for d in param.shape), str(param.dtype)) for param in func.params)
-        return KernelSource(self._version(structure(func)), func, buffers)
+        return KernelSource(self._version(func), func, buffers)
 
-    def _version(self, *code: str) -> str:
+    def _version(self, func: tvm.tirx.PrimFunc) -> str:
         """A hash of the code, the target and TVM's version."""
-        text = "|".join((*code, json.dumps(self._attrs, sort_keys=True), tvm.__version__))
+        text = "|".join((structure(func), json.dumps(self._attrs, sort_keys=True), tvm.__version__))
         return hashlib.sha256(text.encode()).hexdigest()[:24]
 
     def compile(self, sources: Sequence[KernelSource], progress: Progress | None = None) -> list[Compiled]:

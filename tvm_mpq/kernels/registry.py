@@ -19,7 +19,6 @@ from tvm.tirx import PrimFunc
 from tvm_mpq.errors import NoKernelError
 from tvm_mpq.kernels.emit.code import Array
 from tvm_mpq.kernels.order import ORDER
-from tvm_mpq.kernels.tir import Script
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import Conv2dWorkload, DType, Precision, Workload
 
@@ -68,7 +67,7 @@ class Family:
     operand_ranges: str  # for people: the ranges within which the integers are exact
     accepts: Callable[[Request], bool]  # shapes and activations beyond what the columns above say
     knob_space: Callable[[Request], list[Knobs]]  # never empty; the first is the shipped default
-    build: Callable[[Request, Knobs], Script | PrimFunc]
+    build: Callable[[Request, Knobs], PrimFunc]
     parameters: Callable[[Request, Knobs], Parameters]  # of the function that `build` gives
     constants: Callable[[Request, Knobs, Operands], list[np.ndarray]]
     dtype: DType = DType.INT  # the numbers it computes with
@@ -115,17 +114,25 @@ class Kernel:
 
     def build(self) -> PrimFunc:
         """The kernel's PrimFunc."""
-        return _parsed(self.request, self.family.name, self.knobs_text)
-
-    def code(self) -> Script | PrimFunc:
-        """The kernel as its family writes it: enough to know which code it is."""
-        return _code(self.request, self.family.name, self.knobs_text)
+        return _built(self.request, self.family.name, self.knobs_text)
 
     @property
     def buffers(self) -> tuple[tuple[tuple[int, ...], str], ...]:
         """Shape and dtype of each parameter, in order."""
         stated = self.family.parameters(self.request, self.knobs)
         return tuple((array.shape, array.dtype) for array in stated.all())
+
+    def to_json(self) -> dict[str, Any]:
+        """What another process needs to build the same kernel, for `kernel_from_json`."""
+        r = self.request
+        request = {
+            "workload": r.workload.to_json(),
+            "precision": str(r.precision),
+            "out_bits": r.out_bits,
+            "features": sorted(r.features),
+            "threads": r.threads,
+        }
+        return {"request": request, "family": self.family.name, "knobs": self.knobs}
 
     def constants(self, operands: Operands) -> list[np.ndarray]:
         return self.family.constants(self.request, self.knobs, operands)
@@ -194,16 +201,17 @@ def named_kernel(request: Request, family: str, knobs: Knobs) -> Kernel:
     return Kernel(request, row, knobs)
 
 
+def kernel_from_json(data: dict[str, Any]) -> Kernel:
+    """Inverse of `Kernel.to_json`."""
+    r = data["request"]
+    workload, precision = Workload.from_json(r["workload"]), Precision.parse(r["precision"])
+    request = Request(workload, precision, r["out_bits"], frozenset(r["features"]), r["threads"])
+    return named_kernel(request, data["family"], data["knobs"])
+
+
 @functools.lru_cache(maxsize=1024)
-def _code(request: Request, family: str, knobs_text: str) -> Script | PrimFunc:
+def _built(request: Request, family: str, knobs_text: str) -> PrimFunc:
     return _FAMILIES[family].build(request, json.loads(knobs_text))
-
-
-@functools.lru_cache(maxsize=1024)
-def _parsed(request: Request, family: str, knobs_text: str) -> PrimFunc:
-    """Kept, because parsing a kernel's script takes longer than everything else that is done with it but compiling."""
-    code = _code(request, family, knobs_text)
-    return code.parse() if isinstance(code, Script) else code
 
 
 def _named_features() -> set[str]:

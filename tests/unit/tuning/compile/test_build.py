@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -14,7 +16,9 @@ import tvm
 
 from tvm_mpq import processes as children
 from tvm_mpq.errors import InvalidValueError, MissingDependencyError
-from tvm_mpq.kernels.tir import Code, Script
+from tvm_mpq.kernels.registry import Request, default_kernel, kernel_from_json
+from tvm_mpq.schema import BF16, FLOAT_BITS, FP32, W8A8, AddWorkload, Conv2dWorkload, Precision
+from tvm_mpq.targets import features, resolve
 from tvm_mpq.tuning.compile.build import build_modules, end_workers
 
 TARGET = tvm.target.Target({"kind": "llvm"})
@@ -75,20 +79,25 @@ def test_a_slow_and_a_broken_kernel_cost_only_themselves(primfunc):
         assert works(found[name].path, name)
 
 
-def test_scripts_are_parsed_by_the_workers(primfunc):
-    def script(value: str) -> Script:
-        code = Code()
-        with code.block("for i in range(64):"):
-            code.line(f"O[i] = {value}")
-        return code.script([("A", (64,), "float32"), ("O", (64,), "float32")])
-
-    items = [
-        *(("first", script("A[i] * T.float32(2)")), ("wrong", script("A[i] * nothing"))),
-        *(("parsed", primfunc("double")), ("last", script("A[i] + A[i]"))),
-    ]
+def test_kernels_are_built_by_the_workers(primfunc):
+    kernel = default_kernel(Request(AddWorkload((1, 1, 1, 64)), FP32, FLOAT_BITS, frozenset()))
+    conv = default_kernel(Request(Conv2dWorkload(1, 4, 4, 16, 16, (1, 1)), W8A8, 8, frozenset()))
+    wrong = dataclasses.replace(conv, knobs={})  # its builder cannot do without
+    items = [("add", kernel), ("wrong", wrong), ("function", primfunc("double")), ("conv", conv)]
     found = {r.name: r for r in build_modules(items, TARGET)}
-    assert all(works(found[name].path, name) for name in ("first", "parsed", "last"))
+    assert works(found["function"].path, "function")
+    one = tvm.runtime.tensor(np.ones((1, 1, 1, 64), np.float32))
+    out = tvm.runtime.tensor(np.zeros((1, 1, 1, 64), np.float32))
+    tvm.runtime.load_module(str(found["add"].path))["add"](one, one, out)
+    assert (out.numpy() == 2).all() and found["conv"].failure is None
     assert found["wrong"].path is None and "\n" not in found["wrong"].failure
+
+
+def test_a_kernel_is_the_same_in_another_process():
+    for p in (FP32, BF16, W8A8, Precision(4, 8), Precision(2, 4), Precision(1, 1)):
+        request = Request(Conv2dWorkload(1, 9, 9, 19, 33, (3, 3)), p, FLOAT_BITS, features(resolve("znver4")), 2)
+        kernel = default_kernel(request)
+        assert kernel_from_json(json.loads(json.dumps(kernel.to_json()))) == kernel
 
 
 def test_a_crashed_worker_is_replaced(primfunc, monkeypatch):
