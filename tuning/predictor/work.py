@@ -74,7 +74,10 @@ def _conv(entry: Entry, w: Conv2dWorkload) -> Work:
     lanes = 16 if integer else int(knobs.get("lanes", machine.lanes))
     size = 1 if integer else 4
     images, height, width = w.batch, w.out_height, w.out_width
-    if w.kernel == (1, 1) and w.stride == (1, 1) and not any(w.padding):  # kernels see one row of positions
+    down, across = w.input_dilation
+    if down * across > 1:  # outputs that far apart meet the same taps: each phase is a map with weights of its own
+        images, height, width = images * down * across, _tiled(height, down), _tiled(width, across)
+    elif w.kernel == (1, 1) and w.stride == (1, 1) and not any(w.padding):  # kernels see one row of positions
         images, height, width = 1, 1, w.batch * height * width
     rows = min(int(knobs.get("rows", 1)), height)
     columns = min(int(knobs.get("columns", knobs.get("cols", 1))), width)
@@ -85,11 +88,11 @@ def _conv(entry: Entry, w: Conv2dWorkload) -> Work:
     depth = 1.0 if w.is_depthwise else float(stored)
     if w.groups > 1 and not w.is_depthwise:
         depth = min(stored, max(w.in_channels / w.groups, lanes * w.in_channels / w.out_channels if integer else 1))
-    taps = w.kernel[0] * w.kernel[1]
+    taps = _tiled(w.kernel[0], down) * _tiled(w.kernel[1], across)
     steps = taps * (-(-w.in_channels // _LUT_GROUP) if lut else depth / 4 if integer else depth)
     weight_size = 64 / (16 * _LUT_GROUP) if lut else 0.5 if "qc4s" in entry.key.family else size
     group_bytes = blocks * lanes * taps * depth * weight_size
-    weight_bytes = all_blocks * lanes * taps * depth * weight_size
+    weight_bytes = down * across * all_blocks * lanes * taps * depth * weight_size
 
     spots = images * _tiled(height, rows) * _tiled(width, columns)
     groups = _tiled(all_blocks, blocks)

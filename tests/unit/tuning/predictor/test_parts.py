@@ -38,6 +38,7 @@ CONV = Conv2dWorkload(1, 28, 28, 64, 96, (3, 3), padding=(1, 1, 1, 1), residual=
 WORKLOADS: list[Workload] = [
     CONV,
     dataclasses.replace(CONV, groups=32, activation="leaky_relu:0.01", residual=False),
+    dataclasses.replace(CONV, input_dilation=(2, 3)),
     Pool2dWorkload("avg_valid", 1, 28, 28, 64, (3, 3), (2, 2), (1, 1, 1, 1), 14, 14),
     AddWorkload((1, 8, 8, 16), "relu"),
     MultiplyWorkload((1, 8, 8, 16), True),
@@ -100,6 +101,16 @@ def test_integer_work_follows_padded_channels(channels: int, other: int) -> None
         return count_work(entry(dataclasses.replace(CONV, in_channels=c))).macs
 
     assert (macs(channels) == macs(other)) == (-(-channels // 16) == -(-other // 16))
+
+
+def test_a_transposed_convolution_is_one_of_each_phase() -> None:
+    """k4s2 is four 2x2 convolutions, each of a quarter of the outputs with a quarter of the weights."""
+    w = Conv2dWorkload(1, 24, 24, 64, 32, (4, 4), padding=(2, 2, 2, 2), input_dilation=(2, 2))
+    phase = Conv2dWorkload(4, 24, 24, 64, 32, (2, 2), padding=(1, 1, 0, 0))
+    knobs = '{"columns":6,"rows":2,"blocks":2}'
+    whole, parts = (count_work(entry(x, knobs=knobs)) for x in (w, phase))
+    assert (whole.products, whole.macs, whole.tiles) == (parts.products, parts.macs, parts.tiles)
+    assert whole.weight_bytes == 4 * parts.weight_bytes and whole.out_bytes == parts.out_bytes
 
 
 def test_tiles_cost_whole() -> None:
