@@ -14,7 +14,7 @@ test: $(VENV)/.dev-ready  ## all tests and doctests, lint and types among them
 
 lint: $(VENV)/.dev-ready
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -q tests/unit/test_quality.py tests/unit/test_rooms.py
+	$(BIN)/python -m pytest -q tests/unit/test_quality.py tests/unit/test_rooms.py tests/unit/test_docs.py
 
 # One stamp per set of packages: made again when the declared dependencies change.
 $(VENV)/.demo-ready: pyproject.toml constraints.txt | $(VENV)/bin/python
