@@ -98,7 +98,11 @@ def search(as_json: bool, points: int, axis: str, **fields: Any) -> None:
 @model_options
 @work_options
 @board_options
-@click.option("--uniform", callback=known_precision, help="One precision for all operators: fp32, w8a8, w4a8, ...")
+@click.option(
+    "--uniform",
+    callback=known_precision,
+    help="One precision for all operators, fp32, w8a8, w4a8, ...; w8a8 or fp32 where it has no kernel.",
+)
 @click.option("--keep", default="", help="With --uniform: operators left at w8a8: first,last or names, by commas.")
 @click.option("--plan", type=click.Path(path_type=Path), help="A saved plan.json instead of --uniform.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for model.so and plan.json.")

@@ -38,18 +38,18 @@ def _weighted(rng, index, inputs):
     return Operator(f"conv{index}", inputs, f"t{index}", tuple(choices), (True, False)[: len(inputs)])
 
 
-def _carrier(rng, index, inputs):
+def _weightless(rng, index, inputs):
     choices = (
         Choice("a8", rng.choice([4, 8]), {8: rng.randint(1, 5), 32: rng.randint(1, 9)}, energy_mj=1.0),
         Choice("fp32", 32, {32: rng.randint(1, 9)}, energy_mj=2.0),
     )
     exact = len(inputs) == 1 and rng.random() < 0.3
-    return Operator(f"carrier{index}", inputs, f"t{index}", choices, (exact,) * len(inputs))
+    return Operator(f"weightless{index}", inputs, f"t{index}", choices, (exact,) * len(inputs))
 
 
 @pytest.fixture(scope="session")
 def small_problem():
-    """seed -> Problem of 2 to 4 operators: residual chains, carriers and tied pools; small integers, many ties."""
+    """seed -> Problem of 2 to 4 operators: residual chains, operators without weights, tied pools; many ties."""
 
     def make(seed, sizes=(2, 3, 3, 4)):
         rng = random.Random(seed)
@@ -65,7 +65,7 @@ def small_problem():
             else:
                 tie = {"tie": names[-1]} if len(inputs) == 1 and rng.random() < 0.6 else {}
                 last |= tie
-                operators.append(_carrier(rng, i, inputs))
+                operators.append(_weightless(rng, i, inputs))
             tensors.append(_tensor(rng, f"t{i}", **last))
         return Problem(tuple(operators), tuple(tensors), fixed_us=2, call_us=rng.choice([0, 1]))
 

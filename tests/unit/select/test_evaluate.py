@@ -33,7 +33,7 @@ def _mixed():
     return Problem((conv, add), (Tensor("x", (32,), fixed=32), Tensor("y", (8,)), Tensor("z", (32,), required=32)))
 
 
-def test_uniform_falls_back_and_leaves_carriers_out():
+def test_uniform_falls_back_and_leaves_what_has_no_weights_out():
     assert uniform(_mixed(), "w4a8", ("w8a8",)) == {"conv": "w8a8"}
     assert uniform(_mixed(), "fp32") == {"conv": "fp32"}
     assert uniform(_mixed(), "w2a4") == {}
