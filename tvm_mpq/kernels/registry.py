@@ -19,6 +19,7 @@ from tvm.tirx import PrimFunc
 from tvm_mpq.errors import NoKernelError
 from tvm_mpq.kernels.emit.code import Array
 from tvm_mpq.kernels.order import ORDER
+from tvm_mpq.kernels.work import Work
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import Conv2dWorkload, DType, Precision, Workload
 
@@ -69,6 +70,7 @@ class Family:
     knob_space: Callable[[Request], list[Knobs]]  # never empty; the first is the shipped default
     build: Callable[[Request, Knobs], PrimFunc]
     parameters: Callable[[Request, Knobs], Parameters]  # of the function that `build` gives
+    work: Callable[[Request, Knobs], Work]  # of one run of it
     constants: Callable[[Request, Knobs, Operands], list[np.ndarray]]
     dtype: DType = DType.INT  # the numbers it computes with
     variant: Callable[[Request], Any] = lambda request: None
@@ -136,6 +138,11 @@ class Kernel:
 
     def constants(self, operands: Operands) -> list[np.ndarray]:
         return self.family.constants(self.request, self.knobs, operands)
+
+    @property
+    def work(self) -> Work:
+        """Arithmetic and bytes of one run."""
+        return self.family.work(self.request, self.knobs)
 
     @property
     def key(self) -> tuple[str, str, str]:

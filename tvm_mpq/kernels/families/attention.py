@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tvm_mpq.kernels.emit import tiles
-from tvm_mpq.kernels.frames.attention import VECTORS, attention_of, attention_parameters, build_attention
+from tvm_mpq.kernels.frames.attention import VECTORS, AttentionFrame, attention_of
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
 from tvm_mpq.schema import FLOAT_BITS, AttentionWorkload, DType
 
@@ -39,9 +39,10 @@ ATTENTION = register(
         operand_ranges="float32; the largest score of a row is subtracted before exp",
         accepts=_accepts,
         knob_space=_knob_space,
-        build=build_attention,
+        build=lambda request, knobs: AttentionFrame(request, knobs).build(),
         constants=lambda request, knobs, operands: [],
         dtype=DType.FP32,
-        parameters=lambda request, knobs: attention_parameters(request),
+        parameters=lambda request, knobs: AttentionFrame(request, knobs).parameters,
+        work=lambda request, knobs: AttentionFrame(request, knobs).work,
     )
 )

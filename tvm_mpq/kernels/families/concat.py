@@ -16,9 +16,11 @@ from tvm_mpq.kernels.families.weightless import (
     is_float,
     is_integer,
     stored_shape,
+    vector_lanes,
 )
 from tvm_mpq.kernels.frames.elementwise import pad_row, rows
 from tvm_mpq.kernels.registry import Parameters, Request
+from tvm_mpq.kernels.work import Work, rowwise_work
 from tvm_mpq.numerics import constants
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.numerics.requantize import multiplier
@@ -45,6 +47,13 @@ def _parameters(request: Request) -> Parameters:
     ranges = () if is_float(request) else (Array("q", (parts + 3,), "int32"), Array("f", (parts,), "float32"))
     xs = tuple(array(f"x_{i}", channels) for i, channels in enumerate(work.channels))
     return Parameters(xs, ranges, array("out", sum(work.channels)))
+
+
+def _work(request: Request) -> Work:
+    """Every part of a row is a row of its own."""
+    parameters, count = _parameters(request), len(_workload(request).channels)
+    rows, channels = parameters.output.shape
+    return rowwise_work(parameters, vector_lanes(request), rows=rows * count, channels=channels / count)
 
 
 def _write_floats(request: Request, f: Function) -> None:
@@ -94,6 +103,7 @@ add_row(
     accepts=is_integer,
     parameters=_parameters,
     write=_write_bytes,
+    work=_work,
     constants=_constants,
 )
 add_row(
@@ -104,4 +114,5 @@ add_row(
     accepts=is_float,
     parameters=_parameters,
     write=_write_floats,
+    work=_work,
 )

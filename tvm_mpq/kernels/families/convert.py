@@ -23,9 +23,11 @@ from tvm_mpq.kernels.families.weightless import (
     float_row,
     int_row,
     stored_shape,
+    vector_lanes,
 )
 from tvm_mpq.kernels.frames.elementwise import flat, look_up_all, pad_row, rows
 from tvm_mpq.kernels.registry import Parameters, Request
+from tvm_mpq.kernels.work import Work, array_bytes, rowwise_work
 from tvm_mpq.numerics import activations, affine, constants
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import FLOAT_BITS, ConvertWorkload, DType, TensorQuant
@@ -68,6 +70,19 @@ def _parameters(request: Request) -> Parameters:
         between = (Array("table", (256,), "uint8"),)
     out = array("out", to_float, work.shape if from_float else planar)
     return Parameters((array("x", from_float, planar),), between, out)
+
+
+def _work(request: Request) -> Work:
+    """Rows as wide as their wider side; what goes between channels-first and channels-last counts as staged."""
+    work, parameters = _workload(request), _parameters(request)
+    sides = (stored_shape(work.shape, bits == FLOAT_BITS) for bits in (work.from_bits, work.to_bits))
+    return rowwise_work(
+        parameters,
+        vector_lanes(request),
+        rows=math.prod(work.shape[:-1]),
+        channels=max(side[-1] for side in sides),
+        staged_bytes=array_bytes(parameters.activations) if _is_planar(work) else 0,
+    )
 
 
 def _write_quantize(request: Request, f: Function) -> None:
@@ -237,5 +252,6 @@ for _name, _float_in, _float_out, _features, _write, _constants in (
         accepts=_accepts(_float_in, _float_out),
         parameters=_parameters,
         write=_write,
+        work=_work,
         constants=_constants,
     )

@@ -18,9 +18,11 @@ from tvm_mpq.kernels.families.weightless import (
     is_float,
     is_integer,
     stored_shape,
+    vector_lanes,
 )
 from tvm_mpq.kernels.frames.elementwise import flat, rows
 from tvm_mpq.kernels.registry import Parameters, Request
+from tvm_mpq.kernels.work import Work, array_bytes, rowwise_work
 from tvm_mpq.numerics import constants
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import CopyWorkload, DType
@@ -81,6 +83,13 @@ def _parameters(request: Request) -> Parameters:
     return Parameters((Array("x", x, dtype),), ranges, Array("out", out, dtype))
 
 
+def _work(request: Request) -> Work:
+    """The whole output is written, and what is taken of the input is read."""
+    parameters = _parameters(request)
+    taken = replace(parameters.output, shape=_workload(request).count)
+    return rowwise_work(parameters, vector_lanes(request), in_bytes=array_bytes([taken]))
+
+
 def _write(request: Request, f: Function) -> None:
     x, out, axes = f.flat("x"), f.flat("out"), _merged_axes(request)
     lanes = _FLOAT_LANES if is_float(request) else _BYTE_LANES
@@ -125,6 +134,7 @@ add_row(
     accepts=is_integer,
     parameters=_parameters,
     write=_write,
+    work=_work,
     constants=_constants,
 )
 add_row(
@@ -135,4 +145,5 @@ add_row(
     accepts=is_float,
     parameters=_parameters,
     write=_write,
+    work=_work,
 )

@@ -71,6 +71,7 @@ register(
         build=lambda request, knobs: DepthwiseFrame(request, knobs).build(),
         constants=_depthwise_constants,
         parameters=lambda request, knobs: DepthwiseFrame(request, knobs).parameters,
+        work=lambda request, knobs: DepthwiseFrame(request, knobs).work,
         max_terms=int32_terms,
     )
 )

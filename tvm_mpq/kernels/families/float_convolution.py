@@ -15,13 +15,14 @@ from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.kernels.emit.activations import is_known
 from tvm_mpq.kernels.families.accept import has_phases
 from tvm_mpq.kernels.frames.float_convolution import FloatConvolution
-from tvm_mpq.kernels.frames.float_depthwise import build_depthwise, depthwise_parameters
+from tvm_mpq.kernels.frames.float_depthwise import build_depthwise, depthwise_parameters, depthwise_work
 from tvm_mpq.kernels.frames.float_product import FloatProduct
 from tvm_mpq.kernels.knobs.float_convolution import conv_tiles, depthwise_tiles
 from tvm_mpq.kernels.machines.bfloat16_512 import LANES, Bfloat16Pairs
 from tvm_mpq.kernels.machines.float32 import Float32
 from tvm_mpq.kernels.packing.float_convolution import pack_depthwise, pack_direct
 from tvm_mpq.kernels.registry import Family, Knobs, Parameters, Request, register
+from tvm_mpq.kernels.work import Work
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import BF16, FLOAT_BITS, FP32, Conv2dWorkload, DType
 
@@ -46,6 +47,9 @@ def _direct_family(name: str, product: FloatProduct, grouped: bool) -> Family:
     def parameters(request: Request, knobs: Knobs) -> Parameters:
         return FloatConvolution(request, knobs, product).parameters
 
+    def work(request: Request, knobs: Knobs) -> Work:
+        return FloatConvolution(request, knobs, product).work
+
     def constants(request: Request, knobs: Knobs, operands: Operands) -> list[np.ndarray]:
         return list(pack_direct(_workload(request), knobs, product, *_arrays(operands)))
 
@@ -65,6 +69,7 @@ def _direct_family(name: str, product: FloatProduct, grouped: bool) -> Family:
             constants=constants,
             dtype=precision.dtype,
             parameters=parameters,
+            work=work,
             input_dilation=not pairs,
         )
     )
@@ -110,6 +115,7 @@ DWCONV2D = register(
         constants=lambda request, knobs, operands: pack_depthwise(_workload(request), *_arrays(operands)),
         dtype=DType.FP32,
         parameters=lambda request, knobs: depthwise_parameters(request),
+        work=depthwise_work,
     )
 )
 BF16_CONV2D = _direct_family("bf16_conv2d__avx512bf16", Bfloat16Pairs(), grouped=False)

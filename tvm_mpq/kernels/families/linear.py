@@ -9,7 +9,7 @@ import numpy as np
 
 from tvm_mpq.kernels.families.accept import is_dense, workload_of
 from tvm_mpq.kernels.families.terms import int32_terms, scaled_terms
-from tvm_mpq.kernels.frames.linear import LinearMachine, build_linear, linear_parameters, linear_shape
+from tvm_mpq.kernels.frames.linear import LinearMachine, build_linear, linear_parameters, linear_shape, linear_work
 from tvm_mpq.kernels.knobs.linear import linear_knobs
 from tvm_mpq.kernels.machines.avx2 import Avx2Fields
 from tvm_mpq.kernels.machines.vbmi512 import SubsetLookup
@@ -72,6 +72,7 @@ def _row(
             knob_space=lambda request: linear_knobs(request, machine_of(request)),
             build=lambda request, knobs: build_linear(request, knobs, machine_of(request)),
             parameters=lambda request, knobs: linear_parameters(request, knobs, machine_of(request)),
+            work=lambda request, knobs: linear_work(request, knobs, machine_of(request)),
             constants=constants,
             variant=variant,
             max_terms=lambda request: _max_terms(request, machine_of(request)),

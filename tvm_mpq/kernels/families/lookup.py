@@ -77,6 +77,7 @@ def _row(
             variant=variant,
             max_terms=max_terms,
             parameters=lambda request, knobs: frame(request, knobs).parameters,
+            work=lambda request, knobs: frame(request, knobs).work,
         )
     )
 

@@ -7,7 +7,7 @@ import numpy as np
 from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.kernels.emit import fit_lanes
 from tvm_mpq.kernels.families.weightless import float_row, int_row
-from tvm_mpq.kernels.frames.norm import build_norm, norm_of, norm_parameters
+from tvm_mpq.kernels.frames.norm import build_norm, norm_of, norm_parameters, norm_work
 from tvm_mpq.kernels.machines.float32 import native_lanes
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
 from tvm_mpq.numerics import constants
@@ -58,6 +58,7 @@ def _row(name: str, dtype: DType, bits: frozenset[int], ranges: str) -> Family:
             constants=_constants,
             dtype=dtype,
             parameters=lambda request, knobs: norm_parameters(request),
+            work=norm_work,
         )
     )
 

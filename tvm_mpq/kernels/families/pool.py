@@ -16,9 +16,11 @@ from tvm_mpq.kernels.families.weightless import (
     is_float,
     is_integer,
     stored_shape,
+    vector_lanes,
 )
 from tvm_mpq.kernels.frames.pool import Mean, PoolFrame, window_axes
 from tvm_mpq.kernels.registry import Parameters, Request
+from tvm_mpq.kernels.work import Work, rowwise_work
 from tvm_mpq.numerics import constants
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import DType, Pool2dWorkload
@@ -37,6 +39,11 @@ def _parameters(request: Request) -> Parameters:
     if work.mode != "max" and not is_float(request):
         ranges = (Array("q", (8,), "int32"), Array("m", (work.kernel[0] * work.kernel[1] + 1,), "float32"))
     return Parameters((Array("x", x, dtype),), ranges, Array("out", out, dtype))
+
+
+def _work(request: Request) -> Work:
+    w = _workload(request)
+    return rowwise_work(_parameters(request), vector_lanes(request), taps=w.kernel[0] * w.kernel[1])
 
 
 def _write(request: Request, f: Function) -> None:
@@ -93,6 +100,7 @@ add_row(
     accepts=lambda request: is_integer(request) and _has_cells(request),
     parameters=_parameters,
     write=_write,
+    work=_work,
     constants=_constants,
     max_terms=mean_terms,
 )
@@ -104,4 +112,5 @@ add_row(
     accepts=lambda request: is_float(request) and _has_cells(request),
     parameters=_parameters,
     write=_write,
+    work=_work,
 )

@@ -61,6 +61,7 @@ def convolution_row(
             variant=variant,
             max_terms=max_terms,
             parameters=lambda request, knobs: frame(request, knobs).parameters,
+            work=lambda request, knobs: frame(request, knobs).work,
             input_dilation=True,
         )
     )

@@ -9,12 +9,16 @@ import numpy.typing as npt
 from tvm.tirx import PrimFunc
 
 from tvm_mpq.kernels.emit import Function, function
+from tvm_mpq.kernels.machines.float32 import native_lanes
 from tvm_mpq.kernels.registry import Family, Knobs, Parameters, Request, register
+from tvm_mpq.kernels.work import Work, rowwise_work
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import FLOAT_BITS, DType, Workload, padded_channels
 
 _BITS = {DType.INT: frozenset(range(1, 9)), DType.FP32: frozenset({FLOAT_BITS})}
 GENERIC: frozenset[str] = frozenset()
+
+_BYTE_LANES = 16  # what a stored row of channels is a multiple of
 
 
 def add_row(
@@ -29,8 +33,15 @@ def add_row(
     features: frozenset[str] = GENERIC,
     dtype: DType = DType.INT,
     max_terms: Callable[[Request], int | None] = lambda request: None,
+    work: Callable[[Request], Work] | None = None,
 ) -> None:
-    """Register the family `name`; `write` writes its body into a function over `parameters`. See `Family`."""
+    """Register the family `name`; `write` writes its body into a function over `parameters`. See `Family`.
+
+    work: if it is not just that every vector of activations is read and combined.
+    """
+
+    def plain_work(request: Request) -> Work:
+        return rowwise_work(parameters(request), vector_lanes(request))
 
     def build(request: Request, knobs: Knobs) -> PrimFunc:
         with function(parameters(request).all()) as f:
@@ -51,6 +62,7 @@ def add_row(
             constants=lambda request, knobs, operands: constants(request, operands),
             dtype=dtype,
             parameters=lambda request, knobs: parameters(request),
+            work=lambda request, knobs: (work or plain_work)(request),
             max_terms=max_terms,
         )
     )
@@ -59,6 +71,11 @@ def add_row(
 def stored_shape(shape: tuple[int, ...], is_float: bool) -> tuple[int, ...]:
     """The physical shape of a channels-last tensor."""
     return shape if is_float else (*shape[:-1], padded_channels(shape[-1]))
+
+
+def vector_lanes(request: Request) -> int:
+    """Channels of one vector."""
+    return _BYTE_LANES if request.precision.dtype is DType.INT else native_lanes(request.features)
 
 
 def is_integer(request: Request) -> bool:

@@ -13,6 +13,7 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 from tvm.tirx import PrimFunc
 
 from tvm_mpq.kernels.emit import (
@@ -43,6 +44,7 @@ from tvm_mpq.kernels.emit.activations import exp
 from tvm_mpq.kernels.emit.lanes import across, transposed
 from tvm_mpq.kernels.machines.float32 import native_lanes
 from tvm_mpq.kernels.registry import Knobs, Parameters, Request
+from tvm_mpq.kernels.work import Passes, Work, array_bytes
 from tvm_mpq.schema import AttentionWorkload
 
 _TASKS_PER_THREAD = 4
@@ -77,18 +79,65 @@ def attention_of(request: Request) -> AttentionWorkload:
     return request.workload
 
 
-def attention_parameters(request: Request) -> Parameters:
-    """The tensors that q, k and v lie in, and the dense result [batch, query, head, feature]."""
-    w = attention_of(request)
-    out = Array("out", (w.batch, w.queries, w.heads, w.value_features), "float32")
-    return Parameters(tuple(Array(f"x{i}", shape, "float32") for i, shape in enumerate(w.sources)), (), out)
+class AttentionFrame:
+    """Plans one attention's loops from the knobs {"rows"}: queries of a register tile; `_Writer` writes them.
 
+    lanes: of vectors of keys; out_lanes: of vectors of the result; padded: keys filled up to whole vectors; copied:
+    whether rows of v are copied to lie behind one another.
+    """
 
-def build_attention(request: Request, knobs: Knobs) -> PrimFunc:
-    """The attention of `request` with knobs {"rows"}: queries of a register tile."""
-    with function(attention_parameters(request).all()) as f:
-        _Writer(request, knobs["rows"], f).write()
-    return f.func
+    def __init__(self, request: Request, knobs: Knobs) -> None:
+        self.request, self.w = request, attention_of(request)
+        w = self.w
+        lanes = native_lanes(request.features)
+        while lanes > 4 and lanes > w.keys:
+            lanes //= 2
+        self.lanes, self.out_lanes = lanes, fit_lanes(w.value_features, native_lanes(request.features))
+        self.rows = int(knobs["rows"])
+        self.tiles = tiles(w.queries, self.rows)
+        self.padded = tiles(w.keys, lanes) * lanes
+        self.copied = w.v[-2] != w.value_features
+        self.key_size, self.value_size = w.features * self.padded, w.keys * w.value_features
+
+    @property
+    def parameters(self) -> Parameters:
+        """The tensors that q, k and v lie in, and the dense result [batch, query, head, feature]."""
+        w = self.w
+        out = Array("out", (w.batch, w.queries, w.heads, w.value_features), "float32")
+        return Parameters(tuple(Array(f"x{i}", shape, "float32") for i, shape in enumerate(w.sources)), (), out)
+
+    @property
+    def work(self) -> Work:
+        """Keys and values of a head are packed once, and pass once a tile of queries; exponentials count as stores."""
+        w, heads = self.w, self.w.batch * self.w.heads
+        keys, values = self.padded // self.lanes, tiles(w.value_features, self.out_lanes)  # vectors
+        tile_products = self.rows * (w.features * keys + w.keys * values)
+        broadcasts = self.rows * (w.features * tiles(keys, VECTORS) + w.keys * tiles(values, VECTORS))
+        item = np.dtype("float32").itemsize
+        packed_bytes = (self.key_size + (self.value_size if self.copied else 0)) * item
+        held_bytes = (self.key_size + self.value_size) * item
+        return Work(
+            products=heads * self.tiles * tile_products,
+            loads=heads * self.tiles * (broadcasts + w.features * keys + w.keys * values),
+            stores=heads * self.tiles * self.rows * (2 * keys + 2 * values),  # scores, exponentials; sums, results
+            tiles=heads * self.tiles,
+            staged_bytes=heads * packed_bytes,
+            in_bytes=heads * (w.queries * w.features + w.keys * (w.features + w.value_features)) * item,
+            residual_bytes=0,
+            out_bytes=array_bytes([self.parameters.output]),
+            weight_bytes=0,
+            macs=heads * self.tiles * self.rows * (self.key_size + self.value_size),
+            steps=w.features + w.keys,
+            rows=heads * w.queries,
+            width=w.keys,
+            passes=(Passes(heads * held_bytes, self.tiles, held_bytes),),
+        )
+
+    def build(self) -> PrimFunc:
+        """The attention's function."""
+        with function(self.parameters.all()) as f:
+            _Writer(self, f).write()
+        return f.func
 
 
 class _Writer:
@@ -104,21 +153,16 @@ class _Writer:
     tile: list[list[Register]]
     out_tile: list[list[Register]]
 
-    def __init__(self, request: Request, rows: int, f: Function) -> None:
-        self.w = w = attention_of(request)
-        self.threads = request.threads if w.macs >= _PARALLEL_FROM else 1
-        lanes = native_lanes(request.features)
-        while lanes > 4 and lanes > w.keys:
-            lanes //= 2
-        self.lanes, self.out_lanes = lanes, fit_lanes(w.value_features, native_lanes(request.features))
-        self.rows, self.tiles = rows, tiles(w.queries, rows)
-        self.padded = tiles(w.keys, lanes) * lanes
+    def __init__(self, frame: AttentionFrame, f: Function) -> None:
+        self.w = w = frame.w
+        self.threads = frame.request.threads if w.macs >= _PARALLEL_FROM else 1
+        self.lanes, self.out_lanes, self.padded = frame.lanes, frame.out_lanes, frame.padded
+        self.rows, self.tiles, self.copied = frame.rows, frame.tiles, frame.copied
+        self.key_size, self.value_size = frame.key_size, frame.value_size
         buffers = [f.flat(f"x{i}") for i in range(len(w.sources))]
         self.q, self.k, self.v = (StridedOperand.of(buffers, place) for place in (w.q, w.k, w.v))
         self.out = f.flat("out")
-        self.copied = self.v.strides[2] != w.value_features
         held = 1 if self.threads == 1 else w.batch * w.heads
-        self.key_size, self.value_size = w.features * self.padded, w.keys * w.value_features
         self.keys = alloc(held * self.key_size, "float32")
         self.values = alloc(held * self.value_size, "float32") if self.copied else self.v.buffer
 

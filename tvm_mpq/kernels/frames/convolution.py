@@ -8,6 +8,7 @@ a narrower tile of their own; half a block of them takes half a vector where the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -50,10 +51,14 @@ from tvm_mpq.kernels.frames.machine import ConvolutionMachine, Dot, Tile, TileMa
 from tvm_mpq.kernels.frames.phase import Phase, each_phase
 from tvm_mpq.kernels.frames.reduction import Reduction
 from tvm_mpq.kernels.registry import Knobs, Parameters, Request
+from tvm_mpq.kernels.work import Tiling, Work, array_bytes, convolution_work
 from tvm_mpq.schema import Conv2dWorkload
 
 PREFETCHED_BYTES = 131_072
 """Weights of a convolution from which they are prefetched; smaller ones gained nothing."""
+
+_LANE_TERMS = 4
+"""Products of bytes that one vector multiply-add adds to a 32 bit lane, as work is counted."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +140,34 @@ class ConvolutionFrame:
     @property
     def parameters(self) -> Parameters:
         return convolution_parameters(self.request, self.weight, self.g.phase_count)
+
+    @property
+    def work(self) -> Work:
+        g, machine, parameters = self.g, self.machine, self.parameters
+        tiling = Tiling(
+            spots=self.counts["n"] * self.counts["h"] * self.counts["w"] * g.phase_count,
+            positions=self.rows * self.columns,
+            parts=[(part.count, len(self.vectors(part))) for part in self.parts],
+            steps=self.steps * tiles(machine.terms, _LANE_TERMS),
+            by_positions=not self.by_channels,
+            phases=g.phase_count,
+        )
+        x_bytes = array_bytes(parameters.activations[:1])
+        read_bytes = self.block_bytes * self.all_blocks * g.phase_count  # of weights, unpacked where they are
+        unpacked_bytes = read_bytes * (g.batch if self.by_channels or g.phases else 1) if machine.unpacks else 0
+        outputs = g.batch * math.prod(g.extents)
+        return convolution_work(
+            parameters,
+            tiling,
+            (
+                tiling.weight_passes(read_bytes),
+                tiling.input_passes(x_bytes, self.window.cells / g.in_cells if self.workload.groups > 1 else 1.0),
+            ),
+            macs=outputs * self.all_blocks * BLOCK * self.steps * machine.terms,
+            rows=g.batch * g.extents[0],
+            width=g.extents[1],
+            staged_bytes=(x_bytes if g.bordered else 0) + unpacked_bytes,
+        )
 
     def build(self) -> PrimFunc:
         with function(self.parameters.all()) as f:

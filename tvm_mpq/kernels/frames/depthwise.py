@@ -43,6 +43,7 @@ from tvm_mpq.kernels.frames.geometry import BLOCK, blocks, useful_threads
 from tvm_mpq.kernels.machines.vnni512 import dot
 from tvm_mpq.kernels.packing.depthwise import PAIR_QUADS, conv_of, paired, window
 from tvm_mpq.kernels.registry import Knobs, Parameters, Request
+from tvm_mpq.kernels.work import Passes, Work, array_bytes
 from tvm_mpq.schema import padded_channels
 
 
@@ -71,6 +72,38 @@ class DepthwiseFrame:
     def parameters(self) -> Parameters:
         shape = (blocks(self.w.out_channels), self.w.kernel[1], len(self.pairs), BLOCK, 4)
         return convolution_parameters(self.request, Array("weight", shape, "int8"))
+
+    @property
+    def work(self) -> Work:
+        """A product adds up four rows; each row of tiles interleaves the input rows that it needs anew."""
+        w, window, parameters = self.w, self.window, self.parameters
+        all_blocks, products = blocks(w.out_channels), w.kernel[1] * len(self.pairs)  # of one column of outputs
+        rows = self.counts["n"] * self.counts["h"]  # of tiles
+        spots = rows * tiles(w.out_width, self.columns)
+        read = {c * w.stride[1] + k * w.dilation[1] for c in range(self.columns) for k in range(w.kernel[1])}
+        x_bytes, weight_bytes = array_bytes(parameters.activations[:1]), array_bytes(parameters.constants[:1])
+        row_bytes = window.reach * x_bytes / (w.batch * w.in_height)
+        positions = window.rows * self.columns
+        residual_bytes = array_bytes(parameters.activations[1:])
+        return Work(
+            products=spots * all_blocks * self.columns * products,
+            loads=spots * all_blocks * (products + len(read) * window.groups),
+            stores=spots * all_blocks * positions * (1.5 if w.residual else 1),
+            tiles=spots * sum(count for _, count, _ in self.parts),
+            staged_bytes=rows * all_blocks * self.strip_width * window.groups * 64,
+            in_bytes=x_bytes,
+            residual_bytes=residual_bytes,
+            out_bytes=array_bytes([parameters.output]),
+            weight_bytes=weight_bytes,
+            macs=w.batch * w.out_height * w.out_width * all_blocks * BLOCK * w.kernel[0] * w.kernel[1],
+            steps=products / window.rows,
+            rows=w.batch * w.out_height,
+            width=w.out_width,
+            passes=(
+                Passes(weight_bytes, rows, weight_bytes + row_bytes),
+                Passes(x_bytes, max(1.0, rows * row_bytes / x_bytes), row_bytes),
+            ),
+        )
 
     def build(self) -> PrimFunc:
         with function(self.parameters.all()) as f:

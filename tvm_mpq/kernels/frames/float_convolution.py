@@ -13,6 +13,7 @@ are walked one by one where integers have a window of channels.
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack
 
 from tvm.tirx import PrimFunc
@@ -46,6 +47,7 @@ from tvm_mpq.kernels.frames.phase import Phase, each_phase
 from tvm_mpq.kernels.frames.reduction import Reduction
 from tvm_mpq.kernels.frames.staging import Block, Staging
 from tvm_mpq.kernels.registry import Knobs, Parameters, Request
+from tvm_mpq.kernels.work import Tiling, Work, array_bytes, convolution_work
 from tvm_mpq.schema import Conv2dWorkload
 
 TASKS_PER_THREAD = 2
@@ -98,6 +100,31 @@ class FloatConvolution:
         constants = Array("weight", (weights,), self.product.dtype), Array("bias", (channels,), "float32")
         activations = (x, Array("r", out_shape, "float32")) if w.residual else (x,)
         return Parameters(activations, constants, Array("out", out_shape, "float32"))
+
+    @property
+    def work(self) -> Work:
+        g, parameters, groups = self.g, self.parameters, self.workload.groups
+        tile_rows, tile_columns = tiles(self.block_rows, self.rows), tiles(self.block_columns, self.columns)
+        tiling = Tiling(
+            spots=g.batch * self.position_blocks * tile_rows * tile_columns * g.phase_count,
+            positions=self.rows * self.columns,
+            parts=[(groups * part.count, part.blocks) for part in self.parts],
+            steps=self.segments.count * self.steps,
+            by_positions=False,
+            phases=g.phase_count,
+        )
+        x_bytes = array_bytes(parameters.activations[:1])
+        weight_bytes = array_bytes(parameters.constants[:1])
+        outputs = g.batch * math.prod(g.extents)
+        return convolution_work(
+            parameters,
+            tiling,
+            (tiling.weight_passes(weight_bytes), tiling.input_passes(x_bytes, 1 / groups)),
+            macs=outputs * groups * self.vectors * self.lanes * self.taps,
+            rows=g.batch * g.extents[0],
+            width=g.extents[1],
+            staged_bytes=x_bytes * self.chunks if self.staging.copies else 0,
+        )
 
     def build(self) -> PrimFunc:
         with function(self.parameters.all(), llvm=self.product.llvm) as f:

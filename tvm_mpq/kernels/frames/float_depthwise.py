@@ -29,6 +29,7 @@ from tvm_mpq.kernels.emit import (
 )
 from tvm_mpq.kernels.frames.float_convolution import TASKS_PER_THREAD
 from tvm_mpq.kernels.registry import Knobs, Parameters, Request
+from tvm_mpq.kernels.work import Tiling, Work, array_bytes, convolution_work
 from tvm_mpq.schema import Conv2dWorkload
 
 
@@ -42,6 +43,27 @@ def depthwise_parameters(request: Request) -> Parameters:
     activations = (x, Array("r", out_shape, "float32")) if w.residual else (x,)
     return Parameters(
         activations, (weight, Array("bias", (w.out_channels,), "float32")), Array("out", out_shape, "float32")
+    )
+
+
+def depthwise_work(request: Request, knobs: Knobs) -> Work:
+    """The work of one run of `build_depthwise`, as if all kernel positions lay inside the input."""
+    w, parameters = request.workload, depthwise_parameters(request)
+    assert isinstance(w, Conv2dWorkload)
+    taps = w.kernel[0] * w.kernel[1]
+    vectors = tiles(w.out_channels, knobs["lanes"])
+    spots = w.batch * w.out_height * tiles(w.out_width, knobs["cols"])
+    tiling = Tiling(spots, knobs["cols"], [(vectors, 1)], taps, by_positions=False)
+    return convolution_work(
+        parameters,
+        tiling,
+        (
+            tiling.weight_passes(array_bytes(parameters.constants[:1])),
+            tiling.input_passes(array_bytes(parameters.activations[:1]), 1 / vectors),
+        ),
+        macs=w.batch * w.out_height * w.out_width * vectors * knobs["lanes"] * taps,
+        rows=w.batch * w.out_height,
+        width=w.out_width,
     )
 
 

@@ -156,6 +156,13 @@ class Geometry:
         return self.out_width if self.phases is None else self.phases[1].least
 
     @property
+    def extents(self) -> tuple[int, int]:
+        """Output rows and columns of all phases."""
+        if self.phases is None:
+            return self.out_height, self.out_width
+        return self.phases[0].extent, self.phases[1].extent
+
+    @property
     def bordered(self) -> bool:
         """Whether input rows are copied into a scratch with a border of zeros or zero points."""
         return any(self.padding)

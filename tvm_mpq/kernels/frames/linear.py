@@ -32,6 +32,7 @@ from tvm_mpq.kernels.emit.requantize import Cell, Requantizer, convolution_param
 from tvm_mpq.kernels.frames.geometry import conv_of, useful_threads
 from tvm_mpq.kernels.packing.linear import QUAD, SIGN_BIT, ByteCoding, Bytes, LinearShape, unsigned_codes
 from tvm_mpq.kernels.registry import Knobs, Parameters, Request
+from tvm_mpq.kernels.work import Tiling, Work, array_bytes, convolution_work
 from tvm_mpq.schema import padded_channels
 
 
@@ -74,12 +75,14 @@ class LinearTile:
 class LinearMachine(ABC):
     """How one machine makes packed weights meet activations, added up in int32.
 
-    lanes: int32 lanes of a vector; registers: vector registers; sign: what is taken off stored activations.
+    lanes: int32 lanes of a vector; registers: vector registers; sign: what is taken off stored activations; pieces: in
+    which an activation is multiplied or looked up.
     """
 
     lanes: int
     registers: int
     sign = SIGN_BIT
+    pieces: int = 1
 
     def __init__(self, coding: ByteCoding) -> None:
         self.coding = coding
@@ -101,6 +104,10 @@ class LinearMachine(ABC):
         """int8[O, I] -> uint8[O, steps, 4]: what each step reads of a channel, in one field of four bytes."""
         return unsigned_codes(weight, shape).reshape(len(weight), shape.steps, QUAD)
 
+    def input_bytes(self, shape: LinearShape) -> int:
+        """What `sums` reads of one row of activations."""
+        return shape.row_bytes
+
     @abstractmethod
     def prepare(self, shape: LinearShape, inputs: Buffer) -> None:
         """Bind constants, and make of the activations what `sums` reads; once per call."""
@@ -120,6 +127,23 @@ def linear_parameters(request: Request, knobs: Knobs, machine: LinearMachine) ->
     """What the function of `build_linear` takes."""
     weight = Array("weight", linear_shape(request, knobs, machine).weight_shape, "uint8")
     return convolution_parameters(request, weight)
+
+
+def linear_work(request: Request, knobs: Knobs, machine: LinearMachine) -> Work:
+    """The work of one run of `build_linear`: weights are read once, activations once a tile of channels."""
+    s, parameters = linear_shape(request, knobs, machine), linear_parameters(request, knobs, machine)
+    tiling = Tiling(1, s.rows, [(s.tiles, s.parts)], s.steps * machine.pieces, by_positions=False)
+    prepared = s.rows * machine.input_bytes(s)
+    return convolution_work(
+        parameters,
+        tiling,
+        (tiling.weight_passes(array_bytes(parameters.constants[:1])), tiling.input_passes(prepared)),
+        macs=s.rows * s.all_parts * s.lanes * s.steps * s.coding.inputs,
+        rows=1,
+        width=s.rows,
+        staged_bytes=s.rows * s.row_bytes + (prepared if machine.input_bytes(s) != s.row_bytes else 0),
+        weight_loads=s.steps * s.vectors / s.parts,
+    )
 
 
 def build_linear(request: Request, knobs: Knobs, machine: LinearMachine) -> PrimFunc:

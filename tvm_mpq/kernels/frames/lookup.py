@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from tvm.tirx import PrimFunc
@@ -43,6 +43,7 @@ from tvm_mpq.kernels.emit import (
 from tvm_mpq.kernels.emit.requantize import Cell, Requantizer, convolution_parameters, stored_channels
 from tvm_mpq.kernels.frames.lookup_shape import LookupShape
 from tvm_mpq.kernels.registry import Knobs, Parameters, Request
+from tvm_mpq.kernels.work import Tiling, Work, array_bytes, convolution_work
 
 _SIZES = (64, 16, 4)
 """Bytes of the vectors that copy a row."""
@@ -88,6 +89,21 @@ class LookupMachine(ABC):
     def weight(self) -> Array:
         """The packed weights."""
 
+    @property
+    @abstractmethod
+    def lookups(self) -> int:
+        """Vectors that one output position and part of the channels look up."""
+
+    @property
+    @abstractmethod
+    def weight_loads(self) -> int:
+        """Vectors of weights that one part of the channels has."""
+
+    @property
+    @abstractmethod
+    def row_bytes(self) -> int:
+        """Bytes of a prepared row."""
+
     @abstractmethod
     def prepare(self, slots: int, weights: Buffer) -> None:
         """Allocate `slots` rows and bind constants; once per call."""
@@ -124,6 +140,32 @@ class LookupFrame:
     def parameters(self) -> Parameters:
         """What the function takes."""
         return convolution_parameters(self.request, self.machine.weight)
+
+    @property
+    def work(self) -> Work:
+        """Each row is prepared once and then passes instead of the activations that it is made of."""
+        s, machine, parameters = self.shape, self.machine, self.parameters
+        tiling = Tiling(
+            spots=s.batch * s.out_height * tiles(s.out_width, self.columns),
+            positions=self.columns,
+            parts=[(tiles(machine.all_parts, machine.parts), machine.parts)],
+            steps=machine.lookups,
+            by_positions=self.by_positions,
+        )
+        prepared = s.batch * s.rows * machine.row_bytes
+        inputs = replace(tiling.input_passes(prepared), held_bytes=self.slots * machine.row_bytes)
+        rows, width = (1, s.folded) if s.folded else (s.batch * s.out_height, s.out_width)
+        outputs = rows * width * machine.all_parts * machine.part_channels
+        return convolution_work(
+            parameters,
+            tiling,
+            (tiling.weight_passes(array_bytes(parameters.constants[:1])), inputs),
+            macs=outputs * s.kernel[0] * s.kernel[1] * s.in_cells,
+            rows=rows,
+            width=width,
+            staged_bytes=prepared + s.batch * s.rows * s.columns * s.in_cells,
+            weight_loads=machine.weight_loads,
+        )
 
     def build(self) -> PrimFunc:
         """The convolution's function."""

@@ -25,6 +25,11 @@ class ConvolutionMachine(ABC):
     weight_dtype: str = "int8"
     unpacks: bool = False
 
+    @property
+    def terms(self) -> int:
+        """Products that one step adds to each lane."""
+        return self.channels
+
     @abstractmethod
     def pack(self, weight: npt.NDArray[np.int8]) -> npt.NDArray[np.generic]:
         """int8[O, KH, KW, cells] to the stored array; its first axis is the blocks of 16 output channels."""

@@ -26,13 +26,16 @@ from tvm_mpq.kernels.emit import (
     ramp,
     select,
     sqrt,
+    tiles,
     zeros,
 )
 from tvm_mpq.kernels.emit.lanes import across
 from tvm_mpq.kernels.emit.quantize import rounded
 from tvm_mpq.kernels.registry import Knobs, Parameters, Request
+from tvm_mpq.kernels.work import Work, array_bytes
 from tvm_mpq.schema import FLOAT_BITS, NormWorkload
 
+_WEIGHTS = ("gamma", "beta")
 _PARALLEL_FROM = 50_000  # elements below which starting threads costs more than it saves
 
 
@@ -50,11 +53,33 @@ def norm_parameters(request: Request) -> Parameters:
         return [] if floats else [Array(f"q_{side}", (8,), "int32"), Array(f"f_{side}", (4,), "float32")]
 
     float_in, float_out = request.precision.is_float, request.out_bits == FLOAT_BITS
-    weights = [Array(name, (w.channels,), "float32") for name in ("gamma", "beta")]
+    weights = [Array(name, (w.channels,), "float32") for name in _WEIGHTS]
     return Parameters(
         (Array("x", w.shape, "float32" if float_in else "uint8"),),
         (*numbers("in", float_in), *weights, *numbers("out", float_out)),
         Array("out", w.shape, "float32" if float_out else "uint8"),
+    )
+
+
+def norm_work(request: Request, knobs: Knobs) -> Work:
+    """A row is read into a small buffer, which then passes twice."""
+    w, parameters = norm_of(request), norm_parameters(request)
+    vectors = w.rows * tiles(w.channels, knobs["lanes"])
+    weights = [array for array in parameters.constants if array.name in _WEIGHTS]
+    return Work(
+        products=3 * vectors,  # the sum, the sum of squares, the result
+        loads=6 * vectors,  # x, the buffer three times, gamma and beta
+        stores=2 * vectors,
+        tiles=w.rows,
+        staged_bytes=w.rows * w.channels * 4,
+        in_bytes=array_bytes(parameters.activations),
+        residual_bytes=0,
+        out_bytes=array_bytes([parameters.output]),
+        weight_bytes=array_bytes(weights),
+        macs=3 * w.rows * w.channels,
+        steps=tiles(w.channels, knobs["lanes"]),
+        rows=w.rows,
+        width=w.channels,
     )
 
 

@@ -207,6 +207,7 @@ class ByteLanes(TileMachine):
 
     channels = BLOCK
     biased = True
+    terms = 1
 
     def __init__(self, precision: Precision) -> None:
         self.activation_bits = precision.activation_bits

@@ -102,7 +102,6 @@ class NibbleLookup(LookupMachine):
         self.machine, self.sums = machine, int(knobs["sums"])
         self.step_tables = 2 * self.sums
         self.steps = self.s.steps(self.step_tables)
-        self.row_bytes = self.s.table_row_bytes(self.step_tables)
         self.step_bytes = self.sums * TABLE_BYTES
         self.plane_bytes = self.s.kernel[0] * self.steps * self.step_bytes
         self.part_bytes = self.coding.planes * self.plane_bytes
@@ -113,6 +112,18 @@ class NibbleLookup(LookupMachine):
     @property
     def weight(self) -> Array:
         return Array("weight", nibble_shape(self.s, self.coding, self.all_parts, self.sums), "uint8")
+
+    @property
+    def lookups(self) -> int:
+        return self.coding.planes * self.s.kernel[0] * self.steps * self.step_tables // self.machine.rows
+
+    @property
+    def weight_loads(self) -> int:
+        return self.lookups // 2  # two nibbles a byte
+
+    @property
+    def row_bytes(self) -> int:
+        return self.s.table_row_bytes(self.step_tables)
 
     def prepare(self, slots: int, weights: Buffer) -> None:
         """A row is tables, and sums of activations over each window's columns."""

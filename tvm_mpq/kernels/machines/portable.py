@@ -48,6 +48,7 @@ class Elementwise(Dot):
     """Depthwise: 16 input channels times the weights of the same channels. Weights int8[C/16, KH * KW, 16]."""
 
     channels = BLOCK
+    terms = 1
 
     @property
     def step_bytes(self) -> int:

@@ -51,9 +51,13 @@ class SubsetLookup(LinearMachine):
         subsets = (groups << np.arange(GROUP, dtype=np.uint8)).sum(axis=-1, dtype=np.uint8)
         return np.asarray(subsets + (np.arange(QUAD) << GROUP), np.uint8)
 
+    def input_bytes(self, shape: LinearShape) -> int:
+        """Tables."""
+        return shape.steps * self.pieces * TABLE_BYTES
+
     def prepare(self, shape: LinearShape, inputs: Buffer) -> None:
         """All tables, those of two pieces side by side."""
-        self.tables = alloc(shape.steps * self.pieces * TABLE_BYTES, "uint8")
+        self.tables = alloc(self.input_bytes(shape), "uint8")
         none = let(zeros(_LOAD, "uint8"), "none")
         with loop(shape.steps) as t:
             x = let(inputs.load(t * INDICES.inputs, _LOAD), "x")

@@ -107,6 +107,18 @@ class TableLookup(LookupMachine):
     def weight(self) -> Array:
         return Array("weight", index_shape(self.s, conv_of(self.request).out_channels), "uint8")
 
+    @property
+    def lookups(self) -> int:
+        return self.s.kernel[0] * self.s.lookups
+
+    @property
+    def weight_loads(self) -> int:
+        return self.lookups
+
+    @property
+    def row_bytes(self) -> int:
+        return self.s.row_bytes
+
     def prepare(self, slots: int, weights: Buffer) -> None:
         self.weights = weights
         self.tables = alloc(slots * self.s.row_bytes, "uint8")

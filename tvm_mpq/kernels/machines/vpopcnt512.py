@@ -55,16 +55,28 @@ class BitLookup(LookupMachine):
     def weight(self) -> Array:
         return Array("weight", word_shape(self.s, conv_of(self.request).out_channels), "int32")
 
+    @property
+    def lookups(self) -> int:
+        return self.weight_loads * self.planes
+
+    @property
+    def weight_loads(self) -> int:
+        return self.s.kernel[0] * self.s.words
+
+    @property
+    def row_bytes(self) -> int:
+        return self.planes * self.s.plane_bytes
+
     def prepare(self, slots: int, weights: Buffer) -> None:
         self.weights = weights
-        self.packed = alloc(slots * self.planes * self.s.plane_bytes, "uint8")
+        self.packed = alloc(slots * self.row_bytes, "uint8")
 
     def build_row(self, line: Buffer, start: Index, slot: Index, task: Task) -> None:
         s = self.s
         whole, rest = divmod(s.in_channels, WORD)
         with loop(s.columns) as px:
             source = let(start + px * s.in_cells, "source")
-            target = let(slot * (self.planes * s.plane_bytes) + px * (s.tables * UNIT_BYTES), "target")
+            target = let(slot * self.row_bytes + px * (s.tables * UNIT_BYTES), "target")
             if whole:
                 with loop(whole) as i:
                     self._pack(line, source + i * WORD, target + i * WORD_BYTES, WORD)
@@ -95,7 +107,7 @@ class BitLookup(LookupMachine):
         whole = s.words - s.ends_in_half
         with ExitStack() as stack:
             ky = stack.enter_context(loop(s.kernel[0])) if s.kernel[0] > 1 else 0
-            row_start = tile.slot(ky) * (self.planes * s.plane_bytes)
+            row_start = tile.slot(ky) * self.row_bytes
             x_row = let(row_start + tile.ow * (s.stride[1] * s.tables * UNIT_BYTES), "x_row")
             w_row = let(tile.part * self.block_words + ky * (s.words * BLOCK), "w_row")
             if whole:
