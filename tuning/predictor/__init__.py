@@ -1,7 +1,7 @@
 """Latencies of kernels that nobody measured, learned from those that somebody did, with an error that was tested.
 
-entry     what a latency key says: its workload, knobs and the machine
-work      the work a kernel does, counted as its tiles do it: products, loads, bytes
+entry     what a latency key says: its kernel and the machine
+traffic   the work that the kernel's row states, and what of its bytes the caches let through
 law       microseconds as a sum of that work, fitted per stratum of kernels
 features  what the regressor sees beside the law's estimate, and how far two entries are apart
 model     the predictor: law, regressor, intervals, refusals;  heldout  its error on shapes it did not see

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from tvm_mpq.errors import FileFormatError
+from tvm_mpq.errors import FileFormatError, InvalidValueError, NoKernelError
+from tvm_mpq.kernels.machines.float32 import native_lanes
+from tvm_mpq.kernels.registry import Kernel, Request, named_kernel
+from tvm_mpq.kernels.work import Work
 from tvm_mpq.schema import (
-    AttentionWorkload,
     Conv2dWorkload,
     ConvertWorkload,
     FloatWorkload,
     LatencyKey,
-    NormWorkload,
     Precision,
     Workload,
 )
-from tvm_mpq.targets import TargetRow
+from tvm_mpq.targets import TargetRow, features
 
 
 @dataclass(frozen=True)
@@ -29,13 +31,17 @@ class MachineFacts:
 
     l1d_bytes: int
     l2_bytes: int
-    lanes: int  # float32 values of the widest vector
+    features: frozenset[str]  # as kernel requests carry them
     threads: int = 1
 
     @classmethod
     def of(cls, row: TargetRow, threads: int = 1) -> MachineFacts:
-        wide = 16 if "avx512f" in row.isa_features else 8 if "avx" in row.isa_features else 4
-        return cls(row.l1d_bytes, row.l2_bytes, wide, threads)
+        return cls(row.l1d_bytes, row.l2_bytes, features(row), threads)
+
+    @property
+    def lanes(self) -> int:
+        """Float32 values of the widest vector."""
+        return native_lanes(self.features)
 
 
 def read_workload(text: str) -> Workload:
@@ -68,6 +74,12 @@ def _value(kind: str, text: str) -> Any:
     return {"int": int, "float": float}.get(kind, str)(text)
 
 
+@functools.lru_cache(maxsize=4096)
+def _knob_names(request: Request, family: str) -> frozenset[str]:
+    """What a family calls its knobs."""
+    return frozenset(named_kernel(request, family, {}).family.knob_space(request)[0])
+
+
 @dataclass(frozen=True)
 class Entry:
     """One entry of the latency table, known or missing."""
@@ -87,10 +99,37 @@ class Entry:
     def knobs(self) -> Mapping[str, Any]:
         return dict(json.loads(self.key.knobs))
 
+    @cached_property
+    def kernel(self) -> Kernel:
+        """The kernel that the key names. Raises NoKernelError where today's table has no such row, or other knobs."""
+        request = Request(self.workload, self.precision, self.key.out_bits, self.machine.features, self.machine.threads)
+        kernel = named_kernel(request, self.key.family, dict(self.knobs))
+        known = _knob_names(request, self.key.family)
+        if known != self.knobs.keys():
+            raise NoKernelError(
+                f"kernel family {self.key.family!r} has the knobs {sorted(known)} (got {sorted(self.knobs)})"
+            )
+        return kernel
+
+    @cached_property
+    def work(self) -> Work:
+        """What one run of the kernel does. Raises NoKernelError as `kernel`."""
+        return self.kernel.work
+
+    @cached_property
+    def unpredictable(self) -> str | None:
+        """Why nothing can be learned or said about it, or None."""
+        try:
+            if isinstance(self.workload, FloatWorkload):
+                return "a float operator without a template is not predicted"
+            self.kernel  # noqa: B018  named kernels are looked up when first asked for
+        except (FileFormatError, InvalidValueError, NoKernelError) as e:
+            return str(e)
+        return None
+
     @property
     def predictable(self) -> bool:
-        """Whether `count_work` knows what it does: not a float operator's fingerprint, nor what only passes fuse."""
-        return not isinstance(self.workload, FloatWorkload | AttentionWorkload | NormWorkload)
+        return self.unpredictable is None
 
     @cached_property
     def operator_class(self) -> str:

@@ -11,7 +11,7 @@ from tvm_mpq.numerics.activation_names import is_clamp
 from tvm_mpq.numerics.arrays import DoubleArray
 from tvm_mpq.schema import Conv2dWorkload
 from tvm_mpq.tuning.predictor.entry import Entry
-from tvm_mpq.tuning.predictor.work import TERMS, Work, count_work
+from tvm_mpq.tuning.predictor.traffic import terms
 
 COORDINATES = ("products", "in_bytes", "out_bytes", "weight_bytes", "steps", "rows", "width")
 """Counts whose logarithms say where an entry lies."""
@@ -19,22 +19,22 @@ COORDINATES = ("products", "in_bytes", "out_bytes", "weight_bytes", "steps", "ro
 
 def positions(entries: Sequence[Entry]) -> DoubleArray:
     """float64[entries, coordinates] in octaves: a step of 1 is a factor of 2."""
-    rows = [[math.log2(1 + getattr(work, name)) for name in COORDINATES] for work in map(count_work, entries)]
+    rows = [[math.log2(1 + getattr(entry.work, name)) for name in COORDINATES] for entry in entries]
     return np.array(rows, dtype=np.float64).reshape(len(rows), len(COORDINATES))
 
 
 def table(entries: Sequence[Entry], law_us: DoubleArray) -> DoubleArray:
     """float64[entries, features]; NaN where an operator has no such feature. law_us: the law's estimate."""
-    rows = [_row(e, count_work(e), float(us)) for e, us in zip(entries, law_us, strict=True)]
+    rows = [_row(e, float(us)) for e, us in zip(entries, law_us, strict=True)]
     return np.array(rows, dtype=np.float64)
 
 
-def _row(entry: Entry, work: Work, law_us: float) -> list[float]:
-    machine, precision = entry.machine, entry.precision
+def _row(entry: Entry, law_us: float) -> list[float]:
+    work, machine, precision = entry.work, entry.machine, entry.precision
     moved = work.in_bytes + work.out_bytes + work.weight_bytes
     row = [math.log2(law_us)]
-    row += [math.log2(1 + getattr(work, name)) for name in TERMS]
-    row += [math.log2(1 + getattr(work, name)) for name in ("macs", "in_bytes", "out_bytes", "weight_bytes", "steps")]
+    counts = (work.macs, work.in_bytes, work.out_bytes, work.weight_bytes, work.steps)
+    row += [math.log2(1 + count) for count in (*terms(entry), *counts)]
     row += [
         math.log2((1 + work.macs) / moved),
         work.rows,

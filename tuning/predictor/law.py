@@ -14,7 +14,7 @@ from scipy.optimize import nnls
 
 from tvm_mpq.numerics.arrays import DoubleArray
 from tvm_mpq.tuning.predictor.entry import Entry
-from tvm_mpq.tuning.predictor.work import TERMS, count_work
+from tvm_mpq.tuning.predictor.traffic import TERMS, terms
 
 _CALL_US = 0.2
 _ROOFLINE_US = {
@@ -38,10 +38,8 @@ _REVIVAL = 0.02
 
 def columns(entries: Sequence[Entry]) -> DoubleArray:
     """float64[entries, 1 + terms]: microseconds of each term at the roofline's prices, the call first."""
-    rows = []
-    for entry in entries:
-        work = count_work(entry)
-        rows.append([_CALL_US, *(getattr(work, name) * _ROOFLINE_US[name] for name in TERMS)])
+    prices = [_ROOFLINE_US[name] for name in TERMS]
+    rows = [[_CALL_US, *(count * price for count, price in zip(terms(e), prices, strict=True))] for e in entries]
     return np.array(rows, dtype=np.float64).reshape(len(rows), 1 + len(TERMS))
 
 
@@ -57,19 +55,19 @@ class Law:
     """
 
     def __init__(self, entries: Sequence[Entry], latency_us: DoubleArray) -> None:
-        terms = columns(entries)
+        priced = columns(entries)
         strata = np.array([e.stratum for e in entries], dtype=object)
         kinds = np.array([_kind(e) for e in entries], dtype=object)
         # a family that is twice as fast throughout shall not distort the prices of its kind
-        speeds = {name: np.median((latency_us / terms.sum(axis=1))[strata == name]) for name in set(strata)}
+        speeds = {name: np.median((latency_us / priced.sum(axis=1))[strata == name]) for name in set(strata)}
         even_us = latency_us / np.array([speeds[name] for name in strata])
-        self._everywhere = _fit(terms, latency_us)
+        self._everywhere = _fit(priced, latency_us)
         self._prices: dict[str, DoubleArray] = {}
         for kind in sorted(set(kinds)):
-            common = _fit(terms[kinds == kind], even_us[kinds == kind])
+            common = _fit(priced[kinds == kind], even_us[kinds == kind])
             for name in sorted(set(strata[kinds == kind])):
                 here = strata == name
-                self._prices[name] = _fit(terms[here], latency_us[here], common)
+                self._prices[name] = _fit(priced[here], latency_us[here], common)
 
     def __call__(self, entries: Sequence[Entry]) -> DoubleArray:
         """float64[entries] microseconds; an unknown stratum gets the prices of all kernels together."""
@@ -84,12 +82,12 @@ def _kind(entry: Entry) -> str:
     return f"{entry.workload.kind} {'float' if entry.precision.is_float else 'integer'}"
 
 
-def _fit(terms: DoubleArray, latency_us: DoubleArray, prior: DoubleArray | None = None) -> DoubleArray:
+def _fit(priced: DoubleArray, latency_us: DoubleArray, prior: DoubleArray | None = None) -> DoubleArray:
     """Factors >= 0 on the roofline's prices: least squares of relative errors, drawn to `prior` at a common scale."""
-    prior = np.ones(terms.shape[1]) if prior is None else np.maximum(prior, _REVIVAL * prior.max())
-    terms = terms * prior
-    scale = float(np.median(latency_us / terms.sum(axis=1)))
-    shares = terms * scale / latency_us[:, None]
+    prior = np.ones(priced.shape[1]) if prior is None else np.maximum(prior, _REVIVAL * prior.max())
+    priced = priced * prior
+    scale = float(np.median(latency_us / priced.sum(axis=1)))
+    shares = priced * scale / latency_us[:, None]
     pull = np.sqrt(_PULL)  # one more row for each price, which wants it to be the prior's
     rows = np.vstack([shares, pull * np.eye(shares.shape[1])])
     wanted = np.concatenate([np.ones(len(shares)), np.full(shares.shape[1], pull)])

@@ -125,8 +125,8 @@ class Predictor:
 
     def refusals(self, entries: Sequence[Entry]) -> list[str | None]:
         """Why each entry is too far from the data to be predicted, None = it is not; no errors are worked out."""
-        reasons: list[str | None] = ["a float operator without a template is not predicted"] * len(entries)
-        known = [i for i, entry in enumerate(entries) if entry.predictable]
+        reasons = [entry.unpredictable for entry in entries]
+        known = [i for i, reason in enumerate(reasons) if reason is None]
         if known and self._fit is not None:
             for i, why in zip(known, self._fit.domain.refusals([entries[i] for i in known]), strict=True):
                 reasons[i] = why

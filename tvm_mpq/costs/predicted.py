@@ -6,7 +6,6 @@ predictor states half its error, so that a repeated run finds the table it left.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 
@@ -15,7 +14,6 @@ import tvm
 from tvm_mpq.costs.measured import complete, fill, look_up, measure_all
 from tvm_mpq.costs.profiler import KernelProfiler, current_kernel
 from tvm_mpq.costs.table import LatencyTable
-from tvm_mpq.errors import FileFormatError
 from tvm_mpq.kernels.registry import Kernel, Request
 from tvm_mpq.schema import LatencyKey, LatencyRecord
 from tvm_mpq.targets import TargetRow
@@ -60,7 +58,7 @@ def fill_partly(
         old = {key: profiler.known(key, profiler.version(kernel), "predicted") for key, kernel in missing.items()}
         foretold = {key: record for key, record in old.items() if record is not None}
         new = [key for key in missing if key not in foretold]
-        entries, times = measurements(profiler, machine, requests[0].features)
+        entries, times = measurements(profiler, machine)
         taken = most_informative(entries, [Entry(key, machine) for key in new], UP_FRONT * fraction)
         chosen = {new[i]: missing[new[i]] for i in taken}
         rest = {key: kernel for key, kernel in missing.items() if key not in chosen}
@@ -113,9 +111,7 @@ def _kept(
     return record
 
 
-def measurements(
-    profiler: KernelProfiler, machine: MachineFacts, features: frozenset[str]
-) -> tuple[list[Entry], list[float]]:
+def measurements(profiler: KernelProfiler, machine: MachineFacts) -> tuple[list[Entry], list[float]]:
     """Entries and microseconds of what this device measured, of code that is still what would be compiled."""
     entries, times = [], []
     for record in profiler.db.records(
@@ -126,10 +122,11 @@ def measurements(
         tvm_version=tvm.__version__,
     ):
         entry = Entry(record.key, machine)
-        with contextlib.suppress(FileFormatError):  # kinds that are no more
-            if entry.predictable and record.median_us:
-                request = Request(entry.workload, entry.precision, record.key.out_bits, features, machine.threads)
-                if current_kernel(profiler, request, record) is not None:
-                    entries.append(entry)
-                    times.append(record.median_us)
+        if (
+            record.median_us
+            and entry.predictable
+            and current_kernel(profiler, entry.kernel.request, record) is not None
+        ):
+            entries.append(entry)
+            times.append(record.median_us)
     return entries, times

@@ -12,15 +12,23 @@ import pytest
 
 from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.schema import AddWorkload, Conv2dWorkload, FloatWorkload, LatencyKey, Workload, padded_channels
+from tvm_mpq.targets import resolve
 from tvm_mpq.tuning.predictor import Entry, MachineFacts, Predictor, heldout
 
-MACHINE = MachineFacts(l1d_bytes=32 << 10, l2_bytes=1 << 20, lanes=16)
+MACHINE = MachineFacts.of(resolve("znver4"))
+CONV, FLOAT_CONV, ADD = "qu8_qs8_s32_conv2d__avx512vnni", "f32_conv2d__generic", "qu8_qu8_f32_add__generic"
+TILES = {
+    CONV: {"rows": 1, "columns": 7, "blocks": 2, "order": "channels"},
+    FLOAT_CONV: {"lanes": 16, "rows": 1, "cols": 7, "blocks": 2},
+}
+"""Knobs of convolutions."""
+TABLE_ADD = "qu8_qu8_f32_add__avx512vbmi"
 NOISE = 0.03
 """Standard deviation of the logarithm of the noise on invented latencies."""
 
 
-def entry(workload: Workload, precision: str = "w8a8", family: str = "int_conv", **knobs: int) -> Entry:
-    text = json.dumps(knobs, sort_keys=True)
+def entry(workload: Workload, precision: str = "w8a8", family: str = CONV) -> Entry:
+    text = json.dumps(TILES.get(family, {}), sort_keys=True)
     bits = 32 if precision == "fp32" else 8
     return Entry(LatencyKey(workload.key, precision, bits, family, text, "here"), MACHINE)
 
@@ -38,10 +46,10 @@ def entries(rng: np.random.Generator, count: int) -> list[Entry]:
     for i in range(count):
         w = conv(rng)
         if i % 3 == 2:
-            found.append(entry(AddWorkload((1, w.in_height, w.in_width, w.in_channels)), family="int_add"))
+            found.append(entry(AddWorkload((1, w.in_height, w.in_width, w.in_channels)), family=ADD))
         else:
-            precision, family = (("w8a8", "int_conv"), ("fp32", "f32_conv"))[i % 3]
-            found.append(entry(w, precision, family, rows=1, columns=7, blocks=2))
+            precision, family = (("w8a8", CONV), ("fp32", FLOAT_CONV))[i % 3]
+            found.append(entry(w, precision, family))
     return found
 
 
@@ -114,9 +122,9 @@ def test_intervals_hold_what_they_promise(trained, unseen) -> None:
 
 def test_intervals_are_wider_far_from_the_data(trained) -> None:
     predictor, found = trained
-    near = next(e for e in found if e.operator_class == "pointwise" and e.key.family == "int_conv")
+    near = next(e for e in found if e.operator_class == "pointwise" and e.key.family == CONV)
     far = Conv2dWorkload(1, 100, 100, 20, 200, (1, 1))
-    first, second = predictor.predict([near, entry(far, rows=1, columns=7, blocks=2)])
+    first, second = predictor.predict([near, entry(far)])
     assert second.refused is None and second.stated_error > 1.2 * first.stated_error
 
 
@@ -124,14 +132,11 @@ def test_padding_makes_a_staircase() -> None:
     """33 channels are stored as 48: the predictor knows before it has seen any such layer."""
     rng = np.random.default_rng(9)
     found = [
-        entry(Conv2dWorkload(1, s, s, c, c, (3, 3), padding=(1,) * 4), rows=1, columns=7, blocks=2)
+        entry(Conv2dWorkload(1, s, s, c, c, (3, 3), padding=(1,) * 4))
         for s in (7, 14, 28, 56) for c in (16, 32, 48, 64, 96, 128, 160, 192, 256)
     ]  # fmt: skip
     predictor = Predictor(found, measured(rng, found, 0.01))
-    a, b, c = (
-        entry(Conv2dWorkload(1, 28, 28, ci, 64, (3, 3), padding=(1,) * 4), rows=1, columns=7, blocks=2)
-        for ci in (32, 33, 48)
-    )
+    a, b, c = (entry(Conv2dWorkload(1, 28, 28, ci, 64, (3, 3), padding=(1,) * 4)) for ci in (32, 33, 48))
     p, q, r = (x.median_us for x in predictor.predict([a, b, c]))
     assert q / p > 1.3 and q == pytest.approx(r, rel=0.05)
 
@@ -139,9 +144,9 @@ def test_padding_makes_a_staircase() -> None:
 @pytest.mark.parametrize(
     ("odd", "reason"),
     [
-        (entry(AddWorkload((1, 8, 8, 64)), family="never_seen"), "0 shapes of never_seen were measured"),
-        (entry(AddWorkload((1, 900, 900, 1024)), family="int_add"), "times above all that was measured"),
-        (entry(AddWorkload((1, 1, 1, 16)), family="int_add"), "times below all that was measured"),
+        (entry(AddWorkload((1, 8, 8, 64), "silu"), family=TABLE_ADD), f"0 shapes of {TABLE_ADD} were measured"),
+        (entry(AddWorkload((1, 900, 900, 1024)), family=ADD), "times above all that was measured"),
+        (entry(AddWorkload((1, 1, 1, 16)), family=ADD), "times below all that was measured"),
         (entry(FloatWorkload("abc", "softmax(x, axis=1)")), "without a template"),
     ],
 )
@@ -157,7 +162,7 @@ def test_inside_the_range_but_far_from_everything_is_refused() -> None:
 
     def square(side: int, channels: int) -> Entry:
         w = Conv2dWorkload(1, side, side, channels, channels, (3, 3), padding=(1,) * 4)
-        return entry(w, rows=1, columns=7, blocks=2)
+        return entry(w)
 
     found = [square(side, c) for c in (896, 1024, 1152) for side in (7, 8, 9)]
     found += [square(side, c) for c in (16, 20) for side in (180, 200, 224, 256)]
@@ -200,7 +205,7 @@ def test_errors_are_plain_json(trained) -> None:
 def test_a_shape_never_teaches_about_itself(trained) -> None:
     """Entries of one shape share a fold, whatever their precision, output format and activation."""
     w = Conv2dWorkload(1, 14, 14, 64, 64, (3, 3))
-    same = [entry(w), entry(w, "fp32"), entry(dataclasses.replace(w, residual=True, activation="relu"))]
+    same = [entry(w), entry(w, "fp32", FLOAT_CONV), entry(dataclasses.replace(w, residual=True, activation="relu"))]
     other = entry(dataclasses.replace(w, in_channels=80))
     groups = [e.shape_group for e in (*same, other)]
     assert len(set(groups[:3])) == 1 and groups[3] != groups[0]

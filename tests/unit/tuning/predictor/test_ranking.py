@@ -8,17 +8,19 @@ import numpy as np
 import pytest
 
 from tvm_mpq.schema import Conv2dWorkload, LatencyKey
+from tvm_mpq.targets import resolve
 from tvm_mpq.tuning.predictor.entry import MachineFacts
 from tvm_mpq.tuning.predictor.ranking import LEAST_PAIRS, UNKNOWN_GAIN, Candidate, Ranking, slot_of
 
-MACHINE = MachineFacts(32768, 1 << 20, 16)
+MACHINE = MachineFacts.of(resolve("znver4"))
 COLUMNS = (4, 5, 6, 7, 8, 12, 14)
 WIDTHS = (6, 7, 8, 10, 12, 13, 15, 16, 18, 20, 21, 24, 26, 28, 30)
 
 
 def key(width: int, columns: int, channels: int = 64) -> LatencyKey:
     w = Conv2dWorkload(1, width, width, channels, channels, (3, 3), (1, 1), (1, 1, 1, 1))
-    return LatencyKey(w.key, "w8a8", 8, "f", json.dumps({"columns": columns, "rows": 1, "blocks": 2}), "t")
+    knobs = {"columns": columns, "rows": 1, "blocks": 2, "order": "channels"}
+    return LatencyKey(w.key, "w8a8", 8, "qu8_qs8_s32_conv2d__avx512vnni", json.dumps(knobs), "t")
 
 
 def law_us(k: LatencyKey, width: int, columns: int) -> float:
