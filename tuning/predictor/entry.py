@@ -111,10 +111,10 @@ class Entry:
             )
         return kernel
 
-    @cached_property
+    @property
     def work(self) -> Work:
         """What one run of the kernel does. Raises NoKernelError as `kernel`."""
-        return self.kernel.work
+        return _work(self)
 
     @cached_property
     def unpredictable(self) -> str | None:
@@ -166,3 +166,9 @@ class Entry:
         plain = {"residual": False, "activation": "none", "mode": "", "from_bits": 0, "to_bits": 0}
         here = {f.name for f in dataclasses.fields(w)}
         return dataclasses.replace(w, **{k: v for k, v in plain.items() if k in here}).key
+
+
+@functools.lru_cache(maxsize=16384)
+def _work(entry: Entry) -> Work:
+    """Kept for equal entries, because a search asks for the same kernels again and again."""
+    return entry.kernel.work

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 from tvm_mpq.kernels.work import Passes, Work
 from tvm_mpq.tuning.predictor.entry import Entry, MachineFacts
 
@@ -15,7 +13,6 @@ beyond that cache; the others as `Work` says.
 """
 
 
-@functools.lru_cache(maxsize=8192)
 def terms(entry: Entry) -> tuple[float, ...]:
     """The counts that `TERMS` names, of an entry that is `predictable`."""
     work, machine = entry.work, entry.machine
