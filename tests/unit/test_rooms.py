@@ -1,4 +1,4 @@
-"""Holds the table of docs/architecture.md: which room may import which, and what no room may touch."""
+"""Holds the tables of docs/architecture.md: which room may import which, inside of some too; what no room may touch."""
 
 from __future__ import annotations
 
@@ -71,6 +71,33 @@ TABLE = {
     "cli": Room(SHARED, {"click", "rich"}, lazy=frozenset({"pipeline", "peers", "report", "targets"})),
 }
 
+TABLE_OF_KERNELS = {"emit", "parameters", "work", "registry"}
+
+INSIDE: dict[str, dict[str, Room]] = {  # parts of a room: its folders and files; `__init__` is its face
+    "kernels": {
+        "order": Room(set(), set()),
+        "emit": Room(set(), {"tvm", "numpy"}),
+        "parameters": Room({"emit"}, set()),
+        "work": Room({"emit", "parameters"}, {"numpy"}),
+        "registry": Room({"order", "parameters", "work"}, {"tvm", "numpy"}),
+        "shapes": Room(TABLE_OF_KERNELS, set()),
+        "packing": Room(TABLE_OF_KERNELS | {"shapes"}, {"numpy"}),
+        "frames": Room(TABLE_OF_KERNELS | {"shapes", "packing"}, {"tvm", "numpy"}),
+        "machines": Room(TABLE_OF_KERNELS | {"shapes", "packing", "frames"}, {"tvm", "numpy"}),
+        "knobs": Room(TABLE_OF_KERNELS | {"shapes", "packing", "frames", "machines"}, set()),
+        "families": Room(TABLE_OF_KERNELS | {"shapes", "packing", "frames", "machines", "knobs"}, {"tvm", "numpy"}),
+        "__init__": Room({"registry", "families"}, set()),
+    },
+    "tuning": {
+        "compile": Room(set(), {"tvm", "tvm_ffi", "numpy"}),
+        "devices": Room({"compile"}, {"tvm", "numpy"}),
+        "measure": Room({"devices"}, {"tvm", "numpy"}),
+        "database": Room(set(), set()),
+        "predictor": Room(set(), {"numpy", "xgboost", "scipy"}),
+        "__init__": Room(set(), set()),
+    },
+}
+
 
 @dataclass(frozen=True)
 class Import:
@@ -79,16 +106,22 @@ class Import:
     line: int
 
 
-def source_files() -> list[Path]:
+def source_files(*rooms: str) -> list[Path]:
     """All but the public face tvm_mpq/__init__.py, which is in no room; what importing it costs is tested below."""
     files = sorted(p for folder in ("tvm_mpq", *AT_ROOT) for p in (ROOT / folder).rglob("*.py"))
-    return [p for p in files if p != ROOT / "tvm_mpq" / "__init__.py"]
+    inside = [p for p in files if p != ROOT / "tvm_mpq" / "__init__.py"]
+    return [p for p in inside if not rooms or room_of(p) in rooms]
 
 
 def room_of(path: Path) -> str:
     parts = path.relative_to(ROOT).parts
     name = parts[0] if parts[0] in AT_ROOT else parts[1]
     return name.removesuffix(".py")
+
+
+def part_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).parts
+    return parts[1 if parts[0] in AT_ROOT else 2].removesuffix(".py")
 
 
 def imports_of(source: str) -> Iterator[Import]:
@@ -130,11 +163,50 @@ def complaints(room: str, source: str) -> list[str]:
     return found
 
 
+def complaints_inside(room: str, part: str, source: str) -> list[str]:
+    """What `source`, standing in a part of `room`, imports against the table of the room's inside."""
+    row = INSIDE[room][part]
+    found = []
+    for item in imports_of(source):
+        top, *rest = item.module.split(".")
+        if top == "tvm_mpq" and rest[:1] == [room]:
+            name = (*rest, "__init__")[1]
+            allowed = name in row.rooms | {part}
+        else:
+            allowed = top in row.libraries | {"tvm_mpq"} | sys.stdlib_module_names
+        if not allowed:
+            found.append(f"line {item.line}: {room}/{part} may not import {item.module}")
+    return found
+
+
 @pytest.mark.parametrize("path", source_files(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_follow_the_table(path: Path) -> None:
     room = room_of(path)
     assert room in TABLE, f"{path} is in no room of the table: add it to docs/architecture.md and here"
     assert complaints(room, path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("path", source_files(*INSIDE), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_inside_a_room_follow_its_table(path: Path) -> None:
+    room, part = room_of(path), part_of(path)
+    assert part in INSIDE[room], f"{path} is in no part of {room}: add it to docs/architecture.md and here"
+    assert complaints_inside(room, part, path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("room", "part", "source"),
+    [
+        ("kernels", "emit", "from tvm_mpq.kernels.shapes.geometry import BLOCK"),
+        ("kernels", "packing", "import tvm"),
+        ("kernels", "packing", "from tvm_mpq.kernels.frames import machine"),
+        ("kernels", "frames", "def f():\n    from tvm_mpq.kernels.machines.vnni512 import dot"),
+        ("kernels", "families", "from tvm_mpq.kernels import candidates"),
+        ("tuning", "database", "from tvm_mpq.tuning.measure import kernels"),
+        ("tuning", "predictor", "import tvm_mpq.tuning.database.store"),
+    ],
+)
+def test_a_forbidden_import_inside_a_room_is_found(room: str, part: str, source: str) -> None:
+    assert len(complaints_inside(room, part, source)) == 1
 
 
 @pytest.mark.parametrize(
@@ -168,11 +240,12 @@ def test_an_allowed_import_is_not(room: str, source: str) -> None:
     assert complaints(room, source) == []
 
 
-def test_the_table_has_no_circle() -> None:
+@pytest.mark.parametrize("table", [TABLE, *INSIDE.values()], ids=["rooms", *INSIDE])
+def test_the_table_has_no_circle(table: dict[str, Room]) -> None:
     done: set[str] = set()
-    while len(done) < len(TABLE):
-        ready = {name for name, row in TABLE.items() if name not in done and row.rooms <= done}
-        assert ready, f"these rooms import each other: {sorted(set(TABLE) - done)}"
+    while len(done) < len(table):
+        ready = {name for name, row in table.items() if name not in done and row.rooms <= done}
+        assert ready, f"these import each other: {sorted(set(table) - done)}"
         done |= ready
 
 

@@ -17,8 +17,8 @@ import numpy as np
 from tvm.tirx import PrimFunc
 
 from tvm_mpq.errors import NoKernelError
-from tvm_mpq.kernels.emit.code import Array
 from tvm_mpq.kernels.order import ORDER
+from tvm_mpq.kernels.parameters import Parameters
 from tvm_mpq.kernels.work import Work
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import Conv2dWorkload, DType, Precision, Workload
@@ -40,20 +40,6 @@ class Request:
     def key(self) -> str:
         """Readable and unique on one target: what a plan and the database know the kernel choice by."""
         return f"{self.workload.key}@{self.precision}->{self.out_bits}"
-
-
-@dataclass(frozen=True)
-class Parameters:
-    """A kernel's parameters in their order: activations (data, then residual or second operand), constants as
-    `Family.constants` gives them, and the output."""
-
-    activations: tuple[Array, ...]
-    constants: tuple[Array, ...]
-    output: Array
-
-    def all(self) -> list[Array]:
-        """In the order of the kernel's arguments."""
-        return [*self.activations, *self.constants, self.output]
 
 
 @dataclass(frozen=True)

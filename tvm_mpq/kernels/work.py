@@ -9,14 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tvm_mpq.kernels.emit.code import Array
-
-if TYPE_CHECKING:  # the table's rows state their work
-    from tvm_mpq.kernels.registry import Parameters
+from tvm_mpq.kernels.parameters import Parameters
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from mpq_testing.conv_cases import TRANSPOSED
 from mpq_testing.objects import object_architecture
 from tvm_mpq import targets
 from tvm_mpq.kernels.families import dense  # noqa: F401  registers the rows
-from tvm_mpq.kernels.frames import geometry
-from tvm_mpq.kernels.frames.geometry import ChannelTiles, tile_channels, useful_threads
 from tvm_mpq.kernels.packing import ranges
 from tvm_mpq.kernels.registry import Kernel, Request, default_kernel, families, fitting
+from tvm_mpq.kernels.shapes import geometry
+from tvm_mpq.kernels.shapes.geometry import ChannelTiles, tile_channels, useful_threads
 from tvm_mpq.numerics.activation_names import is_clamp
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.numerics.reference import evaluate, pad_channels

@@ -11,13 +11,13 @@ import tvm
 
 import tvm_mpq.kernels  # noqa: F401  registers the rows
 from mpq_testing.low_bit import check, compiled, make_operands
-from tvm_mpq.kernels.frames import geometry
 from tvm_mpq.kernels.frames.linear import linear_shape
 from tvm_mpq.kernels.machines.avx2 import Avx2Fields, steps_limit
 from tvm_mpq.kernels.machines.vbmi512 import GROUP, SubsetLookup, subset_members
 from tvm_mpq.kernels.machines.vnni512 import VnniFields
 from tvm_mpq.kernels.packing.linear import field_coding, pack_tiles
 from tvm_mpq.kernels.registry import Family, Kernel, Request, default_kernel, families
+from tvm_mpq.kernels.shapes import geometry
 from tvm_mpq.numerics.affine import weight_range
 from tvm_mpq.numerics.reference import evaluate
 from tvm_mpq.schema import Conv2dWorkload, Precision

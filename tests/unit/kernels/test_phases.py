@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tvm_mpq.kernels.emit.tiles import tiles
 from tvm_mpq.kernels.frames.border import rows_read
-from tvm_mpq.kernels.frames.geometry import Geometry, PhaseAxis
+from tvm_mpq.kernels.shapes.geometry import Geometry, PhaseAxis
 from tvm_mpq.schema import Conv2dWorkload
 
 

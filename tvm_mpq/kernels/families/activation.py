@@ -19,7 +19,8 @@ from tvm_mpq.kernels.families.weightless import (
     stored_shape,
 )
 from tvm_mpq.kernels.frames.elementwise import flat, look_up_all
-from tvm_mpq.kernels.registry import Parameters, Request
+from tvm_mpq.kernels.parameters import Parameters
+from tvm_mpq.kernels.registry import Request
 from tvm_mpq.numerics import activations, constants
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import ActivationWorkload, DType

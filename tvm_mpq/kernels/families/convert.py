@@ -26,7 +26,8 @@ from tvm_mpq.kernels.families.weightless import (
     vector_lanes,
 )
 from tvm_mpq.kernels.frames.elementwise import flat, look_up_all, pad_row, rows
-from tvm_mpq.kernels.registry import Parameters, Request
+from tvm_mpq.kernels.parameters import Parameters
+from tvm_mpq.kernels.registry import Request
 from tvm_mpq.kernels.work import Work, array_bytes, rowwise_work
 from tvm_mpq.numerics import activations, affine, constants
 from tvm_mpq.numerics.operands import Operands

@@ -9,13 +9,13 @@ import numpy as np
 from tvm_mpq.kernels.families.accept import is_dense, is_depthwise, is_grouped, workload_of
 from tvm_mpq.kernels.families.row import BITS, convolution_row
 from tvm_mpq.kernels.families.terms import int32_terms, scaled_terms
-from tvm_mpq.kernels.frames.depthwise import DepthwiseFrame
 from tvm_mpq.kernels.knobs.dense import small_tiles, tiles_512
 from tvm_mpq.kernels.knobs.dense256 import tiles_256
 from tvm_mpq.kernels.knobs.depthwise import depthwise_knobs
 from tvm_mpq.kernels.machines.avx2 import Bytes, Words, bytes_depth
 from tvm_mpq.kernels.machines.portable import Elementwise, Scalar
 from tvm_mpq.kernels.machines.vnni512 import Vnni, VnniNibble, VnniUnpacked
+from tvm_mpq.kernels.machines.vnni512_depthwise import DepthwiseFrame
 from tvm_mpq.kernels.packing.dense import integer_constants, with_ranges
 from tvm_mpq.kernels.packing.depthwise import lane_order, pack_depthwise
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register

@@ -26,7 +26,8 @@ from tvm_mpq.kernels.families.weightless import (
     stored_shape,
 )
 from tvm_mpq.kernels.frames.elementwise import look_up_all, pairs
-from tvm_mpq.kernels.registry import Parameters, Request
+from tvm_mpq.kernels.parameters import Parameters
+from tvm_mpq.kernels.registry import Request
 from tvm_mpq.numerics import constants
 from tvm_mpq.numerics.activation_names import is_clamp
 from tvm_mpq.numerics.operands import Operands

@@ -21,7 +21,8 @@ from tvm_mpq.kernels.knobs.float_convolution import conv_tiles, depthwise_tiles
 from tvm_mpq.kernels.machines.bfloat16_512 import LANES, Bfloat16Pairs
 from tvm_mpq.kernels.machines.float32 import Float32
 from tvm_mpq.kernels.packing.float_convolution import pack_depthwise, pack_direct
-from tvm_mpq.kernels.registry import Family, Knobs, Parameters, Request, register
+from tvm_mpq.kernels.parameters import Parameters
+from tvm_mpq.kernels.registry import Family, Knobs, Request, register
 from tvm_mpq.kernels.work import Work
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import BF16, FLOAT_BITS, FP32, Conv2dWorkload, DType

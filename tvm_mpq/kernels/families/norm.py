@@ -6,9 +6,9 @@ import numpy as np
 
 from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.kernels.emit import fit_lanes
+from tvm_mpq.kernels.emit.lanes import native_lanes
 from tvm_mpq.kernels.families.weightless import float_row, int_row
 from tvm_mpq.kernels.frames.norm import build_norm, norm_of, norm_parameters, norm_work
-from tvm_mpq.kernels.machines.float32 import native_lanes
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
 from tvm_mpq.numerics import constants
 from tvm_mpq.numerics.operands import Operands

@@ -19,7 +19,8 @@ from tvm_mpq.kernels.families.weightless import (
     vector_lanes,
 )
 from tvm_mpq.kernels.frames.pool import Mean, PoolFrame, window_axes
-from tvm_mpq.kernels.registry import Parameters, Request
+from tvm_mpq.kernels.parameters import Parameters
+from tvm_mpq.kernels.registry import Request
 from tvm_mpq.kernels.work import Work, rowwise_work
 from tvm_mpq.numerics import constants
 from tvm_mpq.numerics.operands import Operands

@@ -9,8 +9,9 @@ import numpy.typing as npt
 from tvm.tirx import PrimFunc
 
 from tvm_mpq.kernels.emit import Function, function
-from tvm_mpq.kernels.machines.float32 import native_lanes
-from tvm_mpq.kernels.registry import Family, Knobs, Parameters, Request, register
+from tvm_mpq.kernels.emit.lanes import native_lanes
+from tvm_mpq.kernels.parameters import Parameters
+from tvm_mpq.kernels.registry import Family, Knobs, Request, register
 from tvm_mpq.kernels.work import Work, rowwise_work
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import FLOAT_BITS, DType, Workload, padded_channels

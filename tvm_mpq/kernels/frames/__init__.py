@@ -1,1 +1,1 @@
-"""Loop shapes: how a kernel walks over positions, channels and threads, whatever machine does the arithmetic."""
+"""Loops: how a kernel walks over positions, channels and threads, whatever machine does the arithmetic."""

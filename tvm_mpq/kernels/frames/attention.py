@@ -41,9 +41,9 @@ from tvm_mpq.kernels.emit import (
     zeros,
 )
 from tvm_mpq.kernels.emit.activations import exp
-from tvm_mpq.kernels.emit.lanes import across, transposed
-from tvm_mpq.kernels.machines.float32 import native_lanes
-from tvm_mpq.kernels.registry import Knobs, Parameters, Request
+from tvm_mpq.kernels.emit.lanes import across, native_lanes, transposed
+from tvm_mpq.kernels.parameters import Parameters
+from tvm_mpq.kernels.registry import Knobs, Request
 from tvm_mpq.kernels.work import Passes, Work, array_bytes
 from tvm_mpq.schema import AttentionWorkload
 

@@ -14,7 +14,7 @@ from tvm_mpq.kernels.emit import (
     minimum,
     within,
 )
-from tvm_mpq.kernels.frames.geometry import Geometry
+from tvm_mpq.kernels.shapes.geometry import Geometry
 
 _SIZES = (64, 32, 16, 8, 4)
 

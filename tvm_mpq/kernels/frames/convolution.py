@@ -35,9 +35,14 @@ from tvm_mpq.kernels.emit import (
     tiles,
 )
 from tvm_mpq.kernels.emit.quads import Quad
-from tvm_mpq.kernels.emit.requantize import Cell, Requantizer, convolution_parameters
 from tvm_mpq.kernels.frames.border import fill_border
-from tvm_mpq.kernels.frames.geometry import (
+from tvm_mpq.kernels.frames.machine import ConvolutionMachine, Dot, Tile, TileMachine
+from tvm_mpq.kernels.frames.phase import Phase, each_phase
+from tvm_mpq.kernels.frames.reduction import Reduction
+from tvm_mpq.kernels.frames.requantize import Cell, Requantizer, convolution_parameters
+from tvm_mpq.kernels.parameters import Parameters
+from tvm_mpq.kernels.registry import Knobs, Request
+from tvm_mpq.kernels.shapes.geometry import (
     BLOCK,
     ChannelTiles,
     ChannelWindow,
@@ -47,10 +52,6 @@ from tvm_mpq.kernels.frames.geometry import (
     tile_channels,
     useful_threads,
 )
-from tvm_mpq.kernels.frames.machine import ConvolutionMachine, Dot, Tile, TileMachine
-from tvm_mpq.kernels.frames.phase import Phase, each_phase
-from tvm_mpq.kernels.frames.reduction import Reduction
-from tvm_mpq.kernels.registry import Knobs, Parameters, Request
 from tvm_mpq.kernels.work import Tiling, Work, array_bytes, convolution_work
 from tvm_mpq.schema import Conv2dWorkload
 

@@ -42,11 +42,12 @@ from tvm_mpq.kernels.emit import (
     when,
 )
 from tvm_mpq.kernels.frames.float_product import FloatProduct
-from tvm_mpq.kernels.frames.geometry import ChannelTiles, Geometry, Segments, tile_channels
 from tvm_mpq.kernels.frames.phase import Phase, each_phase
 from tvm_mpq.kernels.frames.reduction import Reduction
 from tvm_mpq.kernels.frames.staging import Block, Staging
-from tvm_mpq.kernels.registry import Knobs, Parameters, Request
+from tvm_mpq.kernels.parameters import Parameters
+from tvm_mpq.kernels.registry import Knobs, Request
+from tvm_mpq.kernels.shapes.geometry import ChannelTiles, Geometry, Segments, tile_channels
 from tvm_mpq.kernels.work import Tiling, Work, array_bytes, convolution_work
 from tvm_mpq.schema import Conv2dWorkload
 

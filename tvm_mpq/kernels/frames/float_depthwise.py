@@ -28,7 +28,8 @@ from tvm_mpq.kernels.emit import (
     tiles,
 )
 from tvm_mpq.kernels.frames.float_convolution import TASKS_PER_THREAD
-from tvm_mpq.kernels.registry import Knobs, Parameters, Request
+from tvm_mpq.kernels.parameters import Parameters
+from tvm_mpq.kernels.registry import Knobs, Request
 from tvm_mpq.kernels.work import Tiling, Work, array_bytes, convolution_work
 from tvm_mpq.schema import Conv2dWorkload
 

@@ -28,10 +28,11 @@ from tvm_mpq.kernels.emit import (
     split,
     zeros,
 )
-from tvm_mpq.kernels.emit.requantize import Cell, Requantizer, convolution_parameters, stored_channels
-from tvm_mpq.kernels.frames.geometry import conv_of, useful_threads
+from tvm_mpq.kernels.frames.requantize import Cell, Requantizer, convolution_parameters
 from tvm_mpq.kernels.packing.linear import QUAD, SIGN_BIT, ByteCoding, Bytes, LinearShape, unsigned_codes
-from tvm_mpq.kernels.registry import Knobs, Parameters, Request
+from tvm_mpq.kernels.parameters import Parameters
+from tvm_mpq.kernels.registry import Knobs, Request
+from tvm_mpq.kernels.shapes.geometry import conv_of, stored_channels, useful_threads
 from tvm_mpq.kernels.work import Tiling, Work, array_bytes, convolution_work
 from tvm_mpq.schema import padded_channels
 

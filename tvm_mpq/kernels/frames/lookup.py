@@ -40,9 +40,11 @@ from tvm_mpq.kernels.emit import (
     tiles,
     within,
 )
-from tvm_mpq.kernels.emit.requantize import Cell, Requantizer, convolution_parameters, stored_channels
-from tvm_mpq.kernels.frames.lookup_shape import LookupShape
-from tvm_mpq.kernels.registry import Knobs, Parameters, Request
+from tvm_mpq.kernels.frames.requantize import Cell, Requantizer, convolution_parameters
+from tvm_mpq.kernels.parameters import Parameters
+from tvm_mpq.kernels.registry import Knobs, Request
+from tvm_mpq.kernels.shapes.geometry import stored_channels
+from tvm_mpq.kernels.shapes.lookup import LookupShape
 from tvm_mpq.kernels.work import Tiling, Work, array_bytes, convolution_work
 
 _SIZES = (64, 16, 4)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tvm_mpq.kernels.emit import Buffer, Index, Pointer, Register, Value
-from tvm_mpq.kernels.frames.geometry import BLOCK, Geometry
+from tvm_mpq.kernels.shapes.geometry import BLOCK, Geometry
 
 
 class ConvolutionMachine(ABC):

@@ -31,7 +31,8 @@ from tvm_mpq.kernels.emit import (
 )
 from tvm_mpq.kernels.emit.lanes import across
 from tvm_mpq.kernels.emit.quantize import rounded
-from tvm_mpq.kernels.registry import Knobs, Parameters, Request
+from tvm_mpq.kernels.parameters import Parameters
+from tvm_mpq.kernels.registry import Knobs, Request
 from tvm_mpq.kernels.work import Work, array_bytes
 from tvm_mpq.schema import FLOAT_BITS, NormWorkload
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tvm_mpq.kernels.emit import Index, Value, bind, let, loop
-from tvm_mpq.kernels.frames.geometry import Geometry, PhaseAxis
+from tvm_mpq.kernels.shapes.geometry import Geometry, PhaseAxis
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from tvm_mpq.kernels.emit import Index, Value, bind, loop
-from tvm_mpq.kernels.frames.geometry import Geometry
+from tvm_mpq.kernels.shapes.geometry import Geometry
 
 
 @dataclass(frozen=True)

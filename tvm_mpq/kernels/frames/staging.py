@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from tvm_mpq.kernels.emit import Buffer, Index, Value, alloc, branch, let, loop, span, within, zeros
 from tvm_mpq.kernels.frames.float_product import FloatProduct
-from tvm_mpq.kernels.frames.geometry import Geometry
 from tvm_mpq.kernels.frames.phase import Phase
+from tvm_mpq.kernels.shapes.geometry import Geometry
 
 _LANES = 16
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 
 from tvm_mpq.kernels.emit.tiles import even_tile, tiles
-from tvm_mpq.kernels.frames.geometry import (
+from tvm_mpq.kernels.frames.machine import Dot
+from tvm_mpq.kernels.packing.ranges import bounded
+from tvm_mpq.kernels.registry import Knobs, Request
+from tvm_mpq.kernels.shapes.geometry import (
     BLOCK,
     ChannelTiles,
     ChannelWindow,
@@ -14,9 +17,6 @@ from tvm_mpq.kernels.frames.geometry import (
     has_half,
     tile_channels,
 )
-from tvm_mpq.kernels.frames.machine import Dot
-from tvm_mpq.kernels.packing.ranges import bounded
-from tvm_mpq.kernels.registry import Knobs, Request
 from tvm_mpq.schema import Conv2dWorkload
 
 _COLUMNS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24, 28)

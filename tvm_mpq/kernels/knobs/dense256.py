@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from tvm_mpq.kernels.emit.tiles import even_tile, tiles
-from tvm_mpq.kernels.frames.geometry import BLOCK, ChannelWindow, Geometry, blocks
 from tvm_mpq.kernels.frames.machine import Dot
 from tvm_mpq.kernels.knobs.dense import loop_order
 from tvm_mpq.kernels.machines.avx2 import HalfBlocks
 from tvm_mpq.kernels.registry import Knobs, Request
+from tvm_mpq.kernels.shapes.geometry import BLOCK, ChannelWindow, Geometry, blocks
 from tvm_mpq.schema import Conv2dWorkload
 
 _COLUMNS = (1, 2, 3, 4, 5, 6, 7)

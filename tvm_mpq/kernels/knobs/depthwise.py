@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from tvm_mpq.kernels.emit.tiles import even_tile
-from tvm_mpq.kernels.packing.depthwise import conv_of, window
+from tvm_mpq.kernels.packing.depthwise import window
 from tvm_mpq.kernels.registry import Knobs, Request
+from tvm_mpq.kernels.shapes.geometry import conv_of
 
 _PRODUCTS = 168  # of a block in one tile's straight code: more take LLVM too long
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from tvm_mpq.kernels.emit.tiles import tiles
-from tvm_mpq.kernels.frames.geometry import conv_of, useful_threads
 from tvm_mpq.kernels.frames.linear import LinearMachine, linear_shape
 from tvm_mpq.kernels.registry import Knobs, Request
+from tvm_mpq.kernels.shapes.geometry import conv_of, useful_threads
 
 _VECTORS = (1, 2, 4, 8, 16)
 """Byte vectors of weights in a step of a tile."""

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from tvm_mpq.kernels.emit.tiles import even_tile, tiles
-from tvm_mpq.kernels.frames.geometry import BLOCK, blocks, conv_of
-from tvm_mpq.kernels.frames.lookup_shape import LookupShape
 from tvm_mpq.kernels.machines.nibbles import NibbleMachine
 from tvm_mpq.kernels.packing import nibble_indices, table_indices
 from tvm_mpq.kernels.packing.bit_words import WORD_BYTES, BitShape
 from tvm_mpq.kernels.packing.nibble_indices import NibbleCoding, NibbleShape, nibble_coding, part_count, sums_limit
 from tvm_mpq.kernels.packing.table_indices import TableShape, even_parts, table_coding
 from tvm_mpq.kernels.registry import Knobs, Request
+from tvm_mpq.kernels.shapes.geometry import BLOCK, blocks, conv_of
+from tvm_mpq.kernels.shapes.lookup import LookupShape
 
 _CHOICES = 4  # tiles offered, each in the orders
 _LEVEL_1 = 1 << 14  # bytes: half the first-level cache

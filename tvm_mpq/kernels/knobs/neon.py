@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from tvm_mpq.kernels.emit.tiles import even_tile, tiles
-from tvm_mpq.kernels.frames.geometry import Geometry, blocks, conv_of
 from tvm_mpq.kernels.frames.machine import ConvolutionMachine, Dot
 from tvm_mpq.kernels.knobs.dense import loop_order
 from tvm_mpq.kernels.registry import Knobs, Request
+from tvm_mpq.kernels.shapes.geometry import Geometry, blocks, conv_of
 
 _TILES = ((6, 1), (5, 1), (4, 1), (3, 1), (2, 1), (1, 1), (3, 2), (2, 2), (1, 4), (1, 3), (1, 2))
 """Positions x blocks of 16 channels."""

@@ -24,13 +24,13 @@ from tvm_mpq.kernels.emit import (
     repeated_byte,
     zeros,
 )
-from tvm_mpq.kernels.frames.geometry import ChannelWindow, Geometry
 from tvm_mpq.kernels.frames.linear import LinearMachine, LinearTile
 from tvm_mpq.kernels.frames.machine import Dot
 from tvm_mpq.kernels.machines.nibbles import Counters, NibbleMachine
 from tvm_mpq.kernels.packing.dense import blocked_weight
 from tvm_mpq.kernels.packing.linear import SIGN_BIT, ByteCoding, LinearShape
 from tvm_mpq.kernels.registry import Request
+from tvm_mpq.kernels.shapes.geometry import ChannelWindow, Geometry
 from tvm_mpq.numerics.affine import weight_range
 from tvm_mpq.schema import Conv2dWorkload, padded_channels
 

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tvm_mpq.kernels.emit import Pointer, Register, broadcast4, intrinsic, let, shuffle
-from tvm_mpq.kernels.frames.geometry import BLOCK
 from tvm_mpq.kernels.frames.machine import Dot
 from tvm_mpq.kernels.machines.neon import bind_centre, less
 from tvm_mpq.kernels.packing.dense import blocked_weight
+from tvm_mpq.kernels.shapes.geometry import BLOCK
 
 _QUARTERS = [range(i, i + 4) for i in range(0, BLOCK, 4)]
 """To the frame an accumulator is one int32x16. LLVM keeps its quarters in four registers; taking and joining them costs

@@ -23,16 +23,3 @@ class Float32(FloatProduct):
             x = let(pointer.load(1).broadcast(row[0].lanes), "x")
             for acc, w in zip(row, vectors, strict=True):
                 acc.value = acc.value + x * w
-
-
-def native_lanes(features: frozenset[str]) -> int:
-    """Widest float32 vector of the machine."""
-    if "avx512f" in features:
-        return 16
-    return 8 if "avx2" in features or "avx" in features else 4
-
-
-def vector_registers(features: frozenset[str]) -> int:
-    """32 with AVX-512 and on ARM and RISC-V, 16 on older x86."""
-    x86 = "sse2" in features
-    return 16 if x86 and "avx512f" not in features else 32

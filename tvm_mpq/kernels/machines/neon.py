@@ -27,11 +27,11 @@ from tvm_mpq.kernels.emit import (
     shuffle,
     zeros,
 )
-from tvm_mpq.kernels.frames.geometry import BLOCK, ChannelWindow, Geometry, blocks
 from tvm_mpq.kernels.frames.machine import Tile, TileMachine
 from tvm_mpq.kernels.machines.nibbles import Counters, NibbleMachine
 from tvm_mpq.kernels.packing.centred import centre
 from tvm_mpq.kernels.packing.dense import diagonal_weight
+from tvm_mpq.kernels.shapes.geometry import BLOCK, ChannelWindow, Geometry, blocks
 from tvm_mpq.numerics.affine import weight_range
 from tvm_mpq.schema import FLOAT_BITS, Conv2dWorkload, Precision, padded_channels
 

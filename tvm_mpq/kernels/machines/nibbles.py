@@ -35,10 +35,10 @@ from tvm_mpq.kernels.emit import (
     tiles,
     zeros,
 )
-from tvm_mpq.kernels.frames.geometry import conv_of
 from tvm_mpq.kernels.frames.lookup import LookupMachine, LookupTile
 from tvm_mpq.kernels.packing.nibble_indices import GROUP, TABLE_BYTES, NibbleShape, nibble_coding, nibble_shape
 from tvm_mpq.kernels.registry import Knobs, Request
+from tvm_mpq.kernels.shapes.geometry import conv_of
 
 _LANES = 8  # int32 lanes of the sums
 _CHUNK = 16  # channels of one load: four tables

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tvm_mpq.kernels.emit import Pointer, Register, Value, let
-from tvm_mpq.kernels.frames.geometry import BLOCK
 from tvm_mpq.kernels.frames.machine import Dot
 from tvm_mpq.kernels.packing.dense import blocked_weight, diagonal_weight
+from tvm_mpq.kernels.shapes.geometry import BLOCK
 
 
 def _wide(bytes_: Value) -> Value:

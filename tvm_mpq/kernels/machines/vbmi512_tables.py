@@ -31,7 +31,6 @@ from tvm_mpq.kernels.emit import (
     shuffle,
     zeros,
 )
-from tvm_mpq.kernels.frames.geometry import BLOCK, conv_of
 from tvm_mpq.kernels.frames.lookup import LookupMachine, LookupTile
 from tvm_mpq.kernels.machines.vnni512 import dot
 from tvm_mpq.kernels.packing.table_indices import (
@@ -43,6 +42,7 @@ from tvm_mpq.kernels.packing.table_indices import (
     table_coding,
 )
 from tvm_mpq.kernels.registry import Knobs, Request
+from tvm_mpq.kernels.shapes.geometry import BLOCK, conv_of
 
 _PERMUTE = "llvm.x86.avx512.permvar.qi.512"
 _PLANES = -0x01FE01FF  # bytes 1, -2, 1, -2 as one little-endian int32

@@ -26,10 +26,10 @@ from tvm_mpq.kernels.emit import (
     popcount,
     zeros,
 )
-from tvm_mpq.kernels.frames.geometry import BLOCK, PARALLEL_MACS, conv_of
 from tvm_mpq.kernels.frames.lookup import LookupMachine, LookupTile
 from tvm_mpq.kernels.packing.bit_words import UNIT, UNIT_BYTES, WORD, WORD_BYTES, BitShape, word_shape
 from tvm_mpq.kernels.registry import Knobs, Request
+from tvm_mpq.kernels.shapes.geometry import BLOCK, PARALLEL_MACS, conv_of
 
 _TOP_BITS = {32: "llvm.x86.avx2.pmovmskb", 16: "llvm.x86.sse2.pmovmskb.128"}
 _FASTER = 5  # than the products that PARALLEL_MACS speaks of

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tvm_mpq.kernels.emit.tiles import tiles
-from tvm_mpq.kernels.frames.geometry import BLOCK, blocks
-from tvm_mpq.kernels.frames.lookup_shape import LookupShape
+from tvm_mpq.kernels.shapes.geometry import BLOCK, blocks
+from tvm_mpq.kernels.shapes.lookup import LookupShape
 from tvm_mpq.schema import Conv2dWorkload
 
 UNIT = 16

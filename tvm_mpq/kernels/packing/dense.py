@@ -7,10 +7,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tvm_mpq.kernels.frames.geometry import BLOCK, ChannelWindow, blocks
 from tvm_mpq.kernels.packing.phases import phase_weights
 from tvm_mpq.kernels.packing.ranges import bounded, limited
 from tvm_mpq.kernels.registry import Request
+from tvm_mpq.kernels.shapes.geometry import BLOCK, ChannelWindow, blocks
 from tvm_mpq.numerics.constants import ConvConstants, conv_constants
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import FLOAT_BITS, Conv2dWorkload

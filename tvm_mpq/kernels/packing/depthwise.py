@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tvm_mpq.kernels.frames.geometry import BLOCK, blocks
 from tvm_mpq.kernels.registry import Knobs, Request
+from tvm_mpq.kernels.shapes.geometry import BLOCK, blocks, conv_of
 from tvm_mpq.schema import FLOAT_BITS, Conv2dWorkload
 
 PAIR_QUADS = ((0, 16, 4, 20), (8, 24, 12, 28))
@@ -43,11 +43,6 @@ class Window:
     def pairs(self) -> list[tuple[int, int]]:
         """All (output row, group) with a product."""
         return sorted({(r, y // 4) for r in range(self.rows) for _, y in self.taps(r)})
-
-
-def conv_of(request: Request) -> Conv2dWorkload:
-    assert isinstance(request.workload, Conv2dWorkload)
-    return request.workload
 
 
 def paired(request: Request) -> bool:

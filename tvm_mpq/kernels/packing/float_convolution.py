@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 import numpy.typing as npt
 
-from tvm_mpq.kernels.frames.float_product import FloatProduct
-from tvm_mpq.kernels.frames.geometry import Segments
 from tvm_mpq.kernels.packing.phases import phase_weights
 from tvm_mpq.kernels.registry import Knobs
+from tvm_mpq.kernels.shapes.geometry import Segments
 from tvm_mpq.schema import Conv2dWorkload
 
 FloatArray = npt.NDArray[np.float32]
 
 
+class FloatLayout(Protocol):
+    """How a machine stores the weights of a float convolution; `width`: neighbouring inputs of one step."""
+
+    @property
+    def width(self) -> int: ...
+
+    def packed(self, weight: FloatArray) -> npt.NDArray[np.generic]:
+        """Weights in the type that it computes with."""
+
+
 def pack_direct(
-    w: Conv2dWorkload, knobs: Knobs, product: FloatProduct, weight: FloatArray, bias: FloatArray
+    w: Conv2dWorkload, knobs: Knobs, product: FloatLayout, weight: FloatArray, bias: FloatArray
 ) -> list[npt.NDArray[np.generic]]:
     """Flat weight and bias for `FloatConvolution`.
 

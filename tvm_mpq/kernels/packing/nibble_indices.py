@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tvm_mpq.kernels.emit.requantize import stored_channels
 from tvm_mpq.kernels.emit.tiles import tiles
-from tvm_mpq.kernels.frames.geometry import BLOCK
-from tvm_mpq.kernels.frames.lookup_shape import LookupShape
 from tvm_mpq.kernels.registry import Request
+from tvm_mpq.kernels.shapes.geometry import BLOCK, stored_channels
+from tvm_mpq.kernels.shapes.lookup import LookupShape
 from tvm_mpq.schema import Conv2dWorkload
 
 GROUP = 4

@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from tvm_mpq.kernels.frames.geometry import Geometry
+from tvm_mpq.kernels.shapes.geometry import Geometry
 from tvm_mpq.schema import FLOAT_BITS, Conv2dWorkload
 
 T = TypeVar("T", bound=np.generic)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tvm_mpq.kernels.frames.geometry import BLOCK, blocks
-from tvm_mpq.kernels.frames.lookup_shape import LookupShape
 from tvm_mpq.kernels.registry import Request
+from tvm_mpq.kernels.shapes.geometry import BLOCK, blocks
+from tvm_mpq.kernels.shapes.lookup import LookupShape
 from tvm_mpq.schema import Conv2dWorkload
 
 TABLE_BYTES = 64

@@ -38,11 +38,12 @@ from tvm_mpq.kernels.emit import (
     tiles,
 )
 from tvm_mpq.kernels.emit.quads import Quad
-from tvm_mpq.kernels.emit.requantize import Cell, Requantizer, convolution_parameters
-from tvm_mpq.kernels.frames.geometry import BLOCK, blocks, useful_threads
+from tvm_mpq.kernels.frames.requantize import Cell, Requantizer, convolution_parameters
 from tvm_mpq.kernels.machines.vnni512 import dot
-from tvm_mpq.kernels.packing.depthwise import PAIR_QUADS, conv_of, paired, window
-from tvm_mpq.kernels.registry import Knobs, Parameters, Request
+from tvm_mpq.kernels.packing.depthwise import PAIR_QUADS, paired, window
+from tvm_mpq.kernels.parameters import Parameters
+from tvm_mpq.kernels.registry import Knobs, Request
+from tvm_mpq.kernels.shapes.geometry import BLOCK, blocks, conv_of, useful_threads
 from tvm_mpq.kernels.work import Passes, Work, array_bytes
 from tvm_mpq.schema import padded_channels
 

@@ -17,11 +17,12 @@ from tvm_mpq.kernels.emit.code import Array, Function, alloc, branch, let, loop,
 from tvm_mpq.kernels.emit.quads import Quad, natural_quads, pack, scatter
 from tvm_mpq.kernels.emit.quantize import VBMI, ByteTable, centered, rounded
 from tvm_mpq.kernels.emit.value import Index, Value, clamp, constant, fma, intrinsic, maximum, minimum, shuffle
-from tvm_mpq.kernels.frames.geometry import BLOCK, blocks
 from tvm_mpq.kernels.packing.ranges import bounded
-from tvm_mpq.kernels.registry import Parameters, Request
+from tvm_mpq.kernels.parameters import Parameters
+from tvm_mpq.kernels.registry import Request
+from tvm_mpq.kernels.shapes.geometry import BLOCK, blocks, conv_of, stored_channels
 from tvm_mpq.numerics.activation_names import is_clamp
-from tvm_mpq.schema import FLOAT_BITS, Conv2dWorkload, padded_channels
+from tvm_mpq.schema import FLOAT_BITS, padded_channels
 
 _ROUND_512 = "llvm.x86.avx512.mask.cvtps2dq.512"
 _ROUND_256 = "llvm.x86.avx.cvt.ps2dq.256"
@@ -44,12 +45,6 @@ class Cell:
         return self.quads or natural_quads(self.position, self.channel, self.offset)
 
 
-def stored_channels(request: Request) -> int:
-    """Elements of one output position."""
-    w = _conv(request)
-    return w.out_channels if request.out_bits == FLOAT_BITS else padded_channels(w.out_channels)
-
-
 class Requantizer:
     """Writes the code that ends a tile; `lanes` int32 lanes make one accumulator.
 
@@ -57,7 +52,7 @@ class Requantizer:
     """
 
     def __init__(self, f: Function, request: Request, lanes: int) -> None:
-        self.request, self.lanes, self.workload = request, lanes, _conv(request)
+        self.request, self.lanes, self.workload = request, lanes, conv_of(request)
         self.floats = request.out_bits == FLOAT_BITS
         self.has_table = not is_clamp(self.workload.activation)
         self.stored = stored_channels(request)
@@ -219,7 +214,7 @@ def convolution_parameters(request: Request, weight: Array, biases: int = 1) -> 
     of input and output, the output's range and the residual's zero point; F the residual's multiplier and the output's
     range as floats. biases: how many each channel has, one behind the other.
     """
-    w = _conv(request)
+    w = conv_of(request)
     activations = [Array("x", (w.batch, w.in_height, w.in_width, padded_channels(w.in_channels)), "uint8")]
     if w.residual:
         activations.append(Array("r", (w.batch, w.out_height, w.out_width, padded_channels(w.out_channels)), "uint8"))
@@ -231,8 +226,3 @@ def convolution_parameters(request: Request, weight: Array, biases: int = 1) -> 
     dtype = "float32" if request.out_bits == FLOAT_BITS else "uint8"
     out = Array("out", (w.batch, w.out_height, w.out_width, stored_channels(request)), dtype)
     return Parameters(tuple(activations), tuple(constants), out)
-
-
-def _conv(request: Request) -> Conv2dWorkload:
-    assert isinstance(request.workload, Conv2dWorkload)
-    return request.workload

@@ -25,6 +25,12 @@ def conv_of(request: Request) -> Conv2dWorkload:
     return request.workload
 
 
+def stored_channels(request: Request) -> int:
+    """Elements of one output position."""
+    channels = conv_of(request).out_channels
+    return channels if request.out_bits == FLOAT_BITS else padded_channels(channels)
+
+
 @dataclass(frozen=True)
 class PhaseAxis:
     """One axis of a convolution over an input that is dilated by `factor` (a transposed convolution of that stride).
