@@ -10,6 +10,7 @@ from tvm import s_tir, tirx
 from tvm.ir import IRModule
 from tvm.tirx import PrimFunc
 
+from tvm_mpq.kernels.features import native_lanes, vector_registers
 from tvm_mpq.passes.block_facts import BlockFacts, block_named, blocks_of
 
 _GUARD_CHUNK = 16
@@ -25,9 +26,8 @@ class FloatScheduler:
 
     def __init__(self, func: PrimFunc, features: frozenset[str], parallel_elements: int) -> None:
         self._func = func
-        self._lanes = 16 if "avx512f" in features else 8 if "avx2" in features else 4
-        narrow = "sse2" in features and "avx512f" not in features
-        self._rows = _TILE_ROWS[1:] if narrow else _TILE_ROWS
+        self._lanes = native_lanes(features)
+        self._rows = _TILE_ROWS if vector_registers(features) == 32 else _TILE_ROWS[1:]
         self._parallel_elements = parallel_elements
 
     def run(self) -> PrimFunc:

@@ -71,11 +71,12 @@ TABLE = {
     "cli": Room(SHARED, {"click", "rich"}, lazy=frozenset({"pipeline", "peers", "report", "targets"})),
 }
 
-TABLE_OF_KERNELS = {"emit", "parameters", "work", "registry"}
+TABLE_OF_KERNELS = {"features", "emit", "parameters", "work", "registry"}
 
 INSIDE: dict[str, dict[str, Room]] = {  # parts of a room: its folders and files; `__init__` is its face
     "kernels": {
         "order": Room(set(), set()),
+        "features": Room(set(), set()),
         "emit": Room(set(), {"tvm", "numpy"}),
         "parameters": Room({"emit"}, set()),
         "work": Room({"emit", "parameters"}, {"numpy"}),

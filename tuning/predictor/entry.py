@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from tvm_mpq.errors import FileFormatError, InvalidValueError, NoKernelError
-from tvm_mpq.kernels.emit.lanes import native_lanes
+from tvm_mpq.kernels.features import native_lanes
 from tvm_mpq.kernels.registry import Kernel, Request, named_kernel
 from tvm_mpq.kernels.work import Work
 from tvm_mpq.schema import (

@@ -123,6 +123,7 @@ class Kernel:
         return {"request": request, "family": self.family.name, "knobs": self.knobs}
 
     def constants(self, operands: Operands) -> list[np.ndarray]:
+        """The arrays that it takes behind its activations, of the shapes and dtypes that `buffers` states."""
         return self.family.constants(self.request, self.knobs, operands)
 
     @property
@@ -137,6 +138,7 @@ class Kernel:
 
     @property
     def knobs_text(self) -> str:
+        """The knobs as JSON with sorted keys: equal for equal knobs."""
         return json.dumps(self.knobs, sort_keys=True, separators=(",", ":"))
 
 
@@ -153,6 +155,7 @@ def register(family: Family) -> Family:
 
 
 def families() -> tuple[Family, ...]:
+    """All rows, in the order of their registration."""
     return tuple(_FAMILIES.values())
 
 

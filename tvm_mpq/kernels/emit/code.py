@@ -1,7 +1,7 @@
 """Statements of generated code: functions, buffers, bindings and loops.
 
-A kernel is written inside `with function(...) as f:`; statements go to whatever loop is open, as in TVM's builder,
-whose stack of frames this is. Variables of the generated code are Python variables of the code that writes it.
+A kernel is written inside `with function(...) as f:`; a statement goes into the loop that is open, of which TVM's
+builder keeps account. Variables of the generated code are Python variables of the code that writes it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tvm.tirx.script import builder as T
 
 from tvm_mpq.kernels.emit.value import Index, Operand, Value, constant, ramp, raw
 
-_ATTRS = {"tirx.noalias": True, "tirx.is_scheduled": True, "op_pattern": 8}
+_ATTRS = {"global_symbol": "main", "tirx.noalias": True, "tirx.is_scheduled": True, "op_pattern": 8}
 """op_pattern 8: Relax's fusion leaves the function alone."""
 
 
@@ -53,7 +53,10 @@ class Buffer:
         return Value(self.var[_at(start, lanes, stride)], self.dtype, lanes)
 
     def store(self, start: Index, value: Value, stride: int = 1) -> None:
-        """Write the lanes of `value` from `start` on, each `stride` behind the one before it."""
+        """Write the lanes of `value` from `start` on, each `stride` behind the one before it.
+
+        Raises TypeError where `value` has another dtype.
+        """
         if value.dtype != self.dtype:
             raise TypeError(f"a buffer of {self.dtype} takes no {value.dtype}: cast it")
         T.buffer_store(self.var, value.expr, [_at(start, value.lanes, stride)])
@@ -85,7 +88,7 @@ class Pointer:
 
 
 def broadcast4(x: Pointer, lanes: int, offset: int = 0) -> Value:
-    """Four bytes at `x`, `offset` bytes further, repeated to 4 * lanes bytes."""
+    """The four bytes that lie `offset` bytes behind `x`, repeated: uint8 x 4 * lanes."""
     return x.load(4, offset).reinterpret("int32", 1).broadcast(lanes).reinterpret("uint8", 4 * lanes)
 
 
@@ -102,10 +105,12 @@ class Register:
 
     @property
     def dtype(self) -> str:
+        """Of each lane."""
         return self._buffer.dtype
 
     @property
     def value(self) -> Value:
+        """What was assigned last."""
         return self._buffer.load(0, self.lanes)
 
     @value.setter
@@ -115,18 +120,14 @@ class Register:
 
 @dataclass
 class Function:
-    """A kernel while it is written, and afterwards its PrimFunc.
-
-    llvm: LLVM code with the functions that the kernel calls by name.
-    """
+    """A kernel while it is written, and afterwards its PrimFunc."""
 
     params: Sequence[Array]
-    llvm: str | None = None
     _vars: dict[str, Any] = field(default_factory=dict)
     _built: PrimFunc | None = None
 
     def flat(self, name: str) -> Buffer:
-        """The parameter `name` as a flat buffer of its elements."""
+        """The parameter `name` as a flat buffer of its elements. Raises KeyError where there is none of that name."""
         array = {p.name: p for p in self.params}[name]
         size = math.prod(array.shape)
         if len(array.shape) == 1:
@@ -141,13 +142,16 @@ class Function:
 
 
 @contextmanager
-def function(params: Sequence[Array], *, name: str = "main", llvm: str | None = None) -> Iterator[Function]:
-    """Write one function over `params`, in this order, with the attributes that every kernel carries."""
-    result = Function(params, llvm)
+def function(params: Sequence[Array], *, llvm: str | None = None) -> Iterator[Function]:
+    """Write one function over `params`, in this order, with the attributes that every kernel has.
+
+    llvm: LLVM code that defines what the kernel calls by name (`external`).
+    """
+    result = Function(params)
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
-            T.func_name(name)
-            T.func_attr({**_ATTRS, "global_symbol": name})
+            T.func_name("main")
+            T.func_attr(_ATTRS)
             for p in params:
                 result._vars[p.name] = T.arg(p.name, T.buffer(p.shape, p.dtype))
             yield result
@@ -203,7 +207,7 @@ def when(condition: Value) -> Iterator[None]:
 
 @contextmanager
 def branch(condition: Value) -> Iterator[tuple[Any, Any]]:
-    """Two ways: `with branch(c) as (yes, no):`, then `with yes: …` and `with no: …`."""
+    """One of two ways: `with branch(c) as (yes, no):`, and inside it `with yes: …` and `with no: …`."""
     with T.If(condition.expr):
         yield T.Then(), T.Else()
 

@@ -1,4 +1,4 @@
-"""Lanes of vectors: how many a machine has, and what goes across them, reductions and transposition."""
+"""Across the lanes of vectors: reductions and transposition."""
 
 from __future__ import annotations
 
@@ -6,19 +6,6 @@ from collections.abc import Callable, Sequence
 
 from tvm_mpq.kernels.emit.code import let
 from tvm_mpq.kernels.emit.value import Value, shuffle
-
-
-def native_lanes(features: frozenset[str]) -> int:
-    """Widest float32 vector of the machine."""
-    if "avx512f" in features:
-        return 16
-    return 8 if "avx2" in features or "avx" in features else 4
-
-
-def vector_registers(features: frozenset[str]) -> int:
-    """32 with AVX-512 and on ARM and RISC-V, 16 on older x86."""
-    x86 = "sse2" in features
-    return 16 if x86 and "avx512f" not in features else 32
 
 
 def across(x: Value, join: Callable[[Value, Value], Value]) -> Value:

@@ -27,9 +27,9 @@ class Quad:
     channel: Value
     offset: int
 
-    def index(self, stored: int, more: int = 0) -> Index:
-        """In the output, whose positions have `stored` elements; `more` channels further."""
-        return self.position * stored + self.channel + (self.offset + more)
+    def index(self, stored: int) -> Index:
+        """In the output, whose positions have `stored` elements."""
+        return self.position * stored + self.channel + self.offset
 
 
 def natural_quads(position: Value, channel: Value, offset: int) -> tuple[Quad, ...]:

@@ -5,9 +5,6 @@ from __future__ import annotations
 from tvm_mpq.kernels.emit.code import Buffer, let
 from tvm_mpq.kernels.emit.value import Value, clamp, intrinsic, select
 
-VBMI = frozenset({"avx512f", "avx512bw", "avx512vbmi"})
-"""ISA features that a `ByteTable` needs."""
-
 _PERMUTE_2 = "llvm.x86.avx512.vpermi2var.qi.512"
 _MAGIC = 12582912.0  # 1.5 * 2^23: adding it rounds |y| < 2^22 half to even into the low bits of the float
 
@@ -23,7 +20,7 @@ def rounded(y: Value) -> Value:
 
 
 def look_up_128(low: Value, index: Value, high: Value) -> Value:
-    """The 128 bytes of two uint8x64, at the lower seven bits of each lane of a third; needs `VBMI`."""
+    """The 128 bytes of two uint8x64, at the lower seven bits of each lane of a third; needs `features.VBMI`."""
     return intrinsic(_PERMUTE_2, "uint8", 64, low, index, high)
 
 
@@ -47,7 +44,7 @@ class ByteRange:
 
 
 class ByteTable:
-    """256 bytes in four registers, where the CPU offers `VBMI`."""
+    """256 bytes in four registers, where the CPU offers `features.VBMI`."""
 
     lanes = 64
 

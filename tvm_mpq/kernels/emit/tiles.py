@@ -7,7 +7,7 @@ so that every tile is whole and nothing is masked.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -60,7 +60,7 @@ def split(threads: int) -> Iterator[Task]:
 
 
 def split_axis(counts: dict[str, int], threads: int) -> str:
-    """The loop to divide over threads: best balance, earlier keys first among equals."""
+    """Which of several loops (name: trips) to divide over threads: the best balanced, the first among equals."""
     return min(counts, key=lambda axis: tiles(counts[axis], threads) * threads / counts[axis])
 
 
@@ -72,6 +72,12 @@ def even_tile(extent: int, limit: int) -> int:
 def accumulators(rows: int, lanes: Sequence[int], dtype: str) -> list[list[Register]]:
     """A register tile: for each of `rows` one accumulator of each number of `lanes`."""
     return [[Register(n, dtype) for n in lanes] for _ in range(rows)]
+
+
+def clear(accs: Iterable[Iterable[Register]]) -> None:
+    """Set all accumulators of a tile to zero."""
+    for acc in (acc for row in accs for acc in row):
+        acc.value = zeros(acc.lanes, acc.dtype)
 
 
 def chunks(count: int, sizes: Sequence[int]) -> Iterator[tuple[int, int, int]]:
@@ -97,6 +103,12 @@ def fill(target: Buffer, to: Index, value: Value, count: int, sizes: Sequence[in
     for first, size, times in chunks(count, sizes):
         with loop(times) as i:
             target.store(to + (first + i * size), value.broadcast(size))
+
+
+def fill_overlapping(target: Buffer, to: Index, value: Value, count: int) -> None:
+    """The same by vectors of up to 16 elements, the last of which overlaps the one before it."""
+    for i, lanes in span(count, 16):
+        target.store(to + i, value.broadcast(lanes))
 
 
 def fit_lanes(count: int, lanes: int) -> int:

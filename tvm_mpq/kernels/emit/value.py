@@ -1,8 +1,8 @@
 """Values of generated code: scalars and vectors with Python's operators, typed by element and lanes.
 
 A `Value` wraps one TIR expression. A Python number beside a value takes its type, a scalar beside a vector is
-broadcast, so code reads as arithmetic: `acc + x * 2`. Indices are int32 scalars; Python integers serve as well, and
-folding of constants is TVM's.
+broadcast, so code reads as arithmetic: `acc + x * 2`. Two values must have the same dtype (else TypeError). Indices are
+int32 scalars; Python integers serve as well, and TVM folds constants.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Value:
         raise TypeError("a value of generated code has no truth while the code is written: use when() or select()")
 
     def cast(self, dtype: str) -> Value:
-        """Each element as the nearest `dtype`, C's rules."""
+        """Each element converted to `dtype` as C does it."""
         return Value(T.Cast(type_name(dtype, self.lanes), self.expr), dtype, self.lanes)
 
     def reinterpret(self, dtype: str, lanes: int) -> Value:
@@ -114,14 +114,8 @@ def type_name(dtype: str, lanes: int) -> str:
     return dtype if lanes == 1 else f"{dtype}x{lanes}"
 
 
-def wrap(expr: Any) -> Value:
-    """A value of any TIR expression; its type is read off the expression."""
-    dtype, _, lanes = str(expr.ty).partition("x")
-    return Value(expr, dtype, int(lanes or 1))
-
-
 def constant(value: float, dtype: str, lanes: int = 1) -> Value:
-    """`value` as `dtype` in every lane."""
+    """`value` as `dtype` in every lane. Raises TypeError for a fraction as an integer."""
     if "float" not in dtype and value != int(value):
         raise TypeError(f"a number beside {dtype} must be whole (got {value}): cast the value to float32")
     return Value(tvm.tirx.const(value, dtype), dtype).broadcast(lanes)
@@ -194,24 +188,24 @@ def external(name: str, dtype: str, lanes: int, *args: Value) -> Value:
     return Value(T.call_pure_extern(type_name(dtype, lanes), name, *(a.expr for a in args)), dtype, lanes)
 
 
-def elementwise(function: Callable[[Any], Any], x: Value) -> Value:
+def _elementwise(function: Callable[[Any], Any], x: Value) -> Value:
     """One of TVM's functions of one argument, such as floor or sqrt, on each element."""
     return Value(function(x.expr), x.dtype, x.lanes)
 
 
 def floor(x: Value) -> Value:
     """The largest whole number not above each element."""
-    return elementwise(T.floor, x)
+    return _elementwise(T.floor, x)
 
 
 def sqrt(x: Value) -> Value:
     """The square root of each element."""
-    return elementwise(T.sqrt, x)
+    return _elementwise(T.sqrt, x)
 
 
 def popcount(x: Value) -> Value:
     """How many bits of each element are set."""
-    return elementwise(T.popcount, x)
+    return _elementwise(T.popcount, x)
 
 
 def fma(a: Value, b: Value, c: Value) -> Value:

@@ -9,15 +9,14 @@ import numpy as np
 from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.kernels.emit import Array, Function
 from tvm_mpq.kernels.emit.activations import activate
-from tvm_mpq.kernels.emit.quantize import VBMI
 from tvm_mpq.kernels.families.weightless import (
-    GENERIC,
     add_row,
     dtype_of,
     is_float,
     is_integer,
     stored_shape,
 )
+from tvm_mpq.kernels.features import GENERIC, VBMI
 from tvm_mpq.kernels.frames.elementwise import flat, look_up_all
 from tvm_mpq.kernels.parameters import Parameters
 from tvm_mpq.kernels.registry import Request

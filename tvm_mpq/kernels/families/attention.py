@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tvm_mpq.kernels.emit import tiles
+from tvm_mpq.kernels.features import GENERIC
 from tvm_mpq.kernels.frames.attention import VECTORS, AttentionFrame, attention_of
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
 from tvm_mpq.schema import FLOAT_BITS, AttentionWorkload, DType
@@ -33,7 +34,7 @@ ATTENTION = register(
     Family(
         name="f32_attention__generic",
         workload_type=AttentionWorkload,
-        isa_features=frozenset(),
+        isa_features=GENERIC,
         weight_bits=frozenset({FLOAT_BITS}),
         activation_bits=frozenset({FLOAT_BITS}),
         operand_ranges="float32; the largest score of a row is subtracted before exp",

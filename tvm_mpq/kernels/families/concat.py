@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tvm_mpq.kernels.emit import Array, Function, Value, let, span
+from tvm_mpq.kernels.emit import Array, Function, Value, fill_overlapping, let, span
 from tvm_mpq.kernels.emit.quantize import ByteRange, centered
 from tvm_mpq.kernels.families.weightless import (
     add_row,
@@ -18,7 +18,7 @@ from tvm_mpq.kernels.families.weightless import (
     stored_shape,
     vector_lanes,
 )
-from tvm_mpq.kernels.frames.elementwise import pad_row, rows
+from tvm_mpq.kernels.frames.elementwise import rows
 from tvm_mpq.kernels.parameters import Parameters
 from tvm_mpq.kernels.registry import Request
 from tvm_mpq.kernels.work import Work, rowwise_work
@@ -86,7 +86,7 @@ def _write(request: Request, f: Function, lanes: int, rescale: _Rescale, padding
                 out.store(r * stored + start + c, rescale(value, part))
             start += channels
         if padding is not None:
-            pad_row(out, r * stored + total, stored - total, padding)
+            fill_overlapping(out, r * stored + total, padding, stored - total)
 
 
 def _constants(request: Request, operands: Operands) -> list[np.ndarray]:

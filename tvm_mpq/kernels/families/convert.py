@@ -15,21 +15,22 @@ from functools import partial
 import numpy as np
 
 from tvm_mpq.errors import InvalidValueError
-from tvm_mpq.kernels.emit import Array, Buffer, Function, Value, let, loop, shuffle, span
-from tvm_mpq.kernels.emit.quantize import VBMI, ByteRange, centered
+from tvm_mpq.kernels.emit import Array, Buffer, Function, Value, fill_overlapping, let, loop, shuffle, span
+from tvm_mpq.kernels.emit.quantize import ByteRange, centered
 from tvm_mpq.kernels.families.weightless import (
-    GENERIC,
     add_row,
     float_row,
     int_row,
+    quant_rows,
     stored_shape,
     vector_lanes,
 )
-from tvm_mpq.kernels.frames.elementwise import flat, look_up_all, pad_row, rows
+from tvm_mpq.kernels.features import GENERIC, VBMI
+from tvm_mpq.kernels.frames.elementwise import flat, look_up_all, rows
 from tvm_mpq.kernels.parameters import Parameters
 from tvm_mpq.kernels.registry import Request
 from tvm_mpq.kernels.work import Work, array_bytes, rowwise_work
-from tvm_mpq.numerics import activations, affine, constants
+from tvm_mpq.numerics import activations, constants
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import FLOAT_BITS, ConvertWorkload, DType, TensorQuant
 
@@ -107,12 +108,12 @@ def _write_quantize(request: Request, f: Function) -> None:
             out.store(at.row * stored + at.channel, quantized(at.cell, at.lanes), stored)
         if stored > channels:
             with rows(threads, count, x.size) as r:
-                pad_row(out, r * stored + channels, stored - channels, to_bytes.zero_point)
+                fill_overlapping(out, r * stored + channels, to_bytes.zero_point, stored - channels)
     else:
         with rows(threads, count, x.size) as r:
             for c, lanes in span(channels, _FLAT_LANES):
                 out.store(r * stored + c, quantized(r * channels + c, lanes))
-            pad_row(out, r * stored + channels, stored - channels, to_bytes.zero_point)
+            fill_overlapping(out, r * stored + channels, to_bytes.zero_point, stored - channels)
 
 
 def _quantize_image(request: Request, out: Buffer, quantized: _Load, padding: Value) -> None:
@@ -201,9 +202,7 @@ def _planes(work: ConvertWorkload, threads: int) -> Iterator[_Plane]:
 
 
 def _to_bytes(request: Request, operands: Operands) -> list[np.ndarray]:
-    out = _output(operands)
-    low, high = affine.unsigned_range(out.bits)
-    return [int_row(out.zero_point, 0, low, high), float_row(out.scale)]
+    return quant_rows(_output(operands))
 
 
 def _to_float(request: Request, operands: Operands) -> list[np.ndarray]:

@@ -50,6 +50,7 @@ class CopyAxis:
 
     @property
     def is_whole(self) -> bool:
+        """The output has all of the source and nothing else."""
         return self.stride == 1 and self.count == self.source == self.out
 
     def merged(self, inner: int) -> CopyAxis:

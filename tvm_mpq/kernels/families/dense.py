@@ -6,9 +6,10 @@ from functools import partial
 
 import numpy as np
 
-from tvm_mpq.kernels.families.accept import is_dense, is_depthwise, is_grouped, workload_of
+from tvm_mpq.kernels.families.accept import is_dense, is_depthwise, is_grouped
 from tvm_mpq.kernels.families.row import BITS, convolution_row
 from tvm_mpq.kernels.families.terms import int32_terms, scaled_terms
+from tvm_mpq.kernels.features import AVX2, GENERIC, VNNI
 from tvm_mpq.kernels.knobs.dense import small_tiles, tiles_512
 from tvm_mpq.kernels.knobs.dense256 import tiles_256
 from tvm_mpq.kernels.knobs.depthwise import depthwise_knobs
@@ -16,25 +17,23 @@ from tvm_mpq.kernels.machines.avx2 import Bytes, Words, bytes_depth
 from tvm_mpq.kernels.machines.portable import Elementwise, Scalar
 from tvm_mpq.kernels.machines.vnni512 import Vnni, VnniNibble, VnniUnpacked
 from tvm_mpq.kernels.machines.vnni512_depthwise import DepthwiseFrame
-from tvm_mpq.kernels.packing.dense import integer_constants, with_ranges
+from tvm_mpq.kernels.packing.constants import convolution_constants
 from tvm_mpq.kernels.packing.depthwise import lane_order, pack_depthwise
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
+from tvm_mpq.kernels.shapes.geometry import conv_of
 from tvm_mpq.numerics.affine import unsigned_range, weight_range
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import Conv2dWorkload, padded_channels
 
-_VNNI = frozenset({"avx512f", "avx512bw", "avx512vnni"})
-_AVX2 = frozenset({"avx2"})
-
 
 def _short_depthwise(request: Request) -> bool:
     """The tile of the interleaved kernel is straight code, so its window must be small."""
-    return is_depthwise(request) and max(workload_of(request).kernel) <= 7
+    return is_depthwise(request) and max(conv_of(request).kernel) <= 7
 
 
 def _nibbles(request: Request) -> bool:
     """Pairs of steps of four channels."""
-    return is_dense(request) and padded_channels(workload_of(request).in_channels) % 8 == 0
+    return is_dense(request) and padded_channels(conv_of(request).in_channels) % 8 == 0
 
 
 def _nibble_terms(request: Request) -> int:
@@ -44,25 +43,23 @@ def _nibble_terms(request: Request) -> int:
 
 
 def _depthwise_constants(request: Request, knobs: Knobs, operands: Operands) -> list[np.ndarray]:
-    numbers = integer_constants(request, operands)
-    weight, bias, multiplier, *rest = with_ranges(request, numbers, pack_depthwise(request, knobs, numbers.weight))
-    order = lane_order(request)
-    return [weight, bias[order], multiplier[order], *rest]
+    pack = partial(pack_depthwise, request, knobs)
+    return convolution_constants(request, operands, pack, order=lane_order(request))
 
 
-convolution_row("qu8_qs8_s32_conv2d__avx512vnni", _VNNI, is_dense, lambda r: Vnni(), tiles_512)
+convolution_row("qu8_qs8_s32_conv2d__avx512vnni", VNNI, is_dense, lambda r: Vnni(), tiles_512)
 # Weights of few bits are expanded in registers, beside the products: that costs nothing where bitwise operations have
 # ports of their own. Expanding them once for all positions of a map pays where they have not, and where maps are large.
 _nibble_row = partial(convolution_row, ranges="x 0..255, w -7..7", weight_bits=frozenset({1, 2, 3, 4}))
 _nibble_row(
-    "qu8_qc4s_s32_conv2d__avx512vnni", _VNNI, _nibbles, lambda r: VnniNibble(), tiles_512, max_terms=_nibble_terms
+    "qu8_qc4s_s32_conv2d__avx512vnni", VNNI, _nibbles, lambda r: VnniNibble(), tiles_512, max_terms=_nibble_terms
 )
-_nibble_row("qu8_qc4s_s8_conv2d__avx512vnni", _VNNI, is_dense, lambda r: VnniUnpacked(), tiles_512)
+_nibble_row("qu8_qc4s_s8_conv2d__avx512vnni", VNNI, is_dense, lambda r: VnniUnpacked(), tiles_512)
 register(
     Family(
         name="qu8_qs8_s32_dwconv2d__avx512vnni",
         workload_type=Conv2dWorkload,
-        isa_features=_VNNI,
+        isa_features=VNNI,
         weight_bits=BITS,
         activation_bits=BITS,
         operand_ranges="x 0..255, w -127..127",
@@ -75,20 +72,20 @@ register(
         max_terms=int32_terms,
     )
 )
-convolution_row("qu8_qs8_s32_gconv2d__avx512vnni", _VNNI, is_grouped, lambda r: Vnni(), tiles_512)
+convolution_row("qu8_qs8_s32_gconv2d__avx512vnni", VNNI, is_grouped, lambda r: Vnni(), tiles_512)
 
 convolution_row(
     "qu8_qs8_s16_conv2d__avx2",
-    _AVX2,
+    AVX2,
     lambda r: is_dense(r) and bytes_depth(r) > 0,
     lambda r: Bytes(bytes_depth(r)),
     tiles_256,
     "2 * max(x) * max|w| <= 32767: w8a7, w7a8 and fewer bits",
     variant=bytes_depth,
 )
-convolution_row("qu8_qs8_s32_conv2d__avx2", _AVX2, is_dense, lambda r: Words(), tiles_256)
-convolution_row("qu8_qs8_s32_gconv2d__avx2", _AVX2, is_grouped, lambda r: Words(), tiles_256)
+convolution_row("qu8_qs8_s32_conv2d__avx2", AVX2, is_dense, lambda r: Words(), tiles_256)
+convolution_row("qu8_qs8_s32_gconv2d__avx2", AVX2, is_grouped, lambda r: Words(), tiles_256)
 
-convolution_row("qu8_qs8_s32_conv2d__generic", frozenset(), is_dense, lambda r: Scalar(), small_tiles)
-convolution_row("qu8_qs8_s32_dwconv2d__generic", frozenset(), is_depthwise, lambda r: Elementwise(), small_tiles)
-convolution_row("qu8_qs8_s32_gconv2d__generic", frozenset(), is_grouped, lambda r: Scalar(), small_tiles)
+convolution_row("qu8_qs8_s32_conv2d__generic", GENERIC, is_dense, lambda r: Scalar(), small_tiles)
+convolution_row("qu8_qs8_s32_dwconv2d__generic", GENERIC, is_depthwise, lambda r: Elementwise(), small_tiles)
+convolution_row("qu8_qs8_s32_gconv2d__generic", GENERIC, is_grouped, lambda r: Scalar(), small_tiles)

@@ -14,9 +14,8 @@ import numpy as np
 
 from tvm_mpq.kernels.emit import Array, Function, fma, let
 from tvm_mpq.kernels.emit.activations import activate
-from tvm_mpq.kernels.emit.quantize import VBMI, ByteRange, ByteTable, centered
+from tvm_mpq.kernels.emit.quantize import ByteRange, ByteTable, centered
 from tvm_mpq.kernels.families.weightless import (
-    GENERIC,
     add_row,
     dtype_of,
     float_row,
@@ -25,6 +24,7 @@ from tvm_mpq.kernels.families.weightless import (
     is_integer,
     stored_shape,
 )
+from tvm_mpq.kernels.features import GENERIC, VBMI
 from tvm_mpq.kernels.frames.elementwise import look_up_all, pairs
 from tvm_mpq.kernels.parameters import Parameters
 from tvm_mpq.kernels.registry import Request

@@ -14,6 +14,7 @@ from tvm.tirx import PrimFunc
 from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.kernels.emit.activations import is_known
 from tvm_mpq.kernels.families.accept import has_phases
+from tvm_mpq.kernels.features import AVX512_BF16, GENERIC
 from tvm_mpq.kernels.frames.float_convolution import FloatConvolution
 from tvm_mpq.kernels.frames.float_depthwise import build_depthwise, depthwise_parameters, depthwise_work
 from tvm_mpq.kernels.frames.float_product import FloatProduct
@@ -23,6 +24,7 @@ from tvm_mpq.kernels.machines.float32 import Float32
 from tvm_mpq.kernels.packing.float_convolution import pack_depthwise, pack_direct
 from tvm_mpq.kernels.parameters import Parameters
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
+from tvm_mpq.kernels.shapes.geometry import conv_of
 from tvm_mpq.kernels.work import Work
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import BF16, FLOAT_BITS, FP32, Conv2dWorkload, DType
@@ -36,11 +38,11 @@ def _direct_family(name: str, product: FloatProduct, grouped: bool) -> Family:
     pairs = product.width > 1
 
     def accepts(request: Request) -> bool:
-        w = _workload(request)
+        w = conv_of(request)
         return _served(request) and (w.groups > 1) is grouped and (not pairs or _in_pairs(w)) and has_phases(request)
 
     def knob_space(request: Request) -> list[Knobs]:
-        return conv_tiles(_workload(request), request.features, product.lanes)
+        return conv_tiles(conv_of(request), request.features, product.lanes)
 
     def build(request: Request, knobs: Knobs) -> PrimFunc:
         return FloatConvolution(request, knobs, product).build()
@@ -52,7 +54,7 @@ def _direct_family(name: str, product: FloatProduct, grouped: bool) -> Family:
         return FloatConvolution(request, knobs, product).work
 
     def constants(request: Request, knobs: Knobs, operands: Operands) -> list[np.ndarray]:
-        return list(pack_direct(_workload(request), knobs, product, *_arrays(operands)))
+        return list(pack_direct(conv_of(request), knobs, product, *_arrays(operands)))
 
     precision = BF16 if pairs else FP32
     bits = frozenset({precision.weight_bits})
@@ -60,7 +62,7 @@ def _direct_family(name: str, product: FloatProduct, grouped: bool) -> Family:
         Family(
             name,
             Conv2dWorkload,
-            isa_features=frozenset({"avx512bf16"}) if pairs else frozenset(),
+            isa_features=AVX512_BF16 if pairs else GENERIC,
             weight_bits=bits,
             activation_bits=bits,
             operand_ranges=_BFLOAT_RANGES if pairs else _RANGES,
@@ -81,13 +83,8 @@ def _in_pairs(w: Conv2dWorkload) -> bool:
     return w.out_channels // w.groups >= LANES and (w.groups == 1 or w.in_channels // w.groups % 2 == 0)
 
 
-def _workload(request: Request) -> Conv2dWorkload:
-    assert isinstance(request.workload, Conv2dWorkload), "Family.fits has checked the type"
-    return request.workload
-
-
 def _served(request: Request) -> bool:
-    return request.out_bits == FLOAT_BITS and is_known(_workload(request).activation)
+    return request.out_bits == FLOAT_BITS and is_known(conv_of(request).activation)
 
 
 def _is_plain_depthwise(w: Conv2dWorkload) -> bool:
@@ -106,14 +103,14 @@ DWCONV2D = register(
     Family(
         name="f32_dwconv2d__generic",
         workload_type=Conv2dWorkload,
-        isa_features=frozenset(),
+        isa_features=GENERIC,
         weight_bits=_FLOAT,
         activation_bits=_FLOAT,
         operand_ranges=_RANGES,
-        accepts=lambda request: _served(request) and _is_plain_depthwise(_workload(request)),
-        knob_space=lambda request: depthwise_tiles(_workload(request), request.features),
+        accepts=lambda request: _served(request) and _is_plain_depthwise(conv_of(request)),
+        knob_space=lambda request: depthwise_tiles(conv_of(request), request.features),
         build=build_depthwise,
-        constants=lambda request, knobs, operands: pack_depthwise(_workload(request), *_arrays(operands)),
+        constants=lambda request, knobs, operands: pack_depthwise(conv_of(request), *_arrays(operands)),
         dtype=DType.FP32,
         parameters=lambda request, knobs: depthwise_parameters(request),
         work=depthwise_work,

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 
-from tvm_mpq.kernels.families.accept import is_dense, workload_of
+from tvm_mpq.kernels.families.accept import is_dense
 from tvm_mpq.kernels.families.terms import int32_terms, scaled_terms
+from tvm_mpq.kernels.features import AVX2, VBMI, VNNI
 from tvm_mpq.kernels.frames.linear import LinearMachine, build_linear, linear_parameters, linear_shape, linear_work
 from tvm_mpq.kernels.knobs.linear import linear_knobs
 from tvm_mpq.kernels.machines.avx2 import Avx2Fields
 from tvm_mpq.kernels.machines.vbmi512 import SubsetLookup
 from tvm_mpq.kernels.machines.vnni512 import VnniFields
-from tvm_mpq.kernels.packing.dense import integer_constants, with_ranges
-from tvm_mpq.kernels.packing.linear import SIGN_BIT, field_coding, pack_tiles
+from tvm_mpq.kernels.packing.constants import Int8Array, convolution_constants
+from tvm_mpq.kernels.packing.linear import SIGN_BIT, ByteArray, field_coding, pack_tiles
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
+from tvm_mpq.kernels.shapes.geometry import conv_of
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import Conv2dWorkload
 
 _MOST_ROWS = 3
-"""More rows share what expanding a weight costs."""
+"""Of a layer: with more rows, kernels win that expand a weight once for all of them."""
 _TABLED = (2, 5)
-"""Most bits of weights and of activations at which two rows share tables: looking sums up is faster then."""
+"""Bits of weights and of activations up to which looking sums up is faster from two rows on, which share tables."""
 
 
 def _most_rows(request: Request) -> int:
@@ -33,7 +34,7 @@ def _most_rows(request: Request) -> int:
 
 
 def _accepts(request: Request, machine: LinearMachine) -> bool:
-    w = workload_of(request)
+    w = conv_of(request)
     rows = w.batch * w.in_height * w.in_width
     linear = w.kernel == w.stride == (1, 1) and not any(w.padding)
     in_registers = machine.needed(rows, machine.coding.fields) <= machine.registers
@@ -54,10 +55,13 @@ def _row(
     variant: Callable[[Request], object] = lambda request: None,
 ) -> None:
     def constants(request: Request, knobs: Knobs, operands: Operands) -> list[np.ndarray]:
-        numbers, machine = integer_constants(request, operands), machine_of(request)
+        machine = machine_of(request)
         shape = linear_shape(request, knobs, machine)
-        weight = pack_tiles(machine.codes(numbers.weight[:, 0, 0], shape), shape)
-        return with_ranges(request, replace(numbers, input_zero_point=numbers.input_zero_point - machine.sign), weight)
+
+        def pack(weight: Int8Array) -> ByteArray:
+            return pack_tiles(machine.codes(weight[:, 0, 0], shape), shape)
+
+        return convolution_constants(request, operands, pack, taken=machine.sign)
 
     meaning = {1: "-1 and 1", 2: "-1..1", 4: "-7..7"}[max(bits)]
     register(
@@ -81,7 +85,7 @@ def _row(
 
 
 def _one_row(request: Request, machine: LinearMachine) -> bool:
-    w = workload_of(request)
+    w = conv_of(request)
     return w.batch * w.in_height * w.in_width == 1 and _accepts(request, machine)
 
 
@@ -97,19 +101,17 @@ def _avx2(request: Request) -> Avx2Fields:
     return Avx2Fields(field_coding(request))
 
 
-_VNNI = frozenset({"avx512f", "avx512bw", "avx512vnni"})
-_AVX2 = frozenset({"avx2"})
-_row("qu8_qc4u_s32_linear__avx512vnni", _VNNI, (3, 4), _vnni)
-_row("qu8_qc2u_s32_linear__avx512vnni", _VNNI, (2,), _vnni)
-_row("qu8_qc1u_s32_linear__avx512vnni", _VNNI, (1,), _vnni)
+_row("qu8_qc4u_s32_linear__avx512vnni", VNNI, (3, 4), _vnni)
+_row("qu8_qc2u_s32_linear__avx512vnni", VNNI, (2,), _vnni)
+_row("qu8_qc1u_s32_linear__avx512vnni", VNNI, (1,), _vnni)
 _row(
     "qu8_qs1_s32_lutlinear__avx512vbmi",
-    _VNNI | {"avx512vbmi"},
+    VNNI | VBMI,
     (1,),
     _lookup,
     _one_row,
     lambda request: _lookup(request).pieces,
 )
-_row("qu8_qc4u_s16_linear__avx2", _AVX2, (3, 4), _avx2)
-_row("qu8_qc2u_s16_linear__avx2", _AVX2, (2,), _avx2)
-_row("qu8_qc1u_s16_linear__avx2", _AVX2, (1,), _avx2)
+_row("qu8_qc4u_s16_linear__avx2", AVX2, (3, 4), _avx2)
+_row("qu8_qc2u_s16_linear__avx2", AVX2, (2,), _avx2)
+_row("qu8_qc1u_s16_linear__avx2", AVX2, (1,), _avx2)

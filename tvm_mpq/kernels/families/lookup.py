@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 
-from tvm_mpq.kernels.families.accept import is_dense, workload_of
+from tvm_mpq.kernels.families.accept import is_dense
 from tvm_mpq.kernels.families.terms import int32_terms
+from tvm_mpq.kernels.features import AVX2, NEON, VBMI, VNNI, VPOPCNTDQ
 from tvm_mpq.kernels.frames.lookup import LookupFrame, LookupMachine
 from tvm_mpq.kernels.knobs.lookup import bit_knobs, nibble_knobs, table_knobs
 from tvm_mpq.kernels.machines.avx2 import Avx2Nibbles
@@ -16,10 +18,11 @@ from tvm_mpq.kernels.machines.nibbles import NibbleLookup, NibbleMachine
 from tvm_mpq.kernels.machines.vbmi512_tables import TableLookup
 from tvm_mpq.kernels.machines.vpopcnt512 import BitLookup
 from tvm_mpq.kernels.packing.bit_words import BitShape, pack_bits
-from tvm_mpq.kernels.packing.dense import integer_constants, with_ranges
+from tvm_mpq.kernels.packing.constants import Int8Array, convolution_constants
 from tvm_mpq.kernels.packing.nibble_indices import NibbleShape, nibble_coding, pack_nibbles, part_count, sums_limit
 from tvm_mpq.kernels.packing.table_indices import TableShape, pack_indices, table_coding
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
+from tvm_mpq.kernels.shapes.geometry import conv_of
 from tvm_mpq.numerics.affine import unsigned_range
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import Conv2dWorkload
@@ -31,17 +34,13 @@ _LEAST_USES = 4
 By static analysis of cortex-a53 and cortex-a72, where a table costs as much to build as 3 to 4 uses of it save.
 """
 
-_TABLES = frozenset({"avx512f", "avx512bw", "avx512vnni", "avx512vbmi"})
-_BITS = frozenset({"avx512f", "avx512bw", "avx512vpopcntdq"})
-_AVX2 = frozenset({"avx2"})
-_NEON = frozenset({"fp-armv8", "neon"})  # fp-armv8 tells 64-bit ARM from 32-bit
 _FIVE_BITS = frozenset(range(1, 6))
 _MEANING = {1: "-1 and +1", 2: "-1..1", 3: "-3..3"}
 
 
 def _is_tabled(request: Request) -> bool:
     """A dense convolution without dilation."""
-    return is_dense(request) and workload_of(request).dilation == (1, 1)
+    return is_dense(request) and conv_of(request).dilation == (1, 1)
 
 
 def _row(
@@ -83,9 +82,9 @@ def _row(
 
 
 def _table_constants(request: Request, knobs: Knobs, operands: Operands) -> list[np.ndarray]:
-    numbers, coding = integer_constants(request, operands), table_coding(request)
-    shape = TableShape.of(workload_of(request), coding)
-    return with_ranges(request, numbers, pack_indices(numbers.weight, shape, coding, knobs["depth"]))
+    coding = table_coding(request)
+    shape = TableShape.of(conv_of(request), coding)
+    return convolution_constants(request, operands, lambda weight: pack_indices(weight, shape, coding, knobs["depth"]))
 
 
 def _table_variant(request: Request) -> int:
@@ -94,7 +93,7 @@ def _table_variant(request: Request) -> int:
 
 for _bits in (2, 1):
     _name = f"qu8_qs{_bits}_s32_lutconv2d__avx512vbmi"
-    _row(_name, _TABLES, _bits, TableLookup, table_knobs, _table_constants, _table_variant)
+    _row(_name, VNNI | VBMI, _bits, TableLookup, table_knobs, _table_constants, _table_variant)
 
 
 def _nibbles_gain(request: Request) -> bool:
@@ -103,21 +102,21 @@ def _nibbles_gain(request: Request) -> bool:
 
 def _uses(request: Request) -> float:
     """How often a table is read, once for each vector of output channels and tap of the kernel that meets it."""
-    w = workload_of(request)
+    w = conv_of(request)
     return part_count(request) * max(1.0, w.kernel[0] * w.kernel[1] / (w.stride[0] * w.stride[1]))
 
 
 def _nibble_terms(request: Request) -> int:
     """The activations of one position are added up in lanes of 16 bits, all the rest in int32."""
-    w, top = workload_of(request), unsigned_range(request.precision.activation_bits)[1]
+    w, top = conv_of(request), unsigned_range(request.precision.activation_bits)[1]
     return min(int32_terms(request), w.kernel[0] * w.kernel[1] * _SUM_LANES * (65535 // top))
 
 
 def _nibble_row(name: str, features: frozenset[str], weight_bits: int, machine: NibbleMachine) -> None:
     def constants(request: Request, knobs: Knobs, operands: Operands) -> list[np.ndarray]:
-        numbers, shape = integer_constants(request, operands), NibbleShape.of(workload_of(request))
+        shape, coding = NibbleShape.of(conv_of(request)), nibble_coding(request)
         split = part_count(request), knobs["sums"], machine.byte_channels
-        return with_ranges(request, numbers, pack_nibbles(numbers.weight, shape, nibble_coding(request), *split))
+        return convolution_constants(request, operands, lambda weight: pack_nibbles(weight, shape, coding, *split))
 
     _row(
         name,
@@ -132,33 +131,33 @@ def _nibble_row(name: str, features: frozenset[str], weight_bits: int, machine: 
     )
 
 
-_nibble_row("qu8_qs2_s32_lutconv2d__avx2", _AVX2, 2, Avx2Nibbles())
-_nibble_row("qu8_qs1_s32_lutconv2d__avx2", _AVX2, 1, Avx2Nibbles())
-_nibble_row("qu8_qs3_s32_lutconv2d__neon", _NEON, 3, NeonNibbles())
-_nibble_row("qu8_qs2_s32_lutconv2d__neon", _NEON, 2, NeonNibbles())
-_nibble_row("qu8_qs1_s32_lutconv2d__neon", _NEON, 1, NeonNibbles())
+_nibble_row("qu8_qs2_s32_lutconv2d__avx2", AVX2, 2, Avx2Nibbles())
+_nibble_row("qu8_qs1_s32_lutconv2d__avx2", AVX2, 1, Avx2Nibbles())
+_nibble_row("qu8_qs3_s32_lutconv2d__neon", NEON, 3, NeonNibbles())
+_nibble_row("qu8_qs2_s32_lutconv2d__neon", NEON, 2, NeonNibbles())
+_nibble_row("qu8_qs1_s32_lutconv2d__neon", NEON, 1, NeonNibbles())
 
 
 def _few_planes(request: Request) -> bool:
     """One plane always; two are counted faster than sums are looked up where reading weights takes the time."""
-    w = workload_of(request)
+    w = conv_of(request)
     one_row = w.kernel == (1, 1) and w.batch * w.out_height * w.out_width == 1
     return _is_tabled(request) and (request.precision.activation_bits == 1 or one_row)
 
 
 def _bit_constants(request: Request, knobs: Knobs, operands: Operands) -> list[np.ndarray]:
-    """As `with_ranges` gives them; the bias also holds what the positive weights of a channel add (modulo 2^32)."""
-    numbers = integer_constants(request, operands)
-    words = pack_bits(numbers.weight, BitShape.of(workload_of(request)))
-    weight, bias, *rest = with_ranges(request, numbers, words)
-    positive = (numbers.weight > 0).sum(axis=(1, 2, 3), dtype=np.int32)
-    bias[: len(positive)] += unsigned_range(request.precision.activation_bits)[1] * positive
-    return [weight, bias, *rest]
+    """The biases also hold what the positive weights of a channel add: the kernel only counts what differs."""
+    shape, top = BitShape.of(conv_of(request)), unsigned_range(request.precision.activation_bits)[1]
+
+    def positive(weight: Int8Array) -> npt.NDArray[np.int32]:
+        return np.asarray(top * (weight > 0).sum(axis=(1, 2, 3), dtype=np.int32), np.int32)
+
+    return convolution_constants(request, operands, lambda weight: pack_bits(weight, shape), more_bias=positive)
 
 
 _row(
     "qu2_qs1_s32_bitconv2d__avx512vpopcntdq",
-    _BITS,
+    VPOPCNTDQ,
     1,
     BitLookup,
     bit_knobs,

@@ -6,13 +6,13 @@ import numpy as np
 
 from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.kernels.emit import fit_lanes
-from tvm_mpq.kernels.emit.lanes import native_lanes
-from tvm_mpq.kernels.families.weightless import float_row, int_row
+from tvm_mpq.kernels.families.weightless import quant_rows
+from tvm_mpq.kernels.features import GENERIC, native_lanes
 from tvm_mpq.kernels.frames.norm import build_norm, norm_of, norm_parameters, norm_work
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
 from tvm_mpq.numerics import constants
 from tvm_mpq.numerics.operands import Operands
-from tvm_mpq.schema import FLOAT_BITS, DType, NormWorkload, TensorQuant, padded_channels
+from tvm_mpq.schema import FLOAT_BITS, DType, NormWorkload, padded_channels
 
 
 def _accepts(request: Request) -> bool:
@@ -27,20 +27,16 @@ def _knob_space(request: Request) -> list[Knobs]:
     return [{"lanes": n} for n in dict.fromkeys((lanes, max(lanes // 2, 1)))]
 
 
-def _numbers(quant: TensorQuant) -> list[np.ndarray]:
-    return [int_row(quant.zero_point, 0, 0, 2**quant.bits - 1), float_row(quant.scale)]
-
-
 def _constants(request: Request, knobs: Knobs, operands: Operands) -> list[np.ndarray]:
     if operands.weight is None or operands.bias is None:
         raise InvalidValueError("a normalisation needs gamma as its weight and beta as its bias")
-    found = [] if request.precision.is_float else _numbers(constants.integer_input(operands, 0))
+    found = [] if request.precision.is_float else quant_rows(constants.integer_input(operands, 0))
     found += [np.ascontiguousarray(a, np.float32) for a in (operands.weight, operands.bias)]
     if request.out_bits == FLOAT_BITS:
         return found
     if operands.output is None:
         raise InvalidValueError("a normalisation to integers needs an output TensorQuant (got none)")
-    return found + _numbers(operands.output)
+    return found + quant_rows(operands.output)
 
 
 def _row(name: str, dtype: DType, bits: frozenset[int], ranges: str) -> Family:
@@ -48,7 +44,7 @@ def _row(name: str, dtype: DType, bits: frozenset[int], ranges: str) -> Family:
         Family(
             name=name,
             workload_type=NormWorkload,
-            isa_features=frozenset(),
+            isa_features=GENERIC,
             weight_bits=bits,
             activation_bits=bits,
             operand_ranges=ranges,

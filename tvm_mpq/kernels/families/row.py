@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from tvm_mpq.kernels.families.terms import int32_terms
 from tvm_mpq.kernels.frames.convolution import ConvolutionFrame
+from tvm_mpq.kernels.frames.convolution_writer import build_convolution
 from tvm_mpq.kernels.frames.machine import ConvolutionMachine
-from tvm_mpq.kernels.packing.dense import integer_constants, packed_weight, with_ranges
+from tvm_mpq.kernels.packing.constants import convolution_constants
+from tvm_mpq.kernels.packing.dense import packed_weight
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
-from tvm_mpq.numerics.constants import ConvConstants
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import Conv2dWorkload
 
 BITS = frozenset(range(1, 9))
-"""Of weights and activations, where a machine takes any."""
+"""Bits of weights and of activations for machines that take any."""
 
 M = TypeVar("M", bound=ConvolutionMachine)
-Packed = npt.NDArray[np.generic]
 
 
 def convolution_row(
@@ -35,13 +35,13 @@ def convolution_row(
     weight_bits: frozenset[int] = BITS,
     variant: Callable[[Request], object] = lambda request: None,
     max_terms: Callable[[Request], int] = int32_terms,
-    finish: Callable[[Request, ConvConstants, Packed], list[np.ndarray]] = with_ranges,
 ) -> Family:
-    """Add the row. finish: all constants, from the numbers and the packed weights."""
+    """Add the row; see `Family` for what the arguments are."""
 
     def constants(request: Request, knobs: Knobs, operands: Operands) -> list[np.ndarray]:
-        numbers = integer_constants(request, operands)
-        return finish(request, numbers, packed_weight(request, machine_of(request), numbers.weight))
+        machine = machine_of(request)
+        pack = partial(packed_weight, request, machine)
+        return convolution_constants(request, operands, pack, taken=machine.taken)
 
     def frame(request: Request, knobs: Knobs) -> ConvolutionFrame:
         return ConvolutionFrame(request, knobs, machine_of(request))
@@ -56,7 +56,7 @@ def convolution_row(
             operand_ranges=ranges,
             accepts=accepts,
             knob_space=lambda request: knob_space(request, machine_of(request)),
-            build=lambda request, knobs: frame(request, knobs).build(),
+            build=lambda request, knobs: build_convolution(frame(request, knobs)),
             constants=constants,
             variant=variant,
             max_terms=max_terms,

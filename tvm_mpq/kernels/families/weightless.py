@@ -9,15 +9,15 @@ import numpy.typing as npt
 from tvm.tirx import PrimFunc
 
 from tvm_mpq.kernels.emit import Function, function
-from tvm_mpq.kernels.emit.lanes import native_lanes
+from tvm_mpq.kernels.features import GENERIC, native_lanes
 from tvm_mpq.kernels.parameters import Parameters
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
 from tvm_mpq.kernels.work import Work, rowwise_work
+from tvm_mpq.numerics.affine import unsigned_range
 from tvm_mpq.numerics.operands import Operands
-from tvm_mpq.schema import FLOAT_BITS, DType, Workload, padded_channels
+from tvm_mpq.schema import FLOAT_BITS, DType, TensorQuant, Workload, padded_channels
 
 _BITS = {DType.INT: frozenset(range(1, 9)), DType.FP32: frozenset({FLOAT_BITS})}
-GENERIC: frozenset[str] = frozenset()
 
 _BYTE_LANES = 16  # what a stored row of channels is a multiple of
 
@@ -108,3 +108,8 @@ def float_row(*values: npt.ArrayLike, size: int = 4) -> npt.NDArray[np.float32]:
     for i, value in enumerate(values):
         row[i] = value
     return row
+
+
+def quant_rows(quant: TensorQuant) -> list[np.ndarray]:
+    """int32[8] (zero point, 0, least, greatest) and float32[4] (scale) of a tensor of bytes."""
+    return [int_row(quant.zero_point, 0, *unsigned_range(quant.bits)), float_row(quant.scale)]

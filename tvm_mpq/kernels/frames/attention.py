@@ -25,6 +25,7 @@ from tvm_mpq.kernels.emit import (
     Value,
     accumulators,
     alloc,
+    clear,
     constant,
     fit_lanes,
     function,
@@ -41,7 +42,8 @@ from tvm_mpq.kernels.emit import (
     zeros,
 )
 from tvm_mpq.kernels.emit.activations import exp
-from tvm_mpq.kernels.emit.lanes import across, native_lanes, transposed
+from tvm_mpq.kernels.emit.lanes import across, transposed
+from tvm_mpq.kernels.features import native_lanes
 from tvm_mpq.kernels.parameters import Parameters
 from tvm_mpq.kernels.registry import Knobs, Request
 from tvm_mpq.kernels.work import Passes, Work, array_bytes
@@ -64,6 +66,7 @@ class StridedOperand:
 
     @classmethod
     def of(cls, buffers: list[Buffer], place: tuple[int, ...]) -> StridedOperand:
+        """place: number of the buffer, offset, then the strides (see `AttentionWorkload`)."""
         source, offset, *strides = place
         return cls(buffers[source], offset, tuple(strides))
 
@@ -187,7 +190,10 @@ class _Writer:
         self.b, self.h = let(number // self.w.heads, "b"), let(number % self.w.heads, "h")
 
     def _pack(self, held: Index) -> None:
-        """Panels of `lanes` keys, features one behind the other; dense rows of v. No key: a copy of the last one."""
+        """Panels of `lanes` keys, features one behind the other; dense rows of v.
+
+        Where the last panel lacks keys it holds copies of the last one.
+        """
         w, lanes, k = self.w, self.lanes, self.k
         with loop(self.padded // lanes) as jp:
             panel = held * self.key_size + jp * (w.features * lanes)
@@ -295,9 +301,7 @@ def _product(
     tile: list[list[Register]], length: int, left: Callable[[int, Value], Value], right: Callable[[int, Value], Value]
 ) -> None:
     """tile[r][n] = sum over k < length of the scalar left(r, k) times the vector right(n, k)."""
-    for row in tile:
-        for acc in row:
-            acc.value = zeros(acc.lanes, "float32")
+    clear(tile)
     with loop(length) as k:
         columns = [let(right(n, k), "right") for n in range(len(tile[0]))]
         for r, row in enumerate(tile):

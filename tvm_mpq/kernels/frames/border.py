@@ -7,8 +7,8 @@ from tvm_mpq.kernels.emit import (
     Index,
     Value,
     branch,
-    chunks,
     copy,
+    fill,
     let,
     loop,
     minimum,
@@ -33,12 +33,12 @@ def fill_border(
         row = let(base + y * wide, "row")
         with branch(within(top, y, top + g.in_height)) as (inside, outside):
             with inside:
-                _fill(target, row, left * g.in_cells, z)
+                fill(target, row, z, left * g.in_cells, _SIZES)
                 start = let((n * g.in_height + y - top) * row_bytes, "source")
                 copy(target, row + left * g.in_cells, source, start, row_bytes, _SIZES)
-                _fill(target, row + (left * g.in_cells + row_bytes), right * g.in_cells, z)
+                fill(target, row + (left * g.in_cells + row_bytes), z, right * g.in_cells, _SIZES)
             with outside:
-                _fill(target, row, wide, z)
+                fill(target, row, z, wide, _SIZES)
 
 
 def rows_read(g: Geometry, rows: int, share: tuple[Index, Index]) -> tuple[Index, Index]:
@@ -55,13 +55,3 @@ def rows_read(g: Geometry, rows: int, share: tuple[Index, Index]) -> tuple[Index
 def _at_most(value: Index, limit: int) -> Index:
     """min(value, limit), in Python where it can be."""
     return minimum(value, limit) if isinstance(value, Value) else min(value, limit)
-
-
-def _fill(target: Buffer, offset: Value, count: int, z: Value) -> None:
-    for start, size, times in chunks(count, _SIZES):
-        value = z.broadcast(size)
-        if times > 1:
-            with loop(times) as i:
-                target.store(offset + start + i * size, value)
-        else:
-            target.store(offset + start, value)

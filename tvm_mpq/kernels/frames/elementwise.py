@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tvm_mpq.kernels.emit import Buffer, Index, Value, fit_lanes, let, loop, overlap, parallel, span, tiles, unrolled
+from tvm_mpq.kernels.emit import Buffer, Value, fit_lanes, let, loop, overlap, parallel, span, tiles, unrolled
 from tvm_mpq.kernels.emit.quantize import ByteTable
 
 _PARALLEL_FROM = 50_000  # elements of `add`, about 7 us: below, starting threads costs more than it saves
@@ -20,7 +20,10 @@ _SCALAR_UNROLL = 16
 
 @contextmanager
 def rows(threads: int, count: int, elements: int) -> Iterator[Value]:
-    """Each of `count` rows, on several threads where `elements` in all (of `add`) make it worth while."""
+    """Each of `count` rows, on several threads where they are worth their start.
+
+    elements: how many elements `add` would take the time for that all rows take.
+    """
     divided = count > 1 and threads > 1 and elements > _PARALLEL_FROM
     with parallel(count) if divided else loop(count) as row:
         yield row
@@ -30,7 +33,7 @@ def rows(threads: int, count: int, elements: int) -> Iterator[Value]:
 def flat(threads: int, total: int, lanes: int, *, ease: int = 1) -> Iterator[tuple[Value, int]]:
     """All vectors of `total` elements: (first element, lanes).
 
-    ease: how many elements take as long as one of `add`.
+    ease: how many elements are done in the time that `add` takes for one.
     """
     lanes = fit_lanes(total, lanes)
     with rows(threads, tiles(total, lanes), total // ease) as v:
@@ -55,16 +58,10 @@ def pairs(
             yield r * channels + c, c if batch == 1 else r // positions * channels + c, width
 
 
-def pad_row(out: Buffer, start: Index, count: int, value: Value) -> None:
-    """Write the scalar `value` to the `count` elements of stored channels that a row has no values for."""
-    for i, lanes in span(count, 16):
-        out.store(start + i, value.broadcast(lanes))
-
-
 def look_up_all(threads: int, table: Buffer, source: Buffer, out: Buffer, wide: bool) -> None:
     """out[i] = table[source[i]] for all bytes; every byte once, so that `source` may be `out` unless it is `wide`.
 
-    wide: with a table in registers, which needs the ISA features `VBMI`.
+    wide: with a table in registers, which needs `features.VBMI`.
     """
     total = out.size
     if wide and total >= ByteTable.lanes:

@@ -7,8 +7,8 @@ written twice.
 
 Tiles, reduction and steps are those of `convolution.py`, but not the loops around them: inputs and weights are four
 times as large here, so that a task takes a block of positions whose inputs stay in the second-level cache, stages them
-there, and finds the weights of each channel tile in one stream. Tails are no blocks of 16 stored channels, and groups
-are walked one by one where integers have a window of channels.
+there, and finds the weights of each channel tile in one stream. Output
+channels are not stored in blocks of 16, and groups follow one another, where integer kernels have a window of channels.
 """
 
 from __future__ import annotations
@@ -47,12 +47,11 @@ from tvm_mpq.kernels.frames.reduction import Reduction
 from tvm_mpq.kernels.frames.staging import Block, Staging
 from tvm_mpq.kernels.parameters import Parameters
 from tvm_mpq.kernels.registry import Knobs, Request
-from tvm_mpq.kernels.shapes.geometry import ChannelTiles, Geometry, Segments, tile_channels
+from tvm_mpq.kernels.shapes.geometry import ChannelTiles, Geometry, Segments, conv_of, tile_channels
 from tvm_mpq.kernels.work import Tiling, Work, array_bytes, convolution_work
-from tvm_mpq.schema import Conv2dWorkload
 
 TASKS_PER_THREAD = 2
-"""So that a thread that was held up elsewhere can be helped out."""
+"""More than one, so that other threads can take over from one that is late."""
 
 _INPUT_BLOCK_BYTES = 192 * 1024
 """Input that one task walks over again for each tile of output channels: it should stay in a second-level cache."""
@@ -62,9 +61,8 @@ class FloatConvolution:
     """Plans one convolution's loops from tile knobs {"lanes", "rows", "cols", "blocks"}; `_Writer` writes them."""
 
     def __init__(self, request: Request, knobs: Knobs, product: FloatProduct) -> None:
-        assert isinstance(request.workload, Conv2dWorkload)
-        self.workload, self.product = request.workload, product
-        self.g, self.segments = Geometry.of_floats(request.workload), Segments.of(request.workload)
+        self.workload, self.product = conv_of(request), product
+        self.g, self.segments = Geometry.of_floats(self.workload), Segments.of(self.workload)
         self.lanes = knobs["lanes"]
         self.rows, self.columns = min(knobs["rows"], self.g.least_height), min(knobs["cols"], self.g.least_width)
         self.vectors = tiles(self.segments.out_group, self.lanes)
@@ -93,6 +91,7 @@ class FloatConvolution:
 
     @property
     def parameters(self) -> Parameters:
+        """What the kernel takes: weight and bias as `pack_direct` lays them out."""
         w = self.workload
         x = Array("x", (w.batch, w.in_height, w.in_width, w.in_channels), "float32")
         out_shape = (w.batch, w.out_height, w.out_width, w.out_channels)
@@ -128,6 +127,7 @@ class FloatConvolution:
         )
 
     def build(self) -> PrimFunc:
+        """The kernel."""
         with function(self.parameters.all(), llvm=self.product.llvm) as f:
             _Writer(self, f).write()
         return f.func

@@ -30,14 +30,13 @@ from tvm_mpq.kernels.emit import (
 from tvm_mpq.kernels.frames.float_convolution import TASKS_PER_THREAD
 from tvm_mpq.kernels.parameters import Parameters
 from tvm_mpq.kernels.registry import Knobs, Request
+from tvm_mpq.kernels.shapes.geometry import conv_of
 from tvm_mpq.kernels.work import Tiling, Work, array_bytes, convolution_work
-from tvm_mpq.schema import Conv2dWorkload
 
 
 def depthwise_parameters(request: Request) -> Parameters:
     """Weight and bias as `pack_depthwise` lays them out."""
-    w = request.workload
-    assert isinstance(w, Conv2dWorkload)
+    w = conv_of(request)
     x = Array("x", (w.batch, w.in_height, w.in_width, w.in_channels), "float32")
     out_shape = (w.batch, w.out_height, w.out_width, w.out_channels)
     weight = Array("weight", (w.kernel[0] * w.kernel[1] * w.out_channels,), "float32")
@@ -49,8 +48,7 @@ def depthwise_parameters(request: Request) -> Parameters:
 
 def depthwise_work(request: Request, knobs: Knobs) -> Work:
     """The work of one run of `build_depthwise`, as if all kernel positions lay inside the input."""
-    w, parameters = request.workload, depthwise_parameters(request)
-    assert isinstance(w, Conv2dWorkload)
+    w, parameters = conv_of(request), depthwise_parameters(request)
     taps = w.kernel[0] * w.kernel[1]
     vectors = tiles(w.out_channels, knobs["lanes"])
     spots = w.batch * w.out_height * tiles(w.out_width, knobs["cols"])
@@ -89,8 +87,7 @@ class _Writer:
     chunk: Task
 
     def __init__(self, request: Request, knobs: Knobs, f: Function) -> None:
-        assert isinstance(request.workload, Conv2dWorkload)
-        self.w, self.threads = request.workload, request.threads
+        self.w, self.threads = conv_of(request), request.threads
         self.lanes, self.columns, self.chunks = knobs["lanes"], knobs["cols"], knobs["chunks"]
         self.channels = self.w.out_channels
         self.x, self.weight, self.bias, self.out = (f.flat(name) for name in ("x", "weight", "bias", "out"))

@@ -20,16 +20,16 @@ from tvm_mpq.kernels.emit import (
     accumulators,
     alloc,
     broadcast4,
+    clear,
     constant,
     function,
     let,
     loop,
     overlap,
     split,
-    zeros,
 )
 from tvm_mpq.kernels.frames.requantize import Cell, Requantizer, convolution_parameters
-from tvm_mpq.kernels.packing.linear import QUAD, SIGN_BIT, ByteCoding, Bytes, LinearShape, unsigned_codes
+from tvm_mpq.kernels.packing.linear import QUAD, SIGN_BIT, ByteArray, ByteCoding, LinearShape, unsigned_codes
 from tvm_mpq.kernels.parameters import Parameters
 from tvm_mpq.kernels.registry import Knobs, Request
 from tvm_mpq.kernels.shapes.geometry import conv_of, stored_channels, useful_threads
@@ -54,8 +54,7 @@ class LinearTile:
         """int32 sums of 0 for each row and part."""
         s = self.shape
         sums = accumulators(s.rows, [s.lanes] * s.parts, "int32")
-        for total in (total for row in sums for total in row):
-            total.value = zeros(s.lanes, "int32")
+        clear(sums)
         return sums
 
     def quads(self, step: Index) -> list[Value]:
@@ -101,7 +100,7 @@ class LinearMachine(ABC):
     def needed(self, rows: int, parts: int) -> int:
         """Registers in use with so many rows and parts of a tile."""
 
-    def codes(self, weight: npt.NDArray[np.int8], shape: LinearShape) -> Bytes:
+    def codes(self, weight: npt.NDArray[np.int8], shape: LinearShape) -> ByteArray:
         """int8[O, I] -> uint8[O, steps, 4]: what each step reads of a channel, in one field of four bytes."""
         return unsigned_codes(weight, shape).reshape(len(weight), shape.steps, QUAD)
 

@@ -140,7 +140,7 @@ class LookupFrame:
 
     @property
     def parameters(self) -> Parameters:
-        """What the function takes."""
+        """What the kernel takes."""
         return convolution_parameters(self.request, self.machine.weight)
 
     @property
@@ -170,7 +170,7 @@ class LookupFrame:
         )
 
     def build(self) -> PrimFunc:
-        """The convolution's function."""
+        """The kernel."""
         with function(self.parameters.all()) as f:
             _Writer(self, f).write()
         return f.func

@@ -16,12 +16,14 @@ from tvm_mpq.kernels.shapes.geometry import BLOCK, Geometry
 class ConvolutionMachine(ABC):
     """What the frame asks of every machine.
 
-    lanes: int32 lanes of an accumulator, 16 or a divisor; channels: input channels of one step; unpacks: whether
-    weights are expanded to int8 in a scratch before they are used.
+    lanes: int32 lanes of an accumulator, 16 or a divisor; channels: input channels of one step; taken: what it takes
+    from every input before it multiplies; unpacks: whether weights are expanded to int8 in a scratch before they are
+    used.
     """
 
     lanes: int = BLOCK
     channels: int = 4
+    taken: int = 0
     weight_dtype: str = "int8"
     unpacks: bool = False
 
@@ -46,7 +48,10 @@ class ConvolutionMachine(ABC):
         """Bind constants once per call."""
 
     def unpack(self, packed: Buffer, block: Index, count: int, target: Buffer, to: Index, block_bytes: int) -> None:
-        """Expand `count` blocks of weights from `block` on into `target` from `to` on. Only where `unpacks`."""
+        """Expand `count` blocks of weights from `block` on into `target` from `to` on.
+
+        Raises NotImplementedError unless `unpacks`.
+        """
         raise NotImplementedError
 
 

@@ -22,7 +22,6 @@ from tvm_mpq.kernels.emit import (
     function,
     let,
     loop,
-    parallel,
     ramp,
     select,
     sqrt,
@@ -31,13 +30,13 @@ from tvm_mpq.kernels.emit import (
 )
 from tvm_mpq.kernels.emit.lanes import across
 from tvm_mpq.kernels.emit.quantize import rounded
+from tvm_mpq.kernels.frames.elementwise import rows
 from tvm_mpq.kernels.parameters import Parameters
 from tvm_mpq.kernels.registry import Knobs, Request
 from tvm_mpq.kernels.work import Work, array_bytes
 from tvm_mpq.schema import FLOAT_BITS, NormWorkload
 
 _WEIGHTS = ("gamma", "beta")
-_PARALLEL_FROM = 50_000  # elements below which starting threads costs more than it saves
 
 
 def norm_of(request: Request) -> NormWorkload:
@@ -122,9 +121,7 @@ class _Writer:
             self.beta[c] = beta[c] / step[0] + q[0].cast("float32")
 
     def write(self, threads: int) -> None:
-        rows = self.w.rows
-        spread = threads > 1 and rows > 1 and rows * self.channels > _PARALLEL_FROM
-        with parallel(rows) if spread else loop(rows) as self.r:
+        with rows(threads, self.w.rows, self.w.rows * self.channels) as self.r:
             self.row = alloc(self.channels, "float32")
             self.total = Register(self.lanes, "float32")
             self._row()

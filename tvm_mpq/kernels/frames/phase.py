@@ -29,10 +29,12 @@ class Phase:
 
     @classmethod
     def only(cls, g: Geometry) -> Phase:
+        """The one phase of a convolution without input dilation."""
         return cls(0, 0, 0, g.out_height, g.out_width, (g.out_height, g.out_width))
 
     @classmethod
     def numbered(cls, g: Geometry, axes: tuple[PhaseAxis, PhaseAxis], number: Value) -> Phase:
+        """Phase number a * (factor of the columns) + b: phase a of the rows, b of the columns."""
         rows, columns = axes
         a, b = let(number // columns.factor, "phase_row"), let(number % columns.factor, "phase_column")
         top, left = g.padding[0], g.padding[1]

@@ -53,6 +53,7 @@ class WindowAxis:
 
     @property
     def has_empty_window(self) -> bool:
+        """Some window lies outside the map as a whole."""
         last = (self.outs - 1) * self.stride - self.before
         return self.before >= self.kernel or last >= self.size
 

@@ -1,4 +1,4 @@
-"""The end of an integer convolution: int32 accumulators to requantized bytes or floats, in registers.
+"""The end of a tile of an integer convolution: int32 accumulators to requantized bytes or floats, in registers.
 
 y = float32(acc) * m, with a residual fma(float32(acc), m, float32(r - z_r) * m_r). Floats: y is clamped. Bytes, in
 general: y is clamped to [lo - z, hi - z] as float, rounded half to even, narrowed and shifted by z modulo 256.
@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 from tvm_mpq.kernels.emit.code import Array, Function, alloc, branch, let, loop, when
 from tvm_mpq.kernels.emit.quads import Quad, natural_quads, pack, scatter
-from tvm_mpq.kernels.emit.quantize import VBMI, ByteTable, centered, rounded
+from tvm_mpq.kernels.emit.quantize import ByteTable, centered, rounded
 from tvm_mpq.kernels.emit.value import Index, Value, clamp, constant, fma, intrinsic, maximum, minimum, shuffle
+from tvm_mpq.kernels.features import VBMI
 from tvm_mpq.kernels.packing.ranges import bounded
 from tvm_mpq.kernels.parameters import Parameters
 from tvm_mpq.kernels.registry import Request
@@ -42,6 +43,7 @@ class Cell:
 
     @property
     def places(self) -> tuple[Quad, ...]:
+        """Where each four lanes belong."""
         return self.quads or natural_quads(self.position, self.channel, self.offset)
 
 

@@ -9,7 +9,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tvm_mpq.kernels.emit import Buffer, Index, Value, alloc, branch, let, loop, span, within, zeros
+from tvm_mpq.kernels.emit import (
+    Buffer,
+    Index,
+    Value,
+    alloc,
+    branch,
+    constant,
+    fill_overlapping,
+    let,
+    loop,
+    span,
+    within,
+)
 from tvm_mpq.kernels.frames.float_product import FloatProduct
 from tvm_mpq.kernels.frames.phase import Phase
 from tvm_mpq.kernels.shapes.geometry import Geometry
@@ -75,7 +87,8 @@ class Staging:
         rows = self._rows if self._sampled else self._reach(0, self._rows)
         size, slack = rows * self.row_size, self._product.width - 1  # a last step reads past a row of odd length
         scratch = alloc(size + slack, self._product.dtype)
-        _clear(scratch, size, slack)
+        zero = constant(0, scratch.dtype)
+        fill_overlapping(scratch, size, zero, slack)
         with loop(rows) as i:
             start = i * self.row_size
             if self._sampled:
@@ -97,21 +110,17 @@ class Staging:
         top, left, _, _ = g.padding
         taken = min(g.in_width, self._width - left)
         before, inner = left * g.in_cells, taken * g.in_cells
+        zero = constant(0, scratch.dtype)
         ih = let(block.oh * g.stride[0] - top + i, "ih")
         with branch(within(0, ih, g.in_height)) as (inside, outside):
             with inside:
-                _clear(scratch, start, before)
+                fill_overlapping(scratch, start, zero, before)
                 source = (block.image * g.in_height + ih) * (g.in_width * g.in_cells)
                 self._copy(scratch, start + before, x, source, inner)
-                _clear(scratch, start + (before + inner), self.row_size - before - inner)
+                fill_overlapping(scratch, start + (before + inner), zero, self.row_size - before - inner)
             with outside:
-                _clear(scratch, start, self.row_size)
+                fill_overlapping(scratch, start, zero, self.row_size)
 
     def _copy(self, scratch: Buffer, to: Index, x: Buffer, start: Value, count: int) -> None:
         for i, lanes in span(count, _LANES):
             scratch.store(to + i, self._product.converted(x.load(start + i, lanes)))
-
-
-def _clear(scratch: Buffer, start: Index, count: int) -> None:
-    for i, lanes in span(count, _LANES):
-        scratch.store(start + i, zeros(lanes, scratch.dtype))

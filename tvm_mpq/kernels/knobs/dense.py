@@ -6,6 +6,7 @@ import math
 
 from tvm_mpq.kernels.emit.tiles import even_tile, tiles
 from tvm_mpq.kernels.frames.machine import Dot
+from tvm_mpq.kernels.knobs.choices import cheapest, distinct
 from tvm_mpq.kernels.packing.ranges import bounded
 from tvm_mpq.kernels.registry import Knobs, Request
 from tvm_mpq.kernels.shapes.geometry import (
@@ -14,10 +15,10 @@ from tvm_mpq.kernels.shapes.geometry import (
     ChannelWindow,
     Geometry,
     blocks,
+    conv_of,
     has_half,
     tile_channels,
 )
-from tvm_mpq.schema import Conv2dWorkload
 
 _COLUMNS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24, 28)
 _DEPTHS = (1, 2, 3, 4, 5, 6, 8, 16)
@@ -29,9 +30,10 @@ _UNROLLED = 10
 
 
 def loop_order(g: Geometry, out_blocks: int, steps: int = _UNROLLED + 1) -> str:
-    """Long sums whose weights fit half the first-level cache: the positions pass once, else the weights do.
+    """The outer loop: `positions` or `channels`.
 
-    Where the sums are short a tile's weights even stay in registers while the positions pass.
+    Over positions where all weights fit half the first-level cache: they stay there, and activations are read once.
+    Otherwise over channels: weights are read once, and those of short sums (few `steps`) even stay in registers.
     """
     if g.kernel == (1, 1) and steps <= _UNROLLED:
         return "channels"
@@ -41,8 +43,7 @@ def loop_order(g: Geometry, out_blocks: int, steps: int = _UNROLLED + 1) -> str:
 
 def tiles_512(request: Request, dot: Dot) -> list[Knobs]:
     """Tiles for 32 vector registers, cheapest first."""
-    w = request.workload
-    assert isinstance(w, Conv2dWorkload)
+    w = conv_of(request)
     g = Geometry.of(w, request.out_bits)
     n, half = blocks(w.out_channels), has_half(request, dot.halves)
     steps = g.kernel[0] * g.kernel[1] * ChannelWindow.of(w, dot.channels).cells // dot.channels
@@ -60,8 +61,10 @@ def tiles_512(request: Request, dot: Dot) -> list[Knobs]:
                 if dot.registers(rows * columns, widest) > 32:
                     rows = 1
             found[rows, columns, depth] = _cycles(request, g, steps, parts, rows, columns)
-    ranked = sorted(found, key=lambda tile: found[tile])[:_CHOICES]
-    return [{"rows": r, "columns": c, "blocks": b, "order": loop_order(g, n, steps)} for r, c, b in ranked]
+    return [
+        {"rows": r, "columns": c, "blocks": b, "order": loop_order(g, n, steps)}
+        for r, c, b in cheapest(found, _CHOICES)
+    ]
 
 
 def _cycles(request: Request, g: Geometry, steps: int, parts: list[ChannelTiles], rows: int, columns: int) -> float:
@@ -72,8 +75,7 @@ def _cycles(request: Request, g: Geometry, steps: int, parts: list[ChannelTiles]
     three of all for each. Few steps are unrolled, and small tiles of them overlap; after a loop of many the processor
     has to begin anew. Half and whole vectors in one tile were measured to hinder each other.
     """
-    w = request.workload
-    assert isinstance(w, Conv2dWorkload)
+    w = conv_of(request)
     own = 1 if bounded(w, request.precision.weight_bits) and not w.residual else 2
     cycles = 0.0
     for part in parts:
@@ -93,14 +95,11 @@ def _cycles(request: Request, g: Geometry, steps: int, parts: list[ChannelTiles]
 
 def small_tiles(request: Request, _dot: Dot) -> list[Knobs]:
     """Tiles for machines that nobody measured."""
-    w = request.workload
-    assert isinstance(w, Conv2dWorkload)
+    w = conv_of(request)
     g = Geometry.of(w, request.out_bits)
     n = blocks(w.out_channels)
-    out: list[Knobs] = []
-    for limit, deep in _SMALL_TILES:
-        columns, depth = even_tile(g.out_width, limit), even_tile(n, deep if w.groups == 1 else 1)
-        knobs = {"rows": 1, "columns": columns, "blocks": depth, "order": loop_order(g, n)}
-        if knobs not in out:
-            out.append(knobs)
-    return out
+    tiles_of = (
+        (even_tile(g.out_width, limit), even_tile(n, deep if w.groups == 1 else 1)) for limit, deep in _SMALL_TILES
+    )
+    order = loop_order(g, n)
+    return distinct({"rows": 1, "columns": c, "blocks": b, "order": order} for c, b in tiles_of)

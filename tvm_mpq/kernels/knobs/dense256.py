@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from tvm_mpq.kernels.emit.tiles import even_tile, tiles
 from tvm_mpq.kernels.frames.machine import Dot
+from tvm_mpq.kernels.knobs.choices import cheapest, position_tile
 from tvm_mpq.kernels.knobs.dense import loop_order
 from tvm_mpq.kernels.machines.avx2 import HalfBlocks
 from tvm_mpq.kernels.registry import Knobs, Request
-from tvm_mpq.kernels.shapes.geometry import BLOCK, ChannelWindow, Geometry, blocks
+from tvm_mpq.kernels.shapes.geometry import BLOCK, ChannelWindow, Geometry, blocks, conv_of
 from tvm_mpq.schema import Conv2dWorkload
 
 _COLUMNS = (1, 2, 3, 4, 5, 6, 7)
@@ -23,18 +24,16 @@ _END = 4.0  # cycles that the end of an accumulator takes
 
 def tiles_256(request: Request, dot: Dot) -> list[Knobs]:
     """Tiles for AVX2, cheapest first."""
-    w = request.workload
-    assert isinstance(w, Conv2dWorkload) and isinstance(dot, HalfBlocks)
+    assert isinstance(dot, HalfBlocks)
+    w = conv_of(request)
     g, n = Geometry.of(w, request.out_bits), blocks(w.out_channels)
     found: dict[tuple[int, int, int], float] = {}
     for limit in _COLUMNS:
         for deep in _DEPTHS if w.groups == 1 else (1,):
-            columns, depth = even_tile(g.out_width, limit), even_tile(n, deep)
-            rows = even_tile(g.out_height, limit // columns) if columns == g.out_width else 1
+            (rows, columns), depth = position_tile(g, limit), even_tile(n, deep)
             if dot.registers(rows * columns, 2 * depth) <= _REGISTERS:
                 found[rows, columns, depth] = _cycles(w, g, dot, rows, columns, depth)
-    ranked = sorted(found, key=lambda tile: found[tile])[:_CHOICES]
-    return [{"rows": r, "columns": c, "blocks": b, "order": loop_order(g, n)} for r, c, b in ranked]
+    return [{"rows": r, "columns": c, "blocks": b, "order": loop_order(g, n)} for r, c, b in cheapest(found, _CHOICES)]
 
 
 def _cycles(w: Conv2dWorkload, g: Geometry, dot: HalfBlocks, rows: int, columns: int, depth: int) -> float:

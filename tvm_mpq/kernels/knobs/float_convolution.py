@@ -7,7 +7,7 @@ reduction loads `blocks` weight vectors, broadcasts `rows * cols` inputs and iss
 from __future__ import annotations
 
 from tvm_mpq.kernels.emit import fit_lanes, tiles
-from tvm_mpq.kernels.emit.lanes import native_lanes, vector_registers
+from tvm_mpq.kernels.features import native_lanes, vector_registers
 from tvm_mpq.kernels.registry import Knobs
 from tvm_mpq.kernels.shapes.geometry import Geometry, Segments
 from tvm_mpq.schema import Conv2dWorkload

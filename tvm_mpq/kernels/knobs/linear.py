@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tvm_mpq.kernels.emit.tiles import tiles
 from tvm_mpq.kernels.frames.linear import LinearMachine, linear_shape
+from tvm_mpq.kernels.knobs.choices import cheapest
 from tvm_mpq.kernels.registry import Knobs, Request
 from tvm_mpq.kernels.shapes.geometry import conv_of, useful_threads
 
@@ -26,6 +27,6 @@ def linear_knobs(request: Request, machine: LinearMachine) -> list[Knobs]:
             products = shape.parts * shape.rows
             cycles = shape.steps * max(products, _LATENCY) + products + _TILE_CYCLES
             found[shape.parts] = tiles(shape.tiles, threads) * cycles
-    ranked = sorted(found, key=lambda parts: found[parts])[:_CHOICES]
+    ranked = cheapest(found, _CHOICES)
     space: list[Knobs] = [{"parts": parts, "depth": depth, "ahead": 0} for parts in ranked for depth in depths]
     return [*space, {**space[0], "ahead": _AHEAD}]

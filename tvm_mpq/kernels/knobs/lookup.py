@@ -7,9 +7,9 @@ output rows whose tables or packed rows are held together; `order` is the outer 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
 
 from tvm_mpq.kernels.emit.tiles import even_tile, tiles
+from tvm_mpq.kernels.knobs.choices import cheapest
 from tvm_mpq.kernels.machines.nibbles import NibbleMachine
 from tvm_mpq.kernels.packing import nibble_indices, table_indices
 from tvm_mpq.kernels.packing.bit_words import WORD_BYTES, BitShape
@@ -41,12 +41,6 @@ _BIT_TILES = (
 )
 """Columns x blocks of 16 channels."""
 
-Tile = TypeVar("Tile", bound=tuple[int, ...])
-
-
-def _cheapest(found: dict[Tile, float]) -> list[Tile]:
-    return sorted(found, key=lambda tile: found[tile])[:_CHOICES]
-
 
 def _band(s: LookupShape, row_bytes: int, cache: int = _LEVEL_2) -> int:
     """All output rows where the prepared rows of the whole map fit the cache, else one."""
@@ -68,7 +62,7 @@ def table_knobs(request: Request) -> list[Knobs]:
     # weights that fit the first-level cache stay there while positions pass by; else they pass once
     orders = ("positions", "channels") if weights <= _LEVEL_1 * 2 else ("channels", "positions")
     out: list[Knobs] = []
-    for columns, deep, depth in _cheapest(found):
+    for columns, deep, depth in cheapest(found, _CHOICES):
         for order in orders:
             band = _band(s, s.row_bytes)
             if s.kernel[0] == 1 and order == "positions":
@@ -89,7 +83,7 @@ def _table_registers(s: TableShape, columns: int, deep: int, depth: int, limit: 
 
 
 def _table_cycles(s: TableShape, all_blocks: int, columns: int, deep: int, depth: int, limit: int) -> float:
-    """Estimated cycles of one image: look-ups and loads of the reduction, then the epilogue."""
+    """Estimated cycles of one image: look-ups and loads of the reduction, then the end of each tile."""
     count = s.out_height * tiles(s.out_width, columns) * tiles(all_blocks, deep)
     chains = even_parts(depth * s.kernel[1], limit)
     lookups = columns * deep * depth * s.kernel[1]
@@ -121,7 +115,7 @@ def nibble_knobs(request: Request, machine: NibbleMachine) -> list[Knobs]:
             if counters + parts * sums + 3 <= machine.registers:
                 found[columns, parts, sums] = _nibble_cycles(s, coding, all_parts, columns, parts, sums)
     out: list[Knobs] = []
-    for columns, parts, sums in _cheapest(found):
+    for columns, parts, sums in cheapest(found, _CHOICES):
         band = _band(s, s.table_row_bytes(2 * sums), _SMALL_LEVEL_2)
         orders = _nibble_orders(s, coding, all_parts, columns, parts, sums, band)
         out += [{"columns": columns, "parts": parts, "sums": sums, "band": band, "order": order} for order in orders]
@@ -141,7 +135,7 @@ def _nibble_orders(
 
 
 def _nibble_cycles(s: NibbleShape, coding: NibbleCoding, all_parts: int, columns: int, parts: int, sums: int) -> float:
-    """Estimated cycles of one image: look-ups, additions and unpacking of the reduction, then the epilogue."""
+    """Estimated cycles of one image: look-ups, additions and unpacking of the reduction, then the end of each tile."""
     count = s.out_height * tiles(s.out_width, columns) * tiles(all_parts, parts)
     counting = 4 - coding.beside  # instructions that take a sum into the counters
     work = columns * parts * (2 * sums - 1 + counting) + parts * sums * 1.5
@@ -162,7 +156,7 @@ def bit_knobs(request: Request) -> list[Knobs]:
             found[columns, deep] = _bit_cycles(s, all_blocks, planes, columns, deep)
     band = _band(s, s.plane_bytes * planes)
     out: list[Knobs] = []
-    for columns, deep in _cheapest(found):
+    for columns, deep in cheapest(found, _CHOICES):
         orders = _bit_orders(s, all_blocks, planes, columns, deep)
         out += [{"columns": columns, "blocks": deep, "band": band, "order": order} for order in orders]
     return out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tvm_mpq.kernels.emit.tiles import even_tile, tiles
 from tvm_mpq.kernels.frames.machine import ConvolutionMachine, Dot
+from tvm_mpq.kernels.knobs.choices import cheapest, distinct, position_tile
 from tvm_mpq.kernels.knobs.dense import loop_order
 from tvm_mpq.kernels.registry import Knobs, Request
 from tvm_mpq.kernels.shapes.geometry import Geometry, blocks, conv_of
@@ -22,13 +23,11 @@ def sdot_tiles(request: Request, dot: Dot) -> list[Knobs]:
     n = blocks(w.out_channels)
     found: dict[tuple[int, int, int], float] = {}
     for limit, deep in _TILES:
-        columns, depth = even_tile(g.out_width, limit), even_tile(n, deep if w.groups == 1 else 1)
-        rows = even_tile(g.out_height, max(1, limit // columns)) if columns == g.out_width else 1
+        (rows, columns), depth = position_tile(g, limit), even_tile(n, deep if w.groups == 1 else 1)
         if dot.registers(rows * columns, depth) <= _REGISTERS:
             found[rows, columns, depth] = _instructions(g, n, rows, columns, depth)
-    ranked = sorted(found, key=lambda tile: found[tile])[:_CHOICES]
     first, second = _orders(g, n)
-    out = [{"rows": r, "columns": c, "blocks": b, "order": first} for r, c, b in ranked]
+    out = [{"rows": r, "columns": c, "blocks": b, "order": first} for r, c, b in cheapest(found, _CHOICES)]
     return [out[0], {**out[0], "order": second}, *out[1:]]
 
 
@@ -37,25 +36,18 @@ def pairwise_tiles(request: Request, machine: ConvolutionMachine) -> list[Knobs]
     w = conv_of(request)
     g = Geometry.of(w, request.out_bits)
     first, second = _orders(g, blocks(w.out_channels))
-    out: list[Knobs] = []
+    found: list[Knobs] = []
     for limit, order in ((2, first), (3, first), (2, second), (1, first)):
-        columns = even_tile(g.out_width, limit)
-        rows = even_tile(g.out_height, max(1, limit // columns)) if columns == g.out_width else 1
-        knobs = {"rows": rows, "columns": columns, "blocks": 1, "order": order}
-        if knobs not in out:
-            out.append(knobs)
-    return out
+        rows, columns = position_tile(g, limit)
+        found.append({"rows": rows, "columns": columns, "blocks": 1, "order": order})
+    return distinct(found)
 
 
 def depthwise_tiles(request: Request, machine: ConvolutionMachine) -> list[Knobs]:
     """Neighbouring positions share loads; more than a few spill."""
     w = conv_of(request)
-    out: list[Knobs] = []
-    for limit in (4, 2, 7, 1):
-        knobs = {"rows": 1, "columns": even_tile(w.out_width, limit), "blocks": 1, "order": "channels"}
-        if knobs not in out:
-            out.append(knobs)
-    return out
+    columns = (even_tile(w.out_width, limit) for limit in (4, 2, 7, 1))
+    return distinct({"rows": 1, "columns": c, "blocks": 1, "order": "channels"} for c in columns)
 
 
 def _instructions(g: Geometry, out_blocks: int, rows: int, columns: int, depth: int) -> float:

@@ -17,12 +17,12 @@ from tvm_mpq.kernels.emit import (
     Value,
     accumulators,
     broadcast4,
+    clear,
     constant,
     intrinsic,
     let,
     loop,
     repeated_byte,
-    zeros,
 )
 from tvm_mpq.kernels.frames.linear import LinearMachine, LinearTile
 from tvm_mpq.kernels.frames.machine import Dot
@@ -30,9 +30,9 @@ from tvm_mpq.kernels.machines.nibbles import Counters, NibbleMachine
 from tvm_mpq.kernels.packing.dense import blocked_weight
 from tvm_mpq.kernels.packing.linear import SIGN_BIT, ByteCoding, LinearShape
 from tvm_mpq.kernels.registry import Request
-from tvm_mpq.kernels.shapes.geometry import ChannelWindow, Geometry
+from tvm_mpq.kernels.shapes.geometry import ChannelWindow, Geometry, conv_of
 from tvm_mpq.numerics.affine import weight_range
-from tvm_mpq.schema import Conv2dWorkload, padded_channels
+from tvm_mpq.schema import padded_channels
 
 _REGISTERS = 16
 _HALF = 4  # bits of half a byte
@@ -76,7 +76,7 @@ class Words(HalfBlocks):
         return 32
 
     def registers(self, positions: int, vectors: int) -> int:
-        """Accumulators and two more: widened weights may as well wait in memory."""
+        """Accumulators and two more: widened weights may be spilled to memory."""
         return positions * vectors + 2
 
     def instructions(self, positions: int, vectors: int) -> float:
@@ -155,8 +155,7 @@ def bytes_depth(request: Request) -> int:
     It must divide the steps of the innermost loop, those of a row of taps or of one tap, and a tap's channels are
     filled up to whole depths.
     """
-    w, p = request.workload, request.precision
-    assert isinstance(w, Conv2dWorkload)
+    w, p = conv_of(request), request.precision
     cost: dict[int, float] = {}
     taps = Geometry.of(w, request.out_bits).kernel[1]
     for depth in range(1, min(_DEEPEST, Bytes.limit(p.weight_bits, p.activation_bits)) + 1):
@@ -213,8 +212,7 @@ class Avx2Fields(LinearMachine):
         s, accs = tile.shape, tile.zero_sums()
         words = accumulators(s.rows, [16] * s.parts, "int16")
         with loop(s.trips) as k:
-            for word in (word for row in words for word in row):
-                word.value = zeros(16, "int16")
+            clear(words)
             with loop(s.depth) as d:
                 self._step(tile, k * s.depth + d, words)
             for row, counted in zip(accs, words, strict=True):

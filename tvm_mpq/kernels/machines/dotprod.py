@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from tvm_mpq.kernels.emit import Pointer, Register, broadcast4, intrinsic, let, shuffle
 from tvm_mpq.kernels.frames.machine import Dot
-from tvm_mpq.kernels.machines.neon import bind_centre, less
+from tvm_mpq.kernels.machines.neon import bind_centre, centre, less
 from tvm_mpq.kernels.packing.dense import blocked_weight
 from tvm_mpq.kernels.shapes.geometry import BLOCK
 
@@ -27,7 +27,7 @@ class SignedDot(Dot):
 
     def __init__(self, cells: int, activation_bits: int) -> None:
         self.channels = 16 if cells % 16 == 0 else 4
-        self.activation_bits = activation_bits
+        self.taken = centre(activation_bits)
 
     @property
     def step_bytes(self) -> int:
@@ -43,7 +43,7 @@ class SignedDot(Dot):
         return positions * (len(_QUARTERS) * vectors + 1) + len(_QUARTERS) + 1
 
     def prepare(self) -> None:
-        self.centre = bind_centre(self.activation_bits)
+        self.centre = bind_centre(self.taken)
 
     def step(
         self, inputs: Sequence[Pointer], weights: Sequence[Pointer], accs: list[list[Register]], half: bool = False

@@ -1,8 +1,9 @@
 """NEON without dot products: smull and smlal of eight bytes, and the additions that widen their 16 bit sums.
 
-Activations are unsigned bytes, and NEON multiplies bytes of equal signedness only: registers hold x - c
-(`packing/centred.py`). The subtraction is one instruction for 16 channels of a position. Border cells and cells behind
-the last channel need no care: the former hold the zero point, the latter meet zero weights.
+Activations are unsigned bytes, and NEON multiplies bytes of equal signedness only: registers hold x - c, where c is
+half the range of x. |x - c| is as small as it can be, so that 16 bits hold the most products, and the bias holds the
+difference: sum (x - c) * w = sum x * w - c * sum w. The subtraction is one instruction for 16 channels of a position.
+Border cells hold the zero point and are treated as any other; cells behind the last channel meet weights of zero.
 """
 
 from __future__ import annotations
@@ -20,16 +21,15 @@ from tvm_mpq.kernels.emit import (
     Register,
     Value,
     accumulators,
+    clear,
     constant,
     intrinsic,
     let,
     loop,
     shuffle,
-    zeros,
 )
 from tvm_mpq.kernels.frames.machine import Tile, TileMachine
 from tvm_mpq.kernels.machines.nibbles import Counters, NibbleMachine
-from tvm_mpq.kernels.packing.centred import centre
 from tvm_mpq.kernels.packing.dense import diagonal_weight
 from tvm_mpq.kernels.shapes.geometry import BLOCK, ChannelWindow, Geometry, blocks
 from tvm_mpq.numerics.affine import weight_range
@@ -38,6 +38,15 @@ from tvm_mpq.schema import FLOAT_BITS, Conv2dWorkload, Precision, padded_channel
 _HALF = 8  # output channels of a pairwise tile
 _STEP = 16  # bytes of a vector register
 _UNROLLED_TAPS = 25  # depthwise kernels of more taps loop over their rows
+
+
+def centre(activation_bits: int) -> int:
+    """c: x - c fits a signed byte, and |x - c| <= c.
+
+    >>> centre(8), centre(4)
+    (128, 8)
+    """
+    return 1 << (activation_bits - 1)
 
 
 def exact_depth(weight_bits: int, activation_bits: int) -> int:
@@ -55,9 +64,9 @@ def deferred_depth(precision: Precision) -> int:
     return min(8, exact_depth(precision.weight_bits, precision.activation_bits))
 
 
-def bind_centre(activation_bits: int, lanes: int = _STEP) -> Value:
+def bind_centre(taken: int, lanes: int = _STEP) -> Value:
     """What `less` takes off activations; once a call."""
-    return let(constant(centre(activation_bits), "uint8", lanes), "centre")
+    return let(constant(taken, "uint8", lanes), "centre")
 
 
 def less(x: Value, c: Value) -> Value:
@@ -85,6 +94,7 @@ class TapRow:
 
     @classmethod
     def of(cls, w: Conv2dWorkload) -> TapRow:
+        """A kernel row where its positions lie side by side, else one position's channels."""
         cells, (rows, columns) = ChannelWindow.of(w, _STEP).cells, Geometry.of(w, FLOAT_BITS).kernel
         if w.dilation[1] == 1 and cells == padded_channels(w.in_channels):
             return cls(columns * cells, rows)
@@ -121,7 +131,7 @@ class Pairwise(TileMachine):
         """depth: products that are added in 16 bits."""
         self.row = TapRow.of(workload)
         self.channels = min(_STEP, padded_channels(workload.in_channels))
-        self.activation_bits = activation_bits
+        self.taken = centre(activation_bits)
         self.vectors = depth * 8 // self.row.step  # of a run, added before one sadalp
 
     def block_bytes(self, steps: int) -> int:
@@ -143,13 +153,12 @@ class Pairwise(TileMachine):
         return np.ascontiguousarray(split.transpose(0, 1, 3, 4, 2, 5))
 
     def prepare(self) -> None:
-        self.centre = bind_centre(self.activation_bits, self.row.step)
+        self.centre = bind_centre(self.taken, self.row.step)
 
     def sums(self, tile: Tile) -> list[Value]:
         g, row = tile.g, self.row
         accs = accumulators(len(tile.offsets), [4] * _HALF, "int32")
-        for acc in (acc for channels in accs for acc in channels):
-            acc.value = zeros(4, "int32")
+        clear(accs)
         run = len(row.starts) * _HALF * row.step
         x, w = tile.inputs, tile.weights
         with ExitStack() as stack:
@@ -210,7 +219,7 @@ class ByteLanes(TileMachine):
     terms = 1
 
     def __init__(self, precision: Precision) -> None:
-        self.activation_bits = precision.activation_bits
+        self.taken = centre(precision.activation_bits)
         self.depth = exact_depth(precision.weight_bits, precision.activation_bits)
 
     def pack(self, weight: npt.NDArray[np.int8]) -> npt.NDArray[Any]:
@@ -223,7 +232,7 @@ class ByteLanes(TileMachine):
         return steps * BLOCK
 
     def prepare(self) -> None:
-        self.centre = bind_centre(self.activation_bits)
+        self.centre = bind_centre(self.taken)
 
     def sums(self, tile: Tile) -> list[Value]:
         g = tile.g

@@ -25,6 +25,7 @@ from tvm_mpq.kernels.emit import (
     accumulators,
     alloc,
     bind,
+    clear,
     intrinsic,
     let,
     loop,
@@ -216,8 +217,8 @@ class NibbleLookup(LookupMachine):
         return [[total.value for total in row] for row in sums]
 
     def _clear(self, counters: list[list[Counters]]) -> None:
-        for counter in (counter for row in counters for part in row for counter in part):
-            counter.value = zeros(counter.lanes, "uint16")
+        for row in counters:
+            clear(row)
 
     def _move(self, counters: list[list[Counters]], sums: list[list[Register]], plane: Index) -> None:
         """Add what is counted to the sums, times what the plane's bits are worth."""

@@ -20,6 +20,7 @@ from tvm_mpq.kernels.emit import (
     let,
     loop,
     repeated_byte,
+    tiles,
     unrolled,
 )
 from tvm_mpq.kernels.frames.linear import LinearMachine, LinearTile
@@ -80,10 +81,10 @@ class VnniUnpacked(Vnni):
         return nibble_weight(weight) ^ np.uint8(0x88)
 
     def packed_shape(self, out_blocks: int, steps: int) -> tuple[int, ...]:
-        return (out_blocks, -(-steps // 2), 16, 4)
+        return (out_blocks, tiles(steps, 2), 16, 4)
 
     def block_bytes(self, steps: int) -> int:
-        return -(-steps // 2) * 2 * self.step_bytes
+        return tiles(steps, 2) * 2 * self.step_bytes
 
     def unpack(self, packed: Buffer, block: Index, count: int, target: Buffer, to: Index, block_bytes: int) -> None:
         with loop(count * block_bytes // 128) as u:

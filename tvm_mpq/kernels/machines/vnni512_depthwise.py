@@ -71,6 +71,7 @@ class DepthwiseFrame:
 
     @property
     def parameters(self) -> Parameters:
+        """What the kernel takes."""
         shape = (blocks(self.w.out_channels), self.w.kernel[1], len(self.pairs), BLOCK, 4)
         return convolution_parameters(self.request, Array("weight", shape, "int8"))
 
@@ -107,6 +108,7 @@ class DepthwiseFrame:
         )
 
     def build(self) -> PrimFunc:
+        """The kernel."""
         with function(self.parameters.all()) as f:
             _Writer(self, f).write()
         return f.func

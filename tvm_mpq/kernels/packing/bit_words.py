@@ -40,6 +40,7 @@ class BitShape(LookupShape):
 
     @property
     def ends_in_half(self) -> bool:
+        """Whether the last word of a kernel row is half."""
         return self.lookups % 2 == 1
 
     @property

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tvm_mpq.kernels.emit.tiles import tiles
 from tvm_mpq.kernels.registry import Knobs, Request
 from tvm_mpq.kernels.shapes.geometry import BLOCK, blocks, conv_of
 from tvm_mpq.schema import FLOAT_BITS, Conv2dWorkload
@@ -34,7 +35,8 @@ class Window:
 
     @property
     def groups(self) -> int:
-        return -(-self.reach // 4)
+        """Groups of four input rows of the tile, the last one perhaps not full."""
+        return tiles(self.reach, 4)
 
     def taps(self, row: int) -> list[tuple[int, int]]:
         """(kernel row, input row of the tile) of one output row."""
@@ -51,6 +53,7 @@ def paired(request: Request) -> bool:
 
 
 def window(w: Conv2dWorkload, rows: int) -> Window:
+    """Of tiles of at most `rows` output rows."""
     return Window(min(rows, w.out_height), w.kernel[0], w.stride[0], w.dilation[0])
 
 

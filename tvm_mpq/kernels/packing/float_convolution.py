@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from tvm_mpq.kernels.emit.tiles import tiles
 from tvm_mpq.kernels.packing.phases import phase_weights
 from tvm_mpq.kernels.registry import Knobs
 from tvm_mpq.kernels.shapes.geometry import Segments
@@ -47,7 +48,7 @@ def pack_direct(
     lanes, blocks = knobs["lanes"], knobs["blocks"]
     runs_of, width = Segments.of(w), product.width
     per_group = w.out_channels // w.groups
-    vectors = -(-per_group // lanes)
+    vectors = tiles(per_group, lanes)
     starts = np.minimum(np.arange(vectors) * lanes, per_group - lanes)
     channel = starts[:, None] + np.arange(lanes)  # [vectors, lanes]
     runs = []

@@ -18,7 +18,7 @@ from tvm_mpq.kernels.emit.tiles import even_tile, tiles
 from tvm_mpq.kernels.registry import Request
 from tvm_mpq.schema import Conv2dWorkload
 
-Bytes = npt.NDArray[np.uint8]
+ByteArray = npt.NDArray[np.uint8]
 
 SIGN_BIT = 128
 """x - 128 as a signed byte is x with its top bit turned over."""
@@ -95,6 +95,7 @@ class LinearShape:
 
     @property
     def tiles(self) -> int:
+        """Of all output channels."""
         return tiles(self.all_parts, self.parts)
 
     @property
@@ -104,6 +105,7 @@ class LinearShape:
 
     @property
     def steps(self) -> int:
+        """Of one tile."""
         return self.trips * self.depth
 
     @property
@@ -113,10 +115,12 @@ class LinearShape:
 
     @property
     def vector_bytes(self) -> int:
+        """Bytes of a vector of weights."""
         return self.lanes * QUAD
 
     @property
     def step_bytes(self) -> int:
+        """Bytes of weights of one step of a tile."""
         return self.vectors * self.vector_bytes
 
     @property
@@ -134,14 +138,14 @@ class LinearShape:
         return min(self.coding.fields, self.parts - vector * self.coding.fields)
 
 
-def unsigned_codes(weight: npt.NDArray[np.int8], shape: LinearShape) -> Bytes:
+def unsigned_codes(weight: npt.NDArray[np.int8], shape: LinearShape) -> ByteArray:
     """int8[O, I] -> u of each weight, uint8[O, steps * inputs of a step]; missing inputs have 0."""
     coding = shape.coding
     codes = ((weight + np.int8(coding.offset)) // coding.step).astype(np.uint8)
     return np.pad(codes, [(0, 0), (0, shape.steps * coding.inputs - weight.shape[1])])
 
 
-def pack_tiles(codes: Bytes, shape: LinearShape) -> Bytes:
+def pack_tiles(codes: ByteArray, shape: LinearShape) -> ByteArray:
     """uint8[O, steps, 4] in the fields' range -> uint8[`shape.weight_shape`]; missing outputs and fields are 0."""
     fields, parts = shape.coding.fields, shape.parts
     wide = np.pad(codes, [(0, shape.all_parts * shape.lanes - len(codes)), (0, 0), (0, 0)])

@@ -14,7 +14,11 @@ T = TypeVar("T", bound=np.generic)
 
 
 def phase_weights(w: Conv2dWorkload, weight: npt.NDArray[T]) -> list[npt.NDArray[T]]:
-    """The weights of each phase of a dilated input (see `PhaseAxis`), zeros behind; without dilation, all in one."""
+    """The weights of each phase of a dilated input (see `PhaseAxis`), filled up with zeros to equal taps.
+
+    [O, KH, KW, I] to one [O, taps, taps, I] for each phase, those of one row of phases together; without dilation, all
+    in one.
+    """
     phases = Geometry.of(w, FLOAT_BITS).phases
     if phases is None:
         return [weight]

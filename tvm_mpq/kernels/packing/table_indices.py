@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tvm_mpq.kernels.emit.tiles import tiles
 from tvm_mpq.kernels.registry import Request
 from tvm_mpq.kernels.shapes.geometry import BLOCK, blocks
 from tvm_mpq.kernels.shapes.lookup import LookupShape
@@ -41,6 +42,7 @@ class TableCoding:
 
     @property
     def planes(self) -> int:
+        """Bits of a weight that are looked up one by one."""
         return SLOTS // self.groups
 
     def sums_limit(self, activation_bits: int) -> int:
@@ -69,8 +71,8 @@ def even_parts(count: int, limit: int) -> list[tuple[int, int]]:
     >>> even_parts(5, 3), even_parts(6, 4), even_parts(2, 4)
     ([(0, 3), (3, 5)], [(0, 3), (3, 6)], [(0, 2)])
     """
-    parts = -(-count // limit)
-    ends = [-(-count * i // parts) for i in range(parts + 1)]
+    parts = tiles(count, limit)
+    ends = [tiles(count * i, parts) for i in range(parts + 1)]
     return list(itertools.pairwise(ends))
 
 

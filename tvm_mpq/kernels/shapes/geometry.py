@@ -16,7 +16,7 @@ BLOCK = 16
 
 def blocks(channels: int) -> int:
     """Blocks of 16 channels that cover `channels`."""
-    return -(-channels // BLOCK)
+    return tiles(channels, BLOCK)
 
 
 def conv_of(request: Request) -> Conv2dWorkload:
@@ -36,7 +36,8 @@ class PhaseAxis:
     """One axis of a convolution over an input that is dilated by `factor` (a transposed convolution of that stride).
 
     Outputs that are `factor` apart meet the same taps: those of phase a are an ordinary convolution of stride 1 over
-    the input as it is, with every factor-th tap. All phases are given as many taps as the longest, zeros behind.
+    the input as it is, with every factor-th tap. All phases are given as many taps as the longest has: where one has
+    fewer, taps of zero follow.
     """
 
     factor: int
@@ -149,6 +150,7 @@ class Geometry:
 
     @property
     def phase_count(self) -> int:
+        """1 without input dilation."""
         return 1 if self.phases is None else self.phases[0].factor * self.phases[1].factor
 
     @property
@@ -180,6 +182,7 @@ class Geometry:
 
     @property
     def rows(self) -> int:
+        """Input rows with their border."""
         return self.in_height + self.padding[0] + self.padding[2]
 
 
@@ -199,17 +202,18 @@ class ChannelWindow:
         stored = padded_channels(w.in_channels)
         ins, outs = w.in_channels // w.groups, w.out_channels // w.groups
         if w.groups == 1:
-            # one tap: the padded channels need no steps; more: their steps join the taps of a row to one long loop
-            used = -(-ins // channels) * channels if w.kernel[1] == 1 else stored
+            # With one tap, padded channels are left out. With more they stay, so that a row of taps is one long loop.
+            used = tiles(ins, channels) * channels if w.kernel[1] == 1 else stored
             return cls(1, ins, outs, min(used, stored), 0)
         longest = 0
         for first in range(0, w.out_channels, BLOCK):
             last = min(first + BLOCK, w.out_channels) - 1
             longest = max(longest, (last // outs - first // outs + 1) * ins)
-        cells = min(-(-longest // channels) * channels, stored)
+        cells = min(tiles(longest, channels) * channels, stored)
         return cls(w.groups, ins, outs, cells, stored - cells)
 
     def start(self, block: int) -> int:
+        """The first input channel of a block's window."""
         return min(block * BLOCK // self.out_per_group * self.in_per_group, self.limit)
 
     def first_cell(self, block: Value) -> Index:
@@ -223,8 +227,8 @@ class ChannelWindow:
 class Segments:
     """The inputs under a kernel as runs of neighbours, where channels are not padded.
 
-    merged: whether a run is a kernel row, whose positions lie behind one another (never with groups); else it is one
-    position's channels of a group. in_group, out_group: channels of one group; count, length: of the runs.
+    merged: whether a run is a whole kernel row, whose positions lie side by side (never with groups); else it is the
+    channels that one position has of a group. in_group, out_group: channels of one group; count, length: of the runs.
     """
 
     merged: bool
@@ -235,6 +239,7 @@ class Segments:
 
     @classmethod
     def of(cls, w: Conv2dWorkload) -> Segments:
+        """Of a convolution on floats; of one phase where the input is dilated."""
         in_group, (kh, kw) = w.in_channels // w.groups, Geometry.of_floats(w).kernel
         merged = w.groups == 1 and (w.dilation[1] == 1 or kw == 1)
         count, length = (kh, in_group * kw) if merged else (kh * kw, in_group)
@@ -245,7 +250,8 @@ class Segments:
 class ChannelTiles:
     """`count` tiles of `blocks` blocks of 16 channels from block `first`.
 
-    half: the last block is half a block; overlaps: the last tile is moved back, as threads like it.
+    half: the last block is half a block; overlaps: the last tile is moved back and computes some channels twice, so
+    that all tiles are equal and any number of threads can share them.
     """
 
     first: int
@@ -269,13 +275,15 @@ def tile_channels(all_blocks: int, tile: int, half: bool) -> list[ChannelTiles]:
     return parts
 
 
-def has_half(request: Request, machine: bool) -> bool:
-    """Whether the last block is computed as half a block: at most 8 of its channels exist, and bytes leave."""
-    w = request.workload
-    assert isinstance(w, Conv2dWorkload)
+def has_half(request: Request, halves: bool) -> bool:
+    """Whether the last block is computed as half a block: at most 8 of its channels exist, and outputs are bytes.
+
+    halves: whether the machine can (`Dot.halves`).
+    """
+    w = conv_of(request)
     few = 0 < w.out_channels % BLOCK <= BLOCK // 2 and w.out_channels > 4
     bytes_out = request.out_bits != FLOAT_BITS and "avx512bw" in request.features
-    return machine and few and w.groups == 1 and bytes_out and "avx512vl" in request.features
+    return halves and few and w.groups == 1 and bytes_out and "avx512vl" in request.features
 
 
 PARALLEL_MACS = 1_500_000

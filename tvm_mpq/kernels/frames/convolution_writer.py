@@ -1,0 +1,261 @@
+"""The code of a dense integer convolution: the loops that `ConvolutionFrame` plans, and the tiles inside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tvm.tirx import PrimFunc
+
+from tvm_mpq.kernels.emit import (
+    Function,
+    Index,
+    Pointer,
+    Value,
+    accumulators,
+    alloc,
+    bind,
+    constant,
+    function,
+    let,
+    loop,
+    minimum,
+    overlap,
+    shuffle,
+    split,
+    tiles,
+)
+from tvm_mpq.kernels.emit.quads import Quad
+from tvm_mpq.kernels.frames.border import fill_border
+from tvm_mpq.kernels.frames.convolution import ConvolutionFrame, LaneVector
+from tvm_mpq.kernels.frames.machine import Dot, Tile, TileMachine
+from tvm_mpq.kernels.frames.phase import Phase, each_phase
+from tvm_mpq.kernels.frames.reduction import Reduction
+from tvm_mpq.kernels.frames.requantize import Cell, Requantizer
+from tvm_mpq.kernels.shapes.geometry import (
+    BLOCK,
+    ChannelTiles,
+)
+
+PREFETCHED_BYTES = 131_072
+"""Weights of a convolution from which they are prefetched; smaller ones gained nothing."""
+
+
+def build_convolution(frame: ConvolutionFrame) -> PrimFunc:
+    """The kernel that `frame` plans."""
+    with function(frame.parameters.all()) as f:
+        _Writer(frame, f).write()
+    return f.func
+
+
+class _Writer:
+    """Writes the loops of one frame into an open function.
+
+    n, oh, ow, block: image, first output row, column and block of channels of the tile that is being written; h, w: the
+    numbers of its row and column of tiles.
+    """
+
+    n: Value
+    h: Value
+    w: Value
+    oh: Value
+    ow: Value
+    block: Value
+    base: Index  # where this thread's input rows begin in `x`
+    phase: Phase
+    unpacked: Index  # where this thread's unpacked weights begin
+
+    def __init__(self, frame: ConvolutionFrame, f: Function) -> None:
+        self.frame, self.machine, self.g = frame, frame.machine, frame.g
+        self.source = f.flat("x")
+        self.x = alloc(frame.threads * frame.scratch, "uint8") if self.g.bordered else self.source
+        self.packed = f.flat("weight")
+        self.weights = alloc(frame.threads * frame.unpacked, "int8") if self.machine.unpacks else self.packed
+        self.machine.prepare()
+        self.q, self.bias, self.multiplier = f.flat("Q"), f.flat("bias"), f.flat("multiplier")
+        self.requantizer = Requantizer(f, frame.request, self.machine.lanes)
+
+    def write(self) -> None:
+        with split(self.frame.threads) as task:
+            self.task = task
+            self._task()
+
+    def _share(self, axis: str) -> tuple[Index, Index]:
+        """The tiles of one axis that a task does."""
+        count = self.frame.counts[axis]
+        return self.task.share(count) if axis == self.frame.split else (0, count)
+
+    def _task(self) -> None:
+        frame, g = self.frame, self.g
+        self.phase = Phase.only(g)
+        self.requantizer.locals()
+        if self.machine.unpacks:
+            self.unpacked = bind(self.task.offset(frame.unpacked), "unpacked")
+            if not frame.by_channels and g.phases is None:
+                self._unpack(0, frame.all_blocks)
+        with loop(*self._share("n")) as n:
+            self.n = n
+            self.base = bind(self.task.offset(frame.scratch), "base") if g.bordered else 0
+            if g.bordered:
+                z = self.q[0].cast("uint8")
+                fill_border(g, frame.rows, self._share("h"), self.n, self.source, self.x, self.base, z)
+            with each_phase(g) as self.phase:
+                if self.machine.unpacks and not frame.by_channels and g.phases is not None:
+                    self._unpack(0, frame.all_blocks)
+                self._tiles()
+
+    def _tiles(self) -> None:
+        if self.frame.by_channels:
+            self._channels(lambda part: self._rows(lambda: self._columns(lambda: self._tile(part))))
+        else:
+            self._rows(lambda: self._columns(lambda: self._channels(self._tile)))
+
+    def _rows(self, body: Callable[[], None]) -> None:
+        with loop(*self._share("h")) as h:
+            self.h = h
+            self.oh = let(overlap(self.h, self.frame.rows, self.phase.height), "oh")
+            body()
+
+    def _columns(self, body: Callable[[], None]) -> None:
+        with loop(*self._share("w")) as w:
+            self.w = w
+            self.ow = let(overlap(self.w, self.frame.columns, self.phase.width), "ow")
+            body()
+
+    def _channels(self, body: Callable[[ChannelTiles], None]) -> None:
+        frame = self.frame
+        for part in frame.parts:
+            with loop(*(self._share("g") if part.overlaps else (0, part.count))) as i:
+                last = frame.all_blocks - part.blocks
+                block = minimum(i * part.blocks, last) if part.overlaps else part.first + i * part.blocks
+                self.block = let(block, "block")
+                if self.machine.unpacks and frame.by_channels:
+                    self._unpack(self.block, part.blocks)
+                body(part)
+
+    def _unpack(self, block: Index, count: int) -> None:
+        block = self.phase.number * self.frame.all_blocks + block
+        self.machine.unpack(self.packed, block, count, self.weights, self.unpacked, self.frame.block_bytes)
+
+    def stored_block(self) -> Index:
+        """The tile's first block among the weights and biases of all phases."""
+        return self.phase.number * self.frame.all_blocks + self.block
+
+    def _tile(self, part: ChannelTiles) -> None:
+        machine = self.machine
+        if isinstance(machine, Dot):
+            self.requantizer.finish(_StepTile(self, machine, part).cells())
+        elif isinstance(machine, TileMachine):
+            self._owned_tile(machine)
+
+    def _owned_tile(self, machine: TileMachine) -> None:
+        """A block of channels, one of the machine's vectors after another."""
+        frame, lanes = self.frame, machine.lanes
+        vectors = 1 if frame.all_blocks == 1 and self.requantizer.stored <= lanes else BLOCK // lanes
+        with loop(vectors) as vector:
+            channel = let(self.block * BLOCK + vector * lanes, "channel")
+            inputs = Pointer(self.x, self.first_cell())
+            first = self.stored_block() * frame.block_bytes + vector * (frame.block_bytes * lanes // BLOCK)
+            weights = Pointer(self.weights, first)
+            biases = Pointer(self.bias, self.phase.number * (frame.all_blocks * BLOCK) + channel)
+            sums = machine.sums(Tile(self.g, inputs, frame.offsets, weights, biases))
+            bias = None if machine.biased else let(biases.load(lanes), "bias")
+            multiplier = let(self.multiplier.load(channel, lanes), "multiplier")
+            if bias is not None:
+                sums = [let(total + bias, "sum") for total in sums]
+            places = zip(sums, self.places(), strict=True)
+            self.requantizer.finish([Cell(total, multiplier, place, channel) for total, place in places])
+
+    def first_cell(self) -> Value:
+        """The first input cell that the tile's first position reads."""
+        g = self.g
+        image = self.n * g.in_height if not g.bordered else 0
+        row, column = self.oh * g.stride[0] + self.phase.row, self.ow * g.stride[1] + self.phase.column
+        first = (image + row) * g.row_width + column
+        return self.base + first * g.in_cells + self.frame.window.first_cell(self.block)
+
+    def places(self) -> list[Value]:
+        """Which output positions the tile's are."""
+        return [self.phase.position(self.n, self.oh + r, self.ow + c) for r, c in self.frame.positions]
+
+
+class _StepTile:
+    """One tile of a machine that goes by steps: its accumulators, and the loops around `Dot.step`."""
+
+    def __init__(self, writer: _Writer, dot: Dot, part: ChannelTiles) -> None:
+        self.writer, self.frame, self.g, self.dot, self.part = writer, writer.frame, writer.g, dot, part
+        self.vectors = self.frame.vectors(part)
+        self.accs = accumulators(len(self.frame.positions), [vector.lanes for vector in self.vectors], "int32")
+        self.channel = let(writer.block * BLOCK, "channel")
+
+    def cells(self) -> list[Cell]:
+        """All sums, as the requantizer takes them; halves are joined in pairs of positions."""
+        dot, accs = self.dot, self.accs
+        for v, vector in enumerate(self.vectors):
+            start = constant(0, "int32", vector.lanes) if dot.shift else self._bias(vector)
+            for row in accs:
+                row[v].value = start
+        self._reduce()
+        multipliers, biases = [], []
+        for vector in self.vectors:
+            m = self.writer.multiplier.load(self.channel + vector.offset, vector.lanes)
+            multipliers.append(let(shuffle([m, m], range(dot.lanes)) if vector.lanes < dot.lanes else m, "multiplier"))
+            if dot.shift:
+                biases.append(self._bias(vector))
+        places = self.writer.places()
+        cells, waiting = [], 0
+        for p, position in enumerate(places):
+            for v, vector in enumerate(self.vectors):
+                if vector.lanes < dot.lanes:
+                    if p % 2 == 0 and p + 1 < len(places):
+                        waiting = p
+                        continue
+                    first = waiting if p % 2 else p
+                    acc = shuffle([accs[first][v].value, accs[p][v].value], range(dot.lanes))
+                    quads = tuple(Quad(places[i], self.channel, vector.offset + o) for i in (first, p) for o in (0, 4))
+                    cells.append(Cell(acc, multipliers[v], position, self.channel, offset=vector.offset, quads=quads))
+                    continue
+                if self.frame.all_blocks == 1 and vector.offset >= self.writer.requantizer.stored:
+                    continue  # half a block past the last channel
+                acc = accs[p][v].value
+                if dot.shift:
+                    acc = (acc >> dot.shift) + biases[v]
+                reaches_end = vector.offset // BLOCK == self.part.blocks - 1
+                cells.append(Cell(acc, multipliers[v], position, self.channel, reaches_end, vector.offset))
+        return cells
+
+    def _bias(self, vector: LaneVector) -> Value:
+        writer = self.writer  # what zero points add depends on a phase's taps
+        first = writer.phase.number * (self.frame.all_blocks * BLOCK)
+        return let(writer.bias.load(first + (self.channel + vector.offset), vector.lanes), "bias")
+
+    def _reduce(self) -> None:
+        writer, frame, g, dot = self.writer, self.frame, self.g, self.dot
+        width, merged = g.row_width, frame.merged
+        length = (g.kernel[1] if merged else 1) * frame.window.cells // dot.channels  # steps of the innermost loop
+        x = let(writer.first_cell(), "x_tile")
+        if dot.unpacks:
+            w = writer.unpacked if frame.by_channels else writer.unpacked + writer.block * frame.block_bytes
+        else:
+            w = writer.stored_block() * frame.block_bytes
+        reduction = Reduction.of(g, merged, length, width * g.in_cells, dot.channels, dot.step_bytes)
+        with reduction.loops(x, w) as place:
+            inputs = [Pointer(writer.x, place.x + offset) for offset in frame.offsets]
+            size = frame.block_bytes // (BLOCK // dot.lanes)
+            starts = [place.weights + vector.offset // dot.lanes * size for vector in self.vectors]
+            large = frame.all_blocks * frame.block_bytes >= PREFETCHED_BYTES
+            if dot.prefetches and large and merged and frame.by_channels:
+                self._prefetch(place.step)
+            weights = [Pointer(writer.weights, start) for start in starts]
+            dot.step(inputs, weights, self.accs, self.vectors[-1].lanes < dot.lanes)
+
+    def _prefetch(self, step: Index) -> None:
+        """Ask for the weights of the next tile of channels, a little in every step of this one's tiles of positions.
+
+        In a network weights come from the third-level cache or memory, which the processor's own prefetching hides
+        badly where a block of weights serves few positions. Past the last tile the address is out of bounds, which a
+        prefetch may be.
+        """
+        writer, frame, part, columns = self.writer, self.frame, self.part, self.frame.counts["w"]
+        stride = tiles(part.blocks * frame.block_bytes, frame.steps * frame.counts["h"] * columns)
+        done = ((writer.h * columns + writer.w) * frame.steps + step) * stride
+        writer.weights.prefetch((writer.stored_block() + part.blocks) * frame.block_bytes + done)
