@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import tvm
 
-from mpq_testing.weightless import NO_RANGES, batch, bytes_of, floats_of, quant
+from mpq_testing.weightless import NO_RANGES, batch, bytes_of, call, floats_of, quant, stored
 from tvm_mpq.kernels import Request, default_kernel
 from tvm_mpq.numerics.operands import Operands
+from tvm_mpq.numerics.reference import evaluate
 from tvm_mpq.schema import FP32, ConvertWorkload, Precision
-from tvm_mpq.targets import features, resolve, to_tvm
+from tvm_mpq.targets import features, local_row, resolve, to_tvm
 
 SHAPES = [(1, 5, 7, 3), (2, 6, 5, 4), (1, 4, 4, 1), (2, 3, 3, 2), (1, 1, 1, 10), (2, 5, 7, 17), (3, 33), (2, 4, 48)]
 
@@ -39,6 +40,38 @@ def test_convert(rng, channels_first):
             check(quantize, precision, bits, Operands((None,), tq), [floats])
             check(back, precision, 32, Operands((tq,), None), [integers])
             check(ConvertWorkload(shape, 32, 32, channels_first), FP32, 32, NO_RANGES, [others])
+
+
+CHANNELS_FIRST = [
+    *[(2, 5, 7, channels) for channels in (1, 3, 5, 7, 15, 33)],
+    *[(1, height, 1, 21) for height in (2, 3, 5, 8, 9, 15)],
+    (1, 2, 2, 100),
+    (2, 61, 37, 17),  # enough for two threads
+]
+
+
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+def test_channels_first(rng, lanes):
+    """Odd numbers of channels and positions, by vectors of every width; what pads the channels is the zero point."""
+    widths = {4: frozenset(), 8: frozenset({"avx2"}), 16: frozenset({"avx2", "avx512f"})}[lanes]
+    tq, functions, cases = quant(8, 0.1, 100), {}, []
+    for shape in CHANNELS_FIRST:
+        floats, integers = floats_of(rng, shape), bytes_of(rng, shape)
+        planes = np.ascontiguousarray(np.moveaxis(floats, -1, 1))
+        for from_bits, to_bits, data in ((32, 8, planes), (8, 32, integers), (32, 32, planes)):
+            precision = FP32 if from_bits == to_bits else Precision(8, 8)
+            work = ConvertWorkload(shape, from_bits, to_bits, channels_first=True)
+            operands = Operands((tq if from_bits == 8 else None,), tq if to_bits == 8 else None)
+            expected = evaluate(work, precision, to_bits, operands, [data])
+            kernel = default_kernel(Request(work, precision, to_bits, widths, threads=2))
+            name = f"f{len(functions)}"
+            functions[name] = kernel.build().with_attr("global_symbol", name)
+            cases.append((name, [*stored([data]), *kernel.constants(operands)], expected, work))
+    module = tvm.compile(tvm.IRModule(functions), target=to_tvm(local_row(), cores=2))
+    for name, arrays, expected, work in cases:
+        got = call(module[name], functions[name], arrays)
+        np.testing.assert_array_equal(got[..., : expected.shape[-1]], expected, err_msg=work.key)
+        assert (got[..., expected.shape[-1] :] == tq.zero_point).all(), work.key
 
 
 def test_requantize(rng):

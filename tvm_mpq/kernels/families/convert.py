@@ -1,15 +1,13 @@
 """Rows of boundaries between storage formats: quantize, dequantize, change of bits or range, NCHW to channels-last.
 
-Up to 4 channels (images) are interleaved in registers, 16 positions at a time; more channels of a channels-first side
-are walked with strided accesses.
+A channels-first side is a transposition of the other one, converted vector by vector on the way. Up to 4 channels that
+become bytes (images) are interleaved in registers, 16 positions at a time, with what pads them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -25,17 +23,15 @@ from tvm_mpq.kernels.families.weightless import (
     stored_shape,
     vector_lanes,
 )
-from tvm_mpq.kernels.features import GENERIC, VBMI
+from tvm_mpq.kernels.features import GENERIC, VBMI, native_lanes
 from tvm_mpq.kernels.frames.elementwise import flat, look_up_all, rows
+from tvm_mpq.kernels.frames.transpose import Load, Transposition
 from tvm_mpq.kernels.parameters import Parameters
 from tvm_mpq.kernels.registry import Request
 from tvm_mpq.kernels.work import Work, array_bytes, rowwise_work
 from tvm_mpq.numerics import activations, constants
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import FLOAT_BITS, ConvertWorkload, DType, TensorQuant
-
-_Load = Callable[[Value, int], Value]
-"""(start, lanes) -> vector."""
 
 _LANES = 16
 _FLAT_LANES = 32
@@ -95,8 +91,11 @@ def _write_quantize(request: Request, f: Function) -> None:
     scale = let(f.flat("f")[0], "scale")
     to_bytes = ByteRange(q[0], q[2], q[3])
 
+    def to_stored(value: Value) -> Value:
+        return to_bytes.quantize(value / scale)
+
     def quantized(start: Value, lanes: int) -> Value:
-        return to_bytes.quantize(x.load(start, lanes) / scale)
+        return to_stored(x.load(start, lanes))
 
     if stored == channels and not _is_planar(work):
         with flat(threads, x.size, _FLAT_LANES) as (i, lanes):
@@ -104,11 +103,8 @@ def _write_quantize(request: Request, f: Function) -> None:
     elif stored == _IMAGE_CHANNELS and _positions(work) >= _LANES:
         _quantize_image(request, out, quantized, to_bytes.zero_point)
     elif _is_planar(work):
-        with _planes(work, threads) as at:
-            out.store(at.row * stored + at.channel, quantized(at.cell, at.lanes), stored)
-        if stored > channels:
-            with rows(threads, count, x.size) as r:
-                fill_overlapping(out, r * stored + channels, to_bytes.zero_point, stored - channels)
+        turned = Transposition(work.shape[0], channels, _positions(work), _positions(work), stored)
+        turned.write(threads, native_lanes(request.features), x.load, lambda i, value: out.store(i, to_stored(value)))
     else:
         with rows(threads, count, x.size) as r:
             for c, lanes in span(channels, _FLAT_LANES):
@@ -116,7 +112,7 @@ def _write_quantize(request: Request, f: Function) -> None:
             fill_overlapping(out, r * stored + channels, to_bytes.zero_point, stored - channels)
 
 
-def _quantize_image(request: Request, out: Buffer, quantized: _Load, padding: Value) -> None:
+def _quantize_image(request: Request, out: Buffer, quantized: Load, padding: Value) -> None:
     """Up to 4 channels: quantize one vector a channel, interleave them with the zero point to 4 bytes a position."""
     work = _workload(request)
     channels, positions, planar = work.shape[-1], _positions(work), _is_planar(work)
@@ -146,8 +142,8 @@ def _write_dequantize(request: Request, f: Function) -> None:
         return centered(value, zero_point) * scale
 
     if _is_planar(work):
-        with _planes(work, threads) as at:
-            out.store(at.cell, real(x.load(at.row * stored + at.channel, at.lanes, stored)))
+        turned = Transposition(work.shape[0], _positions(work), channels, stored, _positions(work))
+        turned.write(threads, native_lanes(request.features), lambda i, lanes: real(x.load(i, lanes)), out.store)
     elif stored == channels:
         with flat(threads, out.size, _FLAT_LANES) as (i, lanes):
             out.store(i, real(x.load(i, lanes)))
@@ -168,37 +164,9 @@ def _write_layout(request: Request, f: Function) -> None:
     if not _is_planar(work):
         with flat(threads, x.size, _FLAT_LANES) as (i, lanes):
             out.store(i, x.load(i, lanes))
-    elif channels <= _IMAGE_CHANNELS and positions >= _LANES:
-        with loop(work.shape[0]) as n, flat(threads, positions, _LANES) as (i, lanes):
-            vectors = [let(x.load((n * channels + c) * positions + i, lanes), f"v_{c}") for c in range(channels)]
-            for part in range(channels):
-                cells = range(part * lanes, (part + 1) * lanes)
-                order = [cell % channels * lanes + cell // channels for cell in cells]
-                out.store((n * positions + i) * channels + part * lanes, shuffle(vectors, order))
     else:
-        with _planes(work, threads) as at:
-            out.store(at.row * channels + at.channel, x.load(at.cell, at.lanes), channels)
-
-
-@dataclass(frozen=True)
-class _Plane:
-    """`lanes` positions of one channel: the first one's index in the channels-first tensor, and its row elsewhere."""
-
-    cell: Value
-    row: Value
-    channel: Value
-    lanes: int
-
-
-@contextmanager
-def _planes(work: ConvertWorkload, threads: int) -> Iterator[_Plane]:
-    """Loops over positions and channels of a channels-first tensor."""
-    channels, positions = work.shape[-1], _positions(work)
-    with rows(threads, work.shape[0], math.prod(work.shape)) as n:
-        for p, lanes in span(positions, _LANES):
-            row = let(n * positions + p, "row")
-            with loop(channels) as c:
-                yield _Plane(let((n * channels + c) * positions + p, "cell"), row, c, lanes)
+        turned = Transposition(work.shape[0], channels, positions, positions, channels)
+        turned.write(threads, native_lanes(request.features), x.load, out.store)
 
 
 def _to_bytes(request: Request, operands: Operands) -> list[np.ndarray]:
