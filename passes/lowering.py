@@ -6,10 +6,11 @@ latencies. All three therefore speak of the same kernels and the same boundaries
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from tvm_mpq.errors import InvalidValueError
+from tvm_mpq.errors import InvalidValueError, NoKernelError
 from tvm_mpq.kernels.registry import Kernel, Request, default_kernel, fitting, named_kernel
 from tvm_mpq.numerics.activation_names import is_clamp
 from tvm_mpq.numerics.operands import Operands
@@ -160,9 +161,25 @@ def kernel_chooser(plan: Plan) -> Callable[[Request], Kernel]:
 
     def choose(request: Request) -> Kernel:
         row = plan.kernels.get(request.key)
-        return named_kernel(request, row["family"], row["knobs"]) if row else default_kernel(request)
+        if not row:
+            return default_kernel(request)
+        kernel = named_kernel(request, row["family"], row["knobs"])
+        names = _knob_names(request, row["family"])
+        if kernel.knobs.keys() != names:
+            raise NoKernelError(
+                f"kernel family {row['family']!r} has the knobs {sorted(names)} (the plan gives {request.key} "
+                f"{sorted(kernel.knobs)}); tune and optimize again, or remove its entry under kernels in the plan"
+            )
+        return kernel
 
     return choose
+
+
+@functools.lru_cache(maxsize=4096)
+def _knob_names(request: Request, family: str) -> frozenset[str]:
+    """What the knobs of a row are called, which may be other names than when a plan was written."""
+    (row,) = (row for row in fitting(request) if row.name == family)
+    return frozenset(row.knob_space(request)[0])
 
 
 def _check_names(graph: Graph, plan: Plan, codes: WeightCodes) -> None:

@@ -109,6 +109,18 @@ def test_kernels_of_the_plan_win(graph: Graph) -> None:
     assert others == [default_kernel(others[0].request)]
 
 
+@pytest.mark.parametrize("rename", [{"height": 1}, {}])
+def test_knobs_of_other_names_are_refused(graph: Graph, rename: dict[str, int]) -> None:
+    """A plan may be of a version whose knobs were called otherwise, or a hand may have changed it."""
+    plan = plan_for(graph, "w8a8")
+    kernel = next(s.kernel for s in lowered(graph, plan) if isinstance(s, KernelStep) and s.node == "down")
+    knobs = {name: value for name, value in kernel.knobs.items() if name != "rows"} | rename
+    assert len(kernel.knobs) > 1 and "rows" in kernel.knobs
+    rows = {kernel.request.key: {"family": kernel.family.name, "knobs": knobs}}
+    with pytest.raises(NoKernelError, match=r"has the knobs .*'rows'.*\(the plan gives conv2d\("):
+        lowered(graph, dataclasses.replace(plan, kernels=rows))
+
+
 def test_stored_shapes(graph: Graph) -> None:
     down = next(n for n in graph.nodes if n.name == "down").output
     assert stored_shape(graph, StoredValue(down, FLOAT_BITS)) == (1, 6, 6, 33)
