@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import tvm
 
-from tvm_mpq.kernels.emit import Array, Register, function, loop
+from tvm_mpq.kernels.emit import Parameter, Register, function, loop
 from tvm_mpq.kernels.families import dense  # noqa: F401  registers the rows
 from tvm_mpq.kernels.machines.vnni512 import dot
 from tvm_mpq.kernels.registry import Kernel, Request, fitting
@@ -112,7 +112,7 @@ def network(name: str) -> list[Counted]:
 
 def ceiling() -> Callable[[], float]:
     """A function that measures the rate of vpdpbusd alone, in GMAC/s."""
-    params = [Array("x", (64,), "uint8"), Array("w", (64,), "int8"), Array("out", (448,), "int32")]
+    params = [Parameter("x", (64,), "uint8"), Parameter("w", (64,), "int8"), Parameter("out", (448,), "int32")]
     with function(params) as f:
         x, w, out = (f.flat(name) for name in ("x", "w", "out"))
         sums = [Register(16, "int32") for _ in range(28)]

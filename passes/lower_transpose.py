@@ -13,7 +13,7 @@ from __future__ import annotations
 import tvm
 from tvm import relax
 
-from tvm_mpq.kernels.emit import Array, function
+from tvm_mpq.kernels.emit import Parameter, function
 from tvm_mpq.kernels.features import native_lanes
 from tvm_mpq.kernels.frames.transpose import Transposition
 from tvm_mpq.passes.normalize.exprs import axis_list, dtype_of, op_name, shape_of
@@ -46,7 +46,7 @@ class _Rewriter(Rewriter):
     def __init__(self, mod: tvm.IRModule, features: frozenset[str], threads: int) -> None:
         super().__init__(mod)
         self._features, self._threads = features, threads
-        self._kernels: dict[tuple[Array, Array], tvm.ir.GlobalVar] = {}
+        self._kernels: dict[tuple[Parameter, Parameter], tvm.ir.GlobalVar] = {}
         found = ((var, _transposition(value)) for var, value in self.bindings)
         self.found = {var: transposition for var, transposition in found if transposition is not None}
 
@@ -54,7 +54,7 @@ class _Rewriter(Rewriter):
         if var not in self.found:
             return value
         (data,) = value.args
-        params = Array("x", shape_of(data) or (), "float32"), Array("out", shape_of(var) or (), "float32")
+        params = Parameter("x", shape_of(data) or (), "float32"), Parameter("out", shape_of(var) or (), "float32")
         if params not in self._kernels:
             with function(params) as f:
                 load, store = f.flat("x").load, f.flat("out").store

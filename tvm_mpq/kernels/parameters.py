@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tvm_mpq.kernels.emit.code import Array
+from tvm_mpq.kernels.emit.code import Parameter
 
 
 @dataclass(frozen=True)
@@ -12,10 +12,10 @@ class Parameters:
     """A kernel's parameters in their order: activations (data, then residual or second operand), constants as
     `Family.constants` gives them, and the output."""
 
-    activations: tuple[Array, ...]
-    constants: tuple[Array, ...]
-    output: Array
+    activations: tuple[Parameter, ...]
+    constants: tuple[Parameter, ...]
+    output: Parameter
 
-    def all(self) -> list[Array]:
+    def all(self) -> list[Parameter]:
         """In the order of the kernel's arguments."""
         return [*self.activations, *self.constants, self.output]

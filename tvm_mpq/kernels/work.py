@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tvm_mpq.kernels.emit.code import Array
+from tvm_mpq.kernels.emit.code import Parameter
 from tvm_mpq.kernels.parameters import Parameters
 
 
@@ -61,7 +61,7 @@ class Work:
         return self.in_bytes + self.residual_bytes + self.out_bytes + self.weight_bytes
 
 
-def array_bytes(arrays: Iterable[Array]) -> int:
+def array_bytes(arrays: Iterable[Parameter]) -> int:
     """Size of all of them."""
     return sum(math.prod(array.shape) * np.dtype(array.dtype).itemsize for array in arrays)
 

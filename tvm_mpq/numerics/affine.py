@@ -14,10 +14,8 @@ import numpy.typing as npt
 
 from tvm_mpq.errors import InvalidValueError, UnsupportedBitsError
 from tvm_mpq.numerics.activation_names import clamp_bounds, is_clamp
-from tvm_mpq.numerics.arrays import FloatArray
+from tvm_mpq.numerics.arrays import ByteArray, FloatArray
 from tvm_mpq.schema import TensorQuant
-
-ByteArray = npt.NDArray[np.uint8]
 
 _SHRINK = np.linspace(1.0, 0.2, 41)  # shares of max|w| tried as the clipping point below 8 bits
 _BLOCK = 1 << 15  # weights handled at once, so that the 41 passes stay in the cache

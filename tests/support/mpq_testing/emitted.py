@@ -8,14 +8,14 @@ import numpy as np
 import tvm
 
 from tvm_mpq.kernels.emit import (
-    Array,
     Function,
+    Parameter,
     function,
 )
 from tvm_mpq.targets import local_row, to_tvm
 
 
-def compiled(params: list[Array], write: Callable[[Function], None]) -> Callable[..., np.ndarray]:
+def compiled(params: list[Parameter], write: Callable[[Function], None]) -> Callable[..., np.ndarray]:
     """What `write` writes over `params`, as a function of all arrays but the last, which it returns."""
     with function(params) as f:
         write(f)

@@ -7,7 +7,7 @@ import pytest
 import tvm
 
 from tvm_mpq.errors import InvalidValueError
-from tvm_mpq.kernels.emit import Array, activate, function, loop
+from tvm_mpq.kernels.emit import Parameter, activate, function, loop
 from tvm_mpq.kernels.emit.activations import is_known
 from tvm_mpq.numerics.activations import apply
 
@@ -22,7 +22,7 @@ X = np.concatenate([np.linspace(-90, 90, 4001), np.linspace(-1, 1, 2012), [0.0, 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_equals_float64(activation: str, lanes: int) -> None:
     size = X.size // lanes * lanes
-    with function([Array("x", (size,), "float32"), Array("y", (size,), "float32")]) as f:
+    with function([Parameter("x", (size,), "float32"), Parameter("y", (size,), "float32")]) as f:
         with loop(size // lanes) as i:
             f.flat("y").store(i * lanes, activate(f.flat("x").load(i * lanes, lanes), activation))
     lib = tvm.compile(tvm.IRModule({"main": f.func}), target=tvm.target.Target("llvm"))
@@ -39,6 +39,6 @@ def test_known_are_those_with_as_many_numbers_as_they_need() -> None:
 
 
 def test_refuses_an_unknown_name() -> None:
-    with function([Array("x", (8,), "float32")]) as f:
+    with function([Parameter("x", (8,), "float32")]) as f:
         with pytest.raises(InvalidValueError, match="an activation is one of none, relu"):
             activate(f.flat("x").load(0, 8), "sine")

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from mpq_testing.emitted import compiled
 from tvm_mpq.kernels import Request, default_kernel
 from tvm_mpq.kernels.emit import (
-    Array,
     Function,
+    Parameter,
     Register,
     Value,
     accumulators,
@@ -102,7 +102,9 @@ def test_operators_are_those_of_numpy(dtype: str, lanes: int) -> None:
                 out.store(i * lanes + k * LANES, operation(a.load(i * lanes, lanes), b.load(i * lanes, lanes)))
 
     shape = (len(operations), LANES)
-    run = compiled([Array("a", (LANES,), dtype), Array("b", (LANES,), dtype), Array("out", shape, dtype)], write)
+    run = compiled(
+        [Parameter("a", (LANES,), dtype), Parameter("b", (LANES,), dtype), Parameter("out", shape, dtype)], write
+    )
     arrays = st.lists(NUMBERS[dtype], min_size=LANES, max_size=LANES).map(lambda x: np.array(x, dtype))
 
     @FAST
@@ -131,7 +133,7 @@ def test_functions_of_one_value() -> None:
 
     expected = [np.floor(x), abs(x), np.clip(x, -1, 2), np.minimum(x, 1), np.trunc(x), x, x[::-1]]
     expected += [x[[7, 0, 0, 7, 1, 1, 2, 2]], np.full(LANES, x[4]), x * x[4], np.arange(3, 19, 2)]
-    run = compiled([Array("x", (LANES,), "float32"), Array("out", (len(expected), LANES), "float32")], write)
+    run = compiled([Parameter("x", (LANES,), "float32"), Parameter("out", (len(expected), LANES), "float32")], write)
     np.testing.assert_array_equal(run(x), np.stack(expected).astype(np.float32))
 
 
@@ -143,7 +145,7 @@ def test_fma_rounds_once() -> None:
         a, c = f.flat("x").load(0, 4), f.flat("x").load(4, 4)
         f.flat("out").store(0, fma(a, a, c))
 
-    run = compiled([Array("x", (8,), "float32"), Array("out", (4,), "float32")], write)
+    run = compiled([Parameter("x", (8,), "float32"), Parameter("out", (4,), "float32")], write)
     assert (run(np.float32([1 + e] * 4 + [-(1 + 2 * e)] * 4)) == np.float32(e * e)).all()
 
 
@@ -163,7 +165,7 @@ def test_bits_and_bytes() -> None:
         copied.store(0, f.flat("x").load(0, 4).reinterpret("uint8", 16))
         return copied
 
-    run = compiled([Array("x", (4,), "int32"), Array("out", (12,), "int32")], write)
+    run = compiled([Parameter("x", (4,), "int32"), Parameter("out", (12,), "int32")], write)
     counted = [bin(int(w) & 0xFFFFFFFF).count("1") for w in words]
     masked = words & np.uint32(0xF0F0F0F0).astype(np.int32)
     np.testing.assert_array_equal(run(words), [*counted, *masked, words[2], words[2], words[0], words[3]])
@@ -173,7 +175,7 @@ def test_strided_stores_leave_what_lies_between() -> None:
     def write(f: Function) -> None:
         f.flat("out").store(1, f.flat("x").load(0, 4), stride=3)
 
-    run = compiled([Array("x", (4,), "int32"), Array("out", (12,), "int32")], write)
+    run = compiled([Parameter("x", (4,), "int32"), Parameter("out", (12,), "int32")], write)
     expected = np.full(12, 77)
     expected[1::3] = [5, 6, 7, 8]
     np.testing.assert_array_equal(run(np.array([5, 6, 7, 8], np.int32)), expected)
@@ -197,7 +199,7 @@ def test_conditions() -> None:
                     out[i + 36] = v
 
     x = np.arange(-3, 9, dtype=np.int32)
-    run = compiled([Array("x", (12,), "int32"), Array("out", (4, 12), "int32")], write)
+    run = compiled([Parameter("x", (12,), "int32"), Parameter("out", (4, 12), "int32")], write)
     expected = [
         np.where((x >= 0) & (x < 5), 1, x),
         (x < 4) & (x > 1),
@@ -224,7 +226,7 @@ def test_registers_are_assigned_again_and_again() -> None:
             out.store(r * 12 + 4, large.value)
 
     x = np.arange(48, dtype=np.int32) ** 2
-    run = compiled([Array("x", (48,), "int32"), Array("out", (2, 12), "int32")], write)
+    run = compiled([Parameter("x", (48,), "int32"), Parameter("out", (2, 12), "int32")], write)
     total = x.reshape(6, 8).sum(axis=0)
     np.testing.assert_array_equal(run(x), [[*total[:4] + r, *total + r] for r in range(2)])
 
@@ -247,7 +249,7 @@ def test_what_has_no_meaning_is_refused() -> None:
             mixed()
     with pytest.raises(AssertionError, match="compute them in Python"):
         maximum(1, 2)
-    with function([Array("x", (4,), "int32")]) as f:
+    with function([Parameter("x", (4,), "int32")]) as f:
         with pytest.raises(AssertionError, match="still being written"):
             _ = f.func
         with pytest.raises(TypeError, match="a buffer of int32 takes no float32: cast it"):

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from mpq_testing.emitted import compiled
 from tvm_mpq.kernels.emit import (
-    Array,
     Function,
+    Parameter,
     Task,
     Value,
     chunks,
@@ -78,7 +78,7 @@ def test_split_runs_every_task(threads: int) -> None:
         with split(threads) as task, loop(*task.share(29)) as i:
             f.flat("out")[i] = f.flat("x")[i] + 1
 
-    run = compiled([Array("x", (29,), "int32"), Array("out", (29,), "int32")], write)
+    run = compiled([Parameter("x", (29,), "int32"), Parameter("out", (29,), "int32")], write)
     np.testing.assert_array_equal(run(np.arange(29, dtype=np.int32)), np.arange(1, 30))
 
 
@@ -115,7 +115,7 @@ def test_copies_fills_and_spans_touch_what_they_should(count: int) -> None:
         for i, lanes in span(count, 16):
             out.store(i + 202, x.load(i + 5, lanes) + 1)
 
-    run = compiled([Array("x", (100,), "uint8"), Array("out", (3, 100), "uint8")], write)
+    run = compiled([Parameter("x", (100,), "uint8"), Parameter("out", (3, 100), "uint8")], write)
     x, expected = np.arange(100, dtype=np.uint8), np.full((3, 100), 77, np.uint8)
     expected[:, 2 : 2 + count] = x[5 : 5 + count], np.full(count, 9), x[5 : 5 + count] + 1
     np.testing.assert_array_equal(run(x), expected)
@@ -148,7 +148,7 @@ def test_quads_come_to_their_places(stored: int, positions: int) -> None:
         ]
         scatter(f.flat("out"), packed, quads, padded)
 
-    run = compiled([Array("x", (64,), "uint8"), Array("out", (positions, padded), "uint8")], write)
+    run = compiled([Parameter("x", (64,), "uint8"), Parameter("out", (positions, padded), "uint8")], write)
     x, expected = np.arange(64, dtype=np.uint8), np.full((positions, padded), 77, np.uint8)
     for i, cell in enumerate(cells):
         for lane, (p, c) in enumerate(cell):
@@ -168,7 +168,7 @@ def test_packs_saturate_and_keep_the_order_of_scatter(vectors: int, rng: np.rand
         cells = [natural_quads(constant(i, "int32"), constant(0, "int32"), 0) for i in range(vectors)]
         scatter(f.flat("out"), packed, cells, 16)
 
-    run = compiled([Array("x", (vectors, 16), "int32"), Array("out", (vectors, 16), "uint8")], write)
+    run = compiled([Parameter("x", (vectors, 16), "int32"), Parameter("out", (vectors, 16), "uint8")], write)
     np.testing.assert_array_equal(run(x), np.clip(x.astype(np.int64) + 100, 0, 255))
 
 
@@ -181,8 +181,8 @@ def test_bytes_are_centered_rounded_and_clamped() -> None:
         out.store(16, centered(f.flat("x").load(0, 16), q[0]))
         out.store(32, rounded(clamp(v, -100.0, 100.0)).cast("int8").cast("float32"))
 
-    params = [Array("y", (16,), "float32"), Array("x", (16,), "uint8"), Array("q", (3,), "int32")]
-    run = compiled([*params, Array("out", (3, 16), "float32")], write)
+    params = [Parameter("y", (16,), "float32"), Parameter("x", (16,), "uint8"), Parameter("q", (3,), "int32")]
+    run = compiled([*params, Parameter("out", (3, 16), "float32")], write)
     x, whole = np.arange(0, 256, 17, dtype=np.uint8), np.where(np.isnan(y), -1e30, y)
     bytes_, floats, ints = run(y, x, np.array([10, 8, 120], np.int32))
     np.testing.assert_array_equal(bytes_, np.clip(np.rint(whole) + 10, 8, 120))
@@ -197,6 +197,6 @@ def test_a_table_in_registers_holds_all_bytes(rng: np.random.Generator) -> None:
         with loop(4) as i:
             f.flat("out").store(i * 64, table.look_up(let(f.flat("x").load(i * 64, 64))))
 
-    params = [Array("table", (256,), "uint8"), Array("x", (256,), "uint8"), Array("out", (256,), "uint8")]
+    params = [Parameter("table", (256,), "uint8"), Parameter("x", (256,), "uint8"), Parameter("out", (256,), "uint8")]
     table, x = rng.permutation(256).astype(np.uint8), rng.permutation(256).astype(np.uint8)
     np.testing.assert_array_equal(compiled(params, write)(table, x), table[x])

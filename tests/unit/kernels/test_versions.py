@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import tvm
 
-from tvm_mpq.kernels.emit import Array, function
+from tvm_mpq.kernels.emit import Parameter, function
 from tvm_mpq.kernels.registry import Request, default_kernel
 from tvm_mpq.schema import BF16, FP32, W8A8, AddWorkload, Conv2dWorkload, ConvertWorkload, Pool2dWorkload, Precision
 from tvm_mpq.targets import features, resolve
@@ -38,7 +38,7 @@ def test_what_a_row_states_is_what_it_builds(workload, precision, out_bits):
 
 
 def write(factor: int, llvm: str | None) -> tvm.tirx.PrimFunc:
-    with function([Array("x", (1,), "int32"), Array("out", (1,), "int32")], llvm=llvm) as f:
+    with function([Parameter("x", (1,), "int32"), Parameter("out", (1,), "int32")], llvm=llvm) as f:
         f.flat("out")[0] = f.flat("x")[0] * factor
     return f.func
 

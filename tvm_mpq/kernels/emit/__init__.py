@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from tvm_mpq.kernels.emit.activations import activate
 from tvm_mpq.kernels.emit.code import (
-    Array,
     Buffer,
     Function,
+    Parameter,
     Pointer,
     Register,
     alloc,
@@ -64,11 +64,11 @@ from tvm_mpq.kernels.emit.value import (
 )
 
 __all__ = [
-    "Array",
     "Buffer",
     "Function",
     "Index",
     "Operand",
+    "Parameter",
     "Pointer",
     "Register",
     "Task",

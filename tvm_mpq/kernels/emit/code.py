@@ -25,7 +25,7 @@ _ATTRS = {"global_symbol": "main", "tirx.noalias": True, "tirx.is_scheduled": Tr
 
 
 @dataclass(frozen=True)
-class Array:
+class Parameter:
     """One parameter of a kernel: name, shape and dtype."""
 
     name: str
@@ -122,7 +122,7 @@ class Register:
 class Function:
     """A kernel while it is written, and afterwards its PrimFunc."""
 
-    params: Sequence[Array]
+    params: Sequence[Parameter]
     _vars: dict[str, Any] = field(default_factory=dict)
     _built: PrimFunc | None = None
 
@@ -142,7 +142,7 @@ class Function:
 
 
 @contextmanager
-def function(params: Sequence[Array], *, llvm: str | None = None) -> Iterator[Function]:
+def function(params: Sequence[Parameter], *, llvm: str | None = None) -> Iterator[Function]:
     """Write one function over `params`, in this order, with the attributes that every kernel has.
 
     llvm: LLVM code that defines what the kernel calls by name (`external`).

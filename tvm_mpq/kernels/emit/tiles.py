@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from tvm_mpq.kernels.emit.code import Buffer, Register, let, loop, parallel
 from tvm_mpq.kernels.emit.value import Index, Value, constant, minimum, shuffle
+from tvm_mpq.numerics.arrays import ByteArray
 
 
 def tiles(extent: int, tile: int) -> int:
@@ -134,7 +134,7 @@ def zeros(lanes: int, dtype: str) -> Value:
     return constant(0, dtype, lanes)
 
 
-def byte_vector(values: npt.NDArray[np.uint8]) -> Value:
+def byte_vector(values: ByteArray) -> Value:
     """A constant vector of bytes, through words because TIR has no other notation for one."""
     words = [constant(int(word), "int32") for word in values.view(np.int32)]
     return shuffle(words, range(len(words))).reinterpret("uint8", len(values))

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from tvm_mpq.errors import InvalidValueError
-from tvm_mpq.kernels.emit import Array, Function
+from tvm_mpq.kernels.emit import Function, Parameter
 from tvm_mpq.kernels.emit.activations import activate
 from tvm_mpq.kernels.families.weightless import (
     add_row,
@@ -34,8 +34,8 @@ def _workload(request: Request) -> ActivationWorkload:
 
 def _parameters(request: Request) -> Parameters:
     shape, dtype = stored_shape(_workload(request).shape, is_float(request)), dtype_of(request)
-    table = () if is_float(request) else (Array("table", (256,), "uint8"),)
-    return Parameters((Array("x", shape, dtype),), table, Array("out", shape, dtype))
+    table = () if is_float(request) else (Parameter("table", (256,), "uint8"),)
+    return Parameters((Parameter("x", shape, dtype),), table, Parameter("out", shape, dtype))
 
 
 def _write_bytes(request: Request, f: Function, wide: bool) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tvm_mpq.kernels.emit import Array, Function, Value, fill_overlapping, let, span
+from tvm_mpq.kernels.emit import Function, Parameter, Value, fill_overlapping, let, span
 from tvm_mpq.kernels.emit.quantize import ByteRange, centered
 from tvm_mpq.kernels.families.weightless import (
     add_row,
@@ -41,11 +41,11 @@ def _workload(request: Request) -> ConcatWorkload:
 def _parameters(request: Request) -> Parameters:
     work, dtype = _workload(request), dtype_of(request)
 
-    def array(name: str, channels: int) -> Array:
-        return Array(name, stored_shape((work.rows, channels), is_float(request)), dtype)
+    def array(name: str, channels: int) -> Parameter:
+        return Parameter(name, stored_shape((work.rows, channels), is_float(request)), dtype)
 
     parts = len(work.channels)
-    ranges = () if is_float(request) else (Array("q", (parts + 3,), "int32"), Array("f", (parts,), "float32"))
+    ranges = () if is_float(request) else (Parameter("q", (parts + 3,), "int32"), Parameter("f", (parts,), "float32"))
     xs = tuple(array(f"x_{i}", channels) for i, channels in enumerate(work.channels))
     return Parameters(xs, ranges, array("out", sum(work.channels)))
 

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from tvm_mpq.errors import InvalidValueError
-from tvm_mpq.kernels.emit import Array, Buffer, Function, Value, fill_overlapping, let, loop, shuffle, span
+from tvm_mpq.kernels.emit import Buffer, Function, Parameter, Value, fill_overlapping, let, loop, shuffle, span
 from tvm_mpq.kernels.emit.quantize import ByteRange, centered
 from tvm_mpq.kernels.families.weightless import (
     add_row,
@@ -58,14 +58,16 @@ def _parameters(request: Request) -> Parameters:
     planar = (work.shape[0], work.shape[-1], *work.shape[1:-1]) if work.channels_first else work.shape
     from_float, to_float = work.from_bits == FLOAT_BITS, work.to_bits == FLOAT_BITS
 
-    def array(name: str, is_float: bool, shape: tuple[int, ...]) -> Array:
-        return Array(name, shape if is_float else stored_shape(work.shape, False), "float32" if is_float else "uint8")
+    def array(name: str, is_float: bool, shape: tuple[int, ...]) -> Parameter:
+        return Parameter(
+            name, shape if is_float else stored_shape(work.shape, False), "float32" if is_float else "uint8"
+        )
 
-    between: tuple[Array, ...] = ()
+    between: tuple[Parameter, ...] = ()
     if from_float != to_float:
-        between = (Array("q", (8,), "int32"), Array("f", (4,), "float32"))
+        between = (Parameter("q", (8,), "int32"), Parameter("f", (4,), "float32"))
     elif not from_float:
-        between = (Array("table", (256,), "uint8"),)
+        between = (Parameter("table", (256,), "uint8"),)
     out = array("out", to_float, work.shape if from_float else planar)
     return Parameters((array("x", from_float, planar),), between, out)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tvm_mpq.kernels.emit import Array, Buffer, Function, Index, bind, constant, let, loop, span
+from tvm_mpq.kernels.emit import Buffer, Function, Index, Parameter, bind, constant, let, loop, span
 from tvm_mpq.kernels.families.weightless import (
     add_row,
     dtype_of,
@@ -81,8 +81,8 @@ def _merged_axes(request: Request) -> list[CopyAxis]:
 def _parameters(request: Request) -> Parameters:
     work, dtype = _workload(request), dtype_of(request)
     x, out = (stored_shape(shape, is_float(request)) for shape in (work.in_shape, work.out_shape))
-    ranges = () if is_float(request) else (Array("q", (8,), "int32"),)
-    return Parameters((Array("x", x, dtype),), ranges, Array("out", out, dtype))
+    ranges = () if is_float(request) else (Parameter("q", (8,), "int32"),)
+    return Parameters((Parameter("x", x, dtype),), ranges, Parameter("out", out, dtype))
 
 
 def _work(request: Request) -> Work:

@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 
-from tvm_mpq.kernels.emit import Array, Function, fma, let
+from tvm_mpq.kernels.emit import Function, Parameter, fma, let
 from tvm_mpq.kernels.emit.activations import activate
 from tvm_mpq.kernels.emit.quantize import ByteRange, ByteTable, centered
 from tvm_mpq.kernels.families.weightless import (
@@ -56,10 +56,12 @@ def _parameters(request: Request) -> Parameters:
     shape, second = _shapes(request)
     dtype, ranges = dtype_of(request), []
     if not is_float(request):
-        ranges = [Array("q", (8,), "int32"), Array("f", (4,), "float32")]
+        ranges = [Parameter("q", (8,), "int32"), Parameter("f", (4,), "float32")]
         if not is_clamp(_workload(request).activation):
-            ranges.append(Array("table", (256,), "uint8"))
-    return Parameters((Array("a", shape, dtype), Array("b", second, dtype)), tuple(ranges), Array("out", shape, dtype))
+            ranges.append(Parameter("table", (256,), "uint8"))
+    return Parameters(
+        (Parameter("a", shape, dtype), Parameter("b", second, dtype)), tuple(ranges), Parameter("out", shape, dtype)
+    )
 
 
 def _write_bytes(request: Request, f: Function, wide: bool) -> None:

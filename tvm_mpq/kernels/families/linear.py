@@ -14,10 +14,11 @@ from tvm_mpq.kernels.knobs.linear import linear_knobs
 from tvm_mpq.kernels.machines.avx2 import Avx2Fields
 from tvm_mpq.kernels.machines.vbmi512 import SubsetLookup
 from tvm_mpq.kernels.machines.vnni512 import VnniFields
-from tvm_mpq.kernels.packing.constants import Int8Array, convolution_constants
-from tvm_mpq.kernels.packing.linear import SIGN_BIT, ByteArray, field_coding, pack_tiles
+from tvm_mpq.kernels.packing.constants import convolution_constants
+from tvm_mpq.kernels.packing.linear import SIGN_BIT, field_coding, pack_tiles
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
 from tvm_mpq.kernels.shapes.geometry import conv_of
+from tvm_mpq.numerics.arrays import ByteArray, Int8Array
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import Conv2dWorkload
 

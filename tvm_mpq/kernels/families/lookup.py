@@ -18,12 +18,13 @@ from tvm_mpq.kernels.machines.nibbles import NibbleLookup, NibbleMachine
 from tvm_mpq.kernels.machines.vbmi512_tables import TableLookup
 from tvm_mpq.kernels.machines.vpopcnt512 import BitLookup
 from tvm_mpq.kernels.packing.bit_words import BitShape, pack_bits
-from tvm_mpq.kernels.packing.constants import Int8Array, convolution_constants
+from tvm_mpq.kernels.packing.constants import convolution_constants
 from tvm_mpq.kernels.packing.nibble_indices import NibbleShape, nibble_coding, pack_nibbles, part_count, sums_limit
 from tvm_mpq.kernels.packing.table_indices import TableShape, pack_indices, table_coding
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
 from tvm_mpq.kernels.shapes.geometry import conv_of
 from tvm_mpq.numerics.affine import unsigned_range
+from tvm_mpq.numerics.arrays import Int8Array
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import Conv2dWorkload
 

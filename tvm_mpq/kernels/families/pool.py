@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tvm_mpq.kernels.emit import Array, Function, Index, Value, constant, let, maximum
+from tvm_mpq.kernels.emit import Function, Index, Parameter, Value, constant, let, maximum
 from tvm_mpq.kernels.emit.quantize import ByteRange, centered
 from tvm_mpq.kernels.families.terms import mean_terms
 from tvm_mpq.kernels.families.weightless import (
@@ -36,10 +36,10 @@ def _parameters(request: Request) -> Parameters:
     work, dtype = _workload(request), dtype_of(request)
     x = stored_shape((work.batch, work.in_height, work.in_width, work.channels), is_float(request))
     out = (work.batch, work.out_height, work.out_width, x[-1])
-    ranges: tuple[Array, ...] = ()
+    ranges: tuple[Parameter, ...] = ()
     if work.mode != "max" and not is_float(request):
-        ranges = (Array("q", (8,), "int32"), Array("m", (work.kernel[0] * work.kernel[1] + 1,), "float32"))
-    return Parameters((Array("x", x, dtype),), ranges, Array("out", out, dtype))
+        ranges = (Parameter("q", (8,), "int32"), Parameter("m", (work.kernel[0] * work.kernel[1] + 1,), "float32"))
+    return Parameters((Parameter("x", x, dtype),), ranges, Parameter("out", out, dtype))
 
 
 def _work(request: Request) -> Work:

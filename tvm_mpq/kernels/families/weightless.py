@@ -14,6 +14,7 @@ from tvm_mpq.kernels.parameters import Parameters
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
 from tvm_mpq.kernels.work import Work, rowwise_work
 from tvm_mpq.numerics.affine import unsigned_range
+from tvm_mpq.numerics.arrays import FloatArray
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import FLOAT_BITS, DType, TensorQuant, Workload, padded_channels
 
@@ -102,7 +103,7 @@ def int_row(*values: int, size: int = 8) -> npt.NDArray[np.int32]:
     return row
 
 
-def float_row(*values: npt.ArrayLike, size: int = 4) -> npt.NDArray[np.float32]:
+def float_row(*values: npt.ArrayLike, size: int = 4) -> FloatArray:
     """float32[size], zeros at the end."""
     row = np.zeros(size, np.float32)
     for i, value in enumerate(values):

@@ -17,10 +17,10 @@ import numpy as np
 from tvm.tirx import PrimFunc
 
 from tvm_mpq.kernels.emit import (
-    Array,
     Buffer,
     Function,
     Index,
+    Parameter,
     Register,
     Value,
     accumulators,
@@ -106,8 +106,8 @@ class AttentionFrame:
     def parameters(self) -> Parameters:
         """The tensors that q, k and v lie in, and the dense result [batch, query, head, feature]."""
         w = self.w
-        out = Array("out", (w.batch, w.queries, w.heads, w.value_features), "float32")
-        return Parameters(tuple(Array(f"x{i}", shape, "float32") for i, shape in enumerate(w.sources)), (), out)
+        out = Parameter("out", (w.batch, w.queries, w.heads, w.value_features), "float32")
+        return Parameters(tuple(Parameter(f"x{i}", shape, "float32") for i, shape in enumerate(w.sources)), (), out)
 
     @property
     def work(self) -> Work:

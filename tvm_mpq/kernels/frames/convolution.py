@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 
 from tvm_mpq.kernels.emit import (
-    Array,
+    Parameter,
     split_axis,
     tiles,
 )
@@ -67,7 +67,7 @@ class ConvolutionFrame:
         self.steps = self.g.kernel[0] * self.g.kernel[1] * self.window.cells // machine.channels
         self.block_bytes = machine.block_bytes(self.steps)
         shape = machine.packed_shape(self.all_blocks * self.g.phase_count, self.steps)
-        self.weight = Array("weight", shape, machine.weight_dtype)
+        self.weight = Parameter("weight", shape, machine.weight_dtype)
         self.x_size = self.g.batch * self.g.in_height * self.g.in_width * self.g.in_cells
         self.scratch = self.g.rows * self.g.row_width * self.g.in_cells
         order = "gnhw" if self.all_blocks * self.block_bytes > self.x_size else "nhwg"

@@ -19,10 +19,10 @@ from contextlib import ExitStack
 from tvm.tirx import PrimFunc
 
 from tvm_mpq.kernels.emit import (
-    Array,
     Buffer,
     Function,
     Index,
+    Parameter,
     Pointer,
     Register,
     Task,
@@ -93,13 +93,13 @@ class FloatConvolution:
     def parameters(self) -> Parameters:
         """What the kernel takes: weight and bias as `pack_direct` lays them out."""
         w = self.workload
-        x = Array("x", (w.batch, w.in_height, w.in_width, w.in_channels), "float32")
+        x = Parameter("x", (w.batch, w.in_height, w.in_width, w.in_channels), "float32")
         out_shape = (w.batch, w.out_height, w.out_width, w.out_channels)
         channels = w.groups * self.vectors * self.lanes
         weights = self.g.phase_count * channels * self.taps
-        constants = Array("weight", (weights,), self.product.dtype), Array("bias", (channels,), "float32")
-        activations = (x, Array("r", out_shape, "float32")) if w.residual else (x,)
-        return Parameters(activations, constants, Array("out", out_shape, "float32"))
+        constants = Parameter("weight", (weights,), self.product.dtype), Parameter("bias", (channels,), "float32")
+        activations = (x, Parameter("r", out_shape, "float32")) if w.residual else (x,)
+        return Parameters(activations, constants, Parameter("out", out_shape, "float32"))
 
     @property
     def work(self) -> Work:

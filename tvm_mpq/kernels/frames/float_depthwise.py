@@ -11,9 +11,9 @@ from __future__ import annotations
 from tvm.tirx import PrimFunc
 
 from tvm_mpq.kernels.emit import (
-    Array,
     Function,
     Index,
+    Parameter,
     Task,
     Value,
     accumulators,
@@ -37,12 +37,12 @@ from tvm_mpq.kernels.work import Tiling, Work, array_bytes, convolution_work
 def depthwise_parameters(request: Request) -> Parameters:
     """Weight and bias as `pack_depthwise` lays them out."""
     w = conv_of(request)
-    x = Array("x", (w.batch, w.in_height, w.in_width, w.in_channels), "float32")
+    x = Parameter("x", (w.batch, w.in_height, w.in_width, w.in_channels), "float32")
     out_shape = (w.batch, w.out_height, w.out_width, w.out_channels)
-    weight = Array("weight", (w.kernel[0] * w.kernel[1] * w.out_channels,), "float32")
-    activations = (x, Array("r", out_shape, "float32")) if w.residual else (x,)
+    weight = Parameter("weight", (w.kernel[0] * w.kernel[1] * w.out_channels,), "float32")
+    activations = (x, Parameter("r", out_shape, "float32")) if w.residual else (x,)
     return Parameters(
-        activations, (weight, Array("bias", (w.out_channels,), "float32")), Array("out", out_shape, "float32")
+        activations, (weight, Parameter("bias", (w.out_channels,), "float32")), Parameter("out", out_shape, "float32")
     )
 
 

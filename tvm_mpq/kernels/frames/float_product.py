@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tvm_mpq.kernels.emit import Pointer, Register, Value
+from tvm_mpq.numerics.arrays import FloatArray
 
 
 class FloatProduct(ABC):
@@ -26,7 +27,7 @@ class FloatProduct(ABC):
     llvm: str | None = None
 
     @abstractmethod
-    def packed(self, weight: npt.NDArray[np.float32]) -> npt.NDArray[np.generic]:
+    def packed(self, weight: FloatArray) -> npt.NDArray[np.generic]:
         """Weights in `dtype`."""
 
     def converted(self, value: Value) -> Value:

@@ -6,14 +6,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 from tvm.tirx import PrimFunc
 
 from tvm_mpq.kernels.emit import (
-    Array,
     Buffer,
     Index,
+    Parameter,
     Pointer,
     Register,
     Value,
@@ -29,11 +27,12 @@ from tvm_mpq.kernels.emit import (
     split,
 )
 from tvm_mpq.kernels.frames.requantize import Cell, Requantizer, convolution_parameters
-from tvm_mpq.kernels.packing.linear import QUAD, SIGN_BIT, ByteArray, ByteCoding, LinearShape, unsigned_codes
+from tvm_mpq.kernels.packing.linear import QUAD, SIGN_BIT, ByteCoding, LinearShape, unsigned_codes
 from tvm_mpq.kernels.parameters import Parameters
 from tvm_mpq.kernels.registry import Knobs, Request
 from tvm_mpq.kernels.shapes.geometry import conv_of, stored_channels, useful_threads
 from tvm_mpq.kernels.work import Tiling, Work, array_bytes, convolution_work
+from tvm_mpq.numerics.arrays import ByteArray, Int8Array
 from tvm_mpq.schema import padded_channels
 
 
@@ -100,7 +99,7 @@ class LinearMachine(ABC):
     def needed(self, rows: int, parts: int) -> int:
         """Registers in use with so many rows and parts of a tile."""
 
-    def codes(self, weight: npt.NDArray[np.int8], shape: LinearShape) -> ByteArray:
+    def codes(self, weight: Int8Array, shape: LinearShape) -> ByteArray:
         """int8[O, I] -> uint8[O, steps, 4]: what each step reads of a channel, in one field of four bytes."""
         return unsigned_codes(weight, shape).reshape(len(weight), shape.steps, QUAD)
 
@@ -125,7 +124,7 @@ def linear_shape(request: Request, knobs: Knobs, machine: LinearMachine) -> Line
 
 def linear_parameters(request: Request, knobs: Knobs, machine: LinearMachine) -> Parameters:
     """What the function of `build_linear` takes."""
-    weight = Array("weight", linear_shape(request, knobs, machine).weight_shape, "uint8")
+    weight = Parameter("weight", linear_shape(request, knobs, machine).weight_shape, "uint8")
     return convolution_parameters(request, weight)
 
 

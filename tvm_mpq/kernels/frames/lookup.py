@@ -16,10 +16,10 @@ from functools import partial
 from tvm.tirx import PrimFunc
 
 from tvm_mpq.kernels.emit import (
-    Array,
     Buffer,
     Function,
     Index,
+    Parameter,
     Task,
     Value,
     alloc,
@@ -88,7 +88,7 @@ class LookupMachine(ABC):
 
     @property
     @abstractmethod
-    def weight(self) -> Array:
+    def weight(self) -> Parameter:
         """The packed weights."""
 
     @property

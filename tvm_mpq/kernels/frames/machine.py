@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from tvm_mpq.kernels.emit import Buffer, Index, Pointer, Register, Value
 from tvm_mpq.kernels.shapes.geometry import BLOCK, Geometry
+from tvm_mpq.numerics.arrays import Int8Array
 
 
 class ConvolutionMachine(ABC):
@@ -33,7 +34,7 @@ class ConvolutionMachine(ABC):
         return self.channels
 
     @abstractmethod
-    def pack(self, weight: npt.NDArray[np.int8]) -> npt.NDArray[np.generic]:
+    def pack(self, weight: Int8Array) -> npt.NDArray[np.generic]:
         """int8[O, KH, KW, cells] to the stored array; its first axis is the blocks of 16 output channels."""
 
     @abstractmethod

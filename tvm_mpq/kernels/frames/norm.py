@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from tvm.tirx import PrimFunc
 
 from tvm_mpq.kernels.emit import (
-    Array,
     Function,
     Index,
+    Parameter,
     Register,
     Value,
     alloc,
@@ -49,15 +49,15 @@ def norm_parameters(request: Request) -> Parameters:
     """x, [q_in, f_in], gamma, beta, [q_out, f_out], out; q and f are the numbers of the `convert` kernels."""
     w = norm_of(request)
 
-    def numbers(side: str, floats: bool) -> list[Array]:
-        return [] if floats else [Array(f"q_{side}", (8,), "int32"), Array(f"f_{side}", (4,), "float32")]
+    def numbers(side: str, floats: bool) -> list[Parameter]:
+        return [] if floats else [Parameter(f"q_{side}", (8,), "int32"), Parameter(f"f_{side}", (4,), "float32")]
 
     float_in, float_out = request.precision.is_float, request.out_bits == FLOAT_BITS
-    weights = [Array(name, (w.channels,), "float32") for name in _WEIGHTS]
+    weights = [Parameter(name, (w.channels,), "float32") for name in _WEIGHTS]
     return Parameters(
-        (Array("x", w.shape, "float32" if float_in else "uint8"),),
+        (Parameter("x", w.shape, "float32" if float_in else "uint8"),),
         (*numbers("in", float_in), *weights, *numbers("out", float_out)),
-        Array("out", w.shape, "float32" if float_out else "uint8"),
+        Parameter("out", w.shape, "float32" if float_out else "uint8"),
     )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tvm_mpq.kernels.emit.code import Array, Function, alloc, branch, let, loop, when
+from tvm_mpq.kernels.emit.code import Function, Parameter, alloc, branch, let, loop, when
 from tvm_mpq.kernels.emit.quads import Quad, natural_quads, pack, scatter
 from tvm_mpq.kernels.emit.quantize import ByteTable, centered, rounded
 from tvm_mpq.kernels.emit.value import Index, Value, clamp, constant, fma, intrinsic, maximum, minimum, shuffle
@@ -209,7 +209,7 @@ class Requantizer:
                 done += size
 
 
-def convolution_parameters(request: Request, weight: Array, biases: int = 1) -> Parameters:
+def convolution_parameters(request: Request, weight: Parameter, biases: int = 1) -> Parameters:
     """Parameters of an integer convolution or linear layer whose packed weights are `weight`.
 
     Behind the weights come bias, multiplier, Q, F, and the table of an activation that is no clamp. Q holds zero points
@@ -217,14 +217,16 @@ def convolution_parameters(request: Request, weight: Array, biases: int = 1) -> 
     range as floats. biases: how many each channel has, one behind the other.
     """
     w = conv_of(request)
-    activations = [Array("x", (w.batch, w.in_height, w.in_width, padded_channels(w.in_channels)), "uint8")]
+    activations = [Parameter("x", (w.batch, w.in_height, w.in_width, padded_channels(w.in_channels)), "uint8")]
     if w.residual:
-        activations.append(Array("r", (w.batch, w.out_height, w.out_width, padded_channels(w.out_channels)), "uint8"))
+        activations.append(
+            Parameter("r", (w.batch, w.out_height, w.out_width, padded_channels(w.out_channels)), "uint8")
+        )
     lanes = blocks(w.out_channels) * BLOCK
-    constants = [weight, Array("bias", (biases * lanes,), "int32"), Array("multiplier", (lanes,), "float32")]
-    constants += [Array("Q", (8,), "int32"), Array("F", (4,), "float32")]
+    constants = [weight, Parameter("bias", (biases * lanes,), "int32"), Parameter("multiplier", (lanes,), "float32")]
+    constants += [Parameter("Q", (8,), "int32"), Parameter("F", (4,), "float32")]
     if not is_clamp(w.activation):
-        constants.append(Array("table", (256,), "uint8"))
+        constants.append(Parameter("table", (256,), "uint8"))
     dtype = "float32" if request.out_bits == FLOAT_BITS else "uint8"
-    out = Array("out", (w.batch, w.out_height, w.out_width, stored_channels(request)), dtype)
+    out = Parameter("out", (w.batch, w.out_height, w.out_width, stored_channels(request)), dtype)
     return Parameters(tuple(activations), tuple(constants), out)

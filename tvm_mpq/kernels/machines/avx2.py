@@ -32,6 +32,7 @@ from tvm_mpq.kernels.packing.linear import SIGN_BIT, ByteCoding, LinearShape
 from tvm_mpq.kernels.registry import Request
 from tvm_mpq.kernels.shapes.geometry import ChannelWindow, Geometry, conv_of
 from tvm_mpq.numerics.affine import weight_range
+from tvm_mpq.numerics.arrays import Int8Array
 from tvm_mpq.schema import padded_channels
 
 _REGISTERS = 16
@@ -59,7 +60,7 @@ class HalfBlocks(Dot):
     def instructions(self, positions: int, vectors: int) -> float:
         """Vector instructions of four channels of a tile, loads left out."""
 
-    def pack(self, weight: npt.NDArray[np.int8]) -> npt.NDArray[Any]:
+    def pack(self, weight: Int8Array) -> npt.NDArray[Any]:
         packed = blocked_weight(weight, 4)
         halves = packed.reshape(len(packed), -1, 2, 8, 4)
         return np.ascontiguousarray(halves.transpose(0, 2, 1, 3, 4))

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from tvm_mpq.kernels.emit import Pointer, Register, Value, external, let
 from tvm_mpq.kernels.frames.float_product import FloatProduct
 from tvm_mpq.numerics import bfloat16
+from tvm_mpq.numerics.arrays import FloatArray
 
 LANES = 16
 
@@ -48,7 +49,7 @@ class Bfloat16Pairs(FloatProduct):
     lanes = LANES
     llvm = _LLVM
 
-    def packed(self, weight: npt.NDArray[np.float32]) -> npt.NDArray[np.generic]:
+    def packed(self, weight: FloatArray) -> npt.NDArray[np.generic]:
         return bfloat16.to_bits(weight)
 
     def converted(self, value: Value) -> Value:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from tvm_mpq.kernels.emit import Pointer, Register, broadcast4, intrinsic, let, shuffle
@@ -13,6 +12,7 @@ from tvm_mpq.kernels.frames.machine import Dot
 from tvm_mpq.kernels.machines.neon import bind_centre, centre, less
 from tvm_mpq.kernels.packing.dense import blocked_weight
 from tvm_mpq.kernels.shapes.geometry import BLOCK
+from tvm_mpq.numerics.arrays import Int8Array
 
 _QUARTERS = [range(i, i + 4) for i in range(0, BLOCK, 4)]
 """To the frame an accumulator is one int32x16. LLVM keeps its quarters in four registers; taking and joining them costs
@@ -33,7 +33,7 @@ class SignedDot(Dot):
     def step_bytes(self) -> int:
         return BLOCK * self.channels
 
-    def pack(self, weight: npt.NDArray[np.int8]) -> npt.NDArray[Any]:
+    def pack(self, weight: Int8Array) -> npt.NDArray[Any]:
         return blocked_weight(weight, 4)
 
     def packed_shape(self, out_blocks: int, steps: int) -> tuple[int, ...]:

@@ -9,12 +9,13 @@ import numpy.typing as npt
 
 from tvm_mpq.kernels.emit import Pointer, Register, let
 from tvm_mpq.kernels.frames.float_product import FloatProduct
+from tvm_mpq.numerics.arrays import FloatArray
 
 
 class Float32(FloatProduct):
     """Weights as they are."""
 
-    def packed(self, weight: npt.NDArray[np.float32]) -> npt.NDArray[np.generic]:
+    def packed(self, weight: FloatArray) -> npt.NDArray[np.generic]:
         return np.ascontiguousarray(weight, np.float32)
 
     def step(self, inputs: Sequence[Pointer], weights: Sequence[Pointer], accs: list[list[Register]]) -> None:

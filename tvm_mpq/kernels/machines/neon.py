@@ -33,6 +33,7 @@ from tvm_mpq.kernels.machines.nibbles import Counters, NibbleMachine
 from tvm_mpq.kernels.packing.dense import diagonal_weight
 from tvm_mpq.kernels.shapes.geometry import BLOCK, ChannelWindow, Geometry, blocks
 from tvm_mpq.numerics.affine import weight_range
+from tvm_mpq.numerics.arrays import Int8Array
 from tvm_mpq.schema import FLOAT_BITS, Conv2dWorkload, Precision, padded_channels
 
 _HALF = 8  # output channels of a pairwise tile
@@ -141,7 +142,7 @@ class Pairwise(TileMachine):
     def packed_shape(self, out_blocks: int, steps: int) -> tuple[int, ...]:
         return (out_blocks, 2, self.row.count, len(self.row.starts), _HALF, self.row.step)
 
-    def pack(self, weight: npt.NDArray[np.int8]) -> npt.NDArray[Any]:
+    def pack(self, weight: Int8Array) -> npt.NDArray[Any]:
         row, out = self.row, len(weight)
         flat = weight.reshape(out, row.count, row.length)
         full = np.zeros((blocks(out) * BLOCK, row.count, len(row.starts), row.step), np.int8)
@@ -222,7 +223,7 @@ class ByteLanes(TileMachine):
         self.taken = centre(precision.activation_bits)
         self.depth = exact_depth(precision.weight_bits, precision.activation_bits)
 
-    def pack(self, weight: npt.NDArray[np.int8]) -> npt.NDArray[Any]:
+    def pack(self, weight: Int8Array) -> npt.NDArray[Any]:
         return diagonal_weight(weight)
 
     def packed_shape(self, out_blocks: int, steps: int) -> tuple[int, ...]:

@@ -16,9 +16,9 @@ from functools import reduce
 from operator import add
 
 from tvm_mpq.kernels.emit import (
-    Array,
     Buffer,
     Index,
+    Parameter,
     Register,
     Task,
     Value,
@@ -111,8 +111,8 @@ class NibbleLookup(LookupMachine):
         self.counters = self.part_channels // _LANES
 
     @property
-    def weight(self) -> Array:
-        return Array("weight", nibble_shape(self.s, self.coding, self.all_parts, self.sums), "uint8")
+    def weight(self) -> Parameter:
+        return Parameter("weight", nibble_shape(self.s, self.coding, self.all_parts, self.sums), "uint8")
 
     @property
     def lookups(self) -> int:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from tvm_mpq.kernels.emit import Pointer, Register, Value, let
 from tvm_mpq.kernels.frames.machine import Dot
 from tvm_mpq.kernels.packing.dense import blocked_weight, diagonal_weight
 from tvm_mpq.kernels.shapes.geometry import BLOCK
+from tvm_mpq.numerics.arrays import Int8Array
 
 
 def _wide(bytes_: Value) -> Value:
@@ -28,7 +28,7 @@ class Scalar(Dot):
     def step_bytes(self) -> int:
         return BLOCK
 
-    def pack(self, weight: npt.NDArray[np.int8]) -> npt.NDArray[Any]:
+    def pack(self, weight: Int8Array) -> npt.NDArray[Any]:
         return blocked_weight(weight, 1)
 
     def packed_shape(self, out_blocks: int, steps: int) -> tuple[int, ...]:
@@ -54,7 +54,7 @@ class Elementwise(Dot):
     def step_bytes(self) -> int:
         return BLOCK
 
-    def pack(self, weight: npt.NDArray[np.int8]) -> npt.NDArray[Any]:
+    def pack(self, weight: Int8Array) -> npt.NDArray[Any]:
         return diagonal_weight(weight)
 
     def packed_shape(self, out_blocks: int, steps: int) -> tuple[int, ...]:

@@ -10,13 +10,13 @@ steps do not stay in registers.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from tvm_mpq.kernels.emit import Buffer, Value, alloc, constant, let, loop, shuffle, zeros
 from tvm_mpq.kernels.emit.quantize import look_up_128
 from tvm_mpq.kernels.frames.linear import LinearMachine, LinearTile
 from tvm_mpq.kernels.machines.vnni512 import dot
-from tvm_mpq.kernels.packing.linear import QUAD, ByteArray, ByteCoding, LinearShape, unsigned_codes
+from tvm_mpq.kernels.packing.linear import QUAD, ByteCoding, LinearShape, unsigned_codes
+from tvm_mpq.numerics.arrays import ByteArray, Int8Array
 
 GROUP = 5
 """Activations of which a byte of weights chooses a subset."""
@@ -46,7 +46,7 @@ class SubsetLookup(LinearMachine):
     def needed(self, rows: int, parts: int) -> int:
         return rows * (parts + 2 * self.pieces) + 2 * self.pieces + 2
 
-    def codes(self, weight: npt.NDArray[np.int8], shape: LinearShape) -> ByteArray:
+    def codes(self, weight: Int8Array, shape: LinearShape) -> ByteArray:
         groups = unsigned_codes(weight, shape).reshape(len(weight), shape.steps, QUAD, GROUP)
         subsets = (groups << np.arange(GROUP, dtype=np.uint8)).sum(axis=-1, dtype=np.uint8)
         return np.asarray(subsets + (np.arange(QUAD) << GROUP), np.uint8)

@@ -12,12 +12,11 @@ from functools import reduce
 from operator import add
 
 import numpy as np
-import numpy.typing as npt
 
 from tvm_mpq.kernels.emit import (
-    Array,
     Buffer,
     Index,
+    Parameter,
     Register,
     Task,
     Value,
@@ -43,6 +42,7 @@ from tvm_mpq.kernels.packing.table_indices import (
 )
 from tvm_mpq.kernels.registry import Knobs, Request
 from tvm_mpq.kernels.shapes.geometry import BLOCK, conv_of
+from tvm_mpq.numerics.arrays import ByteArray
 
 _PERMUTE = "llvm.x86.avx512.permvar.qi.512"
 _PLANES = -0x01FE01FF  # bytes 1, -2, 1, -2 as one little-endian int32
@@ -51,7 +51,7 @@ _LOAD = 32  # activations loaded for the tables of one vector of partial sums
 _UNROLLED_VECTORS = 4  # of partial sums of a position that are written out
 _UNROLLED_STEPS = 16  # shorter reduction loops would be unrolled whole, and spill
 
-Picks = list[npt.NDArray[np.uint8]]
+Picks = list[ByteArray]
 
 
 def partial_sums(coding: TableCoding) -> tuple[Picks, list[Picks]]:
@@ -104,8 +104,8 @@ class TableLookup(LookupMachine):
         self.block_bytes = self.s.kernel[0] * self.s.lookups * TABLE_BYTES
 
     @property
-    def weight(self) -> Array:
-        return Array("weight", index_shape(self.s, conv_of(self.request).out_channels), "uint8")
+    def weight(self) -> Parameter:
+        return Parameter("weight", index_shape(self.s, conv_of(self.request).out_channels), "uint8")
 
     @property
     def lookups(self) -> int:

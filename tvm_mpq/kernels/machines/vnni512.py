@@ -27,6 +27,7 @@ from tvm_mpq.kernels.frames.linear import LinearMachine, LinearTile
 from tvm_mpq.kernels.frames.machine import Dot
 from tvm_mpq.kernels.packing.dense import blocked_weight, nibble_weight
 from tvm_mpq.kernels.packing.linear import LinearShape
+from tvm_mpq.numerics.arrays import Int8Array
 
 _DOT = "llvm.x86.avx512.vpdpbusd.512"
 _DOT_HALF = "llvm.x86.avx512.vpdpbusd.256"
@@ -47,7 +48,7 @@ class Vnni(Dot):
     def step_bytes(self) -> int:
         return 64
 
-    def pack(self, weight: npt.NDArray[np.int8]) -> npt.NDArray[Any]:
+    def pack(self, weight: Int8Array) -> npt.NDArray[Any]:
         return blocked_weight(weight, 4)
 
     def packed_shape(self, out_blocks: int, steps: int) -> tuple[int, ...]:
@@ -77,7 +78,7 @@ class VnniUnpacked(Vnni):
     prefetches = False  # its weights are read once, in order
     weight_dtype = "uint8"
 
-    def pack(self, weight: npt.NDArray[np.int8]) -> npt.NDArray[Any]:
+    def pack(self, weight: Int8Array) -> npt.NDArray[Any]:
         return nibble_weight(weight) ^ np.uint8(0x88)
 
     def packed_shape(self, out_blocks: int, steps: int) -> tuple[int, ...]:
@@ -108,7 +109,7 @@ class VnniNibble(Dot):
     def step_bytes(self) -> int:
         return 64
 
-    def pack(self, weight: npt.NDArray[np.int8]) -> npt.NDArray[Any]:
+    def pack(self, weight: Int8Array) -> npt.NDArray[Any]:
         return nibble_weight(weight)
 
     def packed_shape(self, out_blocks: int, steps: int) -> tuple[int, ...]:

@@ -15,9 +15,9 @@ from __future__ import annotations
 from tvm.tirx import PrimFunc
 
 from tvm_mpq.kernels.emit import (
-    Array,
     Function,
     Index,
+    Parameter,
     Register,
     Value,
     alloc,
@@ -73,7 +73,7 @@ class DepthwiseFrame:
     def parameters(self) -> Parameters:
         """What the kernel takes."""
         shape = (blocks(self.w.out_channels), self.w.kernel[1], len(self.pairs), BLOCK, 4)
-        return convolution_parameters(self.request, Array("weight", shape, "int8"))
+        return convolution_parameters(self.request, Parameter("weight", shape, "int8"))
 
     @property
     def work(self) -> Work:

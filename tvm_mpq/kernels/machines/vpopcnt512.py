@@ -12,9 +12,9 @@ from functools import reduce
 from operator import add
 
 from tvm_mpq.kernels.emit import (
-    Array,
     Buffer,
     Index,
+    Parameter,
     Register,
     Task,
     Value,
@@ -52,8 +52,8 @@ class BitLookup(LookupMachine):
         self.block_words = self.s.kernel[0] * self.s.words * BLOCK
 
     @property
-    def weight(self) -> Array:
-        return Array("weight", word_shape(self.s, conv_of(self.request).out_channels), "int32")
+    def weight(self) -> Parameter:
+        return Parameter("weight", word_shape(self.s, conv_of(self.request).out_channels), "int32")
 
     @property
     def lookups(self) -> int:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from tvm_mpq.kernels.emit.tiles import tiles
 from tvm_mpq.kernels.shapes.geometry import BLOCK, blocks
 from tvm_mpq.kernels.shapes.lookup import LookupShape
+from tvm_mpq.numerics.arrays import Int8Array
 from tvm_mpq.schema import Conv2dWorkload
 
 UNIT = 16
@@ -54,7 +55,7 @@ def word_shape(shape: BitShape, outputs: int) -> tuple[int, int, int]:
     return (blocks(outputs), shape.kernel[0] * shape.words, BLOCK)
 
 
-def pack_bits(weight: npt.NDArray[np.int8], shape: BitShape) -> npt.NDArray[np.int32]:
+def pack_bits(weight: Int8Array, shape: BitShape) -> npt.NDArray[np.int32]:
     """int8[O, KH, KW, I] of -1 and 1 -> int32[ceil(O/16), KH * words, 16]; bit i of a word is channel i, set for 1.
 
     What is missing (channels, the other half of the last word of a kernel row) has no bit set.

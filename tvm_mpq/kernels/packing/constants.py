@@ -11,11 +11,10 @@ from tvm_mpq.kernels.packing.phases import phase_weights
 from tvm_mpq.kernels.packing.ranges import bounded, limited
 from tvm_mpq.kernels.registry import Request
 from tvm_mpq.kernels.shapes.geometry import BLOCK, blocks, conv_of
+from tvm_mpq.numerics.arrays import Int8Array
 from tvm_mpq.numerics.constants import conv_constants
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import FLOAT_BITS
-
-Int8Array = npt.NDArray[np.int8]
 
 
 def convolution_constants(

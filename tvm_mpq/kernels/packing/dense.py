@@ -7,10 +7,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tvm_mpq.kernels.packing.constants import Int8Array
 from tvm_mpq.kernels.packing.phases import phase_weights
 from tvm_mpq.kernels.registry import Request
 from tvm_mpq.kernels.shapes.geometry import BLOCK, ChannelWindow, blocks, conv_of
+from tvm_mpq.numerics.arrays import ByteArray, Int8Array
 from tvm_mpq.schema import Conv2dWorkload
 
 
@@ -74,7 +74,7 @@ def diagonal_weight(weight: Int8Array) -> Int8Array:
     return np.ascontiguousarray(full.reshape(-1, BLOCK, kh * kw).transpose(0, 2, 1))
 
 
-def nibble_weight(weight: Int8Array) -> npt.NDArray[np.uint8]:
+def nibble_weight(weight: Int8Array) -> ByteArray:
     """4 bit weights int8[O, KH, KW, cells] -> uint8[ceil(O/16), KH * KW * cells / 8, 16, 4].
 
     Steps of 4 input channels in the order of `blocked_weight` are paired: the low nibbles hold the first step, the high

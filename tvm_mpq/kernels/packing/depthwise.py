@@ -10,6 +10,7 @@ import numpy.typing as npt
 from tvm_mpq.kernels.emit.tiles import tiles
 from tvm_mpq.kernels.registry import Knobs, Request
 from tvm_mpq.kernels.shapes.geometry import BLOCK, blocks, conv_of
+from tvm_mpq.numerics.arrays import Int8Array
 from tvm_mpq.schema import FLOAT_BITS, Conv2dWorkload
 
 PAIR_QUADS = ((0, 16, 4, 20), (8, 24, 12, 28))
@@ -66,7 +67,7 @@ def lane_order(request: Request) -> npt.NDArray[np.int64]:
     return order
 
 
-def pack_depthwise(request: Request, knobs: Knobs, weight: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+def pack_depthwise(request: Request, knobs: Knobs, weight: Int8Array) -> Int8Array:
     """int8[C, KH, KW, 1] -> int8[C/16, KW, pairs, 16, 4] for the tile height of `knobs`, channels in `lane_order`."""
     w = conv_of(request)
     win = window(w, knobs["rows"])

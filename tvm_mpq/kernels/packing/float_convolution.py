@@ -11,9 +11,8 @@ from tvm_mpq.kernels.emit.tiles import tiles
 from tvm_mpq.kernels.packing.phases import phase_weights
 from tvm_mpq.kernels.registry import Knobs
 from tvm_mpq.kernels.shapes.geometry import Segments
+from tvm_mpq.numerics.arrays import FloatArray
 from tvm_mpq.schema import Conv2dWorkload
-
-FloatArray = npt.NDArray[np.float32]
 
 
 class FloatLayout(Protocol):

@@ -12,13 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from tvm_mpq.kernels.emit.tiles import even_tile, tiles
 from tvm_mpq.kernels.registry import Request
+from tvm_mpq.numerics.arrays import ByteArray, Int8Array
 from tvm_mpq.schema import Conv2dWorkload
-
-ByteArray = npt.NDArray[np.uint8]
 
 SIGN_BIT = 128
 """x - 128 as a signed byte is x with its top bit turned over."""
@@ -138,7 +136,7 @@ class LinearShape:
         return min(self.coding.fields, self.parts - vector * self.coding.fields)
 
 
-def unsigned_codes(weight: npt.NDArray[np.int8], shape: LinearShape) -> ByteArray:
+def unsigned_codes(weight: Int8Array, shape: LinearShape) -> ByteArray:
     """int8[O, I] -> u of each weight, uint8[O, steps * inputs of a step]; missing inputs have 0."""
     coding = shape.coding
     codes = ((weight + np.int8(coding.offset)) // coding.step).astype(np.uint8)

@@ -12,6 +12,7 @@ from tvm_mpq.kernels.emit.tiles import tiles
 from tvm_mpq.kernels.registry import Request
 from tvm_mpq.kernels.shapes.geometry import BLOCK, stored_channels
 from tvm_mpq.kernels.shapes.lookup import LookupShape
+from tvm_mpq.numerics.arrays import ByteArray, Int8Array
 from tvm_mpq.schema import Conv2dWorkload
 
 GROUP = 4
@@ -38,7 +39,7 @@ class NibbleCoding:
         """Output channels of one vector: 16 bytes hold each channel's bits of one plane and table."""
         return BLOCK // self.beside
 
-    def bits(self, weight: npt.NDArray[np.int8]) -> npt.NDArray[np.bool_]:
+    def bits(self, weight: Int8Array) -> npt.NDArray[np.bool_]:
         """int8[...] -> bool[..., planes, beside]. A weight of one bit that is 0 counts as negative."""
         u = ((weight + self.offset) // self.factor)[..., None, None]
         bits = u > np.arange(self.beside) if self.beside > 1 else u >> np.arange(self.planes)[:, None] & 1
@@ -119,13 +120,13 @@ def nibble_shape(shape: NibbleShape, coding: NibbleCoding, parts: int, sums: int
 
 
 def pack_nibbles(
-    weight: npt.NDArray[np.int8],
+    weight: Int8Array,
     shape: NibbleShape,
     coding: NibbleCoding,
     parts: int,
     sums: int,
     byte_channels: Sequence[int],
-) -> npt.NDArray[np.uint8]:
+) -> ByteArray:
     """int8[O, KH, KW, I] -> uint8[parts, planes, KH * steps * sums / 2, 2, 16].
 
     Vector i of a step holds tables 4i and 4i + 1 of the step in the low nibbles of its two rows of 16 bytes, tables

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tvm_mpq.numerics.affine import weight_range
+from tvm_mpq.numerics.arrays import FloatArray
 from tvm_mpq.schema import Conv2dWorkload
 
 _SATURATED = 256.0
@@ -31,8 +32,8 @@ def bounded(w: Conv2dWorkload, weight_bits: int) -> bool:
 
 
 def limited(
-    w: Conv2dWorkload, weight_bits: int, bias: npt.NDArray[np.int32], multiplier: npt.NDArray[np.float32]
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    w: Conv2dWorkload, weight_bits: int, bias: npt.NDArray[np.int32], multiplier: FloatArray
+) -> tuple[npt.NDArray[np.int32], FloatArray]:
     """int32[O] bias (zero point not folded in) and float32[O] multiplier of equal outputs, within bounds.
 
     A multiplier of 256 or more saturates each sum but 0; a bias beyond the reach of the products by 256 / m saturates

@@ -6,12 +6,12 @@ import itertools
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from tvm_mpq.kernels.emit.tiles import tiles
 from tvm_mpq.kernels.registry import Request
 from tvm_mpq.kernels.shapes.geometry import BLOCK, blocks
 from tvm_mpq.kernels.shapes.lookup import LookupShape
+from tvm_mpq.numerics.arrays import ByteArray, Int8Array
 from tvm_mpq.schema import Conv2dWorkload
 
 TABLE_BYTES = 64
@@ -104,9 +104,7 @@ def index_shape(shape: TableShape, outputs: int) -> tuple[int, int, int, int]:
     return (blocks(outputs), shape.kernel[0] * shape.lookups, BLOCK, SLOTS)
 
 
-def pack_indices(
-    weight: npt.NDArray[np.int8], shape: TableShape, coding: TableCoding, depth: int
-) -> npt.NDArray[np.uint8]:
+def pack_indices(weight: Int8Array, shape: TableShape, coding: TableCoding, depth: int) -> ByteArray:
     """int8[O, KH, KW, I] -> uint8[ceil(O/16), KH * KW * tables, 16, 4], look-ups in the order of `shape.order(depth)`.
 
     The four bytes of an output channel are bit planes of the groups: (0, 0), (1, 0), (0, 1), (1, 1) as (plane, group)
