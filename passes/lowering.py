@@ -7,6 +7,7 @@ latencies. All three therefore speak of the same kernels and the same boundaries
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -156,19 +157,26 @@ def lower(graph: Graph, plan: Plan, features: frozenset[str], codes: WeightCodes
     return _Lowering(graph, plan, features, codes or WeightCodes()).run()
 
 
+MOST_THREADS = 64
+"""Up to which a plan may have been tuned for another number of threads than it is built for."""
+
+
 def kernel_chooser(plan: Plan) -> Callable[[Request], Kernel]:
-    """The plan's kernel for a request, or the shipped default."""
+    """The plan's kernel for a request, or the shipped default.
+
+    Knobs that the row does not offer raise NoKernelError: a tile that does not fit would write past its buffers.
+    """
 
     def choose(request: Request) -> Kernel:
         row = plan.kernels.get(request.key)
         if not row:
             return default_kernel(request)
         kernel = named_kernel(request, row["family"], row["knobs"])
-        names = _knob_names(request, row["family"])
-        if kernel.knobs.keys() != names:
+        if not _is_offered(request, row["family"], kernel.knobs_text):
+            names = sorted(kernel.family.knob_space(request)[0])
             raise NoKernelError(
-                f"kernel family {row['family']!r} has the knobs {sorted(names)} (the plan gives {request.key} "
-                f"{sorted(kernel.knobs)}); tune and optimize again, or remove its entry under kernels in the plan"
+                f"kernel family {row['family']!r} has the knobs {names} and offers {request.key} not those of the "
+                f"plan, {kernel.knobs_text}; tune and optimize again, or remove its entry under kernels in the plan"
             )
         return kernel
 
@@ -176,10 +184,14 @@ def kernel_chooser(plan: Plan) -> Callable[[Request], Kernel]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _knob_names(request: Request, family: str) -> frozenset[str]:
-    """What the knobs of a row are called, which may be other names than when a plan was written."""
-    (row,) = (row for row in fitting(request) if row.name == family)
-    return frozenset(row.knob_space(request)[0])
+def _is_offered(request: Request, family: str, knobs_text: str) -> bool:
+    """Whether a row offers knobs for the request, at any number of threads: spaces are cut to what is fast at one."""
+    knobs = json.loads(knobs_text)
+    kernel = named_kernel(request, family, knobs)
+    if knobs in kernel.family.knob_space(request):
+        return True
+    others = (replace(request, threads=n) for n in range(1, MOST_THREADS + 1))
+    return any(knobs in kernel.family.knob_space(other) for other in others)
 
 
 def _check_names(graph: Graph, plan: Plan, codes: WeightCodes) -> None:

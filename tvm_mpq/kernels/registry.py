@@ -78,7 +78,7 @@ class Family:
             and request.precision.dtype is self.dtype
             and request.precision.weight_bits in self.weight_bits
             and request.precision.activation_bits in self.activation_bits
-            and (self.input_dilation or not _has_input_dilation(request.workload))
+            and (self.input_dilation or not _needs_phases(request.workload))
             and self.accepts(request)
         )
 
@@ -88,8 +88,9 @@ class Family:
         return most is None or request.workload.terms <= most
 
 
-def _has_input_dilation(workload: Workload) -> bool:
-    return isinstance(workload, Conv2dWorkload) and workload.input_dilation != (1, 1)
+def _needs_phases(workload: Workload) -> bool:
+    """A convolution with input dilation, whose padding alone may be negative and cut the input's edge off."""
+    return isinstance(workload, Conv2dWorkload) and (workload.input_dilation != (1, 1) or min(workload.padding) < 0)
 
 
 @dataclass(frozen=True)

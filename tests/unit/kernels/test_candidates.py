@@ -103,3 +103,12 @@ def test_the_bits_of_a_row_are_those_of_its_dtype(row: Family) -> None:
 def test_a_float_precision_has_the_bits_of_its_format(wrong: tuple[int, int, DType]) -> None:
     with pytest.raises(InvalidValueError, match="bits for weights and activations"):
         Precision(*wrong)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "w8a8", "w4a8", "w2a4", "w1a1"])
+@pytest.mark.parametrize("groups", [1, 4, 32])
+def test_no_family_cuts_an_input_without_dilation(groups: int, precision: str) -> None:
+    cut = Conv2dWorkload(1, 8, 8, 32, 32, (3, 3), padding=(-1, 0, 0, -1), groups=groups)
+    for target in ("x86-64", "haswell", "sapphirerapids", "cortex-a53", "cortex-a76"):
+        for out_bits in (FLOAT_BITS, 8):
+            assert not fitting(Request(cut, Precision.parse(precision), out_bits, features(resolve(target))))

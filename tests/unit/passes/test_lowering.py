@@ -9,12 +9,21 @@ from tvm import relax
 
 from mpq_testing.networks import NormalForm, residual_network
 from tvm_mpq.errors import InvalidValueError, NoKernelError
-from tvm_mpq.kernels.registry import default_kernel
+from tvm_mpq.kernels.registry import Request, default_kernel, fitting
 from tvm_mpq.passes import Annotate
 from tvm_mpq.passes.graph import Graph, read_graph
-from tvm_mpq.passes.lowering import FloatStep, KernelStep, ReshapeStep, Step, StoredValue, lower, stored_shape
-from tvm_mpq.schema import FLOAT_BITS, Plan, TensorQuant
-from tvm_mpq.targets import features, local_row
+from tvm_mpq.passes.lowering import (
+    FloatStep,
+    KernelStep,
+    ReshapeStep,
+    Step,
+    StoredValue,
+    kernel_chooser,
+    lower,
+    stored_shape,
+)
+from tvm_mpq.schema import FLOAT_BITS, Conv2dWorkload, Plan, Precision, TensorQuant
+from tvm_mpq.targets import features, local_row, resolve
 
 FEATURES = features(local_row())
 
@@ -109,16 +118,26 @@ def test_kernels_of_the_plan_win(graph: Graph) -> None:
     assert others == [default_kernel(others[0].request)]
 
 
-@pytest.mark.parametrize("rename", [{"height": 1}, {}])
-def test_knobs_of_other_names_are_refused(graph: Graph, rename: dict[str, int]) -> None:
-    """A plan may be of a version whose knobs were called otherwise, or a hand may have changed it."""
+@pytest.mark.parametrize("change", [{"height": 1}, {}, {"rows": 0}, {"rows": 3, "columns": 97}])
+def test_knobs_that_the_row_does_not_offer_are_refused(graph: Graph, change: dict[str, int]) -> None:
+    """A plan may be of a version with other knobs, or a hand may have changed it; such a tile could leave its map."""
     plan = plan_for(graph, "w8a8")
     kernel = next(s.kernel for s in lowered(graph, plan) if isinstance(s, KernelStep) and s.node == "down")
-    knobs = {name: value for name, value in kernel.knobs.items() if name != "rows"} | rename
+    knobs = {name: value for name, value in kernel.knobs.items() if name != "rows"} | change
     assert len(kernel.knobs) > 1 and "rows" in kernel.knobs
     rows = {kernel.request.key: {"family": kernel.family.name, "knobs": knobs}}
-    with pytest.raises(NoKernelError, match=r"has the knobs .*'rows'.*\(the plan gives conv2d\("):
+    with pytest.raises(NoKernelError, match=r"has the knobs .*'rows'.* and offers conv2d\(.* not those of the plan"):
         lowered(graph, dataclasses.replace(plan, kernels=rows))
+
+
+def test_knobs_chosen_for_other_threads_are_taken() -> None:
+    """Spaces are cut to what is fast at a number of threads; what was chosen at another is right all the same."""
+    linear = Conv2dWorkload(1, 1, 3, 2048, 336, (1, 1))
+    one = Request(linear, Precision(4, 8), 8, features(resolve("znver4")), 1)
+    family, two = fitting(one)[0], dataclasses.replace(one, threads=2)
+    other = next(knobs for knobs in family.knob_space(two) if knobs not in family.knob_space(one))
+    plan = Plan("znver4", {}, {}, {}, kernels={one.key: {"family": family.name, "knobs": other}})
+    assert kernel_chooser(plan)(one).knobs == other
 
 
 def test_stored_shapes(graph: Graph) -> None:
