@@ -174,7 +174,7 @@ class Comparison:
         kind, precision = name.split("-")
         n = self._network
         sources = [p for p in (n.onnx, n.tflite, n.tflite_int8) if p]
-        key = digest(kind, precision, *sources, n.calibration, *_code(kind), self._python(kind))
+        key = digest(kind, precision, *sources, n.calibration, *_code(kind), self._python(kind), *_compiled_for(kind))
         # Only ours compiles for a number of threads.
         suffix = f"-t{self._threads}" if kind == "ours" else ""
         folder = self._options.cache / "built" / n.name / f"{name}-{key}{suffix}"
@@ -273,6 +273,16 @@ def _code(kind: str) -> list[Path]:
         found = {p for folder in _project() for p in folder.rglob("*.py")}
         files += sorted(p for p in found if here not in p.parents)
     return files
+
+
+def _compiled_for(kind: str) -> tuple[str, ...]:
+    """What the CPU at hand offers, which ours is compiled for; the others find it out when they run."""
+    if kind != "ours":
+        return ()
+    from tvm_mpq.targets import local_row
+
+    row = local_row()
+    return row.mcpu, *row.isa_features
 
 
 def _project() -> list[Path]:

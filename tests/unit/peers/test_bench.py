@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import venv
@@ -12,11 +13,12 @@ import onnx
 import pytest
 
 from mpq_testing import onnx_models
+from tvm_mpq import targets
 from tvm_mpq.errors import DataError, InvalidValueError, UnsupportedModelError
 from tvm_mpq.peers.bench import bench_model
 from tvm_mpq.peers.child import EngineProcess
 from tvm_mpq.peers.common import NotOffered
-from tvm_mpq.peers.compare import Settings
+from tvm_mpq.peers.compare import Comparison, Settings, Subject
 from tvm_mpq.report.peers import show_peers
 
 
@@ -53,6 +55,20 @@ def test_ours_is_compared_with_what_is_installed(
     show_peers(report)
     shown = capsys.readouterr().out
     assert "ours-int8" in shown and "without litert-int8: needs a TFLite file" in shown
+
+
+def test_a_network_built_for_another_cpu_is_built_anew(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def folder(kind: str) -> Path:
+        with (tmp_path / "log").open("wb") as log:
+            subject = Subject("small", calibration=model, check=model, images="none", onnx=model)
+            return Comparison(Settings(tmp_path), subject, 1, log)._job(kind).folder
+
+    here = {kind: folder(kind) for kind in ("ours-int8", "ort-int8")}
+    row = dataclasses.replace(targets.local_row(), isa_features=("sse2",))
+    monkeypatch.setattr(targets, "local_row", lambda: row)
+    assert folder("ours-int8") != here["ours-int8"] and folder("ort-int8") == here["ort-int8"]
 
 
 def test_bad_input_is_one_line(model: Path, tmp_path: Path) -> None:
