@@ -186,12 +186,9 @@ def kernel_chooser(plan: Plan) -> Callable[[Request], Kernel]:
 @functools.lru_cache(maxsize=4096)
 def _is_offered(request: Request, family: str, knobs_text: str) -> bool:
     """Whether a row offers knobs for the request, at any number of threads: spaces are cut to what is fast at one."""
-    knobs = json.loads(knobs_text)
-    kernel = named_kernel(request, family, knobs)
-    if knobs in kernel.family.knob_space(request):
-        return True
-    others = (replace(request, threads=n) for n in range(1, MOST_THREADS + 1))
-    return any(knobs in kernel.family.knob_space(other) for other in others)
+    kernel = named_kernel(request, family, json.loads(knobs_text))
+    others = (replace(kernel, request=replace(request, threads=n)) for n in range(1, MOST_THREADS + 1))
+    return kernel.is_offered or any(other.is_offered for other in others)
 
 
 def _check_names(graph: Graph, plan: Plan, codes: WeightCodes) -> None:

@@ -85,6 +85,4 @@ def current_kernel(profiler: KernelProfiler, request: Request, record: LatencyRe
         kernel = named_kernel(request, record.key.family, json.loads(record.key.knobs))
     except NoKernelError:
         return None
-    # Knobs of another version may mean nothing to today's builder.
-    known = kernel.knobs in kernel.family.knob_space(request)
-    return kernel if known and profiler.version(kernel) == record.kernel_version else None
+    return kernel if kernel.is_offered and profiler.version(kernel) == record.kernel_version else None

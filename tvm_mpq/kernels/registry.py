@@ -78,7 +78,8 @@ class Family:
             and request.precision.dtype is self.dtype
             and request.precision.weight_bits in self.weight_bits
             and request.precision.activation_bits in self.activation_bits
-            and (self.input_dilation or not _needs_phases(request.workload))
+            and (self.input_dilation or not _has_input_dilation(request.workload))
+            and not _cuts_an_edge(request.workload)
             and self.accepts(request)
         )
 
@@ -88,9 +89,15 @@ class Family:
         return most is None or request.workload.terms <= most
 
 
-def _needs_phases(workload: Workload) -> bool:
-    """A convolution with input dilation, whose padding alone may be negative and cut the input's edge off."""
-    return isinstance(workload, Conv2dWorkload) and (workload.input_dilation != (1, 1) or min(workload.padding) < 0)
+def _has_input_dilation(workload: Workload) -> bool:
+    return isinstance(workload, Conv2dWorkload) and workload.input_dilation != (1, 1)
+
+
+def _cuts_an_edge(workload: Workload) -> bool:
+    """Padding that is negative cuts the input's edge off; no frame does that but in phases of a dilated input."""
+    if not isinstance(workload, Conv2dWorkload) or workload.input_dilation != (1, 1):
+        return False
+    return min(workload.padding) < 0
 
 
 @dataclass(frozen=True)
@@ -136,6 +143,11 @@ class Kernel:
     def key(self) -> tuple[str, str, str]:
         """Equal for kernels that are the same code on one target: request, family, knobs."""
         return self.request.key, self.family.name, self.knobs_text
+
+    @property
+    def is_offered(self) -> bool:
+        """Whether its row offers the knobs for the request: others may mean nothing, or tiles past their buffers."""
+        return self.knobs in self.family.knob_space(self.request)
 
     @property
     def knobs_text(self) -> str:

@@ -25,13 +25,10 @@ def is_grouped(request: Request) -> bool:
 
 
 def has_phases(request: Request) -> bool:
-    """Whether each phase of a dilated input has an output, and its taps are neighbours (no stride, no dilation).
-
-    Without input dilation there are no phases, and nothing that cuts an input's edge off, as negative padding does.
-    """
+    """Whether each phase of a dilated input has an output, and its taps are neighbours (no stride, no dilation)."""
     w = conv_of(request)
     if w.input_dilation == (1, 1):
-        return min(w.padding) >= 0
+        return True
     plain = w.stride == w.dilation == (1, 1)
     return plain and w.out_height >= w.input_dilation[0] and w.out_width >= w.input_dilation[1]
 
@@ -39,5 +36,5 @@ def has_phases(request: Request) -> bool:
 def is_depthwise(request: Request) -> bool:
     """One input and one output channel a group, stored in whole blocks of 16, without input dilation."""
     w = conv_of(request)
-    plain = w.is_depthwise and w.out_channels == w.in_channels and w.input_dilation == (1, 1) and min(w.padding) >= 0
+    plain = w.is_depthwise and w.out_channels == w.in_channels and w.input_dilation == (1, 1)
     return plain and padded_channels(w.in_channels) >= 16 and finishable(request)
