@@ -90,7 +90,7 @@ def conv_constants(workload: Conv2dWorkload, weight_bits: int, out_bits: int, op
         raise InvalidValueError("conv2d needs a weight (got none)")
     x = integer_input(operands, 0)
     end = finish(workload.activation, out_bits, operands)
-    bias = np.zeros(len(operands.weight), np.float32) if operands.bias is None else operands.bias
+    bias = _bias(operands)
     bits = weight_bits if operands.weight_bits is None else operands.weight_bits
     weight, scale = _integer_weight(operands, bits, least_scale(bias, x.scale))
     residual = integer_input(operands, 1) if workload.residual else None
@@ -103,6 +103,14 @@ def conv_constants(workload: Conv2dWorkload, weight_bits: int, out_bits: int, op
         residual_zero_point=0 if residual is None else residual.zero_point,
         finish=end,
     )
+
+
+def _bias(operands: Operands) -> FloatArray:
+    """float32[O]: the one that came with the codes, the operator's own, or zeros."""
+    assert operands.weight is not None
+    if operands.codes is not None and operands.codes.bias is not None:
+        return operands.codes.bias
+    return np.zeros(len(operands.weight), np.float32) if operands.bias is None else operands.bias
 
 
 def _integer_weight(operands: Operands, bits: int, least: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArray]:

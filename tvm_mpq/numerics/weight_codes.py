@@ -31,6 +31,9 @@ class QuantizedWeight:
         Real units per integer step, above 0.
     bits : int
         1..8.
+    bias : float32[O] or None
+        What is added to each output channel, in real units, in place of the operator's own bias: rounding moves the
+        mean of a channel, and a bias that was corrected moves it back. None: the operator's own.
 
     Raises
     ------
@@ -41,6 +44,7 @@ class QuantizedWeight:
     codes: npt.NDArray[np.int8]
     scales: npt.NDArray[np.float32]
     bits: int
+    bias: npt.NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         codes, scales = self.codes, self.scales
@@ -57,13 +61,22 @@ class QuantizedWeight:
             raise InvalidValueError("codes of 1 bit must be -1 or +1 (got 0)")
         if not (np.isfinite(scales) & (scales > 0)).all():
             raise InvalidValueError("scales must be finite and above 0")
+        bias = self.bias
+        if bias is None:
+            return
+        if bias.dtype != np.float32 or bias.shape != scales.shape:
+            raise InvalidValueError(f"a bias must be float32{list(scales.shape)} (got {bias.dtype}{list(bias.shape)})")
+        if not np.isfinite(bias).all():
+            raise InvalidValueError("a bias must be finite")
 
     @functools.cached_property
     def digest(self) -> str:
-        """sha256 of bits, codes and scales, hexadecimal, 16 digits."""
+        """sha256 of bits, codes, scales and bias, hexadecimal, 16 digits."""
         content = hashlib.sha256(repr((self.bits, self.codes.shape)).encode())
         content.update(np.ascontiguousarray(self.codes).tobytes())
         content.update(np.ascontiguousarray(self.scales).tobytes())
+        if self.bias is not None:
+            content.update(b"bias" + np.ascontiguousarray(self.bias).tobytes())
         return content.hexdigest()[:16]
 
 
@@ -105,7 +118,10 @@ class WeightCodes(Mapping[WeightKey, QuantizedWeight]):
             "bits": np.array([bits for _, bits in keys], dtype=np.int64),
         }
         for i, key in enumerate(keys):
-            arrays[f"codes{i}"], arrays[f"scales{i}"] = self._weights[key].codes, self._weights[key].scales
+            weight = self._weights[key]
+            arrays[f"codes{i}"], arrays[f"scales{i}"] = weight.codes, weight.scales
+            if weight.bias is not None:
+                arrays[f"bias{i}"] = weight.bias
         try:
             with open(path, "wb") as file:
                 np.savez(file, allow_pickle=False, **arrays)
@@ -120,7 +136,12 @@ class WeightCodes(Mapping[WeightKey, QuantizedWeight]):
                 names, bits = archive["operators"], archive["bits"]
                 return cls(
                     {
-                        (str(name), int(b)): QuantizedWeight(archive[f"codes{i}"], archive[f"scales{i}"], int(b))
+                        (str(name), int(b)): QuantizedWeight(
+                            archive[f"codes{i}"],
+                            archive[f"scales{i}"],
+                            int(b),
+                            archive.get(f"bias{i}"),
+                        )
                         for i, (name, b) in enumerate(zip(names, bits, strict=True))
                     }
                 )

@@ -11,6 +11,7 @@ import pytest
 from tvm_mpq.errors import FileFormatError, InvalidValueError, MissingFileError, OutputError
 from tvm_mpq.numerics.affine import weight_range
 from tvm_mpq.numerics.constants import conv_constants
+from tvm_mpq.numerics.conv import fold_bias
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.numerics.weight_codes import QuantizedWeight, WeightCodes
 from tvm_mpq.schema import Conv2dWorkload, TensorQuant
@@ -55,6 +56,16 @@ def test_codes_are_what_rounding_their_real_values_gives(rng: np.random.Generato
     np.testing.assert_allclose(one.multiplier, other.multiplier, rtol=2**-22)
 
 
+def test_a_bias_that_comes_with_codes_takes_the_place_of_the_operators_own(rng: np.random.Generator) -> None:
+    given = dataclasses.replace(weight(rng, 4), bias=rng.standard_normal(4).astype(np.float32))
+    found = conv_constants(CONV, 4, 8, operands(rng, codes=given))
+    assert given.bias is not None
+    np.testing.assert_array_equal(found.bias, fold_bias(given.bias, 0.02, given.scales))
+    without = dataclasses.replace(given, bias=None)
+    assert (conv_constants(CONV, 4, 8, operands(rng, codes=without)).bias != found.bias).any()
+    assert without.digest != given.digest
+
+
 def test_a_kernel_of_more_bits_takes_the_codes_of_fewer(rng: np.random.Generator) -> None:
     given = weight(rng, 3)
     found = conv_constants(CONV, 8, 8, operands(rng, codes=given, weight_bits=3))
@@ -73,6 +84,9 @@ def test_a_kernel_of_more_bits_takes_the_codes_of_fewer(rng: np.random.Generator
         ({"codes": np.full(SHAPE, -8, np.int8)}, r"\[-7, 7\]"),
         ({"codes": np.zeros(SHAPE, np.int8), "bits": 1}, "-1 or \\+1"),
         ({"bits": 9}, "bits"),
+        ({"bias": np.zeros(4, np.float64)}, "float32"),
+        ({"bias": np.zeros(3, np.float32)}, r"float32\[4\] \(got float32\[3\]\)"),
+        ({"bias": np.array([0, 0, 0, np.nan], np.float32)}, "finite"),
     ],
 )
 def test_what_is_no_quantized_weight_is_refused(rng: np.random.Generator, change: dict[str, object], text: str) -> None:
@@ -91,13 +105,16 @@ def test_codes_must_fit_their_operator(rng: np.random.Generator) -> None:
 
 
 def test_files(rng: np.random.Generator, tmp_path: Path) -> None:
-    codes = WeightCodes({("a/b", 4): weight(rng, 4), ("a/b", 8): weight(rng, 8), ("größe", 1): weight(rng, 1)})
+    biased = dataclasses.replace(weight(rng, 4), bias=np.arange(4, dtype=np.float32))
+    codes = WeightCodes({("a/b", 4): biased, ("a/b", 8): weight(rng, 8), ("größe", 1): weight(rng, 1)})
     codes.save(tmp_path / "codes.npz")
     back = WeightCodes.load(tmp_path / "codes.npz")
     assert set(back) == set(codes) and back.digest == codes.digest
     for key, one in codes.items():
         np.testing.assert_array_equal(back[key].codes, one.codes)
         np.testing.assert_array_equal(back[key].scales, one.scales)
+        assert one.bias is None or np.array_equal(back[key].bias, one.bias)
+        assert (back[key].bias is None) == (one.bias is None)
     WeightCodes().save(tmp_path / "none.npz")
     assert len(WeightCodes.load(tmp_path / "none.npz")) == 0
 
