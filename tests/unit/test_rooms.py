@@ -54,13 +54,17 @@ TABLE = {
         {"tvm", "numpy"},
         lazy=frozenset({"torch"}),
     ),
+    "training": Room(
+        SHARED | {"numerics", "kernels", "passes", "execute", "calibrate"},
+        {"tvm", "numpy", "torch"},
+    ),
     "costs": Room(SHARED | {"select", "targets", "kernels", "tuning", "execute"}, {"tvm", "numpy"}),
     "report": Room(SHARED, {"rich", "numpy", "jinja2"}),
     "pipeline": Room(
         SHARED
         | {"select", "targets", "frontends", "kernels", "tuning", "passes", "execute", "calibrate", "costs", "report"},
         {"tvm", "tvm_ffi", "numpy", "rich"},
-        lazy=frozenset({"torch", "sklearn"}),
+        lazy=frozenset({"training", "torch", "sklearn"}),
     ),
     # Each engine is a process of its own: nothing but the standard library and numpy at import.
     "peers": Room(
