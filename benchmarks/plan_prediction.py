@@ -23,6 +23,7 @@ from tvm_mpq.calibrate.data import load_dataset
 from tvm_mpq.execute.network import summary
 from tvm_mpq.pipeline import Options
 from tvm_mpq.pipeline.context import RunContext, open_context
+from tvm_mpq.pipeline.rounding import Rounder
 from tvm_mpq.pipeline.tables import Tables, build_tables, corrected, plan_of, references
 from tvm_mpq.schema import Plan
 from tvm_mpq.select.evaluate import cost
@@ -44,7 +45,7 @@ def random_choices(problem: Problem, rng: np.random.Generator) -> dict[str, str]
 def compare(context: RunContext, count: int, seed: int) -> dict[str, Any]:
     """Predict and measure `count` random plans of one network."""
     data = load_dataset(None, context.prepared.inputs)
-    builds = context.build_cache(data.sample(0))
+    builds = context.build_cache(data.sample(0), Rounder(context, data))
     tables = build_tables(context, data)
     rng = np.random.default_rng(seed)
     drawn = {f"plan {i}": random_choices(tables.problem, rng) for i in range(count)}

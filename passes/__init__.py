@@ -2,7 +2,8 @@
 
     mod = tvm.transform.Sequential([Normalize(), Annotate(), Realize(plan)])(mod)
 
-or `relax.get_pipeline("tvm_mpq", plan=plan)`, which goes on to TVM's default build.
+or `relax.get_pipeline("tvm_mpq", plan="folder of a build")`, which goes on to TVM's default build. `load_plan(folder)`
+gives the plan and the integers of its weights, both of which `Realize` takes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import tvm_ffi
 from tvm import relax
 
 from tvm_mpq import errors
+from tvm_mpq.numerics.saved_plan import load_plan
 from tvm_mpq.passes.annotate import Annotate
 from tvm_mpq.passes.normalize import Normalize
 from tvm_mpq.passes.realize import Realize
@@ -22,11 +24,16 @@ if TYPE_CHECKING:
     from tvm_mpq.numerics.weight_codes import WeightCodes
     from tvm_mpq.schema import Plan
 
-__all__ = ["Annotate", "Normalize", "Realize", "pipeline"]
+__all__ = ["Annotate", "Normalize", "Realize", "load_plan", "pipeline"]
 
 
-def pipeline(plan: Plan, codes: WeightCodes | None = None) -> tvm.ir.transform.Pass:
-    """From an imported module to what the virtual machine runs: our passes, then TVM's default build."""
+def pipeline(plan: Plan | str, codes: WeightCodes | None = None) -> tvm.ir.transform.Pass:
+    """From an imported module to what the virtual machine runs: our passes, then TVM's default build.
+
+    plan: also the path of a built folder or of its plan.json; its weights' integers are then read from beside it.
+    """
+    if isinstance(plan, str):
+        plan, codes = load_plan(plan)
     return tvm.transform.Sequential(
         [Normalize(), Annotate(target=plan.tvm_target()), Realize(plan, codes), relax.pipeline.default_build_pipeline()]
     )

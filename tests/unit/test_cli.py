@@ -120,8 +120,10 @@ def test_every_leaf_command_prints_json() -> None:
 
 def test_observers_are_those_of_calibration() -> None:
     from tvm_mpq.calibrate.observers import METHODS
+    from tvm_mpq.calibrate.rounding import ROUNDINGS
 
     assert sorted(common.OBSERVERS) == sorted(METHODS)
+    assert common.ROUNDINGS == ROUNDINGS
 
 
 @pytest.mark.parametrize("args", [["--help"], ["optimize", "--help"], ["targets", "--json"]])

@@ -62,7 +62,8 @@ TABLE = {
     "report": Room(SHARED, {"rich", "numpy", "jinja2"}),
     "pipeline": Room(
         SHARED
-        | {"select", "targets", "frontends", "kernels", "tuning", "passes", "execute", "calibrate", "costs", "report"},
+        | {"numerics", "select", "targets", "frontends", "kernels", "tuning", "passes", "execute", "calibrate", "costs"}
+        | {"report"},
         {"tvm", "tvm_ffi", "numpy", "rich"},
         lazy=frozenset({"training", "torch", "sklearn"}),
     ),

@@ -16,6 +16,7 @@ from tvm_mpq.execute.accuracy import Accuracy, accuracy, classifies, metric_for
 from tvm_mpq.execute.emulate import emulated_on_int8
 from tvm_mpq.execute.interpreter import Interpreter
 from tvm_mpq.execute.prepare import Prepared
+from tvm_mpq.numerics.weight_codes import WeightCodes
 from tvm_mpq.passes.lowering import Step
 from tvm_mpq.schema import Plan
 from tvm_mpq.select.choose import Quality
@@ -48,18 +49,20 @@ class PlanEvaluator:
         store: KernelStore,
         interpret: Interpret,
         plan_of: Callable[[Solution], Plan],
+        codes_of: Callable[[Plan], WeightCodes],
         fp32: Plan,
         data: Dataset,
     ) -> None:
         self._prepared, self._store, self._interpret, self._plan_of = prepared, store, interpret, plan_of
-        self._data = data
+        self._codes_of, self._data = codes_of, data
         self._samples = learn.graph_samples(prepared, data)
         steps = learn.float_steps(prepared, fp32)
         self._reference = self._outputs(steps)
         self._float = self._accuracy(self._reference)
 
     def __call__(self, solution: Solution) -> Quality:
-        steps = network.all_steps(self._prepared, self._plan_of(solution))
+        plan = self._plan_of(solution)
+        steps = network.all_steps(self._prepared, plan, self._codes_of(plan))
         outputs = self._outputs(emulated_on_int8(steps, self._store))
         sums = Loss()
         for reference, output in zip(self._reference, outputs, strict=True):

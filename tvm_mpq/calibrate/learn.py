@@ -9,18 +9,20 @@ from typing import Any, Protocol
 
 from tvm_mpq.calibrate.data import Dataset
 from tvm_mpq.calibrate.ranges import calibrate, range_bits
-from tvm_mpq.calibrate.sensitivity import Loss, float_plan, measure_losses, trials
+from tvm_mpq.calibrate.rounding import NEAREST, round_alone
+from tvm_mpq.calibrate.sensitivity import Loss, Trial, float_plan, measure_losses, trials
 from tvm_mpq.execute.accuracy import metric_for
 from tvm_mpq.execute.emulate import emulated_on_int8
 from tvm_mpq.execute.interpreter import Interpreter, Sample
 from tvm_mpq.execute.prepare import Prepared
-from tvm_mpq.passes.lowering import Step, lower
+from tvm_mpq.passes.graph import Graph
+from tvm_mpq.passes.lowering import KernelStep, Step, lower
 from tvm_mpq.schema import Plan, Precision, Progress, TensorQuant
 from tvm_mpq.tuning.compile.kernel_store import KernelStore
 from tvm_mpq.tuning.database.latencies import LatencyDatabase
 from tvm_mpq.tuning.database.results import ResultStore
 
-VERSION = 4
+VERSION = 5
 """Part of every stored key: raise it when the meaning of ranges or losses changes."""
 
 
@@ -32,6 +34,12 @@ class CalibrationSettings(Protocol):
 
     @property
     def observer(self) -> str: ...
+
+    @property
+    def rounding(self) -> str: ...
+
+    @property
+    def rounding_samples(self) -> int: ...
 
     @property
     def calibration_samples(self) -> int: ...
@@ -89,11 +97,15 @@ def losses(
     options: CalibrationSettings,
     store: KernelStore,
 ) -> dict[tuple[str, str], Loss]:
-    """(operator, precision) -> Loss, from at most `options.sensitivity_samples` samples; goes on where it stopped."""
+    """(operator, precision) -> Loss, from at most `options.sensitivity_samples` samples; goes on where it stopped.
+
+    Each operator is tried with the weights that `options.rounding` gives it when it alone is quantized.
+    """
     used = data.head(options.sensitivity_samples)
     graph = prepared.graph
     todo = trials(graph, plan, prepared.features)
-    key = _key(prepared, used, options.observer, *(f"{t.operator}={t.precision}" for t in todo))
+    method = NEAREST if data.synthetic else options.rounding
+    key = _key(prepared, used, options.observer, method, *(f"{t.operator}={t.precision}" for t in todo))
     stored = ResultStore(db).get("sensitivity", key) or {"done": 0, "losses": {}}
     known = {tuple(name.rsplit("@", 1)): Loss(**sums) for name, sums in stored["losses"].items()}
     if stored["done"] >= len(used) or not todo:
@@ -103,6 +115,9 @@ def losses(
         rows = {f"{operator}@{precision}": dataclasses.asdict(loss) for (operator, precision), loss in sums.items()}
         ResultStore(db).put("sensitivity", key, {"done": done, "losses": rows})
 
+    if method != NEAREST:
+        samples = graph_samples(prepared, data.head(options.rounding_samples))
+        todo = _rounded(todo, graph, interpreter, plan, prepared.features, samples, options.progress)
     steps = lower(graph, plan, prepared.features)
     return measure_losses(
         interpreter,
@@ -115,6 +130,28 @@ def losses(
         start=stored["done"],
         losses=known or None,
     )
+
+
+def _rounded(
+    todo: list[Trial],
+    graph: Graph,
+    interpreter: Interpreter,
+    plan: Plan,
+    features: frozenset[str],
+    samples: list[Sample],
+    progress: Progress | None,
+) -> list[Trial]:
+    """The same trials, whose operators compute with weights that were rounded to their outputs."""
+    wanted = [(t.operator, t.precision) for t in todo]
+    weights = round_alone(graph, interpreter, plan, features, samples, wanted, progress=progress)
+
+    def step_of(trial: Trial, step: Step) -> Step:
+        codes = weights.get((trial.operator, trial.precision))
+        if codes is None or not isinstance(step, KernelStep) or step.node != trial.operator:
+            return step
+        return dataclasses.replace(step, operands=dataclasses.replace(step.operands, codes=codes))
+
+    return [dataclasses.replace(t, steps=tuple(step_of(t, s) for s in t.steps)) for t in todo]
 
 
 def loss_table(prepared: Prepared, found: dict[tuple[str, str], Loss]) -> dict[tuple[str, str], float]:

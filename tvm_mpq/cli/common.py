@@ -29,6 +29,16 @@ def known_observer(context: click.Context, parameter: click.Parameter, value: st
     return value
 
 
+ROUNDINGS = ("nearest", "gptq")
+"""As above."""
+
+
+def known_rounding(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    if value not in ROUNDINGS:
+        raise InvalidValueError(f"rounding must be one of {', '.join(ROUNDINGS)} (got {value!r})")
+    return value
+
+
 def known_precision(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     from tvm_mpq.schema import Precision
 
@@ -66,6 +76,12 @@ def work_options(command: Command) -> Command:
         click.option("--db", type=click.Path(path_type=Path), help="Latency database file; default: user's cache."),
         click.option(
             "--observer", default="mse", callback=known_observer, help="Activation ranges: minmax, mse or percentile."
+        ),
+        click.option(
+            "--rounding",
+            default="gptq",
+            callback=known_rounding,
+            help="Weights: nearest, or to each operator's outputs on the calibration data: gptq.",
         ),
         click.option("--data", type=click.Path(path_type=Path), help="Calibration .npz, arrays named as the inputs."),
     ):

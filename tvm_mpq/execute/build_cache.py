@@ -19,6 +19,7 @@ from tvm_mpq.execute import network
 from tvm_mpq.execute.accuracy import Accuracy, accuracy, classifies
 from tvm_mpq.execute.interpreter import Sample
 from tvm_mpq.execute.prepare import Prepared
+from tvm_mpq.numerics.weight_codes import WeightCodes
 from tvm_mpq.schema import DeviceIdentity, Plan, Progress
 from tvm_mpq.tuning.compile.kernel_store import KernelStore
 from tvm_mpq.tuning.database.latencies import LatencyDatabase
@@ -44,7 +45,10 @@ class Checked:
 
 
 class NetworkBuildCache:
-    """Builds each distinct plan of one network once, in a folder that is deleted with this object."""
+    """Builds each distinct plan of one network once, in a folder that is deleted with this object.
+
+    codes_of: the weights' integers under a plan.
+    """
 
     def __init__(
         self,
@@ -54,12 +58,13 @@ class NetworkBuildCache:
         device: DeviceIdentity,
         db: LatencyDatabase,
         sample: Sample,
+        codes_of: Callable[[Plan], WeightCodes],
         *,
         say: Callable[[str], None],
         progress: Progress | None = None,
     ) -> None:
         self._prepared, self._kernels, self._pool, self._device = prepared, kernels, pool, device
-        self._say, self._progress = say, progress
+        self._codes_of, self._say, self._progress = codes_of, say, progress
         self._inputs = [sample[name] for name in prepared.inputs]
         self._work: tempfile.TemporaryDirectory[str] = tempfile.TemporaryDirectory(prefix="tvm_mpq_")
         self._realized: dict[str, tuple[str, tvm.IRModule]] = {}  # plan to digest and module
@@ -155,8 +160,9 @@ class NetworkBuildCache:
         name = repr(plan)
         if name not in self._realized:
             prepared = self._prepared
-            mod = network.realize(prepared, plan)
-            self._realized[name] = network.plan_digest(prepared, plan, mod, self._kernels), mod
+            codes = self._codes_of(plan)
+            mod = network.realize(prepared, plan, codes)
+            self._realized[name] = network.plan_digest(prepared, plan, mod, self._kernels, codes), mod
         return self._realized[name]
 
     def _digest(self, plan: Plan) -> str:

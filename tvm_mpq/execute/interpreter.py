@@ -89,6 +89,11 @@ class Interpreter:
                 held[StoredValue(step.node.output, FLOAT_BITS)] = self._floats[step.node.name](*arguments)
         return held
 
+    def forget(self, tag: str, value: StoredValue) -> None:
+        """Let go of the buffer in which runs of this tag keep a result."""
+        for slot in [s for s in self._buffers if s[:2] == (tag, value)]:
+            del self._buffers[slot]
+
     def outputs(self, values: Values) -> list[Array]:
         """The network's outputs as NumPy arrays (copies)."""
         return [values[StoredValue(name, FLOAT_BITS)].numpy() for name in self._graph.outputs]

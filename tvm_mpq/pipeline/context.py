@@ -17,9 +17,10 @@ from tvm_mpq.execute.build_cache import NetworkBuildCache
 from tvm_mpq.execute.host_runtime import HostRuntime
 from tvm_mpq.execute.interpreter import Interpreter, Sample
 from tvm_mpq.execute.prepare import Prepared, prepare
+from tvm_mpq.numerics.weight_codes import WeightCodes
 from tvm_mpq.pipeline.options import Options
 from tvm_mpq.report.contract import BoardUse, Condition, LostBoard, Reading, Readings
-from tvm_mpq.schema import DeviceIdentity
+from tvm_mpq.schema import DeviceIdentity, Plan
 from tvm_mpq.targets import TargetRow, health
 from tvm_mpq.targets.cpuinfo import usable_cores
 from tvm_mpq.tuning.compile.kernel_store import KernelStore
@@ -63,7 +64,7 @@ class RunContext:
             self.options.progress,
         )
 
-    def build_cache(self, sample: Sample) -> NetworkBuildCache:
+    def build_cache(self, sample: Sample, codes_of: Callable[[Plan], WeightCodes]) -> NetworkBuildCache:
         return NetworkBuildCache(
             self.prepared,
             self.store,
@@ -71,6 +72,7 @@ class RunContext:
             self.device,
             self.db,
             sample,
+            codes_of,
             say=self.options.tell,
             progress=self.options.progress,
         )

@@ -13,9 +13,11 @@ from tvm_mpq.calibrate.evaluate import PlanEvaluator, remembered
 from tvm_mpq.errors import InfeasibleError
 from tvm_mpq.execute import network
 from tvm_mpq.execute.accuracy import check_labels, classifies
+from tvm_mpq.numerics.saved_plan import save_plan
 from tvm_mpq.pipeline.context import RunContext, open_context
 from tvm_mpq.pipeline.describe import describe
 from tvm_mpq.pipeline.options import Options, Result, to_json
+from tvm_mpq.pipeline.rounding import Rounder
 from tvm_mpq.pipeline.tables import Tables, build_tables, corrected_tables, measure_chosen_predictions, plan_of
 from tvm_mpq.report import write_report
 from tvm_mpq.report.contract import OptimizeReport
@@ -49,9 +51,10 @@ def _optimize(context: RunContext, options: Options) -> Result[OptimizeReport]:
         options.tell("no calibration data given: synthetic data (standard normal) are used; expect poor ranges")
     if not any(prepared.graph.weighted()):
         options.tell("the model has no quantizable operator: it is built as fp32")
-    builds = context.build_cache(data.sample(0))
+    rounder = Rounder(context, data)
+    builds = context.build_cache(data.sample(0), rounder)
     tables = corrected_tables(context, build_tables(context, data), builds)
-    evaluate = remembered(_evaluator(context, tables, data))
+    evaluate = remembered(_evaluator(context, tables, data, rounder))
     tables, chosen, tried = _select(context, tables, evaluate, 1.0)
     share = 1.0
     for _ in range(TIGHTENINGS + 1):
@@ -77,18 +80,19 @@ def _optimize(context: RunContext, options: Options) -> Result[OptimizeReport]:
     work: tempfile.TemporaryDirectory[str] = tempfile.TemporaryDirectory(prefix="tvm_mpq_")
     folder = Path(work.name)
     shutil.copy2(builds.build(plans["mixed"]).path, folder / "model.so")
-    plan.save(folder / "plan.json")
+    plan = save_plan(plan, rounder(plans["mixed"]), folder)
     (folder / "report.json").write_text(to_json(report) + "\n", encoding="utf-8")
     write_report(report, folder / "report.html")
     return Result(plan, report, work)
 
 
-def _evaluator(context: RunContext, tables: Tables, data: Dataset) -> PlanEvaluator:
+def _evaluator(context: RunContext, tables: Tables, data: Dataset, rounder: Rounder) -> PlanEvaluator:
     return PlanEvaluator(
         context.prepared,
         context.store,
         context.interpret,
         lambda solution: plan_of(context, tables, solution),
+        rounder,
         tables.plan,
         data.head(context.options.check_samples),
     )

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Generic, TypeVar
 
 from tvm_mpq.calibrate.observers import check_method
+from tvm_mpq.calibrate.rounding import GPTQ, ROUNDINGS
 from tvm_mpq.errors import InvalidValueError, OutputError
 from tvm_mpq.kernels import OFFERED
 from tvm_mpq.report.answers import BuildReport
@@ -45,6 +46,8 @@ class Options:
     rpc: str | None = None  # HOST:PORT
     key: str | None = None  # tracker key
     observer: str = "mse"
+    rounding: str = GPTQ
+    rounding_samples: int = 128  # that the weights are rounded on
     calibration_samples: int = 64
     sensitivity_samples: int = 32
     check_samples: int = 1000  # for running candidate plans end to end; one of 64 images would be 1.6 points
@@ -55,13 +58,15 @@ class Options:
 
     def __post_init__(self) -> None:
         check_method(self.observer)
+        if self.rounding not in ROUNDINGS:
+            raise InvalidValueError(f"rounding must be one of {', '.join(ROUNDINGS)} (got {self.rounding!r})")
         if self.budget.energy_mj is not None:
             raise InvalidValueError(
                 "budget energy_mj cannot be kept: there is no source of energy numbers yet; limit latency_ratio, "
                 f"latency_ms, size_mb or max_drop instead (got {self.budget.energy_mj:g} mJ)"
             )
         _ = self.offered
-        for name in ("batch", "threads", "workers", "calibration_samples", "sensitivity_samples"):
+        for name in ("batch", "threads", "workers", "calibration_samples", "sensitivity_samples", "rounding_samples"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidValueError(f"{name} must be 1 or more (got {value})")

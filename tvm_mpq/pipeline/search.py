@@ -5,6 +5,7 @@ from __future__ import annotations
 from tvm_mpq.calibrate.data import load_dataset
 from tvm_mpq.pipeline.context import RunContext, open_context
 from tvm_mpq.pipeline.options import Options
+from tvm_mpq.pipeline.rounding import Rounder
 from tvm_mpq.pipeline.tables import build_tables, corrected_tables
 from tvm_mpq.report.answers import SearchReport
 from tvm_mpq.schema import Precision
@@ -24,7 +25,9 @@ def search(options: Options, *, points: int, axis: str) -> SearchReport:
 
 def _search(context: RunContext, options: Options, points: int, axis: str) -> SearchReport:
     data = load_dataset(options.data, context.prepared.inputs)
-    tables = corrected_tables(context, build_tables(context, data), context.build_cache(data.sample(0)))
+    tables = corrected_tables(
+        context, build_tables(context, data), context.build_cache(data.sample(0), Rounder(context, data))
+    )
     options.tell("selecting")
     weighted = {n.name for n in context.prepared.graph.weighted()}
     found = front(tables.problem, axis, points, given=_uniforms(tables.problem, weighted))

@@ -15,12 +15,18 @@ from tvm_mpq.errors import InvalidValueError, NoKernelError
 from tvm_mpq.execute import network
 from tvm_mpq.execute.prepare import Prepared
 from tvm_mpq.kernels import Request, longest_sum
+from tvm_mpq.numerics.saved_plan import load_plan, save_plan
+from tvm_mpq.numerics.weight_codes import WeightCodes
 from tvm_mpq.passes.graph import Node
 from tvm_mpq.passes.lowering import BYTE, KernelStep
 from tvm_mpq.pipeline.context import RunContext, open_context
 from tvm_mpq.pipeline.options import Options, Result
+from tvm_mpq.pipeline.rounding import Rounder
 from tvm_mpq.report.answers import BuildReport
 from tvm_mpq.schema import Plan, Precision
+
+SavedPlan = tuple[Plan, WeightCodes]
+"""A plan and the integers of its weights, as `load_plan` gives them."""
 
 _NAMED = 3  # operators that a message names
 
@@ -38,7 +44,7 @@ def build_network(
     keep
         Operators that stay at w8a8 (fp32 where that has no kernel): names, or `first` and `last`.
     plan
-        A plan file instead; it is built for its own threads unless `options.threads` says others.
+        A plan file (or its folder) instead; it is built for its own threads unless `options.threads` says others.
 
     Raises
     ------
@@ -49,19 +55,23 @@ def build_network(
         raise InvalidValueError("give either --uniform PRECISION or --plan FILE, one of them")
     if uniform is not None and Precision.parse(uniform) not in options.offered:
         options = dataclasses.replace(options, precisions=(uniform,))
-    saved = None if plan is None else Plan.load(plan)
+    saved = None if plan is None else load_plan(plan)
     if saved is not None:
-        options = dataclasses.replace(options, threads=options.threads or saved.threads)
+        options = dataclasses.replace(options, threads=options.threads or saved[0].threads)
     with open_context(options, compile_only=saved is not None) as context:
         return _build(context, options, uniform, keep, saved)
 
 
 def _build(
-    context: RunContext, options: Options, uniform: str | None, keep: tuple[str, ...], plan: Plan | None
+    context: RunContext,
+    options: Options,
+    uniform: str | None,
+    keep: tuple[str, ...],
+    plan: tuple[Plan, WeightCodes] | None,
 ) -> Result[BuildReport]:
     prepared = context.prepared
     if plan is not None:
-        chosen = _fitted(plan, context)
+        chosen, codes = _fitted(plan[0], context), plan[1]
     else:
         precisions = uniform_precisions(prepared, Precision.parse(str(uniform)), keep)
         for line in fallen_back(prepared, precisions, Precision.parse(str(uniform))):
@@ -72,12 +82,14 @@ def _build(
         ranges = context.interpret(lambda run: learn.ranges(prepared, run, data, context.db, options))
         chosen = Plan(prepared.row.name, prepared.tvm_target_attrs, precisions, ranges)
         chosen = dataclasses.replace(chosen, kernels=_tuned(context, chosen))
+        options.tell("rounding weights")
+        codes = Rounder(context, data)(chosen)
     chosen = dataclasses.replace(chosen, info={**chosen.info, **network.plan_info(prepared)})
     work: tempfile.TemporaryDirectory[str] = tempfile.TemporaryDirectory(prefix="tvm_mpq_")
     folder = Path(work.name)
     options.tell("compiling")
-    built = network.build(prepared, chosen, folder / "model.so")
-    chosen.save(folder / "plan.json")
+    built = network.build(prepared, chosen, folder / "model.so", network.realize(prepared, chosen, codes))
+    chosen = save_plan(chosen, codes, folder)
     report: BuildReport = {
         "model": prepared.loaded.name,
         "target": prepared.row.name,

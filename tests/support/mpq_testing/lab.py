@@ -109,6 +109,12 @@ class Lab:
             )
         return run_strangers(jobs, folder, self.prepared.threads)
 
+    def run_library(self, library: Path, folder: Path, sample: int = 0) -> list[Array]:
+        """Outputs of one library, run by a stranger."""
+        np.savez(folder / "inputs.npz", *self.samples[sample].values())
+        job = {"library": str(library), "inputs": str(folder / "inputs.npz"), "outputs": str(folder / "out.npz")}
+        return run_strangers([job], folder, self.prepared.threads)[0]
+
 
 def run_strangers(jobs: list[dict[str, str]], folder: Path, threads: int = 1) -> list[list[Array]]:
     """Run libraries in one fresh process that has plain TVM only."""

@@ -8,10 +8,14 @@ import numpy as np
 import onnx
 import pytest
 import tvm
+from tvm import relax
 
 from mpq_testing.networks import residual_network
-from mpq_testing.onnx_models import OnnxNet
+from mpq_testing.onnx_models import OnnxNet, depthwise_and_shortcut
 from tvm_mpq.errors import NoKernelError
+from tvm_mpq.execute.prepare import prepare
+from tvm_mpq.frontends import load_model
+from tvm_mpq.numerics.saved_plan import load_plan
 from tvm_mpq.passes.graph import read_graph
 from tvm_mpq.pipeline import build_network
 from tvm_mpq.pipeline.options import Options
@@ -72,3 +76,55 @@ def test_a_plan_that_asks_for_it_is_refused(tmp_path: Path) -> None:
     Plan(row.name, to_tvm_attrs(row, 1), {"long": "w8a8"}, ranges).save(tmp_path / "plan.json")
     with pytest.raises(NoKernelError, match="it adds up 80000 products, int32 holds 33155"):
         build_network(options, uniform=None, plan=tmp_path / "plan.json")
+
+
+@pytest.fixture(scope="module")
+def rounded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a network, its data, and in `built` what --uniform w8a8 makes of it."""
+    folder = tmp_path_factory.mktemp("rounded")
+    onnx.save(depthwise_and_shortcut(9, 16), str(folder / "net.onnx"))
+    shape = prepare(folder / "net.onnx").inputs["x"][0]
+    x = np.random.default_rng(0).normal(0, 1, (8, *shape[1:])).astype(np.float32)
+    np.savez(folder / "data.npz", x=x)
+    options = Options(folder / "net.onnx", data=folder / "data.npz", db=folder / "latency.db")
+    build_network(options, uniform="w8a8").save(folder / "built")
+    return folder
+
+
+def test_rounded_weights_travel_with_the_plan(rounded: Path, tmp_path: Path) -> None:
+    plan, codes = load_plan(rounded / "built")
+    assert {name for name, _ in codes} == set(plan.operators)
+    again = Options(rounded / "net.onnx", db=tmp_path / "latency.db")
+    build_network(again, uniform=None, plan=rounded / "built" / "plan.json").save(tmp_path / "again")
+    assert load_plan(tmp_path / "again")[1].digest == codes.digest
+    outputs = [outputs_of(folder, rounded / "data.npz") for folder in (rounded / "built", tmp_path / "again")]
+    np.testing.assert_array_equal(*outputs)
+    options = Options(rounded / "net.onnx", data=rounded / "data.npz", db=tmp_path / "latency.db", rounding="nearest")
+    build_network(options, uniform="w8a8").save(tmp_path / "nearest")
+    assert not (tmp_path / "nearest" / "codes.npz").exists()
+    assert not np.array_equal(outputs[0], outputs_of(tmp_path / "nearest", rounded / "data.npz"))
+
+
+def test_passes_take_the_rounded_weights_from_the_folder(rounded: Path) -> None:
+    mod = load_model(rounded / "net.onnx").mod
+    folder = str(rounded / "built")
+    library = tvm.compile(
+        mod, load_plan(folder)[0].tvm_target(), relax_pipeline=relax.get_pipeline("tvm_mpq", plan=folder)
+    )
+    machine = relax.VirtualMachine(library, tvm.cpu())
+    with np.load(rounded / "data.npz") as data:
+        found = machine["main"](tvm.runtime.tensor(data["x"][:1]))
+    np.testing.assert_array_equal(np.asarray(found.numpy()), outputs_of(rounded / "built", rounded / "data.npz")[0])
+
+
+def test_synthetic_data_say_nothing_of_rounding(rounded: Path, tmp_path: Path) -> None:
+    options = Options(rounded / "net.onnx", db=tmp_path / "latency.db")
+    result = build_network(options, uniform="w8a8")
+    assert not (result.folder / "codes.npz").exists()
+
+
+def outputs_of(folder: Path, data: Path) -> np.ndarray:
+    machine = relax.VirtualMachine(tvm.runtime.load_module(str(folder / "model.so")), tvm.cpu())
+    with np.load(data) as archive:
+        runs = [machine["main"](tvm.runtime.tensor(archive["x"][i : i + 1])) for i in range(len(archive["x"]))]
+    return np.stack([r.numpy() for r in runs])

@@ -1,0 +1,76 @@
+"""A lowered network run over many samples at once, step by step, so that between two steps all samples can be seen."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy.typing as npt
+
+from tvm_mpq.execute.interpreter import Interpreter, Sample
+from tvm_mpq.passes.graph import Graph
+from tvm_mpq.passes.lowering import FloatStep, KernelStep, ReshapeStep, Step, StoredValue
+from tvm_mpq.schema import FLOAT_BITS
+
+
+class Lockstep:
+    """Runs steps in their order, each on all samples; a tensor is let go when no later step reads it.
+
+    steps: prepared by the interpreter. name: tells its buffers from those of another walk through it.
+    """
+
+    def __init__(
+        self, graph: Graph, interpreter: Interpreter, samples: Sequence[Sample], steps: Sequence[Step], name: str
+    ) -> None:
+        self._graph, self._interpreter, self._steps = graph, interpreter, steps
+        self._tags = [f"{name}{i}" for i in range(len(samples))]
+        self._held = [interpreter.load(sample) for sample in samples]
+        self._readers = Counter(value for step in steps for value in _inputs(step))
+        self._done = 0
+
+    def __len__(self) -> int:
+        """How many samples."""
+        return len(self._held)
+
+    @property
+    def step(self) -> Step | None:
+        """The next one to run; None at the end."""
+        return self._steps[self._done] if self._done < len(self._steps) else None
+
+    def holds(self, value: StoredValue) -> bool:
+        """Whether the tensor was made already, and is not let go yet."""
+        return all(value in held for held in self._held)
+
+    def values(self, value: StoredValue) -> Iterator[npt.NDArray[Any]]:
+        """The tensor of each sample, without padded channels."""
+        channels = self._graph.tensors[value.tensor].shape[-1]
+        for held in self._held:
+            yield held[value].numpy()[..., :channels]
+
+    def advance(self, changed: Step | None = None) -> None:
+        """Run the next step, or in its place the one that is given: the same with other operands."""
+        step = self._steps[self._done]
+        run = step if changed is None else changed
+        self._done += 1
+        for i, tag in enumerate(self._tags):
+            self._held[i] = self._interpreter.run([run], self._held[i], tag=tag)
+        for value in _inputs(step):
+            self._readers[value] -= 1
+            if not self._readers[value]:
+                self._forget(value)
+
+    def _forget(self, value: StoredValue) -> None:
+        for held, tag in zip(self._held, self._tags, strict=True):
+            del held[value]
+            self._interpreter.forget(tag, value)
+
+
+def _inputs(step: Step) -> tuple[StoredValue, ...]:
+    """What a step reads, each as often as it reads it."""
+    if isinstance(step, KernelStep):
+        return step.inputs
+    if isinstance(step, ReshapeStep):
+        return (step.input,)
+    assert isinstance(step, FloatStep)
+    return tuple(StoredValue(name, FLOAT_BITS) for name in step.node.inputs)

@@ -1,0 +1,54 @@
+"""What the weights of an operator meet: the values of its input under the kernel, at some output positions."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from tvm_mpq.schema import Conv2dWorkload
+
+
+def choose_positions(workload: Conv2dWorkload, count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """int64[P, 3]: batch, row and column of at most `count` different output positions."""
+    shape = (workload.batch, workload.out_height, workload.out_width)
+    whole = int(np.prod(shape))
+    picked = np.arange(whole) if whole <= count else np.sort(rng.choice(whole, count, replace=False))
+    return np.stack(np.unravel_index(picked, shape), axis=1).astype(np.int64)
+
+
+def patches(
+    workload: Conv2dWorkload, x: npt.NDArray[np.float32], positions: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float32]:
+    """The input under the kernel, zeros where it hangs over the edge or between dilated rows.
+
+    Parameters
+    ----------
+    x : float32[N, H, W, C]
+    positions : int64[P, 3]
+        Batch, row, column of the output.
+
+    Returns
+    -------
+    float32[G, P, n]
+        n = KH * KW * C / G in the order of a row of the weight.
+    """
+    w = workload
+    groups, channels = w.groups, w.in_channels // w.groups
+    rows, row_hits = _source(positions[:, 1], 0, w)
+    columns, column_hits = _source(positions[:, 2], 1, w)
+    batch = positions[:, 0][:, None, None]
+    found = x.reshape(w.batch, w.in_height, w.in_width, w.in_channels)[batch, rows[:, :, None], columns[:, None, :]]
+    found = found * (row_hits[:, :, None] & column_hits[:, None, :])[..., None]
+    found = found.reshape(len(positions), w.kernel[0] * w.kernel[1], groups, channels)
+    return np.ascontiguousarray(found.transpose(2, 0, 1, 3).reshape(groups, len(positions), -1), dtype=np.float32)
+
+
+def _source(
+    outputs: npt.NDArray[np.int64], axis: int, w: Conv2dWorkload
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Of the input under each tap: int64[P, K] rows or columns, 0 where there is none; bool[P, K] whether one is."""
+    taps = np.arange(w.kernel[axis]) * w.dilation[axis]
+    at = outputs[:, None] * w.stride[axis] - w.padding[axis] + taps
+    every, size = w.input_dilation[axis], (w.in_height, w.in_width)[axis]
+    hits = (at >= 0) & (at < (size - 1) * every + 1) & (at % every == 0)
+    return np.where(hits, at // every, 0), hits
