@@ -152,6 +152,22 @@ class QuantizedNetwork(nn.Module):
                 del held[value]
         return held
 
+    def input_range(self, operator: str) -> LearnedRange:
+        """Of what an integer operator reads."""
+        step = next(s for s in self.steps if isinstance(s, KernelStep) and s.node == operator)
+        return self.ranges[self._key(step.inputs[0])]
+
+    @torch.no_grad()
+    def learned_codes(self) -> WeightCodes:
+        """Integers, scales and biases of all integer operators as they are now."""
+        return WeightCodes(
+            {
+                name: convolution.quantized_weight(self.input_range(name).quant())
+                for name, convolution in self.convolutions.items()
+                if not convolution.precision.is_float
+            }
+        )
+
     @torch.no_grad()
     def learned_plan(self) -> Plan:
         """The plan with the step sizes as they are now."""

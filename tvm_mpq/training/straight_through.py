@@ -14,18 +14,29 @@ from torch import Tensor
 
 class _RoundClamp(torch.autograd.Function):
     @staticmethod
+    def forward(context: Any, y: Tensor, low: float, high: float) -> Tensor:
+        context.save_for_backward(y)
+        context.bounds = low, high
+        return torch.round(y).clamp_(low, high)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (y,) = context.saved_tensors
+        return torch.ops.aten.hardtanh_backward(gradient, y, *context.bounds), None, None
+
+
+class _RoundClampToTensors(torch.autograd.Function):
+    @staticmethod
     def forward(context: Any, y: Tensor, low: Tensor, high: Tensor) -> Tensor:
         context.save_for_backward(y, low, high)
         return torch.maximum(torch.minimum(torch.round(y), high), low)
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         y, low, high = context.saved_tensors
         below, above = y < low, y > high
-        found = gradient.masked_fill(below | above, 0) if context.needs_input_grad[0] else None
-        at_low = gradient[below].sum().reshape(low.shape) if context.needs_input_grad[1] else None
-        at_high = gradient[above].sum().reshape(high.shape) if context.needs_input_grad[2] else None
-        return found, at_low, at_high
+        inside = gradient.masked_fill(below | above, 0)
+        return inside, gradient[below].sum().reshape(low.shape), gradient[above].sum().reshape(high.shape)
 
 
 class _Sign(torch.autograd.Function):
@@ -62,7 +73,7 @@ class _ScaledGradient(torch.autograd.Function):
 
 
 def round_clamp(y: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
-    """clamp(round_half_even(y), low, high); gradients reach y inside the bounds and a bound where it cut y off.
+    """clamp(round_half_even(y), low, high); gradients reach y inside the bounds, and a tensor's bound where it cut off.
 
     Parameters
     ----------
@@ -70,14 +81,12 @@ def round_clamp(y: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
     low, high : float32[] or number
         low <= high.
     """
-    bounds = [b if isinstance(b, Tensor) else y.new_tensor(b) for b in (low, high)]
-    result: Tensor = _RoundClamp.apply(y, *bounds)
+    result: Tensor
+    if isinstance(low, Tensor) or isinstance(high, Tensor):
+        result = _RoundClampToTensors.apply(y, torch.as_tensor(low), torch.as_tensor(high))
+    else:
+        result = _RoundClamp.apply(y, low, high)
     return result
-
-
-def rounded(y: Tensor) -> Tensor:
-    """round_half_even(y) with the identity's gradient."""
-    return replaced(y, torch.round(y.detach()))
 
 
 def sign(y: Tensor) -> Tensor:

@@ -1,0 +1,46 @@
+"""The state of a training on disk: replaced as a whole, and taken up again only by the same training."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tvm_mpq.errors import OutputError
+
+
+class Checkpoint:
+    """One file. identity: of everything that the training's result depends on; another's file is not taken up."""
+
+    def __init__(self, path: Path, identity: str) -> None:
+        self._path, self._identity = path, identity
+
+    def save(self, state: dict[str, Any]) -> None:
+        """state: tensors, numbers, strings, and dicts and lists of these. Raises OutputError."""
+        new = self._path.with_name(self._path.name + ".new")
+        try:
+            with open(new, "wb") as file:
+                torch.save({"identity": self._identity, "state": state}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(new, self._path)
+        except (OSError, RuntimeError) as e:  # torch reports a full disk as RuntimeError
+            raise OutputError(f"cannot write checkpoint {str(self._path)!r}: {e}") from e
+
+    def load(self) -> dict[str, Any] | None:
+        """The last state, or None: there is no file, it is damaged, or of another training."""
+        try:
+            held = torch.load(self._path, weights_only=True)
+        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
+            return None
+        if not isinstance(held, dict) or held.get("identity") != self._identity:
+            return None
+        state: dict[str, Any] = held["state"]
+        return state
+
+    def remove(self) -> None:
+        """Nothing is left behind."""
+        self._path.unlink(missing_ok=True)

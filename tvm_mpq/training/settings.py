@@ -1,0 +1,49 @@
+"""How a plan is fine-tuned."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from tvm_mpq.errors import InvalidValueError
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """How a plan is trained.
+
+    weight_rate is in integer steps an update, step_rate the relative change of a step size; both follow a cosine to 0.
+    label_weight: of the labels' cross entropy beside the teacher's. augment: None = what the fp32 network itself takes
+    for the same class. held_share: of the samples, never learned from, at most `held_most`; the epoch that does best
+    on them is kept.
+
+    Raises
+    ------
+    InvalidValueError
+        If a number is outside its range.
+    """
+
+    epochs: int = 30
+    batch: int = 64
+    weight_rate: float = 0.02
+    step_rate: float = 0.005
+    temperature: float = 4.0
+    label_weight: float = 0.0
+    augment: bool | None = None
+    held_share: float = 0.0625
+    held_most: int = 256
+    seed: int = 0
+    checkpoint_minutes: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch"):
+            if getattr(self, name) < 1:
+                raise InvalidValueError(f"{name} must be 1 or more (got {getattr(self, name)})")
+        for name in ("weight_rate", "step_rate", "temperature"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise InvalidValueError(f"{name} must be above 0 (got {value:g})")
+        if not (math.isfinite(self.label_weight) and self.label_weight >= 0):
+            raise InvalidValueError(f"label_weight must be 0 or more (got {self.label_weight:g})")
+        if not 0 <= self.held_share < 1:
+            raise InvalidValueError(f"held_share must be in [0, 1) (got {self.held_share:g})")
