@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import numpy.typing as npt
 
 from tvm_mpq.schema import Conv2dWorkload
+
+T = TypeVar("T", np.float32, np.uint8)
 
 
 def choose_positions(workload: Conv2dWorkload, count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -17,19 +21,19 @@ def choose_positions(workload: Conv2dWorkload, count: int, rng: np.random.Genera
 
 
 def patches(
-    workload: Conv2dWorkload, x: npt.NDArray[np.float32], positions: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float32]:
-    """The input under the kernel, zeros where it hangs over the edge or between dilated rows.
+    workload: Conv2dWorkload, x: npt.NDArray[T], positions: npt.NDArray[np.int64], zero: int = 0
+) -> npt.NDArray[T]:
+    """The input under the kernel, `zero` where it hangs over the edge or between dilated rows.
 
     Parameters
     ----------
-    x : float32[N, H, W, C]
+    x : float32[N, H, W, C] or uint8[N, H, W, C]
     positions : int64[P, 3]
         Batch, row, column of the output.
 
     Returns
     -------
-    float32[G, P, n]
+    of x's dtype [G, P, n]
         n = KH * KW * C / G in the order of a row of the weight.
     """
     w = workload
@@ -38,9 +42,11 @@ def patches(
     columns, column_hits = _source(positions[:, 2], 1, w)
     batch = positions[:, 0][:, None, None]
     found = x.reshape(w.batch, w.in_height, w.in_width, w.in_channels)[batch, rows[:, :, None], columns[:, None, :]]
-    found = found * (row_hits[:, :, None] & column_hits[:, None, :])[..., None]
+    hits = row_hits[:, :, None] & column_hits[:, None, :]
+    if not hits.all():
+        found[~hits] = zero
     found = found.reshape(len(positions), w.kernel[0] * w.kernel[1], groups, channels)
-    return np.ascontiguousarray(found.transpose(2, 0, 1, 3).reshape(groups, len(positions), -1), dtype=np.float32)
+    return np.ascontiguousarray(found.transpose(2, 0, 1, 3).reshape(groups, len(positions), -1))
 
 
 def _source(

@@ -94,7 +94,7 @@ def moments_of(node: Node, step: KernelStep, mixed: Lockstep, wide: Lockstep, rn
     pairs = zip(mixed.values(step.inputs[0]), wide.values(StoredValue(node.inputs[0], FLOAT_BITS)), strict=True)
     for integers, real in pairs:
         positions = choose_positions(node.conv, count, rng)
-        met.append(patches(node.conv, dequantize(integers, quant), positions))
+        met.append(dequantize(patches(node.conv, integers, positions, quant.zero_point), quant))
         wanted.append(patches(node.conv, real, positions))
     return InputMoments.of(np.concatenate(met, axis=1), np.concatenate(wanted, axis=1))
 

@@ -14,7 +14,7 @@ from tvm_mpq.costs.profiler import tuned_kernel
 from tvm_mpq.errors import InvalidValueError, NoKernelError
 from tvm_mpq.execute import network
 from tvm_mpq.execute.prepare import Prepared
-from tvm_mpq.kernels import Request, longest_sum
+from tvm_mpq.kernels import Request, fitting, longest_sum
 from tvm_mpq.numerics.saved_plan import load_plan, save_plan
 from tvm_mpq.numerics.weight_codes import WeightCodes
 from tvm_mpq.passes.graph import Node
@@ -23,7 +23,7 @@ from tvm_mpq.pipeline.context import RunContext, open_context
 from tvm_mpq.pipeline.options import Options, Result
 from tvm_mpq.pipeline.rounding import Rounder
 from tvm_mpq.report.answers import BuildReport
-from tvm_mpq.schema import Plan, Precision
+from tvm_mpq.schema import FLOAT_BITS, Plan, Precision
 
 SavedPlan = tuple[Plan, WeightCodes]
 """A plan and the integers of its weights, as `load_plan` gives them."""
@@ -132,7 +132,8 @@ def uniform_precisions(prepared: Prepared, wanted: Precision, keep: tuple[str, .
     unknown = sorted(held - set(names))
     if unknown:
         raise InvalidValueError(f"--keep takes first, last or operator names; unknown: {', '.join(unknown)}")
-    if nodes and all(str(wanted) not in n.candidates for n in nodes):
+    running = _running(prepared, wanted)
+    if nodes and not running:
         offered = sorted({c for n in nodes for c in n.candidates})
         reason = _reasons(prepared, nodes, wanted)
         raise NoKernelError(
@@ -141,16 +142,32 @@ def uniform_precisions(prepared: Prepared, wanted: Precision, keep: tuple[str, .
     precisions = {}
     fallback = ["fp32"] if wanted.is_float else ["w8a8", "fp32"]
     for node in nodes:
-        order = ["w8a8", "fp32"] if node.name in held else [str(wanted), *fallback]
-        precisions[node.name] = next(p for p in order if p in node.candidates)
+        if node.name not in held and node.name in running:
+            precisions[node.name] = str(wanted)
+        else:
+            order = ["w8a8", "fp32"] if node.name in held else fallback
+            precisions[node.name] = next(p for p in order if p in node.candidates)
     return precisions
+
+
+def _running(prepared: Prepared, wanted: Precision) -> set[str]:
+    """Operators that run at this precision: those that gain by it; where none does, all that have any kernel for it.
+
+    A precision that no operator gains by is asked for to see its accuracy; the code of more bits computes it.
+    """
+    nodes = list(prepared.graph.weighted())
+    gaining = {n.name for n in nodes if str(wanted) in n.candidates}
+    out_bits = FLOAT_BITS if wanted.is_float else BYTE
+    served = (n for n in nodes if fitting(Request(n.conv, wanted, out_bits, prepared.features, prepared.threads)))
+    return gaining or {n.name for n in served}
 
 
 def fallen_back(prepared: Prepared, precisions: dict[str, str], wanted: Precision) -> Iterator[str]:
     """One line for each precision at which operators stay because `wanted` has no kernel of its own for them."""
     without: dict[str, list[Node]] = {}
+    running = _running(prepared, wanted)
     for node in prepared.graph.weighted():
-        if str(wanted) not in node.candidates:
+        if node.name not in running:
             without.setdefault(precisions[node.name], []).append(node)
     for precision, nodes in without.items():
         names = ", ".join(n.name for n in nodes[:_NAMED])

@@ -128,3 +128,10 @@ def outputs_of(folder: Path, data: Path) -> np.ndarray:
     with np.load(data) as archive:
         runs = [machine["main"](tvm.runtime.tensor(archive["x"][i : i + 1])) for i in range(len(archive["x"]))]
     return np.stack([r.numpy() for r in runs])
+
+
+def test_a_precision_that_nobody_gains_by_runs_on_the_code_of_more_bits(rounded: Path, tmp_path: Path) -> None:
+    data = rounded / "data.npz"
+    options = Options(rounded / "net.onnx", data=data, db=tmp_path / "latency.db", rounding="nearest")
+    plan = build_network(options, uniform="w5a3", keep=("first",)).plan
+    assert sorted(plan.operators.values()) == ["w5a3"] * 3 + ["w8a8"]
