@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from tvm_mpq.execute.interpreter import Interpreter, Sample
 from tvm_mpq.passes.graph import Graph
-from tvm_mpq.passes.lowering import FloatStep, KernelStep, ReshapeStep, Step, StoredValue
+from tvm_mpq.passes.lowering import FloatStep, KernelStep, ReshapeStep, Step, StoredValue, stored_shape
 from tvm_mpq.schema import FLOAT_BITS
 
 
@@ -64,6 +65,30 @@ class Lockstep:
         for held, tag in zip(self._held, self._tags, strict=True):
             del held[value]
             self._interpreter.forget(tag, value)
+
+
+def peak_bytes(graph: Graph, steps: Sequence[Step]) -> int:
+    """What the tensors of one sample take at most while the steps run and what nobody reads any more is let go."""
+    readers = Counter(value for step in steps for value in _inputs(step))
+    live = {StoredValue(name, FLOAT_BITS): 0 for name in graph.inputs}
+    most = 0
+    for step in steps:
+        made = _output(step)
+        live[made] = 0 if isinstance(step, ReshapeStep) else _bytes(graph, made)
+        most = max(most, sum(live.values()))
+        for value in _inputs(step):
+            readers[value] -= 1
+            if not readers[value]:
+                del live[value]
+    return most
+
+
+def _bytes(graph: Graph, value: StoredValue) -> int:
+    return math.prod(stored_shape(graph, value)) * (4 if value.bits == FLOAT_BITS else 1)
+
+
+def _output(step: Step) -> StoredValue:
+    return StoredValue(step.node.output, FLOAT_BITS) if isinstance(step, FloatStep) else step.output
 
 
 def _inputs(step: Step) -> tuple[StoredValue, ...]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from tvm_mpq.calibrate.lockstep import Lockstep
+from tvm_mpq.calibrate.lockstep import Lockstep, peak_bytes
 from tvm_mpq.calibrate.patches import choose_positions, patches
 from tvm_mpq.calibrate.sensitivity import float_plan
 from tvm_mpq.execute.interpreter import Interpreter, Sample
@@ -33,8 +33,8 @@ ROUNDINGS = (NEAREST, GPTQ)
 POSITIONS = 8192
 """Of an operator's output, over all samples, that its moments are taken from."""
 
-SAMPLES = 128
-"""Most that are walked over at once: each holds its tensors in memory."""
+MEMORY_BYTES = 2 << 30
+"""What the tensors of all samples may take together: they are walked over at once."""
 
 
 def round_plan(
@@ -52,7 +52,7 @@ def round_plan(
     Parameters
     ----------
     samples
-        One mapping from input name to float32 array per sample; the first `SAMPLES` are used.
+        One mapping from input name to float32 array per sample; of those, as many as `MEMORY_BYTES` hold.
     kernels
         What runs the steps: they themselves, or `emulated_on_int8`.
 
@@ -65,7 +65,7 @@ def round_plan(
     steps = kernels(lower(graph, plan, features))
     floats = lower(graph, float_plan(graph, plan), features)
     interpreter.prepare([*steps, *floats])
-    used = samples[:SAMPLES]
+    used = _held(samples, peak_bytes(graph, steps) + peak_bytes(graph, floats))
     mixed = Lockstep(graph, interpreter, used, steps, "rounded")
     wide = Lockstep(graph, interpreter, used, floats, "float")
     rng = np.random.default_rng(0)
@@ -83,6 +83,12 @@ def round_plan(
         if progress:
             progress(i + 1, len(steps), "rounding weights")
     return WeightCodes(found)
+
+
+def _held(samples: Sequence[Sample], sample_bytes: int) -> Sequence[Sample]:
+    """As many of the samples as memory holds, evenly spaced."""
+    count = min(len(samples), max(1, MEMORY_BYTES // max(1, sample_bytes)))
+    return [samples[i] for i in np.linspace(0, len(samples) - 1, count).astype(np.int64)]
 
 
 def moments_of(node: Node, step: KernelStep, mixed: Lockstep, wide: Lockstep, rng: np.random.Generator) -> InputMoments:
@@ -139,7 +145,7 @@ def round_alone(
             precisions.setdefault(name, []).append(precision)
     floats = lower(graph, float_plan(graph, plan), features)
     interpreter.prepare(floats)
-    wide = Lockstep(graph, interpreter, samples[:SAMPLES], floats, "float")
+    wide = Lockstep(graph, interpreter, _held(samples, peak_bytes(graph, floats)), floats, "float")
     rng = np.random.default_rng(0)
     found: dict[tuple[str, Precision], QuantizedWeight] = {}
     nodes = [n for n in graph.weighted() if n.name in precisions]

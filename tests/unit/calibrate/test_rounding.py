@@ -10,7 +10,8 @@ import pytest
 
 from mpq_testing.lab import Lab
 from mpq_testing.onnx_models import depthwise_and_shortcut
-from tvm_mpq.calibrate.lockstep import Lockstep
+from tvm_mpq.calibrate import rounding
+from tvm_mpq.calibrate.lockstep import Lockstep, peak_bytes
 from tvm_mpq.calibrate.patches import choose_positions, patches
 from tvm_mpq.calibrate.rounding import round_alone, round_plan
 from tvm_mpq.calibrate.sensitivity import float_plan
@@ -64,6 +65,24 @@ def test_all_samples_side_by_side_give_what_each_gives_alone(lab: Lab) -> None:
     for i, found in enumerate(walk.values(out)):
         np.testing.assert_array_equal(found, lab.interpret(coarse(lab), i)[0])
     assert not walk.holds(StoredValue(lab.graph.inputs[0], FLOAT_BITS)), "what nobody reads any more is let go"
+
+
+def test_memory_bounds_the_samples_that_are_walked_over(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = coarse(lab)
+    floats = lab.steps(float_plan(lab.graph, plan))
+    sample = peak_bytes(lab.graph, floats)
+    whole = sum(4 * np.prod(t.shape) for t in lab.graph.tensors.values())
+    assert max(4 * np.prod(t.shape) for t in lab.graph.tensors.values()) < sample < whole
+    both = sample + peak_bytes(lab.graph, lab.steps(plan))
+    codes = []
+    for memory, samples in (
+        (1 << 40, lab.samples),
+        (2 * both, lab.samples),
+        (1 << 40, [lab.samples[0], lab.samples[-1]]),
+    ):
+        monkeypatch.setattr(rounding, "MEMORY_BYTES", memory)
+        codes.append(round_plan(lab.graph, lab.interpreter, plan, lab.prepared.features, samples).digest)
+    assert codes[0] != codes[1] == codes[2]
 
 
 def errors(lab: Lab, plan: Plan, codes: object) -> float:
