@@ -30,8 +30,9 @@ PEERS = {
     p.name: p
     for p in (
         Peer("fp32", "run_fp32.py", ("onnxruntime", "numpy"), ("float",)),
-        Peer("ours", "run_ours.py", (), ("default", "nearest", "gptq", "adaround")),
+        Peer("ours", "run_ours.py", (), ("nearest", "gptq")),
         Peer("aimet", "run_aimet.py", ("aimet-onnx", "torch"), ("nearest", "adaround")),
+        Peer("nncf", "run_nncf.py", ("nncf", "openvino"), ("nearest",)),
     )
 }
 

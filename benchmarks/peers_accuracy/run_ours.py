@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import tvm
 from tvm import relax
-from worker import CannotError, Floats, Outcome, Task, run
+from worker import Floats, Outcome, Task, run
 
 CLI = (sys.executable, "-m", "tvm_mpq.cli")
 
@@ -23,11 +23,7 @@ def build(task: Task, folder: Path) -> str:
     """Build into `folder` as a user would. Returns what was asked, in words."""
     words = ["--uniform", f"w{task.weight_bits}a{task.activation_bits}"]
     words += ["--keep", "first,last"] if task.edges8 else []
-    offered = subprocess.run([*CLI, "build", "--help"], check=True, capture_output=True, text=True).stdout
-    if task.method != "default":
-        if "--rounding" not in offered:
-            raise CannotError("this tvm-mpq has no option --rounding")
-        words += ["--rounding", task.method]
+    words += ["--rounding", task.method]
     images = folder / "calibration.npz"
     np.savez(images, **{task.input_name: task.calibration})
     call = [*CLI, "build", str(task.model), *words, "--data", str(images), "--out", str(folder), "--json"]
@@ -51,4 +47,4 @@ def ours(task: Task) -> Outcome:
 
 
 if __name__ == "__main__":
-    run({"default": ours, "nearest": ours, "gptq": ours, "adaround": ours})
+    run({"nearest": ours, "gptq": ours})
