@@ -42,6 +42,13 @@ from tvm_mpq.errors import InvalidValueError
     default=1.0,
     help="Share of the unknown latencies to measure; the others are predicted, those of the chosen plan checked.",
 )
+@click.option(
+    "--finetune",
+    "finetune_epochs",
+    type=click.IntRange(0),
+    default=0,
+    help="Epochs in which the chosen plan's weights learn from the fp32 network on the calibration data; 0: none.",
+)
 @json_option
 def optimize(
     out: Path,
@@ -117,6 +124,28 @@ def build(out: Path, as_json: bool, uniform: str | None, keep: str, plan: Path |
     result = with_progress(lambda options: build_network(options, uniform=uniform, keep=kept, plan=plan), **fields)
     report = result.save(out)
     answer(report, as_json, tables.show_build)
+
+
+@click.command()
+@model_options
+@work_options
+@click.option("--uniform", callback=known_precision, help="As of build.")
+@click.option("--keep", default="", help="With --uniform: operators left at w8a8: first,last or names, by commas.")
+@click.option("--plan", type=click.Path(path_type=Path), help="A built folder or its plan.json instead of --uniform.")
+@click.option(
+    "--epochs", "finetune_epochs", type=click.IntRange(1), default=30, help="How often the data are gone through."
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for model.so, plan.json and codes.")
+@json_option
+def finetune(out: Path, as_json: bool, uniform: str | None, keep: str, plan: Path | None, **fields: Any) -> None:
+    """Let the weights of a plan of MODEL learn from the fp32 network on --data, and build it; needs PyTorch."""
+    from tvm_mpq.pipeline import build_network, check_output
+    from tvm_mpq.report import tables
+
+    check_output(out)
+    kept = tuple(word for word in keep.split(",") if word)
+    result = with_progress(lambda options: build_network(options, uniform=uniform, keep=kept, plan=plan), **fields)
+    answer(result.save(out), as_json, tables.show_build)
 
 
 @click.command()

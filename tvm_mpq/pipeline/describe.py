@@ -10,7 +10,7 @@ from tvm_mpq.execute import network
 from tvm_mpq.execute.build_cache import Checked
 from tvm_mpq.pipeline.context import RunContext
 from tvm_mpq.pipeline.tables import Tables
-from tvm_mpq.report.contract import OperatorChoice, OptimizeReport
+from tvm_mpq.report.contract import FinetuneReport, OperatorChoice, OptimizeReport
 from tvm_mpq.schema import Plan
 from tvm_mpq.select.choose import Tried, effective_budget
 
@@ -24,6 +24,7 @@ def describe(
     tried: list[Tried],
     plans: Mapping[str, Plan],
     checked: Mapping[str, Checked],
+    learned: FinetuneReport | None = None,
 ) -> OptimizeReport:
     """The JSON object of the contract, and how the device is after all this work."""
     predicted = {
@@ -94,6 +95,7 @@ def describe(
         "predictor": tables.latency.predictor,
         "boundaries": network.conversions(network.all_steps(context.prepared, plans["mixed"])),
         "calibration": {"samples": len(data), "synthetic": data.synthetic, "observer": context.options.observer},
+        "finetune": learned,
         "artifacts": {},
         **context.condition(),
     }

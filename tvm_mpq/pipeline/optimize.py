@@ -16,6 +16,7 @@ from tvm_mpq.execute.accuracy import check_labels, classifies
 from tvm_mpq.numerics.saved_plan import save_plan
 from tvm_mpq.pipeline.context import RunContext, open_context
 from tvm_mpq.pipeline.describe import describe
+from tvm_mpq.pipeline.finetune import Finetuner
 from tvm_mpq.pipeline.options import Options, Result, to_json
 from tvm_mpq.pipeline.rounding import Rounder
 from tvm_mpq.pipeline.tables import Tables, build_tables, corrected_tables, measure_chosen_predictions, plan_of
@@ -52,15 +53,17 @@ def _optimize(context: RunContext, options: Options) -> Result[OptimizeReport]:
     if not any(prepared.graph.weighted()):
         options.tell("the model has no quantizable operator: it is built as fp32")
     rounder = Rounder(context, data)
-    builds = context.build_cache(data.sample(0), rounder)
+    tuner = Finetuner(context, data, rounder)
+    builds = context.build_cache(data.sample(0), tuner)
     tables = corrected_tables(context, build_tables(context, data), builds)
     evaluate = remembered(_evaluator(context, tables, data, rounder))
     tables, chosen, tried = _select(context, tables, evaluate, 1.0)
     share = 1.0
     for _ in range(TIGHTENINGS + 1):
-        options.tell("verifying")
         solutions = {"fp32": tables.fp32, "int8": tables.int8, "mixed": chosen.solution}
         plans = {name: plan_of(context, tables, solution) for name, solution in solutions.items()}
+        plans["mixed"], learned = tuner.tuned(plans["mixed"])
+        options.tell("verifying")
         checked = builds.check(
             plans, eval_data.samples(), eval_data.labels, {name: s.latency_us for name, s in solutions.items()}
         )
@@ -74,13 +77,13 @@ def _optimize(context: RunContext, options: Options) -> Result[OptimizeReport]:
         except InfeasibleError as e:
             options.tell(f"no plan is predicted to be that fast: {e}")
             break
-    report = describe(context, tables, data, eval_data, chosen, tried, plans, checked)
+    report = describe(context, tables, data, eval_data, chosen, tried, plans, checked, learned)
 
     plan = dataclasses.replace(plans["mixed"], info=network.plan_info(prepared))
     work: tempfile.TemporaryDirectory[str] = tempfile.TemporaryDirectory(prefix="tvm_mpq_")
     folder = Path(work.name)
     shutil.copy2(builds.build(plans["mixed"]).path, folder / "model.so")
-    plan = save_plan(plan, rounder(plans["mixed"]), folder)
+    plan = save_plan(plan, tuner(plans["mixed"]), folder)
     (folder / "report.json").write_text(to_json(report) + "\n", encoding="utf-8")
     write_report(report, folder / "report.html")
     return Result(plan, report, work)

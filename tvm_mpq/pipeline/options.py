@@ -51,6 +51,7 @@ class Options:
     calibration_samples: int = 64
     sensitivity_samples: int = 32
     check_samples: int = 1000  # for running candidate plans end to end; one of 64 images would be 1.6 points
+    finetune_epochs: int = 0  # in which the chosen plan's weights learn from the fp32 network; 0 = not at all
     measure_fraction: float = 1.0  # of the latencies that are missing; the others are predicted
     solver_time_limit_sec: float = 60.0
     progress: Progress | None = None
@@ -70,6 +71,8 @@ class Options:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidValueError(f"{name} must be 1 or more (got {value})")
+        if self.finetune_epochs < 0:
+            raise InvalidValueError(f"finetune_epochs must be 0 or more (got {self.finetune_epochs})")
         if not 0 < self.measure_fraction <= 1:
             raise InvalidValueError(f"measure_fraction must be above 0 and at most 1 (got {self.measure_fraction:g})")
         if not self.solver_time_limit_sec > 0:

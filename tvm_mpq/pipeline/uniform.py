@@ -20,6 +20,7 @@ from tvm_mpq.numerics.weight_codes import WeightCodes
 from tvm_mpq.passes.graph import Node
 from tvm_mpq.passes.lowering import BYTE, KernelStep
 from tvm_mpq.pipeline.context import RunContext, open_context
+from tvm_mpq.pipeline.finetune import require_torch, tuned_build
 from tvm_mpq.pipeline.options import Options, Result
 from tvm_mpq.pipeline.rounding import Rounder
 from tvm_mpq.report.answers import BuildReport
@@ -58,6 +59,8 @@ def build_network(
     saved = None if plan is None else load_plan(plan)
     if saved is not None:
         options = dataclasses.replace(options, threads=options.threads or saved[0].threads)
+    if options.finetune_epochs:
+        require_torch()
     with open_context(options, compile_only=saved is not None) as context:
         return _build(context, options, uniform, keep, saved)
 
@@ -84,6 +87,7 @@ def _build(
         chosen = dataclasses.replace(chosen, kernels=_tuned(context, chosen))
         options.tell("rounding weights")
         codes = Rounder(context, data)(chosen)
+    chosen, codes, learned = tuned_build(context, chosen, codes)
     chosen = dataclasses.replace(chosen, info={**chosen.info, **network.plan_info(prepared)})
     work: tempfile.TemporaryDirectory[str] = tempfile.TemporaryDirectory(prefix="tvm_mpq_")
     folder = Path(work.name)
@@ -99,6 +103,8 @@ def _build(
         "weight_bytes": network.weight_bytes(network.all_steps(prepared, chosen)),
         "artifacts": {},
     }
+    if learned is not None:
+        report["finetune"] = learned
     return Result(chosen, report, work)
 
 

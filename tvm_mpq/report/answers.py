@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
-from tvm_mpq.report.contract import Condition, Reading
+from tvm_mpq.report.contract import Condition, FinetuneReport, Reading
 from tvm_mpq.schema import FailureKind
 
 
@@ -119,8 +119,12 @@ class SearchReport(Condition):
     latency_entries: dict[str, int]
 
 
-class BuildReport(TypedDict):
-    """The answer of `build`."""
+class _Finetuned(TypedDict, total=False):
+    finetune: FinetuneReport
+
+
+class BuildReport(_Finetuned):
+    """The answer of `build` and `finetune`; only a network whose weights learned says how."""
 
     model: str
     target: str

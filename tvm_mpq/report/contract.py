@@ -115,6 +115,20 @@ class Calibration(TypedDict):
     observer: str
 
 
+class FinetuneReport(TypedDict):
+    """How weights learned. On `held` samples kept aside: hits of `fp32`, `before` and `after`, loss before and after.
+
+    kept: the epoch that was best there. seconds_per_epoch: 0 when all of it was known from an earlier call.
+    """
+
+    epochs: int
+    kept: int
+    held: int
+    hits: dict[str, int]
+    loss: dict[str, float]
+    seconds_per_epoch: float
+
+
 class _OptimizeCore(TypedDict):
     operators: list[OperatorChoice]
     plan: dict[str, str]
@@ -127,7 +141,7 @@ class OptimizeReport(_OptimizeCore, Condition, total=False):
     plan: operator -> precision. A dict by network has the keys `fp32`, `int8` (uniform 8 bit) and `mixed`, latency_ms
     also `predicted` (of mixed). budget, correction: fields of `Budget` and `Correction`. latency_entries: how many were
     `measured`, `cached` (measured before) and `predicted`; predictor: its held-out errors, None when none was needed.
-    boundaries: conversions between formats. artifacts: name -> path.
+    boundaries: conversions between formats. finetune: None = no weights learned. artifacts: name -> path.
     """
 
     model: str
@@ -148,4 +162,5 @@ class OptimizeReport(_OptimizeCore, Condition, total=False):
     predictor: dict[str, Any] | None
     boundaries: list[str]
     calibration: Calibration
+    finetune: FinetuneReport | None
     artifacts: dict[str, str]

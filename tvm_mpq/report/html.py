@@ -8,7 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tvm_mpq.errors import OutputError
-from tvm_mpq.report import condition, summary, text
+from tvm_mpq.report import condition, learning, summary, text
 from tvm_mpq.report.bars import latency_bars, legend
 from tvm_mpq.report.contract import OperatorChoice, OptimizeReport
 from tvm_mpq.report.text import NOTHING, number, percent, ratio
@@ -120,6 +120,7 @@ def _method(report: OptimizeReport) -> list[tuple[str, str]]:
         ("Solver", summary.solver_line(report)),
         ("Plans run end to end before choosing", str(len(tried)) if tried else ""),
         ("Latency entries", summary.entries_line(report.get("latency_entries", {}))),
+        *((name.capitalize(), words) for name, words in learning.facts(report)),
         ("Conversions between formats", ", ".join(report.get("boundaries", [])) or "none"),
         ("Calibration", f"{samples} samples of {data}, observer {observer}"),
         ("Threads", str(report.get("threads", ""))),

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tvm_mpq.report import condition, summary, text
+from tvm_mpq.report import condition, learning, summary, text
 from tvm_mpq.report.answers import (
     BuildReport,
     DoctorReport,
@@ -85,6 +85,7 @@ def show_optimize(report: OptimizeReport) -> None:
         ("solver", summary.solver_line(report)),
         ("latency entries", summary.entries_line(report.get("latency_entries", {}))),
         ("threads", str(report.get("threads", ""))),
+        *learning.facts(report),
         *condition.facts(report),
         *_artifacts(report),
     ]
@@ -221,6 +222,7 @@ def show_build(report: BuildReport) -> None:
             ("library", text.size(report["size_bytes"])),
             ("weights", text.size(report["weight_bytes"])),
             ("tensors", text.size(report.get("activation_bytes"))),
+            *learning.facts(report),
             *_artifacts(report),
         ],
     )
