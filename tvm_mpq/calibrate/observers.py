@@ -1,7 +1,8 @@
 """Observers: what range of a tensor's values the integers shall cover.
 
 Each sees the tensor sample by sample and then answers a range for any bit-width: `minmax` covers everything,
-`percentile` cuts the rarest values on both sides, `mse` takes the range with the least squared quantization error.
+`percentile` cuts the rarest values on both sides, `mse` takes the range with the least squared quantization error, and
+`output` the range whose errors change the results of the weights that read the tensor least.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from tvm_mpq.numerics.affine import dequantize, quantize, tensor_quant
 from tvm_mpq.schema import TensorQuant
 
 SAMPLE = 4096
-"""Values kept per sample for percentile and mse: evenly spaced, so that a run is reproducible."""
+"""Values kept per sample: evenly spaced, so that a run is reproducible; with a Gram matrix whole positions."""
 
 SHRINKS = np.linspace(1.0, 0.3, 36)
 """Shares of the full range that `mse` tries."""
@@ -28,14 +29,17 @@ ONE_STEP_SHRINKS = np.linspace(1.0, 0.04, 49)
 class Observer:
     """Collects one tensor's values.
 
+    gram: float64[C, C] or None; what errors of the last axis' channels do to results: the sum over all weights w that
+    read a position of w w^T. None: each channel's error counts alike.
+
     Raises
     ------
     DataError
         From `see`, when a value is NaN or infinite.
     """
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, gram: npt.NDArray[np.float64] | None = None) -> None:
+        self._name, self._gram = name, gram
         self._low = np.inf
         self._high = -np.inf
         self._kept: list[npt.NDArray[np.float32]] = []
@@ -45,13 +49,17 @@ class Observer:
         if not (np.isfinite(low) and np.isfinite(high)):
             raise DataError(f"tensor {self._name!r} holds NaN or infinity on calibration data; check data and weights")
         self._low, self._high = min(self._low, low), max(self._high, high)
-        flat = values.reshape(-1)
-        picked = np.linspace(0, flat.size - 1, min(SAMPLE, flat.size)).astype(np.int64)
-        self._kept.append(flat[picked].astype(np.float32))
+        rows = values.reshape(-1, 1 if self._gram is None else len(self._gram))
+        count = min(max(1, SAMPLE // rows.shape[1]), len(rows))
+        picked = np.linspace(0, len(rows) - 1, count).astype(np.int64)
+        self._kept.append(rows[picked].astype(np.float32))
 
     def quant(self, bits: int, method: str) -> TensorQuant:
         """The TensorQuant of `bits` bits by the named method."""
-        return METHODS[method](self._low, self._high, np.concatenate(self._kept), bits)
+        kept = np.concatenate(self._kept)
+        if method == OUTPUT and self._gram is not None:
+            return _output(self._low, self._high, kept, bits, self._gram)
+        return METHODS[method](self._low, self._high, kept.reshape(-1), bits)
 
 
 def _minmax(low: float, high: float, kept: npt.NDArray[np.float32], bits: int) -> TensorQuant:
@@ -69,10 +77,26 @@ def _mse(low: float, high: float, kept: npt.NDArray[np.float32], bits: int) -> T
     return tried[int(np.argmin(errors))]
 
 
+def _output(
+    low: float, high: float, kept: npt.NDArray[np.float32], bits: int, gram: npt.NDArray[np.float64]
+) -> TensorQuant:
+    """kept: float32[positions, C]. The mean error counts for nothing: the biases behind take it up."""
+    tried = [tensor_quant(low * s, high * s, bits) for s in (ONE_STEP_SHRINKS if bits == 1 else SHRINKS)]
+    errors = []
+    for quant in tried:
+        error = (dequantize(quantize(kept, quant), quant) - kept).astype(np.float64)
+        error -= error.mean(axis=0)
+        errors.append(float(((error.T @ error) * gram).sum()))
+    return tried[int(np.argmin(errors))]
+
+
+OUTPUT = "output"
+
 METHODS: dict[str, Callable[[float, float, npt.NDArray[np.float32], int], TensorQuant]] = {
     "minmax": _minmax,
     "percentile": _percentile,
     "mse": _mse,
+    OUTPUT: _mse,  # of a tensor that no weights read
 }
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 
-from tvm_mpq.calibrate.observers import Observer, check_method
+import numpy as np
+import numpy.typing as npt
+
+from tvm_mpq.calibrate.observers import OUTPUT, Observer, check_method
 from tvm_mpq.execute.interpreter import Interpreter, Sample
 from tvm_mpq.kernels.registry import default_kernel
 from tvm_mpq.numerics.activation_names import is_clamp
@@ -61,7 +64,8 @@ def calibrate(
     bits = bits or range_bits(graph)
     pre_steps = _pre_activation_steps(graph, float_steps)
     interpreter.prepare([*float_steps, *pre_steps])
-    observers = {name: Observer(name) for name in graph.integer_tensors()}
+    by_results = method == OUTPUT
+    observers = {n: Observer(n, gram_of_readers(graph, n) if by_results else None) for n in graph.integer_tensors()}
     observers |= {step.node: Observer(step.node) for step in pre_steps}
     for i, sample in enumerate(samples):
         values = interpreter.run(float_steps, interpreter.load(sample), tag="base")
@@ -73,6 +77,24 @@ def calibrate(
         if progress:
             progress(i + 1, len(samples), "calibrating")
     return {name: [observer.quant(b, method) for b in bits] for name, observer in observers.items()}
+
+
+def gram_of_readers(graph: Graph, tensor: str) -> npt.NDArray[np.float64] | None:
+    """float64[C, C]: sum of w w^T over all weights that read a position of the tensor, None where there are none.
+
+    Errors of different positions under one kernel are taken for independent of each other.
+    """
+    channels = graph.tensors[tensor].shape[-1]
+    found = np.zeros((channels, channels))
+    for node in graph.weighted():
+        if graph.quant_root(node.inputs[0]) != tensor or node.conv.in_channels != channels:
+            continue
+        assert node.weight is not None
+        groups, width = node.conv.groups, channels // node.conv.groups
+        for g, part in enumerate(np.split(node.weight.astype(np.float64), groups)):
+            rows = part.reshape(-1, width)
+            found[g * width : (g + 1) * width, g * width : (g + 1) * width] += rows.T @ rows
+    return found if found.any() else None
 
 
 def _pre_activation_steps(graph: Graph, float_steps: Sequence[Step]) -> list[KernelStep]:

@@ -19,7 +19,7 @@ _T = TypeVar("_T")
 
 Command = Callable[..., None]
 
-OBSERVERS = ("minmax", "mse", "percentile")
+OBSERVERS = ("minmax", "mse", "output", "percentile")
 """Named here again, so that a wrong one is found before hours of work; a test compares with `calibrate`."""
 
 
@@ -75,7 +75,10 @@ def work_options(command: Command) -> Command:
     for option in (
         click.option("--db", type=click.Path(path_type=Path), help="Latency database file; default: user's cache."),
         click.option(
-            "--observer", default="mse", callback=known_observer, help="Activation ranges: minmax, mse or percentile."
+            "--observer",
+            default="mse",
+            callback=known_observer,
+            help="Activation ranges: minmax, percentile, mse or output.",
         ),
         click.option(
             "--rounding",

@@ -88,5 +88,28 @@ def test_bad_values_name_the_tensor(value: float) -> None:
 
 
 def test_unknown_method() -> None:
-    with pytest.raises(InvalidValueError, match=r"\['minmax', 'mse', 'percentile'\] \(got 'max'\)"):
+    with pytest.raises(InvalidValueError, match=r"\['minmax', 'mse', 'output', 'percentile'\] \(got 'max'\)"):
         check_method("max")
+
+
+def test_ranges_by_results_cut_what_the_weights_do_not_look_at(rng: np.random.Generator) -> None:
+    """A channel far out of the others' range that no weight reads must not make their steps coarse."""
+    values = rng.normal(0, 1, (500, 4)).astype(np.float32)
+    values[:, 3] *= 3
+    scales = {}
+    for heard in (0.0, 1.0):
+        observer = Observer("x", np.diag([1.0, 1.0, 1.0, heard]))
+        observer.see(values)
+        scales[heard] = observer.quant(4, "output").scale
+    assert scales[0.0] < 0.7 * scales[1.0]
+    alone = Observer("x")
+    alone.see(values)
+    assert alone.quant(4, "output") == alone.quant(4, "mse")
+
+
+def test_an_error_that_is_always_the_same_counts_for_nothing() -> None:
+    """Biases take it up: one value far out, always the same, may be cut off."""
+    values = np.tile(np.array([[0.1, 9.0], [0.2, 9.0], [0.35, 9.0], [0.4, 9.0]], np.float32), (50, 1))
+    observer = Observer("x", np.eye(2))
+    observer.see(values)
+    assert observer.quant(3, "output").scale < 0.6 * observer.quant(3, "mse").scale
