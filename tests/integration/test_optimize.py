@@ -30,6 +30,7 @@ from tvm_mpq.kernels import OFFERED
 from tvm_mpq.pipeline import demo
 from tvm_mpq.pipeline.optimize import optimize
 from tvm_mpq.pipeline.options import Options, Result
+from tvm_mpq.report import summary
 from tvm_mpq.report.stored import read_report
 from tvm_mpq.tuning.database.latencies import LatencyDatabase
 from tvm_mpq.tuning.measure.kernels import MeasureSettings
@@ -145,17 +146,46 @@ def test_saved_library_serves_a_stranger(digits: dict[str, Any], tmp_path: Path)
 
 
 def test_max_drop_is_kept(quick: None, digits: dict[str, Any]) -> None:
-    """The default budget: the fastest plan that loses at most a point, by real accuracy on the calibration data."""
+    """The fastest plan shown to lose at most half a point; the images were trained on, which is said."""
     import torch
 
+    said: list[str] = []
     images, labels = (x[:96] for x in demo.digits()[0])
     result = mpq.optimize(
         digits["model"], example_inputs=(torch.zeros(1, 1, 8, 8),), data={"x": images, "labels": labels},
-        budget=mpq.Budget(max_drop=0.5), db=digits["folder"] / "latency.db",
+        budget=mpq.Budget(max_drop=0.5), db=digits["folder"] / "latency.db", say=said.append,
     )  # fmt: skip
-    chosen = min(t["predicted_ms"] for t in result.report["plans_tried"] if t["drop"] <= 0.5)
-    assert result.report["latency_ms"]["predicted"] == chosen
-    assert result.report["latency_entries"]["measured"] == 0
+    report = result.report
+    judged, tried = report["judgement"], report["plans_tried"]
+    assert judged["chosen"]["high"] <= 0.5 and judged["trained_on"] and judged["mixed_images"] == 96
+    assert any("look trained on (fp32 is right on" in text for text in said)
+    keeping = [t for t in tried if t["high"] <= 0.5]
+    uniform = [t for t in keeping if t["name"]]
+    assert uniform and judged["plans"] == len(tried) and judged["data"] == "calib"
+    rival = judged["rival"]
+    if rival is None or not rival["chosen"]:
+        assert report["latency_ms"]["predicted"] <= 1.01 * min(t["predicted_ms"] for t in keeping)
+    assert report["latency_ms"]["mixed"] <= report["latency_ms"]["fp32"] or set(report["plan"].values()) == {"fp32"}
+    assert report["latency_entries"]["measured"] == 0 and report["held"] == {}
+
+
+def test_evaluation_data_may_judge(quick: None, digits: dict[str, Any]) -> None:
+    """Then they are the images that the decision stands on, and the report says that they are no test any more."""
+    import torch
+
+    images, labels = (x[:96] for x in demo.digits()[0])
+    new, answers = (x[:80] for x in demo.digits()[1])
+    result = mpq.optimize(
+        digits["model"], example_inputs=(torch.zeros(1, 1, 8, 8),), data={"x": images, "labels": labels},
+        eval_data={"x": new, "labels": answers}, judge="eval", budget=mpq.Budget(max_drop=2.0),
+        db=digits["folder"] / "latency.db",
+    )  # fmt: skip
+    judged, held = result.report["judgement"], result.report["held"]["mixed"]
+    assert (judged["data"], judged["images"], judged["trained_on"]) == ("eval", 80, False)
+    assert judged["chosen"]["high"] <= 2.0
+    assert held["images"] == 80 and held["low"] < held["estimate"] < held["high"]
+    assert 100 * (held["worse"] - held["better"]) / 80 == pytest.approx(held["estimate"])
+    assert any("no independent test" in text for text in summary.cautions(result.report))
 
 
 DRIVER = """

@@ -47,8 +47,11 @@ class Dataset:
         """At most `count` runs, evenly spaced over the data, so that sorted data stay balanced."""
         if count >= len(self):
             return self
-        runs = np.linspace(0, len(self) - 1, count).astype(np.int64)
-        rows = (runs[:, None] * self.batch + np.arange(self.batch)).reshape(-1)
+        return self.runs(np.linspace(0, len(self) - 1, count).astype(np.int64))
+
+    def runs(self, which: npt.NDArray[np.int64]) -> Dataset:
+        """These runs, in this order."""
+        rows = (which[:, None] * self.batch + np.arange(self.batch)).reshape(-1)
         labels = None if self.labels is None else self.labels[rows]
         return Dataset({n: x[rows] for n, x in self.arrays.items()}, labels, self.batch, self.synthetic)
 

@@ -1,8 +1,7 @@
-"""Real accuracy of candidate plans: each is run end to end in the interpreter on the calibration data."""
+"""Real accuracy of candidate plans: each is run end to end in the interpreter."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,17 +9,18 @@ import numpy.typing as npt
 
 from tvm_mpq.calibrate import learn
 from tvm_mpq.calibrate.data import Dataset
-from tvm_mpq.calibrate.sensitivity import Loss, predict
+from tvm_mpq.calibrate.judge import Judge
+from tvm_mpq.calibrate.sensitivity import predict
 from tvm_mpq.execute import network
-from tvm_mpq.execute.accuracy import Accuracy, accuracy, classifies, metric_for
+from tvm_mpq.execute.accuracy import classifies, metric_for
 from tvm_mpq.execute.emulate import emulated_on_int8
 from tvm_mpq.execute.interpreter import Interpreter
 from tvm_mpq.execute.prepare import Prepared
 from tvm_mpq.numerics.weight_codes import WeightCodes
 from tvm_mpq.passes.lowering import Step
 from tvm_mpq.schema import Plan
-from tvm_mpq.select.choose import Quality
 from tvm_mpq.select.ilp import Solution
+from tvm_mpq.select.quality import Quality
 from tvm_mpq.tuning.compile.kernel_store import KernelStore
 
 Interpret = Callable[[Callable[[Interpreter], list[npt.NDArray[Any]]]], list[npt.NDArray[Any]]]
@@ -41,7 +41,10 @@ def remembered(evaluate: Callable[[Solution], Quality]) -> Callable[[Solution], 
 
 
 class PlanEvaluator:
-    """Runs solutions end to end in the interpreter on the calibration data."""
+    """Runs solutions end to end in the interpreter; a `Judge` tells from their outputs what they are worth.
+
+    allowed: accuracy points that may be lost, None = not limited. new: whether the data are known not to be trained on.
+    """
 
     def __init__(
         self,
@@ -52,31 +55,27 @@ class PlanEvaluator:
         codes_of: Callable[[Plan], WeightCodes],
         fp32: Plan,
         data: Dataset,
+        *,
+        allowed: float | None = None,
+        new: bool = False,
     ) -> None:
         self._prepared, self._store, self._interpret, self._plan_of = prepared, store, interpret, plan_of
-        self._codes_of, self._data = codes_of, data
-        self._samples = learn.graph_samples(prepared, data)
-        steps = learn.float_steps(prepared, fp32)
-        self._reference = self._outputs(steps)
-        self._float = self._accuracy(self._reference)
+        self._codes_of = codes_of
+        steps, graph = learn.float_steps(prepared, fp32), prepared.graph
+        self.judge = Judge(
+            lambda part: self._outputs(steps, part),
+            data,
+            classifies=classifies(graph),
+            metric=metric_for(graph),
+            allowed=allowed,
+            new=new,
+        )
 
     def __call__(self, solution: Solution) -> Quality:
         plan = self._plan_of(solution)
-        steps = network.all_steps(self._prepared, plan, self._codes_of(plan))
-        outputs = self._outputs(emulated_on_int8(steps, self._store))
-        sums = Loss()
-        for reference, output in zip(self._reference, outputs, strict=True):
-            sums.add(reference, output, None)
-        loss = sums.mean(metric_for(self._prepared.graph))
-        if not math.isfinite(loss):
-            return Quality(math.inf, math.inf)
-        result = self._accuracy(outputs)
-        drop = self._float.value - result.value
-        return Quality(-drop if result.metric == "relative_error" else drop, loss)
+        steps = emulated_on_int8(network.all_steps(self._prepared, plan, self._codes_of(plan)), self._store)
+        return self.judge(lambda part: self._outputs(steps, part))
 
-    def _outputs(self, steps: list[Step]) -> list[npt.NDArray[Any]]:
-        return self._interpret(lambda interpreter: list(predict(interpreter, steps, self._samples)))
-
-    def _accuracy(self, outputs: list[npt.NDArray[Any]]) -> Accuracy:
-        graph = self._prepared.graph
-        return accuracy(outputs, self._reference, self._data.labels, classifies=classifies(graph))
+    def _outputs(self, steps: list[Step], data: Dataset) -> list[npt.NDArray[Any]]:
+        samples = learn.graph_samples(self._prepared, data)
+        return self._interpret(lambda interpreter: list(predict(interpreter, steps, samples)))

@@ -28,6 +28,12 @@ from tvm_mpq.errors import InvalidValueError
 @board_options
 @budget_options
 @click.option("--eval", "eval_data", type=click.Path(path_type=Path), help="Evaluation .npz with labels.")
+@click.option(
+    "--judge",
+    type=click.Choice(["calib", "eval"]),
+    default="calib",
+    help="Data that decide whether a plan keeps --max-drop; eval: those of --eval, which no longer test the result.",
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for library, plan and report.")
 @click.option(
     "--solver-seconds",

@@ -31,12 +31,17 @@ def relative_error(output: npt.NDArray[Any], reference: npt.NDArray[Any]) -> flo
 
 @dataclass(frozen=True)
 class Accuracy:
-    """metric: top1 (against labels, percent), agreement (arg max as fp32's, percent) or relative_error (percent)."""
+    """metric: top1 (against labels, percent), agreement (arg max as fp32's, percent) or relative_error (percent).
+
+    better, worse: samples that fp32 has wrong and these outputs right, and the other way round.
+    """
 
     metric: str
     value: float
     hits: int
     samples: int
+    better: int = 0
+    worse: int = 0
 
 
 def accuracy(
@@ -60,13 +65,11 @@ def accuracy(
     if not classifies:
         errors = [relative_error(o, r) for o, r in zip(outputs, reference, strict=True)]
         return Accuracy("relative_error", 100 * float(np.mean(errors)), 0, count)
-    found = np.concatenate([o.reshape(len(o), -1).argmax(axis=-1) for o in outputs])
-    if labels is not None:
-        wanted, metric = labels[: len(found)], "top1"
-    else:
-        wanted, metric = np.concatenate([r.reshape(len(r), -1).argmax(axis=-1) for r in reference]), "agreement"
-    hits = int((found == wanted).sum())
-    return Accuracy(metric, 100 * hits / len(found), hits, len(found))
+    found, before = (np.concatenate([o.reshape(len(o), -1).argmax(axis=-1) for o in x]) for x in (outputs, reference))
+    wanted, metric = (before, "agreement") if labels is None else (labels[: len(found)], "top1")
+    right, was_right = found == wanted, before == wanted
+    hits, better, worse = (int(x.sum()) for x in (right, right & ~was_right, was_right & ~right))
+    return Accuracy(metric, 100 * hits / len(found), hits, len(found), better, worse)
 
 
 def check_labels(labels: npt.NDArray[np.int64] | None, *, classifies: bool) -> None:

@@ -9,10 +9,13 @@ from tvm_mpq.calibrate.data import Dataset
 from tvm_mpq.execute import network
 from tvm_mpq.execute.build_cache import Checked
 from tvm_mpq.pipeline.context import RunContext
+from tvm_mpq.pipeline.judgement import held, tried_plan
 from tvm_mpq.pipeline.tables import Tables
-from tvm_mpq.report.contract import FinetuneReport, OperatorChoice, OptimizeReport
+from tvm_mpq.report.contract import FinetuneReport, Judgement, OperatorChoice, OptimizeReport
 from tvm_mpq.schema import Plan
-from tvm_mpq.select.choose import Tried, effective_budget
+from tvm_mpq.select.choose import effective_budget
+from tvm_mpq.select.quality import Tried
+from tvm_mpq.select.reasons import reasons
 
 
 def describe(
@@ -24,6 +27,7 @@ def describe(
     tried: list[Tried],
     plans: Mapping[str, Plan],
     checked: Mapping[str, Checked],
+    judgement: Judgement,
     learned: FinetuneReport | None = None,
 ) -> OptimizeReport:
     """The JSON object of the contract, and how the device is after all this work."""
@@ -35,22 +39,24 @@ def describe(
     measured = {name: c.median_us / 1000 for name, c in checked.items()}
     solution = chosen.solution
     metric = checked["mixed"].accuracy.metric
+    why = reasons(tables.problem, solution)
     operators: list[OperatorChoice] = []
     for node in context.prepared.graph.weighted():
         choice = tables.problem.operator(node.name).choice(solution.choices[node.name])
-        operators.append(
-            {
-                "name": node.name,
-                "workload": node.conv.key,
-                "precision": solution.choices[node.name],
-                "candidates": {
-                    c.label: {"latency_us": dict(c.latency_us), "loss": c.loss, "size_bytes": c.size_bytes}
-                    for c in tables.problem.operator(node.name).choices
-                },
-                "latency_us": min(choice.latency_us.values()),
-                "macs": node.conv.macs,
-            }
-        )
+        row: OperatorChoice = {
+            "name": node.name,
+            "workload": node.conv.key,
+            "precision": solution.choices[node.name],
+            "candidates": {
+                c.label: {"latency_us": dict(c.latency_us), "loss": c.loss, "size_bytes": c.size_bytes}
+                for c in tables.problem.operator(node.name).choices
+            },
+            "latency_us": min(choice.latency_us.values()),
+            "macs": node.conv.macs,
+        }
+        if node.name in why:
+            row["reason"] = why[node.name]
+        operators.append(row)
     return {
         "model": context.prepared.loaded.name,
         "target": context.prepared.row.name,
@@ -86,10 +92,9 @@ def describe(
             "gap": solution.gap,
             "seconds": solution.seconds,
         },
-        "plans_tried": [
-            {"predicted_ms": t.solution.latency_us / 1000, "loss": t.solution.loss, "drop": t.quality.drop}
-            for t in tried
-        ],
+        "plans_tried": [tried_plan(t) for t in tried],
+        "judgement": judgement,
+        "held": {} if eval_data is data else held(checked),
         "correction": dataclasses.asdict(tables.correction),
         "latency_entries": tables.latency.entries,
         "predictor": tables.latency.predictor,

@@ -5,28 +5,33 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from tvm_mpq.calibrate.data import Dataset, load_dataset
 from tvm_mpq.calibrate.evaluate import PlanEvaluator, remembered
+from tvm_mpq.calibrate.judge import shuffled
 from tvm_mpq.errors import InfeasibleError
 from tvm_mpq.execute import network
 from tvm_mpq.execute.accuracy import check_labels, classifies
+from tvm_mpq.execute.build_cache import NetworkBuildCache
 from tvm_mpq.numerics.saved_plan import save_plan
 from tvm_mpq.pipeline.context import RunContext, open_context
 from tvm_mpq.pipeline.describe import describe
 from tvm_mpq.pipeline.finetune import Finetuner
+from tvm_mpq.pipeline.judgement import judgement, warning
 from tvm_mpq.pipeline.options import Options, Result, to_json
 from tvm_mpq.pipeline.rounding import Rounder
 from tvm_mpq.pipeline.tables import Tables, build_tables, corrected_tables, measure_chosen_predictions, plan_of
 from tvm_mpq.report import write_report
-from tvm_mpq.report.contract import OptimizeReport
+from tvm_mpq.report.contract import OptimizeReport, RivalPlan
 from tvm_mpq.schema import Budget
-from tvm_mpq.select.choose import Quality, Tried, choose
+from tvm_mpq.select.choose import choose, effective_budget
 from tvm_mpq.select.ilp import Solution
 from tvm_mpq.select.pricing import price
 from tvm_mpq.select.problem import Problem
+from tvm_mpq.select.quality import Quality, Tried, fastest_uniform
 from tvm_mpq.select.searcher import IntegerProgram
 
 TIGHTENINGS = 2
@@ -56,10 +61,12 @@ def _optimize(context: RunContext, options: Options) -> Result[OptimizeReport]:
     tuner = Finetuner(context, data, rounder)
     builds = context.build_cache(data.sample(0), tuner)
     tables = corrected_tables(context, build_tables(context, data), builds)
-    evaluate = remembered(_evaluator(context, tables, data, rounder))
+    evaluator = _evaluator(context, tables, data if options.judge == "calib" else eval_data, rounder)
+    evaluate = remembered(evaluator)
     tables, chosen, tried = _select(context, tables, evaluate, 1.0)
     share = 1.0
     for _ in range(TIGHTENINGS + 1):
+        chosen, contest = _contested(context, tables, builds, chosen, tried)
         solutions = {"fp32": tables.fp32, "int8": tables.int8, "mixed": chosen.solution}
         plans = {name: plan_of(context, tables, solution) for name, solution in solutions.items()}
         plans["mixed"], learned = tuner.tuned(plans["mixed"])
@@ -77,7 +84,8 @@ def _optimize(context: RunContext, options: Options) -> Result[OptimizeReport]:
         except InfeasibleError as e:
             options.tell(f"no plan is predicted to be that fast: {e}")
             break
-    report = describe(context, tables, data, eval_data, chosen, tried, plans, checked, learned)
+    judged = judgement(options, evaluator.judge, chosen, tried, contest)
+    report = describe(context, tables, data, eval_data, chosen, tried, plans, checked, judged, learned)
 
     plan = dataclasses.replace(plans["mixed"], info=network.plan_info(prepared))
     work: tempfile.TemporaryDirectory[str] = tempfile.TemporaryDirectory(prefix="tvm_mpq_")
@@ -90,15 +98,24 @@ def _optimize(context: RunContext, options: Options) -> Result[OptimizeReport]:
 
 
 def _evaluator(context: RunContext, tables: Tables, data: Dataset, rounder: Rounder) -> PlanEvaluator:
-    return PlanEvaluator(
+    """Judges plans on these data, and says so when they look trained on."""
+    options = context.options
+    options.tell("running fp32 on the images that plans are judged on")
+    evaluator = PlanEvaluator(
         context.prepared,
         context.store,
         context.interpret,
         lambda solution: plan_of(context, tables, solution),
         rounder,
         tables.plan,
-        data.head(context.options.check_samples),
+        shuffled(data, options.check_samples),
+        allowed=effective_budget(options.budget).max_drop,
+        new=options.judge == "eval",
     )
+    text = warning(evaluator.judge)
+    if text:
+        options.tell(text)
+    return evaluator
 
 
 def _select(
@@ -127,7 +144,50 @@ def repriced(problem: Problem, tried: Tried) -> Tried:
     """With the latency that the problem gives it."""
     solution = tried.solution
     us = price(problem, solution.choices, solution.formats).latency_us
-    return Tried(dataclasses.replace(solution, latency_us=us), tried.quality)
+    return dataclasses.replace(tried, solution=dataclasses.replace(solution, latency_us=us))
+
+
+def rival_of(chosen: Tried, tried: Sequence[Tried], budget: Budget) -> Tried | None:
+    """The fastest uniform plan that keeps the drop, to be timed beside the chosen one; None where they are one."""
+    max_drop = effective_budget(budget).max_drop
+    rival = None if max_drop is None else fastest_uniform(tried, max_drop)
+    return None if rival is None or rival.solution.choices == chosen.solution.choices else rival
+
+
+def _contested(
+    context: RunContext, tables: Tables, builds: NetworkBuildCache, chosen: Tried, tried: Sequence[Tried]
+) -> tuple[Tried, RivalPlan | None]:
+    """The chosen plan, or the best uniform one where that is faster once both are built and timed in turns."""
+    rival = rival_of(chosen, tried, context.options.budget)
+    if rival is None:
+        return chosen, None
+    context.options.tell(f"timing the best plan found beside {rival.name}")
+    plans = {"searched": plan_of(context, tables, chosen.solution), "rival": plan_of(context, tables, rival.solution)}
+    times = builds.measure(plans, {"searched": chosen.solution.latency_us, "rival": rival.solution.latency_us})
+    contest = decided(rival.name, times["searched"], times["rival"])
+    return rival if contest["chosen"] else chosen, contest
+
+
+class Timed(Protocol):
+    """A network that was timed."""
+
+    @property
+    def median_us(self) -> float: ...
+
+    @property
+    def iqr_us(self) -> float: ...
+
+
+def decided(name: str, searched: Timed, rival: Timed) -> RivalPlan:
+    """Whether the rival is taken: where it was measured faster, timed in turns, by more than either scatters."""
+    noise_us = max(searched.iqr_us, rival.iqr_us) / 2
+    wins = searched.median_us - rival.median_us > noise_us
+    return {
+        "name": name,
+        "latency_ms": rival.median_us / 1000,
+        "searched_ms": searched.median_us / 1000,
+        "chosen": wins,
+    }
 
 
 def excess(budget: Budget, measured_us: Mapping[str, float]) -> float:

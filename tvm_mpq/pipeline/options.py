@@ -21,6 +21,10 @@ from tvm_mpq.schema import Budget, Plan, Precision, Progress
 R = TypeVar("R", OptimizeReport, BuildReport)
 
 
+JUDGES = ("calib", "eval")
+"""Data on which plans may be judged."""
+
+
 @dataclass(frozen=True)
 class Options:
     """Everything `optimize` needs. See the command line's help for the meaning of each field.
@@ -28,8 +32,8 @@ class Options:
     Raises
     ------
     InvalidValueError
-        For an unknown observer or precision, a count below 1, or a budget that nothing can be held against: at once,
-        not after an hour of measuring.
+        For an unknown observer, judge or precision, a count below 1, or a budget that nothing can be held against: at
+        once, not after an hour of measuring.
     """
 
     model: Any
@@ -53,6 +57,7 @@ class Options:
     check_samples: int = 1000  # for running candidate plans end to end; one of 64 images would be 1.6 points
     finetune_epochs: int = 0  # in which the chosen plan's weights learn from the fp32 network; 0 = not at all
     measure_fraction: float = 1.0  # of the latencies that are missing; the others are predicted
+    judge: str = "calib"  # what decides whether a plan keeps the drop: `calib`, or `eval` = eval_data
     solver_time_limit_sec: float = 60.0
     progress: Progress | None = None
     say: Callable[[str], None] | None = None
@@ -67,7 +72,12 @@ class Options:
                 f"latency_ms, size_mb or max_drop instead (got {self.budget.energy_mj:g} mJ)"
             )
         _ = self.offered
-        for name in ("batch", "threads", "workers", "calibration_samples", "sensitivity_samples", "rounding_samples"):
+        if self.judge not in JUDGES:
+            raise InvalidValueError(f"judge must be one of {', '.join(JUDGES)} (got {self.judge!r})")
+        if self.judge == "eval" and self.eval_data is None:
+            raise InvalidValueError("judge 'eval' needs evaluation data to judge on: give them with --eval")
+        counts = ("batch", "threads", "workers")
+        for name in (*counts, *(f"{work}_samples" for work in ("calibration", "sensitivity", "rounding", "check"))):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidValueError(f"{name} must be 1 or more (got {value})")

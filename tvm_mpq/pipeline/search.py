@@ -8,10 +8,8 @@ from tvm_mpq.pipeline.options import Options
 from tvm_mpq.pipeline.rounding import Rounder
 from tvm_mpq.pipeline.tables import build_tables, corrected_tables
 from tvm_mpq.report.answers import SearchReport
-from tvm_mpq.schema import Precision
-from tvm_mpq.select.evaluate import uniform
 from tvm_mpq.select.pareto import front
-from tvm_mpq.select.problem import Problem
+from tvm_mpq.select.uniforms import uniform_plans
 
 
 def search(options: Options, *, points: int, axis: str) -> SearchReport:
@@ -29,8 +27,8 @@ def _search(context: RunContext, options: Options, points: int, axis: str) -> Se
         context, build_tables(context, data), context.build_cache(data.sample(0), Rounder(context, data))
     )
     options.tell("selecting")
-    weighted = {n.name for n in context.prepared.graph.weighted()}
-    found = front(tables.problem, axis, points, given=_uniforms(tables.problem, weighted))
+    names = sorted(n.name for n in context.prepared.graph.weighted())
+    found = front(tables.problem, axis, points, given=uniform_plans(tables.problem))
     return {
         "model": context.prepared.loaded.name,
         "axis": axis,
@@ -41,21 +39,11 @@ def _search(context: RunContext, options: Options, points: int, axis: str) -> Se
                 "size_mb": point.solution.size_bytes / 1e6,
                 "loss": point.solution.loss,
                 "dominated": point.dominated,
-                "plan": {n: point.solution.choices[n] for n in sorted(weighted)},
+                "plan": {n: point.solution.choices[n] for n in names},
                 "gap": point.solution.gap,
             }
             for point in found
         ],
         "latency_entries": tables.latency.entries,
         **context.condition(),
-    }
-
-
-def _uniforms(problem: Problem, weighted: set[str]) -> dict[str, dict[str, str]]:
-    """Every uniform plan: one label everywhere; w8a8 or fp32 where an operator has no kernel for it, floats fp32."""
-    labels = {c.label for o in problem.operators if o.name in weighted for c in o.choices}
-    fallback = {label: ("fp32",) if Precision.parse(label).is_float else ("w8a8", "fp32") for label in labels}
-    return {
-        f"uniform {label}": {k: v for k, v in uniform(problem, label, fallback[label]).items() if k in weighted}
-        for label in sorted(labels)
     }

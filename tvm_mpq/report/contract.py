@@ -65,15 +65,22 @@ class CandidateFigures(TypedDict):
     size_bytes: int
 
 
-class OperatorChoice(TypedDict):
-    """One quantizable operator: what it may be, what it became. workload: its key; precision: among the candidates."""
-
+class _OperatorCore(TypedDict):
     name: str
     workload: str
     precision: str
     candidates: dict[str, CandidateFigures]
     latency_us: float
     macs: int
+
+
+class OperatorChoice(_OperatorCore, total=False):
+    """One quantizable operator: what it may be, what it became. workload: its key; precision: among the candidates.
+
+    reason: why it is in floats, or has weights of 1 bit, in a plan of integers.
+    """
+
+    reason: str
 
 
 class AccuracyFigures(TypedDict):
@@ -99,12 +106,84 @@ class SolverRun(TypedDict):
     seconds: float
 
 
-class TriedPlan(TypedDict):
-    """A plan that was run end to end before the choice. drop: accuracy points lost."""
-
+class _TriedCore(TypedDict):
     predicted_ms: float
     loss: float
     drop: float
+
+
+class TriedPlan(_TriedCore, total=False):
+    """A plan that was run end to end before the choice. drop, low, high: see `DropFigures`; name: of uniform ones."""
+
+    name: str
+    low: float
+    high: float
+    images: int
+
+
+class DropFigures(TypedDict):
+    """Accuracy points lost to fp32: an estimate, and one-sided bounds, each right with `Judgement.confidence`."""
+
+    estimate: float
+    low: float
+    high: float
+    images: int
+
+
+class HeldFigures(DropFigures):
+    """Counted on images beside fp32: how many only the quantized network has right (`better`), and only fp32."""
+
+    better: int
+    worse: int
+
+
+class UndecidedPlan(TypedDict):
+    """A faster plan that may keep the drop, which these images do not show. images_needed: None = no number would."""
+
+    name: str
+    predicted_ms: float
+    drop: DropFigures
+    images_needed: int | None
+
+
+class NearestPlan(TypedDict):
+    """The uniform plan of those that do not keep the drop that comes nearest."""
+
+    name: str
+    drop: DropFigures
+
+
+class RivalPlan(TypedDict):
+    """The fastest uniform plan that keeps the drop, built and timed in turns with the searched one."""
+
+    name: str
+    latency_ms: float
+    searched_ms: float
+    chosen: bool
+
+
+class Judgement(TypedDict, total=False):
+    """How the drop was judged before choosing.
+
+    data: `calib` or `eval`. fp32_right: share of images that fp32 has right, None without labels; fp32_sure: its mean
+    probability. trained_on: whether images look trained on; then `mixed_images` pairs of them stood for new ones.
+    near_ties: plans within 2 % of the chosen one's latency.
+    """
+
+    data: str
+    images: int
+    fp32_right: float | None
+    fp32_sure: float
+    trained_on: bool
+    mixed_images: int
+    confidence: float
+    plans: int
+    seconds: float
+    chosen: DropFigures
+    undecided: UndecidedPlan | None
+    nearest: NearestPlan | None
+    rival: RivalPlan | None
+    near_ties: list[str]
 
 
 class Calibration(TypedDict):
@@ -141,7 +220,8 @@ class OptimizeReport(_OptimizeCore, Condition, total=False):
     plan: operator -> precision. A dict by network has the keys `fp32`, `int8` (uniform 8 bit) and `mixed`, latency_ms
     also `predicted` (of mixed). budget, correction: fields of `Budget` and `Correction`. latency_entries: how many were
     `measured`, `cached` (measured before) and `predicted`; predictor: its held-out errors, None when none was needed.
-    boundaries: conversions between formats. finetune: None = no weights learned. artifacts: name -> path.
+    boundaries: conversions between formats. finetune: None = no weights learned. artifacts: name -> path. held: what
+    `int8` and `mixed` lose on the evaluation data, where labels or agreement tell.
     """
 
     model: str
@@ -157,6 +237,8 @@ class OptimizeReport(_OptimizeCore, Condition, total=False):
     budget: dict[str, float | None] | None
     solver: SolverRun
     plans_tried: list[TriedPlan]
+    judgement: Judgement
+    held: dict[str, HeldFigures]
     correction: dict[str, float]
     latency_entries: dict[str, int]
     predictor: dict[str, Any] | None

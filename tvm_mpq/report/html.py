@@ -8,7 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tvm_mpq.errors import OutputError
-from tvm_mpq.report import condition, learning, summary, text
+from tvm_mpq.report import condition, judging, learning, summary, text
 from tvm_mpq.report.bars import latency_bars, legend
 from tvm_mpq.report.contract import OperatorChoice, OptimizeReport
 from tvm_mpq.report.text import NOTHING, number, percent, ratio
@@ -94,6 +94,7 @@ class OperatorRow:
     workload: str
     workload_key: str
     precision: str
+    reason: str
     candidates: list[TableCell | None]
 
 
@@ -106,7 +107,8 @@ def _operator(operator: OperatorChoice, labels: list[str]) -> OperatorRow:
         else None
         for label in labels
     ]
-    return OperatorRow(str(operator.get("name")), text.workload(key), key, str(precision), cells)
+    reason = operator.get("reason", "")
+    return OperatorRow(str(operator.get("name")), text.workload(key), key, str(precision), reason, cells)
 
 
 def _method(report: OptimizeReport) -> list[tuple[str, str]]:
@@ -117,8 +119,9 @@ def _method(report: OptimizeReport) -> list[tuple[str, str]]:
     samples, observer = calibration.get("samples", NOTHING), calibration.get("observer", NOTHING)
     facts = [
         ("Plan", summary.plan_counts(report.get("plan", {}))),
+        *((name[0].upper() + name[1:], value) for name, value in judging.facts(report)),
         ("Solver", summary.solver_line(report)),
-        ("Plans run end to end before choosing", str(len(tried)) if tried else ""),
+        ("Plans run end to end before choosing", "; ".join(map(judging.tried_text, tried))),
         ("Latency entries", summary.entries_line(report.get("latency_entries", {}))),
         *((name.capitalize(), words) for name, words in learning.facts(report)),
         ("Conversions between formats", ", ".join(report.get("boundaries", [])) or "none"),

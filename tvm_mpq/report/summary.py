@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from tvm_mpq.report import condition, text
+from tvm_mpq.report import condition, judging, text
 from tvm_mpq.report.contract import CandidateFigures, OptimizeReport
 from tvm_mpq.report.text import is_number, number, percent, ratio, times
 
@@ -130,8 +130,11 @@ def limits(report: OptimizeReport) -> list[Limit]:
     weights = report.get("weight_bytes", {}).get("mixed")
     found = report.get("accuracy", {})
     share = ratio(latency.get("mixed"), latency.get("int8"))
-    drop = None
-    if is_number(found.get("fp32")) and is_number(found.get("mixed")):
+    drop: float | None = None
+    judged = report.get("judgement", {}).get("chosen")
+    if judged:
+        drop = judged["high"]
+    elif is_number(found.get("fp32")) and is_number(found.get("mixed")):
         drop = found["fp32"] - found["mixed"]
         drop = -drop if found.get("metric") == "relative_error" else drop
     megabytes = ratio(weights, 1e6)
@@ -139,7 +142,7 @@ def limits(report: OptimizeReport) -> list[Limit]:
         ("latency_ratio", "latency as a share of uniform 8 bit", share, ""),
         ("latency_ms", "latency", latency.get("mixed"), " ms"),
         ("size_mb", "weights", megabytes, " MB"),
-        ("max_drop", "accuracy drop", drop, " points"),
+        ("max_drop", "accuracy drop" + (", upper bound," if judged else ""), drop, " points"),
     )
     return [
         Limit(name, number(most, unit), number(got, unit), got <= most if is_number(got) else None)
@@ -158,6 +161,7 @@ def cautions(report: OptimizeReport) -> list[str]:
         notes.append("Accuracy was measured on the calibration data themselves; give other data with --eval.")
     if found.get("metric") == "agreement":
         notes.append("No labels were given: accuracy is agreement with the fp32 network.")
+    notes += judging.cautions(report)
     for key, name in NETWORKS.items():
         error = ratio(report.get("predicted_ms", {}).get(key), report.get("latency_ms", {}).get(key))
         if error is not None and abs(error - 1) > PREDICTION_ERROR:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tvm_mpq.report import condition, learning, summary, text
+from tvm_mpq.report import condition, judging, learning, summary, text
 from tvm_mpq.report.answers import (
     BuildReport,
     DoctorReport,
@@ -80,6 +80,7 @@ def show_optimize(report: OptimizeReport) -> None:
     facts = [
         ("budget", "; ".join(map(str, limits))),
         ("plan", summary.plan_counts(report.get("plan", {}))),
+        *judging.facts(report),
         ("faster than 8 bit?", summary.mixed_answer(report)),
         ("8 bit faster than fp32?", summary.int8_answer(report)),
         ("solver", summary.solver_line(report)),

@@ -19,11 +19,13 @@ def scores(*best: int, classes: int = 4) -> list[np.ndarray]:
 def test_top1() -> None:
     found = accuracy(scores(0, 1, 2, 3), scores(0, 0, 0, 0), np.array([0, 1, 0, 0]), classifies=True)
     assert (found.metric, found.value, found.hits, found.samples) == ("top1", 50.0, 2, 4)
+    assert (found.better, found.worse) == (1, 2)  # fp32 names class 0 for all: right are the first, third and fourth
 
 
 def test_agreement() -> None:
     found = accuracy(scores(0, 1, 2, 3), scores(0, 1, 2, 0), None, classifies=True)
     assert (found.metric, found.value, found.hits, found.samples) == ("agreement", 75.0, 3, 4)
+    assert (found.better, found.worse) == (0, 1)
 
 
 def test_batches_and_trailing_ones() -> None:

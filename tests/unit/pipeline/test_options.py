@@ -15,7 +15,9 @@ from tvm_mpq.pipeline.options import Options, Result, check_output, to_json
 from tvm_mpq.schema import Budget, Plan, Precision
 
 
-@pytest.mark.parametrize("name", ["batch", "threads", "workers", "calibration_samples", "sensitivity_samples"])
+@pytest.mark.parametrize(
+    "name", ["batch", "threads", "workers", "calibration_samples", "sensitivity_samples", "check_samples"]
+)
 @pytest.mark.parametrize("value", [0, -1])
 def test_counts(name: str, value: int) -> None:
     with pytest.raises(InvalidValueError, match=rf"{name} must be 1 or more \(got {value}\)"):
@@ -39,6 +41,14 @@ def test_an_energy_budget_is_refused_while_nothing_knows_energies() -> None:
 def test_observer() -> None:
     with pytest.raises(InvalidValueError, match="'median'"):
         Options("model.onnx", observer="median")
+
+
+def test_judge() -> None:
+    with pytest.raises(InvalidValueError, match=r"judge must be one of calib, eval \(got 'test'\)"):
+        Options("model.onnx", judge="test")
+    with pytest.raises(InvalidValueError, match=r"judge 'eval' needs evaluation data.*--eval"):
+        Options("model.onnx", judge="eval")
+    assert Options("model.onnx", judge="eval", eval_data="e.npz").judge == "eval"
 
 
 def test_precisions() -> None:

@@ -11,10 +11,12 @@ import pytest
 from tvm_mpq.errors import InfeasibleError
 from tvm_mpq.pipeline.optimize import excess
 from tvm_mpq.schema import Budget
-from tvm_mpq.select.choose import TOP_K, Quality, choose, limits_of
+from tvm_mpq.select.choose import TOP_K, choose, limits_of
 from tvm_mpq.select.evaluate import cost, uniform
 from tvm_mpq.select.ilp import Solution
+from tvm_mpq.select.paired import exact
 from tvm_mpq.select.problem import Choice, Limits, Operator, Problem, Tensor
+from tvm_mpq.select.quality import Quality
 from tvm_mpq.select.searcher import IntegerProgram
 
 COUNT = 4
@@ -50,7 +52,7 @@ def narrow(solution: Solution) -> int:
 
 def evaluate(solution: Solution) -> Quality:
     """Half a point for each 4 bit operator; nothing for 8 bits."""
-    return Quality(0.5 * narrow(solution), solution.loss)
+    return Quality(exact(0.5 * narrow(solution)), solution.loss)
 
 
 def int8_of(problem: Problem) -> Solution:
@@ -103,13 +105,15 @@ def test_excess() -> None:
 @pytest.mark.parametrize("budget", [Budget(latency_ms=0.0145), Budget(max_drop=2.0)])
 def test_a_plan_whose_outputs_are_not_finite_is_no_answer(problem: Problem, budget: Budget) -> None:
     def truth(solution: Solution) -> Quality:
-        return Quality(math.inf, math.inf) if solution.choices["conv0"] == "w4a8" else evaluate(solution)
+        return Quality(exact(math.inf), math.inf) if solution.choices["conv0"] == "w4a8" else evaluate(solution)
 
     chosen, tried = choose(problem, budget, int8_of(problem), truth, searcher=IntegerProgram(10))
     assert chosen in tried and chosen.solution.choices["conv0"] != "w4a8"
     assert all(math.isfinite(t.quality.loss) for t in tried)  # they are written into the report
     with pytest.raises(InfeasibleError, match=r"NaN or infinity|cannot be met"):
-        choose(problem, budget, int8_of(problem), lambda _: Quality(math.inf, math.inf), searcher=IntegerProgram(10))
+        choose(
+            problem, budget, int8_of(problem), lambda _: Quality(exact(math.inf), math.inf), searcher=IntegerProgram(10)
+        )
 
 
 def test_size(problem: Problem) -> None:
@@ -122,7 +126,7 @@ def test_end_to_end_accuracy_overrules_the_sum(problem: Problem) -> None:
     on_paper = pick(problem, Budget(latency_ms=0.0145))
 
     def truth(solution: Solution) -> Quality:
-        return Quality(0.0, 100.0 if solution.choices == on_paper.choices else solution.loss)
+        return Quality(exact(0.0), 100.0 if solution.choices == on_paper.choices else solution.loss)
 
     chosen, tried = choose(problem, Budget(latency_ms=0.0145), int8_of(problem), truth, searcher=IntegerProgram(10))
     assert len(tried) == TOP_K and chosen.solution.choices != on_paper.choices
@@ -132,7 +136,7 @@ def test_end_to_end_accuracy_overrules_the_sum(problem: Problem) -> None:
 @pytest.mark.parametrize("drop", [0.0, 0.5, 1.0, 1.7, 9.0])
 def test_least_latency_within_drop(problem: Problem, drop: float) -> None:
     solution = pick(problem, Budget(max_drop=drop))
-    assert evaluate(solution).drop <= drop
+    assert evaluate(solution).drop.high <= drop
     assert narrow(solution) == min(COUNT, int(drop / 0.5))  # nothing left on the table
 
 
@@ -142,7 +146,7 @@ def test_one_point_when_nothing_is_asked(problem: Problem) -> None:
 
 def test_both_limits(problem: Problem) -> None:
     solution = pick(problem, Budget(max_drop=1.0, size_mb=350e-6))
-    assert evaluate(solution).drop <= 1 and solution.size_bytes <= 350
+    assert evaluate(solution).drop.high <= 1 and solution.size_bytes <= 350
 
 
 def test_unreachable_limits_are_explained(problem: Problem) -> None:
@@ -152,8 +156,8 @@ def test_unreachable_limits_are_explained(problem: Problem) -> None:
 
 
 def test_unreachable_drop(problem: Problem) -> None:
-    with pytest.raises(InfeasibleError, match=r"max_drop 0.5 points cannot be met.*least found is 3\.00"):
-        pick(problem, Budget(max_drop=0.5), lambda solution: Quality(3.0, 1.0))
+    with pytest.raises(InfeasibleError, match=r"max_drop 0.5 points cannot be met.*least found is at most 3\.00"):
+        pick(problem, Budget(max_drop=0.5), lambda solution: Quality(exact(3.0), 1.0))
 
 
 def test_no_plan_is_judged_twice(problem: Problem) -> None:
@@ -172,7 +176,7 @@ def test_8_bit_is_found_when_the_drop_allows_nothing_else_than_it(problem: Probl
 
     def truth(solution: Solution) -> Quality:
         kinds = set(solution.choices.values())
-        return Quality(0.5 if kinds == {"w8a8"} else 0.0 if kinds == {"fp32"} else 3.0, solution.loss)
+        return Quality(exact(0.5 if kinds == {"w8a8"} else 0.0 if kinds == {"fp32"} else 3.0), solution.loss)
 
     assert set(pick(problem, Budget(max_drop=1.0), truth).choices.values()) == {"w8a8"}
     assert set(pick(problem, Budget(max_drop=0.2), truth).choices.values()) == {"fp32"}
@@ -180,7 +184,7 @@ def test_8_bit_is_found_when_the_drop_allows_nothing_else_than_it(problem: Probl
 
 def test_a_limit_that_8_bit_breaks_keeps_it_out(problem: Problem) -> None:
     def truth(solution: Solution) -> Quality:
-        return Quality(0.0 if "w4a8" not in solution.choices.values() else 3.0, solution.loss)
+        return Quality(exact(0.0 if "w4a8" not in solution.choices.values() else 3.0), solution.loss)
 
     size = int8_of(problem).size_bytes
     assert set(pick(problem, Budget(max_drop=1.0, size_mb=size / 1e6), truth).choices.values()) == {"w8a8"}
@@ -189,17 +193,19 @@ def test_a_limit_that_8_bit_breaks_keeps_it_out(problem: Problem) -> None:
 
 
 def test_another_searcher_is_asked(problem: Problem) -> None:
-    """Whatever answers as `Searcher` says may choose: here one that offers uniform 8 bit alone."""
+    """Whatever answers as `Searcher` says may choose: here one that knows two plans."""
+    narrower = cost(problem, {**uniform(problem, "w8a8"), "conv2": "w4a8"})
 
-    class Uniform:
+    class Two:
         def best(self, problem: Problem, limits: Limits, objective: str) -> Solution:
-            return int8_of(problem)
+            return narrower
 
         def several(
             self, problem: Problem, limits: Limits, count: int, objective: str, among: Collection[str]
         ) -> list[Solution]:
             return [int8_of(problem)]
 
-    for budget in (Budget(size_mb=1.0), Budget(max_drop=100.0)):
-        chosen, tried = choose(problem, budget, int8_of(problem), evaluate, searcher=Uniform())
-        assert chosen.solution.choices == int8_of(problem).choices and len(tried) == 1
+    chosen, tried = choose(problem, Budget(size_mb=1.0), int8_of(problem), evaluate, searcher=Two())
+    assert chosen.solution.choices == int8_of(problem).choices and len(tried) == 1
+    chosen, tried = choose(problem, Budget(max_drop=0.5), int8_of(problem), evaluate, searcher=Two())
+    assert chosen.solution == narrower and [t for t in tried if not t.name] == [chosen]

@@ -1,0 +1,101 @@
+"""What a report says of how the drop was judged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tvm_mpq.report import html, judging, summary
+
+Report = dict[str, Any]
+
+
+def facts(report: Report) -> dict[str, str]:
+    return dict(judging.facts(report))  # type: ignore[arg-type]
+
+
+def test_the_interval_and_what_it_cost(report: Report) -> None:
+    found = facts(report)
+    assert found["drop expected"].startswith("0.30 points (0.20 to 0.40), 100 images (90.0 % sure")
+    assert found["judged"] == "2 plans in 12.5 s on at most 300 calibration images"
+    assert found["drop on evaluation data"] == (
+        "0.37 points (-0.20 to 0.90), 539 images: 1 better and 3 worse than fp32"
+    )
+    assert not {"cannot tell", "fastest uniform plan within the drop", "as fast within 2 %"} & set(found)
+
+
+def test_what_was_close(report: Report) -> None:
+    drop = {"estimate": 0.4, "low": 0.3, "high": 0.7, "images": 300}
+    report["judgement"] |= {
+        "undecided": {"name": "uniform w6a8", "predicted_ms": 0.18, "drop": drop, "images_needed": 1200},
+        "nearest": {"name": "uniform w4a8", "drop": drop},
+        "rival": {"name": "uniform w7a8", "latency_ms": 0.19, "searched_ms": 0.2, "chosen": True},
+        "near_ties": ["uniform w8a8"],
+    }
+    found = facts(report)
+    assert found["cannot tell"].startswith("uniform w6a8 (0.180 ms): 0.40 points")
+    assert found["cannot tell"].endswith("about 1200 images would tell")
+    assert found["nearest uniform plan that loses too much"].startswith("uniform w4a8: 0.40 points")
+    assert found["fastest uniform plan within the drop"] == (
+        "uniform w7a8: 0.190 ms, 0.95x of the searched plan's time, so it was taken"
+    )
+    assert "uniform w8a8" in found["as fast within 2 %"]
+    report["judgement"]["undecided"]["images_needed"] = None
+    assert facts(report)["cannot tell"].endswith("more images would hardly help")
+
+
+def test_reasons_are_told_and_shown(report: Report) -> None:
+    report["operators"][-1]["reason"] = "fp32: 3.0 us; at w8a8 the network would take 2.0 us more"
+    assert facts(report)["floats and single bits"] == f"fc: {report['operators'][-1]['reason']}"
+    assert report["operators"][-1]["reason"] in html.render(report)  # type: ignore[arg-type]
+
+
+def test_many_reasons_are_cut(report: Report) -> None:
+    report["operators"] = [{**report["operators"][0], "name": f"o{i}", "reason": "r"} for i in range(judging.SHOWN + 2)]
+    assert facts(report)["floats and single bits"].endswith("o5: r; and 2 more")
+
+
+@pytest.mark.parametrize(
+    ("right", "mixed", "words"),
+    [
+        (0.998, 300, "fp32 is right on 99.8 % of them): 300 pairs laid over each other"),
+        (None, 0, "fp32 is 99.0 % sure of them): the drop expected is too small"),
+    ],
+)
+def test_images_that_look_trained_on(report: Report, right: float | None, mixed: int, words: str) -> None:
+    report["judgement"] |= {"trained_on": True, "fp32_right": right, "fp32_sure": 0.99, "mixed_images": mixed}
+    (note,) = judging.cautions(report)  # type: ignore[arg-type]
+    assert words in note and "--judge eval" in note
+
+
+def test_images_used_to_choose_are_no_test(report: Report) -> None:
+    report["judgement"]["data"] = "eval"
+    assert any("used to choose" in note for note in summary.cautions(report))  # type: ignore[arg-type]
+
+
+def test_a_drop_that_evaluation_images_refute(report: Report) -> None:
+    report["budget"] = {"max_drop": 0.5}
+    assert judging.cautions(report) == []  # type: ignore[arg-type]
+    report["held"]["mixed"]["low"] = 0.6
+    assert "loses more than 0.5 points" in judging.cautions(report)[0]  # type: ignore[arg-type]
+
+
+def test_fp32_as_the_answer_is_said(report: Report) -> None:
+    report["plan"] = dict.fromkeys(report["plan"], "fp32")
+    report["judgement"]["nearest"] = {"name": "uniform w8a8", "drop": report["judgement"]["chosen"]}
+    assert any("fp32 everywhere is the answer" in note for note in judging.cautions(report))  # type: ignore[arg-type]
+
+
+def test_reports_of_older_versions_say_nothing(report: Report) -> None:
+    del report["judgement"], report["held"]
+    assert judging.facts(report) == [] and judging.cautions(report) == []  # type: ignore[arg-type]
+    assert judging.tried_text({"predicted_ms": 0.2, "loss": 0.1, "drop": 0.3}) == "searched, 0.200 ms: 0.30 points"
+
+
+def test_the_bound_is_what_the_budget_is_held_against(report: Report) -> None:
+    """Measured on these images, 0.4 points; expected of new ones, 0.3, and at most 0.4."""
+    for most, met in ((0.41, True), (0.39, False)):
+        report["budget"] = {"max_drop": most}
+        (limit,) = summary.limits(report)  # type: ignore[arg-type]
+        assert limit.met is met and "upper bound" in limit.name and limit.got == "0.400 points"

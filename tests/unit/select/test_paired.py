@@ -1,0 +1,149 @@
+"""Paired statistics: by hand for a few images, by simulation for what the bounds promise."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from numpy.random import Generator
+
+from tvm_mpq.errors import InvalidValueError
+from tvm_mpq.select.paired import (
+    CONFIDENCE,
+    RANKS,
+    Doubles,
+    Interval,
+    Ranked,
+    changes,
+    crossed,
+    exact,
+    images_needed,
+    mean_of,
+    noise,
+    regrets,
+    softmax,
+    student,
+    temperature,
+)
+
+LOG = np.log(np.array([[0.6, 0.3, 0.1], [0.2, 0.7, 0.1]]))
+
+
+def test_regret_is_what_fp32_gives_the_class_it_loses() -> None:
+    changed = np.array([[0.0, 1.0, 0.0], [0.0, 1.0, 0.0]])
+    np.testing.assert_allclose(regrets(LOG, changed), [0.3, 0.0], atol=1e-12)
+
+
+def test_probabilities_are_sharpened_where_the_network_is_right_more_often_than_it_says(rng: Generator) -> None:
+    """Labels drawn from softmax(logits / T) are found to be so for T < 1, and 1 is returned for T > 1."""
+    logits = rng.normal(size=(4000, 5)) * 2
+    for truth, wanted in ((0.5, 0.5), (0.8, 0.8), (1.0, 1.0), (2.5, 1.0)):
+        drawn = (softmax(logits / truth).cumsum(axis=1) < rng.random((4000, 1))).sum(axis=1)
+        assert temperature(logits, drawn) == pytest.approx(wanted, abs=0.051)
+    assert regrets(LOG, LOG[:, ::-1], 0.5)[0] == pytest.approx((0.36 - 0.01) / (0.36 + 0.09 + 0.01))
+    np.testing.assert_allclose(Ranked.of(LOG, 0.5).probabilities[0], np.array([0.36, 0.09, 0.01]) / 0.46)
+
+
+def test_noise_follows_the_ranking_of_fp32() -> None:
+    changed = LOG + np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]])
+    np.testing.assert_allclose(noise(LOG, changed), [[1, 2, 3], [2, 1, 3]], atol=1e-12)
+    np.testing.assert_allclose(Ranked.of(LOG).probabilities, [[0.6, 0.3, 0.1], [0.7, 0.2, 0.1]], atol=1e-12)
+
+
+def test_only_the_likeliest_classes_are_ranked(rng: Generator) -> None:
+    logits = rng.normal(size=(4, 3 * RANKS))
+    assert Ranked.of(logits).logits.shape == noise(logits, logits).shape == (4, RANKS)
+    np.testing.assert_array_equal(Ranked.of(logits).logits[:, 0], logits.max(axis=1))
+
+
+def test_crossing_meets_every_image_with_every_noise(rng: Generator) -> None:
+    """More noises than are crossed at once; written out as two loops."""
+    logits, noises = rng.normal(size=(7, 4)), rng.normal(size=(150, 4))
+    ranked = Ranked.of(logits)
+    h = np.empty((7, 150))
+    for i, j in itertools.product(range(7), range(150)):
+        p = ranked.probabilities[i]
+        h[i, j] = p[0] - p[np.argmax(ranked.logits[i] + noises[j])]
+    found = crossed(ranked, noises, 2.0)
+    error = math.sqrt(h.mean(axis=1).var(ddof=1) / 7 + h.mean(axis=0).var(ddof=1) / 150)
+    assert found.estimate == pytest.approx(100 * h.mean())
+    factor = math.exp(2 * error / h.mean())
+    assert (found.low, found.high) == pytest.approx((100 * h.mean() / factor, 100 * h.mean() * factor))
+    assert found.images == 150
+
+
+def test_no_noise_is_no_loss_and_certain() -> None:
+    assert crossed(Ranked.of(LOG), noise(LOG, LOG), 5.0) == exact(0.0, 2)
+
+
+def network(rng: Generator, images: int, spread: float) -> tuple[Doubles, Doubles]:
+    """Logits of ten classes, and of the same network with noise."""
+    logits = rng.normal(size=(images, 10)) * 4
+    return logits, logits + rng.normal(size=logits.shape) * spread
+
+
+@pytest.mark.parametrize("spread", [0.2, 1.0])
+def test_the_bounds_hold_as_often_as_they_say(spread: float) -> None:
+    """300 data sets of 80 images: 3 standard deviations of a share of 0.9 are 0.052."""
+    truth = 100 * float(np.mean(regrets(*network(np.random.default_rng(1), 400_000, spread))))
+    above = below = 0
+    for seed in range(300):
+        logits, changed = network(np.random.default_rng(seed + 10), 80, spread)
+        found = crossed(Ranked.of(logits), noise(logits, changed), student(80))
+        above += found.high >= truth
+        below += found.low <= truth
+    assert above / 300 >= CONFIDENCE - 0.052 and below / 300 >= CONFIDENCE - 0.052
+
+
+def test_crossing_knows_more_than_counting() -> None:
+    """Of 500 images, with a plan that loses about half a point: the bound is that near, that of counting is not."""
+    logits, changed = network(np.random.default_rng(3), 500, 0.5)
+    found = crossed(Ranked.of(logits), noise(logits, changed), student(500))
+    flips = int((logits.argmax(axis=1) != changed.argmax(axis=1)).sum())
+    counted = changes(flips // 2, flips - flips // 2, 500)
+    assert 0.2 < found.estimate < 2
+    assert found.high - found.estimate < 0.25 * (counted.high - counted.estimate)
+
+
+def test_counts_with_labels() -> None:
+    """Agresti and Min: (c - b) / (n + 2), variance ((b + c + 1) / (n + 2) - share^2) / (n + 2)."""
+    found = changes(better=4, worse=10, images=100, level=0.975)
+    share = 6 / 102
+    spread = 1.959964 * math.sqrt((15 / 102 - share**2) / 102)
+    assert found.estimate == pytest.approx(6.0)
+    assert (found.low, found.high) == pytest.approx((100 * (share - spread), 100 * (share + spread)), abs=1e-4)
+
+
+def test_no_change_on_few_images_proves_little() -> None:
+    assert changes(0, 0, 50).high > 2 and changes(0, 0, 5000).high < 0.03
+    with pytest.raises(InvalidValueError, match=r"images must be 1 or more \(got 0\)"):
+        changes(0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("freedom", "table"), [(1, 3.078), (2, 1.886), (5, 1.476), (10, 1.372), (30, 1.310), (10**6, 1.2816)]
+)
+def test_students_quantile(freedom: int, table: float) -> None:
+    assert student(freedom + 1) == pytest.approx(table, rel=0.04 if freedom == 1 else 0.004)
+
+
+def test_mean_of_losses() -> None:
+    found = mean_of(np.array([0.01, 0.03]), 2.0)
+    error = math.sqrt(0.0002) / math.sqrt(2)
+    assert found.estimate == pytest.approx(2.0) and found.high == pytest.approx(2 * math.exp(2 * error / 0.02))
+    assert mean_of(np.array([0.01]), 1.0).high == pytest.approx(math.e), "one image does not tell how others scatter"
+    assert mean_of(np.zeros(5), 3.0) == exact(0.0, 5)
+
+
+def test_images_needed() -> None:
+    """The width falls with the root of their number: half of it needs four times as many."""
+    found = Interval(0.3, 0.1, 0.7, 100)
+    assert images_needed(found, 0.5) == 400
+    assert images_needed(found, 0.3) is None and images_needed(exact(math.inf), 1.0) is None
+    assert images_needed(found, 0.9) == 100
+
+
+def test_softmax_of_large_logits() -> None:
+    np.testing.assert_allclose(softmax(np.array([[1e4, 1e4 - math.log(3)]])), [[0.75, 0.25]])

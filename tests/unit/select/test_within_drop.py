@@ -1,0 +1,144 @@
+"""The fastest plan within a drop: invented problems, and inventions of what plans really lose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import pytest
+
+from tvm_mpq.errors import InfeasibleError
+from tvm_mpq.select.ilp import Solution
+from tvm_mpq.select.paired import Interval, exact
+from tvm_mpq.select.problem import Choice, Limits, Operator, Problem, Tensor
+from tvm_mpq.select.quality import Quality, Tried
+from tvm_mpq.select.searcher import IntegerProgram
+from tvm_mpq.select.uniforms import uniform_plans
+from tvm_mpq.select.within_drop import CAPS, fastest_within
+
+FORMATS = {"fp32": 32, "w8a8": 8, "w6a8": 8, "w4a8": 8}
+
+
+def chain(*operators: Mapping[str, tuple[float, float]], convert_us: float = 0.1) -> Problem:
+    """label -> (microseconds, loss) for each operator of a chain."""
+    tensors = [Tensor("t0", (32, 8), {(32, 8): convert_us, (8, 32): convert_us}, fixed=32)]
+    tensors += [Tensor(f"t{i + 1}", (32, 8), {(32, 8): convert_us, (8, 32): convert_us}) for i in range(len(operators))]
+    rows = []
+    for i, choices in enumerate(operators):
+        found = tuple(
+            Choice(label, FORMATS[label], {32: us} if label == "fp32" else {32: us, 8: us}, 1, loss)
+            for label, (us, loss) in choices.items()
+        )
+        rows.append(Operator(f"o{i}", (f"t{i}",), f"t{i + 1}", found, (True,)))
+    return Problem(tuple(rows), tuple(tensors))
+
+
+SAME = {"fp32": (9.0, 0.0), "w8a8": (4.0, 0.01), "w6a8": (3.0, 0.05), "w4a8": (2.0, 0.4)}
+
+
+def as_tables(factor: float = 1.0) -> Callable[[Solution], Quality]:
+    """The drop is what tables say."""
+    return lambda solution: Quality(exact(factor * solution.loss), solution.loss)
+
+
+def find(
+    problem: Problem, max_drop: float, truth: Callable[[Solution], Quality], limits: Limits | None = None
+) -> Tried:
+    chosen, tried = fastest_within(problem, limits or Limits(), max_drop, truth, IntegerProgram(10))
+    assert chosen in tried and chosen.quality.keeps(max_drop)
+    assert len({repr((t.solution.choices, t.solution.formats)) for t in tried}) == len(tried), "nothing is judged twice"
+    return chosen
+
+
+def test_the_mix_between_two_uniform_plans_is_found() -> None:
+    """Six operators; 0.8 allows one 4 bit operator among 6 bits, and 8 bit nowhere."""
+    chosen = find(chain(*[SAME] * 6), 0.7, as_tables())
+    assert sorted(chosen.solution.choices.values()) == ["w4a8", *["w6a8"] * 5]
+
+
+def test_a_uniform_plan_that_is_better_than_its_tables_wins() -> None:
+    """Solver and tables know nothing of it: 6 bits and more lose nothing, 4 bits or floats among them much."""
+
+    def truth(solution: Solution) -> Quality:
+        kinds = set(solution.choices.values())
+        return Quality(exact(0.0 if kinds <= {"w6a8", "w8a8"} or kinds == {"fp32"} else 5.0), solution.loss)
+
+    chosen = find(chain(*[SAME] * 4), 0.5, truth)
+    assert chosen.name == "uniform w6a8" and set(chosen.solution.choices.values()) == {"w6a8"}
+
+
+def test_never_slower_than_a_uniform_plan_that_keeps_the_drop() -> None:
+    problem = chain(*[SAME] * 3, {"fp32": (5.0, 0.0), "w8a8": (6.0, 0.02)})
+    for drop in (0.01, 0.05, 0.1, 0.3, 0.9, 2.0):
+        chosen, tried = fastest_within(problem, Limits(), drop, as_tables(), IntegerProgram(10))
+        keeping = [t for t in tried if t.name and t.quality.keeps(drop)]
+        assert keeping and all(chosen.solution.latency_us <= t.solution.latency_us for t in keeping)
+
+
+def test_few_uniform_plans_are_run() -> None:
+    """Of six, those that faster ones or ones of more bits settle are not; the fastest that keeps the drop is."""
+    problem = chain(*[SAME] * 4)
+    assert len(uniform_plans(problem, but_ends=True)) == 6
+    for drop, wanted in (
+        (0.3, "uniform w6a8"),
+        (0.05, "uniform w8a8"),
+        (9.0, "uniform w4a8"),
+    ):
+        _, tried = fastest_within(problem, Limits(), drop, as_tables(), IntegerProgram(10))
+        keeping = [t for t in tried if t.name and t.quality.keeps(drop)]
+        assert min(keeping, key=lambda t: t.solution.latency_us).name == wanted
+        assert len([t for t in tried if t.name]) <= 4
+
+
+def test_a_uniform_plan_that_breaks_a_limit_settles_nothing() -> None:
+    size = Limits(size_bytes=3.0)
+    with pytest.raises(InfeasibleError, match="size"):
+        find(chain(*[SAME] * 4), 0.5, as_tables(), size)
+
+
+def test_few_plans_are_run() -> None:
+    _, tried = fastest_within(chain(*[SAME] * 8), Limits(), 0.7, as_tables(), IntegerProgram(10))
+    assert len([t for t in tried if not t.name]) <= CAPS + 3
+
+
+def test_the_upper_bound_decides() -> None:
+    """Estimates within the drop do not do: a plan is kept when even its upper bound is."""
+
+    def truth(solution: Solution) -> Quality:
+        return Quality(Interval(solution.loss, 0.0, 3 * solution.loss, 100), solution.loss)
+
+    chosen = find(chain(*[SAME] * 4), 0.5, truth)
+    assert 3 * chosen.solution.loss <= 0.5 < 3 * 4 * 0.05
+
+
+def test_fp32_is_the_answer_when_nothing_else_keeps_the_drop() -> None:
+    def truth(solution: Solution) -> Quality:
+        return Quality(exact(0.0 if set(solution.choices.values()) == {"fp32"} else 2.0), solution.loss)
+
+    assert find(chain(*[SAME] * 3), 0.5, truth).name == "uniform fp32"
+
+
+def test_when_limits_forbid_fp32_the_nearest_uniform_plan_is_named() -> None:
+    def truth(solution: Solution) -> Quality:
+        return Quality(Interval(10 * solution.loss, 5 * solution.loss, 20 * solution.loss, 50), solution.loss)
+
+    with pytest.raises(InfeasibleError) as caught:
+        find(chain(*[SAME] * 3), 0.2, truth, Limits(latency_us=13.0))
+    text = str(caught.value)
+    assert "max_drop 0.2 points cannot be met within the other limits with 90% confidence" in text
+    assert "uniform w8a8 comes nearest: 0.30 points, at most 0.60, 0.40 too many" in text and "\n" not in text
+
+
+def test_a_float_operator_that_gains_less_than_the_noise_becomes_an_integer() -> None:
+    """0.12 us of 28 are no reason for floats in the middle of a network; 2 us are."""
+    for fp32_us, wanted in ((4.18, "w8a8"), (2.0, "fp32")):
+        middle = {"fp32": (fp32_us, 0.0), "w8a8": (4.4, 0.01)}
+        problem = chain(*[SAME] * 3, middle, *[SAME] * 3, convert_us=0.1)
+        chosen = find(problem, 0.075, as_tables())
+        assert chosen.solution.choices["o3"] == wanted
+        others = {label for name, label in chosen.solution.choices.items() if name != "o3"}
+        assert others <= {"w8a8", "w6a8"}
+
+
+def test_a_float_operator_stays_where_integers_would_lose_too_much() -> None:
+    problem = chain(*[SAME] * 2, {"fp32": (4.18, 0.0), "w8a8": (4.4, 9.0)}, *[SAME] * 2)
+    assert find(problem, 0.05, as_tables()).solution.choices["o2"] == "fp32"

@@ -1,0 +1,262 @@
+"""The fastest plan that keeps an accuracy drop: uniform plans first, then what the solver finds below the best of them.
+
+Each plan that is run end to end costs seconds, so few are: uniform ones, until the fastest that keeps the drop is
+known; then the solver's, whose tables add up losses of single operators, under a cap on that sum that is moved to where
+the real drop is what is allowed. Whatever is returned is by the tables no slower than any uniform plan that keeps it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+from tvm_mpq.errors import InfeasibleError
+from tvm_mpq.schema import Precision, Progress
+from tvm_mpq.select.evaluate import cost
+from tvm_mpq.select.ilp import Solution
+from tvm_mpq.select.paired import CONFIDENCE
+from tvm_mpq.select.problem import Limits, Problem
+from tvm_mpq.select.quality import Quality, Tried, fastest_uniform
+from tvm_mpq.select.reasons import swapped
+from tvm_mpq.select.searcher import Searcher
+from tvm_mpq.select.uniforms import uniform_plans, weighted
+
+CAPS = 6
+"""Caps on the tables' loss that are tried between the last plan that kept the drop and the first that did not."""
+
+WORTH = 0.01
+"""Relative gain in latency that is worth another plan: less than that is within the noise of measuring."""
+
+INSET = 0.15
+"""Share of the way between two caps, in logarithms, that the next one stands away from either."""
+
+HOPELESS = 4.0
+"""Times the drop that is allowed: where a plan that loses so much is no faster than one in hand, none within it is."""
+
+BOTTOM = 1e-3
+"""Share of the least loss that did not keep the drop, below which no cap is tried."""
+
+_TINY = 1e-12  # caps are compared by their logarithm
+
+CLOSE = 1.05
+"""Ratio of two caps between which no further one is tried."""
+
+
+def fastest_within(
+    problem: Problem,
+    limits: Limits,
+    max_drop: float,
+    evaluate: Callable[[Solution], Quality],
+    searcher: Searcher,
+    progress: Progress | None = None,
+) -> tuple[Tried, list[Tried]]:
+    """The fastest plan found within `limits` that keeps `max_drop`, and all that were run end to end.
+
+    Raises
+    ------
+    InfeasibleError
+        If nothing satisfies the limits, or no plan tried keeps the drop; the text names the nearest uniform plan.
+    """
+    search = _Search(problem, limits, max_drop, evaluate, searcher, progress)
+    search.uniforms()
+    if not search.free():
+        search.bisect()
+    if not search.keeping():
+        raise InfeasibleError(_nothing_keeps(max_drop, search.tried))
+    search.prefer_integers()
+    return search.best(), search.tried
+
+
+class _Search:
+    """The plans tried so far, and the ways to try more."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        limits: Limits,
+        max_drop: float,
+        evaluate: Callable[[Solution], Quality],
+        searcher: Searcher,
+        progress: Progress | None,
+    ) -> None:
+        self._problem, self._limits, self._max_drop = problem, limits, max_drop
+        self._evaluate, self._searcher, self._progress = evaluate, searcher, progress
+        self._free: Tried | None = None
+        self._preferred: Tried | None = None
+        self.tried: list[Tried] = []
+
+    def keeping(self) -> list[Tried]:
+        return [t for t in self.tried if t.quality.keeps(self._max_drop)]
+
+    def best(self) -> Tried:
+        """The plan to return, of those that keep the drop."""
+        found = min(self.keeping(), key=lambda t: (t.solution.latency_us, t.quality.drop.estimate))
+        return self._preferred or found
+
+    def uniforms(self) -> None:
+        """Find the fastest uniform plan that keeps the drop: it bounds all that follows.
+
+        A plan of no more bits anywhere than one that does not keep the drop is not run either, nor is a slower one than
+        one that does; next is always the plan that settles most others either way.
+        """
+        plans = uniform_plans(self._problem, but_ends=True)
+        priced = {name: self._price(labels) for name, labels in plans.items()}
+        left = {name: s for name, s in priced.items() if s is not None and _is_within(s, self._limits)}
+        names = weighted(self._problem)
+
+        def settled(name: str) -> tuple[list[str], list[str]]:
+            """What need not be run if this plan keeps the drop, and if it does not; itself among them."""
+            slower = [n for n, s in left.items() if s.latency_us >= left[name].latency_us]
+            return slower, [n for n, s in left.items() if _has_no_more_bits(s, left[name], names)]
+
+        while left:
+            name = max(left, key=lambda n: (min(map(len, settled(n))), -left[n].latency_us))
+            slower, fewer = settled(name)
+            keeps = self._attempt(left[name], name).quality.keeps(self._max_drop)
+            left = {n: s for n, s in left.items() if n not in (slower if keeps else fewer)}
+
+    def free(self) -> bool:
+        """Run the fastest plan there is; True when it keeps the drop, or gains nothing over what does."""
+        found = self._fastest(None)
+        if self._too_slow(found):
+            return True
+        self._free = self._attempt(found)
+        return self._free.quality.keeps(self._max_drop)
+
+    def bisect(self) -> None:
+        """Move the cap on the tables' loss to where the real drop is what is allowed.
+
+        Real drops scatter and do not follow the sum of losses strictly, so every plan seen to keep the drop counts.
+        """
+        assert self._free is not None, "asked for only when the fastest plan does not keep the drop"
+        high = self._free
+        least = self._searcher.best(self._problem, self._limits, "loss")
+        low: Tried | None = min(self.keeping(), key=lambda t: t.solution.latency_us, default=None)
+        if low is not None and least.loss < low.solution.loss < high.solution.loss:
+            # The solver's plan of no more loss is no slower than the uniform one that kept the drop.
+            found = self._fastest(low.solution.loss)
+            if not self._too_slow(found) and not (met := self._attempt(found)).quality.keeps(self._max_drop):
+                high, low = met, None
+        elif low is not None:
+            low = None
+        if low is None and not self.keeping():
+            low = self._attempt(least)
+        floor = BOTTOM * min(t.solution.loss for t in self.tried if not t.quality.keeps(self._max_drop))
+        bottom = max(least.loss, floor, _TINY) if low is None else max(low.solution.loss, _TINY)
+        top = max(high.solution.loss, bottom)
+        for _ in range(CAPS):
+            if top <= CLOSE * bottom:
+                return
+            cap = self._next_cap(bottom, top)
+            found = self._fastest(cap)
+            if self._too_slow(found):
+                bottom = cap
+                if self._expected(cap) > HOPELESS * self._max_drop:
+                    return
+            elif self._attempt(found).quality.keeps(self._max_drop):
+                bottom = cap
+            else:
+                top = cap
+
+    def _next_cap(self, bottom: float, top: float) -> float:
+        """Where the drop should be what is allowed, by the plan tried whose loss is nearest; kept off both ends."""
+        middle = math.sqrt(bottom * top)
+        expected = self._expected(middle)
+        cap = middle * self._max_drop / expected if 0 < expected < math.inf else middle
+        inset: float = (top / bottom) ** INSET
+        return min(max(cap, bottom * inset), top / inset)
+
+    def _expected(self, loss: float) -> float:
+        """Upper bound of the drop of a plan of this loss, in proportion to what the nearest plan tried showed."""
+        known = [t for t in self.tried if t.solution.loss > 0 and not t.quality.drop.broken]
+        if not known:
+            return math.nan
+        nearest = min(known, key=lambda t: abs(math.log(t.solution.loss / loss)))
+        return loss * nearest.quality.drop.high / nearest.solution.loss
+
+    def prefer_integers(self) -> None:
+        """Float operators that gain less than the noise, all together, become integers if the drop is kept so too."""
+        best = self.best()
+        names = weighted(self._problem)
+        floats = [name for name in names if Precision.parse(best.solution.choices[name]).is_float]
+        if not floats or len(floats) == len(names):
+            return
+        most = (1 + WORTH) * best.solution.latency_us
+        rival = fastest_uniform(self.tried, self._max_drop)
+        if rival is not None:
+            most = min(most, max(rival.solution.latency_us, best.solution.latency_us))
+        options = [(s.latency_us, name, s) for name in floats if (s := swapped(self._problem, best.solution, name))]
+        now = best.solution
+        for us, name, _ in sorted(options, key=lambda option: option[:2]):
+            if us < best.solution.latency_us * (1 - 1e-9):
+                continue  # faster as an integer: it is a float for its loss
+            step = swapped(self._problem, now, name)
+            if step is None or step.latency_us > most or not _is_within(step, self._limits):
+                break
+            now = step
+        if now is not best.solution:
+            met = self._attempt(now)
+            if met.quality.keeps(self._max_drop):
+                self._preferred = met
+
+    def _attempt(self, solution: Solution, name: str = "") -> Tried:
+        for old in self.tried:
+            if old.solution.choices == solution.choices and old.solution.formats == solution.formats:
+                return old
+        self.tried.append(Tried(solution, self._evaluate(solution), name))
+        if self._progress:
+            most = max(len(self.tried), CAPS + 6)
+            self._progress(len(self.tried), most, "checking plans end to end")
+        return self.tried[-1]
+
+    def _fastest(self, loss: float | None) -> Solution:
+        capped = self._limits if loss is None else self._limits.tightened("loss", loss)
+        return self._searcher.best(self._problem, capped, "latency")
+
+    def _too_slow(self, solution: Solution) -> bool:
+        """Whether a plan that keeps the drop is as fast already, as far as can be measured."""
+        least = min((t.solution.latency_us for t in self.keeping()), default=math.inf)
+        return solution.latency_us >= (1 - WORTH) * least
+
+    def _price(self, labels: dict[str, str]) -> Solution | None:
+        try:
+            return cost(self._problem, labels)
+        except InfeasibleError:  # no tensor formats fit them
+            return None
+
+
+def _has_no_more_bits(fewer: Solution, more: Solution, names: list[str]) -> bool:
+    pairs = ((Precision.parse(fewer.choices[n]), Precision.parse(more.choices[n])) for n in names)
+    return all(a.weight_bits <= b.weight_bits and a.activation_bits <= b.activation_bits for a, b in pairs)
+
+
+def _is_within(solution: Solution, limits: Limits) -> bool:
+    return (
+        solution.latency_us <= (limits.latency_us or math.inf)
+        and solution.size_bytes <= (limits.size_bytes or math.inf)
+        and solution.loss <= (math.inf if limits.loss is None else limits.loss)
+        and (solution.energy_mj or 0.0) <= (limits.energy_mj or math.inf)
+    )
+
+
+def nearest_uniform(tried: Iterable[Tried], max_drop: float) -> Tried | None:
+    """Of uniform plans that do not keep the drop, the one that loses least, by its upper bound."""
+    failing = [t for t in tried if t.name and not t.quality.keeps(max_drop) and not t.quality.drop.broken]
+    return min(failing, key=lambda t: t.quality.drop.high, default=None)
+
+
+def _nothing_keeps(max_drop: float, tried: list[Tried]) -> str:
+    drops = [t.quality.drop for t in tried]
+    least = min(drops, key=lambda d: d.high)
+    text = (
+        f"budget max_drop {max_drop:g} points cannot be met within the other limits with {CONFIDENCE:.0%} confidence; "
+        f"the least found is at most {least.high:.2f} points"
+    )
+    near = nearest_uniform(tried, max_drop)
+    if near is not None:
+        drop = near.quality.drop
+        text += (
+            f", and of uniform plans {near.name} comes nearest: {drop.estimate:.2f} points, at most {drop.high:.2f}, "
+            f"{drop.high - max_drop:.2f} too many"
+        )
+    return text + "; allow a larger drop, or more latency or size"
