@@ -1,9 +1,8 @@
-"""Rounding that keeps an operator's output: integers chosen by what their errors do to results, not weight by weight.
+"""Rounding that keeps an operator's results: weights, scales and bias chosen by what its weights meet.
 
-The error of one output channel is e H e^T, where e is the row of weight errors and H = E[x x^T] the second moments of
-what the weights meet (centred, for a change of the mean goes into the bias). `round_to_outputs` minimises it in closed
-form, column by column, each error spread over the columns that are still free (OBQ, Frantar and Alistarh 2022, arXiv
-2208.11580; GPTQ, Frantar et al. 2023, arXiv 2210.17323), then by coordinate descent on the integers and on the scale.
+What they meet under quantization is not what the float network shows them: `towards_float_outputs` first finds the
+real weights that make up for it, `round_to_outputs` their integers, and `corrected_bias` gives the results the mean
+that they had.
 """
 
 from __future__ import annotations
@@ -14,26 +13,19 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tvm_mpq.errors import InvalidValueError
-from tvm_mpq.numerics.affine import quantize_weight, weight_range, weight_scale
-
-Moments = npt.NDArray[np.float64]
+from tvm_mpq.numerics.affine import quantize_weight
+from tvm_mpq.numerics.output_rounding import Moments, round_to_outputs
 
 DAMPING = 0.01
 """Share of the mean diagonal that is added to H: what calibration data say nothing of is rounded to nearest."""
 
 FEW_POSITIONS = 20.0
 """Growth of that share with weights per position seen, for a covariance of few positions says too much: a classifier
-sees one position an image. Measured on MobileNetV2, w4a8, 128 images: 506 of 650 right with it, 500 without."""
+sees one position an image. On MobileNetV2 (w4a8, 128 images) 506 of 650 are right with it and 500 without, within the
+noise; with many positions it is next to nothing."""
 
 LONGEST = 4608
 """Weights of an output channel of one group (3 x 3 x 512) up to which covariances are kept: they take n^2 numbers."""
-
-SWEEPS = 3
-"""Of coordinate descent; later ones change next to nothing."""
-
-_BLOCK = 64  # columns between two updates of all the others, so that most of the work is matrix products
-_SHRINK = np.linspace(1.0, 0.3, 36)  # shares of max|w| tried as the clipping point
 
 
 @dataclass(frozen=True)
@@ -110,65 +102,6 @@ def round_operator(
         least = np.maximum(least, 2 * needed)
 
 
-def round_to_outputs(
-    weight: npt.NDArray[np.float32],
-    covariance: Moments,
-    bits: int,
-    least_scale: npt.NDArray[np.float32] | None = None,
-    *,
-    sweeps: int = SWEEPS,
-) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """Codes and scales of least output error.
-
-    Parameters
-    ----------
-    weight : float32[G, O, n]
-        Rows of output channels, by group.
-    covariance : float64[G, n, n]
-        Positive definite: see `damped`.
-    bits : int
-        1..8.
-    least_scale : float32[G, O], optional
-        Scales are not below these.
-
-    Returns
-    -------
-    codes : int8[G, O, n]
-        In `weight_range(bits)`; at one bit -1 and +1 only.
-    scales : float32[G, O]
-
-    Raises
-    ------
-    InvalidValueError
-        If the weight holds NaN or infinity, or shapes do not fit.
-    """
-    groups, rows, n = weight.shape
-    if covariance.shape != (groups, n, n):
-        raise InvalidValueError(f"covariance must have shape {(groups, n, n)} (got {covariance.shape})")
-    least = np.zeros((groups, rows), np.float32) if least_scale is None else least_scale
-    moments = covariance.astype(np.float32)
-    scale = np.maximum(_start_scale(weight, np.diagonal(moments, axis1=1, axis2=2), bits), least)
-    codes = _column_by_column(weight, covariance, scale, bits)
-    for _ in range(sweeps):
-        scale = np.maximum(_best_scale(weight, codes, moments, scale), least)
-        before = codes
-        codes = _descend(weight, codes, moments, scale, bits)
-        if np.array_equal(before, codes):
-            break
-    return _no_worse(weight, covariance, codes.astype(np.int8), scale, bits, least)
-
-
-def output_error(
-    weight: npt.NDArray[np.float32],
-    codes: npt.NDArray[np.int8],
-    scales: npt.NDArray[np.float32],
-    covariance: Moments,
-) -> npt.NDArray[np.float64]:
-    """float64[G, O]: e H e^T of each output channel; shapes as in `round_to_outputs`."""
-    error = weight.astype(np.float64) - codes * scales[..., None].astype(np.float64)
-    return np.asarray(((error @ covariance) * error).sum(axis=-1))
-
-
 def damped(covariance: Moments, share: float = DAMPING) -> Moments:
     """With `share` of the mean of its diagonal added to the diagonal; 1 where the data say nothing at all."""
     n = covariance.shape[-1]
@@ -208,119 +141,3 @@ def corrected_bias(
     wanted = np.einsum("gon,gn->go", weight.astype(np.float64), moments.float_mean)
     given = np.einsum("gon,gn->go", codes * scales[..., None].astype(np.float64), moments.mean)
     return np.asarray((bias + wanted - given).astype(np.float32))
-
-
-def _no_worse(
-    weight: npt.NDArray[np.float32],
-    covariance: Moments,
-    codes: npt.NDArray[np.int8],
-    scale: npt.NDArray[np.float32],
-    bits: int,
-    least: npt.NDArray[np.float32],
-) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """The codes, and for output channels where those to nearest are better (the columns went a bad way), these."""
-    groups, rows, n = weight.shape
-    plain, plain_scale = quantize_weight(weight.reshape(groups * rows, n), bits, least.reshape(-1))
-    plain, plain_scale = plain.reshape(weight.shape), plain_scale.reshape(scale.shape)
-    errors = [output_error(weight, *pair, covariance) for pair in ((codes, scale), (plain, plain_scale))]
-    worse = errors[0] > errors[1]
-    return np.where(worse[..., None], plain, codes), np.where(worse, plain_scale, scale)
-
-
-def _start_scale(
-    weight: npt.NDArray[np.float32], diagonal: npt.NDArray[np.float32], bits: int
-) -> npt.NDArray[np.float32]:
-    """float32[G, O]: of the clipping points the one with the least error, each column by how much it matters."""
-    groups, rows, n = weight.shape
-    plain = weight_scale(weight.reshape(groups * rows, n), bits).reshape(groups, rows)
-    if bits == 1:
-        return plain
-    high = weight_range(bits)[1]
-    top = np.abs(weight).max(axis=-1, initial=0.0)
-    best, chosen = np.full(plain.shape, np.inf), plain.copy()
-    for factor in _SHRINK:
-        scale = np.maximum(top * np.float32(factor) / np.float32(high), np.finfo(np.float32).tiny)
-        error = np.clip(np.rint(weight / scale[..., None]), -high, high) * scale[..., None] - weight
-        loss = np.einsum("gon,gn->go", np.square(error), diagonal, optimize=True)
-        better = (loss < best) & (top > 0)
-        best[better], chosen[better] = loss[better], scale[better]
-    return chosen
-
-
-def _nearest(steps: npt.NDArray[np.float32], bits: int) -> npt.NDArray[np.float32]:
-    if bits == 1:
-        return np.where(steps < 0, np.float32(-1), np.float32(1))
-    low, high = weight_range(bits)
-    return np.asarray(np.clip(np.rint(steps), low, high))
-
-
-def _column_by_column(
-    weight: npt.NDArray[np.float32], covariance: Moments, scale: npt.NDArray[np.float32], bits: int
-) -> npt.NDArray[np.float32]:
-    """Codes as float32[G, O, n]; columns that matter most are rounded first, while all others can still give way."""
-    n = weight.shape[-1]
-    order = np.argsort(-np.diagonal(covariance, axis1=1, axis2=2).mean(axis=0), kind="stable")
-    spread = _inverse_factor(covariance[:, order[:, None], order[None, :]])
-    left = weight[..., order].copy()
-    codes = np.empty_like(left)
-    for start in range(0, n, _BLOCK):
-        stop = min(start + _BLOCK, n)
-        errors = np.empty_like(left[..., start:stop])
-        for j in range(start, stop):
-            column = left[..., j]
-            codes[..., j] = _nearest(column / scale, bits)
-            error = (column - codes[..., j] * scale) / spread[:, None, j, j]
-            left[..., j + 1 : stop] -= error[..., None] * spread[:, None, j, j + 1 : stop]
-            errors[..., j - start] = error
-        left[..., stop:] -= errors @ spread[:, start:stop, stop:]
-    back = np.empty_like(codes)
-    back[..., order] = codes
-    return back
-
-
-def _inverse_factor(covariance: Moments) -> npt.NDArray[np.float32]:
-    """float32[G, n, n]: the upper triangular U with U^T U = covariance^-1, whose rows say how an error is spread."""
-    inverse = np.linalg.inv(covariance)
-    inverse = (inverse + np.swapaxes(inverse, 1, 2)) / 2
-    return np.swapaxes(np.linalg.cholesky(inverse), 1, 2).astype(np.float32)
-
-
-def _best_scale(
-    weight: npt.NDArray[np.float32],
-    codes: npt.NDArray[np.float32],
-    moments: npt.NDArray[np.float32],
-    scale: npt.NDArray[np.float32],
-) -> npt.NDArray[np.float32]:
-    """The scale of least error for these codes: w H q^T / q H q^T; the old one where that is nothing."""
-    image = codes @ moments
-    above = (image * weight).sum(axis=-1, dtype=np.float64)
-    below = (image * codes).sum(axis=-1, dtype=np.float64)
-    usable = (below > 0) & (above > 0)
-    found = np.divide(above, below, out=scale.astype(np.float64), where=usable).astype(np.float32)
-    return np.where(found > np.finfo(np.float32).tiny, found, scale)
-
-
-def _descend(
-    weight: npt.NDArray[np.float32],
-    codes: npt.NDArray[np.float32],
-    moments: npt.NDArray[np.float32],
-    scale: npt.NDArray[np.float32],
-    bits: int,
-) -> npt.NDArray[np.float32]:
-    """One pass over the columns: each integer becomes the best one while all others stay."""
-    n = weight.shape[-1]
-    codes = codes.copy()
-    slope = (weight - codes * scale[..., None]) @ moments  # minus half the gradient
-    for start in range(0, n, _BLOCK):
-        stop = min(start + _BLOCK, n)
-        old = codes[..., start:stop].copy()
-        for j in range(start, stop):
-            stiff = moments[:, None, j, j]
-            best = _nearest(codes[..., j] + slope[..., j] / (stiff * scale), bits)
-            step = (best - codes[..., j]) * scale
-            codes[..., j] = best
-            slope[..., start:stop] -= step[..., None] * moments[:, None, j, start:stop]
-        change = (codes[..., start:stop] - old) * scale[..., None]
-        slope[..., :start] -= change @ moments[:, start:stop, :start]
-        slope[..., stop:] -= change @ moments[:, start:stop, stop:]
-    return codes

@@ -11,14 +11,13 @@ from hypothesis import strategies as st
 
 from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.numerics.affine import quantize_weight, weight_range
+from tvm_mpq.numerics.output_rounding import output_error, round_to_outputs
 from tvm_mpq.numerics.rounding import (
     LONGEST,
     InputMoments,
     corrected_bias,
     damped,
-    output_error,
     round_operator,
-    round_to_outputs,
     towards_float_outputs,
 )
 
