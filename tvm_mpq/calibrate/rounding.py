@@ -19,7 +19,8 @@ from tvm_mpq.calibrate.sensitivity import float_plan
 from tvm_mpq.execute.interpreter import Interpreter, Sample
 from tvm_mpq.numerics.affine import dequantize, quantize
 from tvm_mpq.numerics.conv import least_scale
-from tvm_mpq.numerics.rounding import InputMoments, round_operator
+from tvm_mpq.numerics.output_rounding import SWEEPS
+from tvm_mpq.numerics.rounding import InputMoments, OperatorRounding
 from tvm_mpq.numerics.weight_codes import QuantizedWeight, WeightCodes, WeightKey
 from tvm_mpq.passes.graph import Graph, Node
 from tvm_mpq.passes.lowering import KernelStep, Step, StoredValue, lower
@@ -32,6 +33,9 @@ ROUNDINGS = (NEAREST, GPTQ)
 
 POSITIONS = 8192
 """Of an operator's output, over all samples, that its moments are taken from."""
+
+ALONE_SWEEPS = 1
+"""Of coordinate descent where operators are only tried: each is, at every precision."""
 
 MEMORY_BYTES = 2 << 30
 """What the tensors of all samples may take together: they are walked over at once."""
@@ -107,21 +111,27 @@ def moments_of(node: Node, step: KernelStep, mixed: Lockstep, wide: Lockstep, rn
 
 def _rounded(node: Node, step: KernelStep, moments: InputMoments) -> QuantizedWeight:
     quant, bits = step.operands.inputs[0], step.operands.weight_bits or step.kernel.request.precision.weight_bits
-    assert quant is not None and node.weight is not None
-    return rounded_weight(node, moments, bits, quant)
+    assert quant is not None
+    return _to_bits(node, _rounding_of(node, moments), bits, quant)
 
 
-def rounded_weight(node: Node, moments: InputMoments, bits: int, quant: TensorQuant) -> QuantizedWeight:
-    """An operator's weight at `bits`, rounded to its outputs on inputs of these moments, stored as `quant`."""
+def _rounding_of(node: Node, moments: InputMoments) -> OperatorRounding:
     assert node.weight is not None
     groups, rows = node.conv.groups, node.conv.out_channels // node.conv.groups
-    weight = node.weight.reshape(groups, rows, -1)
-    own = np.zeros(node.conv.out_channels, np.float32) if node.bias is None else node.bias
+    bias = np.zeros(node.conv.out_channels, np.float32) if node.bias is None else node.bias
+    return OperatorRounding(node.weight.reshape(groups, rows, -1), bias.reshape(groups, rows), moments)
+
+
+def _to_bits(
+    node: Node, rounding: OperatorRounding, bits: int, quant: TensorQuant, sweeps: int = SWEEPS
+) -> QuantizedWeight:
+    """The operator's weight at `bits`, for inputs that are stored as `quant`."""
+    assert node.weight is not None
 
     def least(bias: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        return least_scale(bias, quant.scale).reshape(groups, rows)
+        return least_scale(bias, quant.scale).reshape(bias.shape)
 
-    codes, scales, bias = round_operator(weight, own.reshape(groups, rows), moments, bits, least)
+    codes, scales, bias = rounding.to(bits, least, sweeps)
     return QuantizedWeight(codes.reshape(node.weight.shape), scales.reshape(-1), bits, bias.reshape(-1))
 
 
@@ -157,9 +167,11 @@ def round_alone(
         for bits in sorted({p.activation_bits for p in precisions[node.name]}, reverse=True):
             quant = plan.quant(graph.quant_root(tensor), bits)
             moments = InputMoments.of(dequantize(quantize(real, quant), quant), real.copy())
+            rounding = _rounding_of(node, moments)
             for precision in precisions[node.name]:
                 if precision.activation_bits == bits:
-                    found[node.name, precision] = rounded_weight(node, moments, precision.weight_bits, quant)
+                    weight = _to_bits(node, rounding, precision.weight_bits, quant, ALONE_SWEEPS)
+                    found[node.name, precision] = weight
         if progress:
             progress(i + 1, len(nodes), "rounding weights")
     return found

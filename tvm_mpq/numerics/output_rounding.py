@@ -30,6 +30,7 @@ def round_to_outputs(
     least_scale: npt.NDArray[np.float32] | None = None,
     *,
     sweeps: int = SWEEPS,
+    factor: npt.NDArray[np.float32] | None = None,
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
     """Codes and scales of least output error.
 
@@ -43,6 +44,10 @@ def round_to_outputs(
         1..8.
     least_scale : float32[G, O], optional
         Scales are not below these.
+    sweeps
+        Of coordinate descent, at most.
+    factor
+        `inverse_factor(covariance)`, where the same covariance serves several times.
 
     Returns
     -------
@@ -61,7 +66,7 @@ def round_to_outputs(
     least = np.zeros((groups, rows), np.float32) if least_scale is None else least_scale
     moments = covariance.astype(np.float32)
     scale = np.maximum(_start_scale(weight, np.diagonal(moments, axis1=1, axis2=2), bits), least)
-    codes = _column_by_column(weight, covariance, scale, bits)
+    codes = _column_by_column(weight, inverse_factor(covariance) if factor is None else factor, covariance, scale, bits)
     for _ in range(sweeps):
         scale = np.maximum(_best_scale(weight, codes, moments, scale), least)
         before = codes
@@ -127,12 +132,15 @@ def _nearest(steps: npt.NDArray[np.float32], bits: int) -> npt.NDArray[np.float3
 
 
 def _column_by_column(
-    weight: npt.NDArray[np.float32], covariance: Moments, scale: npt.NDArray[np.float32], bits: int
+    weight: npt.NDArray[np.float32],
+    spread: npt.NDArray[np.float32],
+    covariance: Moments,
+    scale: npt.NDArray[np.float32],
+    bits: int,
 ) -> npt.NDArray[np.float32]:
     """Codes as float32[G, O, n]; columns that matter most are rounded first, while all others can still give way."""
     n = weight.shape[-1]
-    order = np.argsort(-np.diagonal(covariance, axis1=1, axis2=2).mean(axis=0), kind="stable")
-    spread = _inverse_factor(covariance[:, order[:, None], order[None, :]])
+    order = _column_order(covariance)
     left = weight[..., order].copy()
     codes = np.empty_like(left)
     for start in range(0, n, _BLOCK):
@@ -150,9 +158,18 @@ def _column_by_column(
     return back
 
 
-def _inverse_factor(covariance: Moments) -> npt.NDArray[np.float32]:
-    """float32[G, n, n]: the upper triangular U with U^T U = covariance^-1, whose rows say how an error is spread."""
-    inverse = np.linalg.inv(covariance)
+def _column_order(covariance: Moments) -> npt.NDArray[np.int64]:
+    """int64[n]: columns by how much their inputs vary, most first."""
+    return np.argsort(-np.diagonal(covariance, axis1=1, axis2=2).mean(axis=0), kind="stable")
+
+
+def inverse_factor(covariance: Moments) -> npt.NDArray[np.float32]:
+    """float32[G, n, n]: the upper triangular U with U^T U = covariance^-1, whose rows say how an error is spread.
+
+    Rows and columns stand in the order in which columns are rounded.
+    """
+    order = _column_order(covariance)
+    inverse = np.linalg.inv(covariance[:, order[:, None], order[None, :]])
     inverse = (inverse + np.swapaxes(inverse, 1, 2)) / 2
     return np.swapaxes(np.linalg.cholesky(inverse), 1, 2).astype(np.float32)
 

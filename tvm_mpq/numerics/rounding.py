@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tvm_mpq.numerics.affine import quantize_weight
-from tvm_mpq.numerics.output_rounding import Moments, round_to_outputs
+from tvm_mpq.numerics.output_rounding import SWEEPS, Moments, inverse_factor, round_to_outputs
 
 DAMPING = 0.01
 """Share of the mean diagonal that is added to H: what calibration data say nothing of is rounded to nearest."""
@@ -72,34 +72,49 @@ class InputMoments:
         return cls(mean, covariance.astype(np.float64), float_mean, cross.astype(np.float64), positions)
 
 
-def round_operator(
-    weight: npt.NDArray[np.float32],
-    bias: npt.NDArray[np.float32],
-    moments: InputMoments,
-    bits: int,
-    least_scale: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]],
-) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Codes int8[G, O, n], scales float32[G, O] and bias float32[G, O] of one operator.
+class OperatorRounding:
+    """One operator on inputs of known moments, to be rounded to any bits; what these share is computed once.
 
-    weight float32[G, O, n]; bias float32[G, O]; least_scale: from a bias to the scales that it needs at least. Without
-    covariances the codes are to nearest, and the bias is corrected all the same.
+    weight float32[G, O, n]; bias float32[G, O]. Without covariances codes are to nearest, and biases are corrected all
+    the same.
     """
-    groups, rows, n = weight.shape
-    known = moments.covariance.shape[-1] == n
-    goal = towards_float_outputs(weight, moments, moments.damping) if known else weight
-    whole = damped(moments.covariance, moments.damping) if known else moments.covariance
-    least = least_scale(bias)
-    while True:  # a bias that was corrected may need a larger scale than the one that it was corrected for
-        if known:
-            codes, scales = round_to_outputs(goal, whole, bits, least)
-        else:
-            flat, flat_scales = quantize_weight(weight.reshape(groups * rows, n), bits, least.reshape(-1))
-            codes, scales = flat.reshape(weight.shape), flat_scales.reshape(groups, rows)
-        found = corrected_bias(weight, codes, scales, bias, moments)
-        needed = least_scale(found)
-        if (scales >= needed).all():
-            return codes, scales, found
-        least = np.maximum(least, 2 * needed)
+
+    def __init__(self, weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32], moments: InputMoments) -> None:
+        self._weight, self._bias, self._moments = weight, bias, moments
+        self._goal, self._whole, self._factor = weight, moments.covariance, np.empty((0, 0, 0), np.float32)
+        self._is_known = moments.covariance.shape[-1] == weight.shape[-1]
+        if self._is_known:
+            self._goal = towards_float_outputs(weight, moments, moments.damping)
+            self._whole = damped(moments.covariance, moments.damping)
+            self._factor = inverse_factor(self._whole)
+
+    def to(
+        self,
+        bits: int,
+        least_scale: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]],
+        sweeps: int = SWEEPS,
+    ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Codes int8[G, O, n], scales float32[G, O] and bias float32[G, O].
+
+        least_scale: from a bias to the scales that it needs at least. sweeps: of coordinate descent.
+        """
+        least = least_scale(self._bias)
+        while True:  # a bias that was corrected may need a larger scale than the one that it was corrected for
+            codes, scales = self._integers(bits, least, sweeps)
+            bias = corrected_bias(self._weight, codes, scales, self._bias, self._moments)
+            needed = least_scale(bias)
+            if (scales >= needed).all():
+                return codes, scales, bias
+            least = np.maximum(least, 2 * needed)
+
+    def _integers(
+        self, bits: int, least: npt.NDArray[np.float32], sweeps: int
+    ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+        if self._is_known:
+            return round_to_outputs(self._goal, self._whole, bits, least, sweeps=sweeps, factor=self._factor)
+        groups, rows, n = self._weight.shape
+        codes, scales = quantize_weight(self._weight.reshape(groups * rows, n), bits, least.reshape(-1))
+        return codes.reshape(self._weight.shape), scales.reshape(groups, rows)
 
 
 def damped(covariance: Moments, share: float = DAMPING) -> Moments:

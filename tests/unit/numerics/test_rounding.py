@@ -15,9 +15,9 @@ from tvm_mpq.numerics.output_rounding import output_error, round_to_outputs
 from tvm_mpq.numerics.rounding import (
     LONGEST,
     InputMoments,
+    OperatorRounding,
     corrected_bias,
     damped,
-    round_operator,
     towards_float_outputs,
 )
 
@@ -87,10 +87,10 @@ def test_an_input_that_is_always_zero_does_no_harm(rng: np.random.Generator) -> 
     x[..., 5] = 0
     weight = rng.normal(0, 1, (1, 3, 12)).astype(np.float32)
     found = InputMoments.of(x.copy(), x.copy())
-    codes, scales, bias = round_operator(weight, np.zeros((1, 3), np.float32), found, 4, np.zeros_like)
+    codes, scales, bias = OperatorRounding(weight, np.zeros((1, 3), np.float32), found).to(4, np.zeros_like)
     assert np.isfinite(scales).all() and np.isfinite(bias).all()
     nothing = InputMoments.of(np.zeros_like(x), np.zeros_like(x))
-    codes, scales, _ = round_operator(weight, np.zeros((1, 3), np.float32), nothing, 4, np.zeros_like)
+    codes, scales, _ = OperatorRounding(weight, np.zeros((1, 3), np.float32), nothing).to(4, np.zeros_like)
     assert np.abs(codes * scales[..., None] - weight).max() <= scales.max() / 2 + 1e-6
 
 
@@ -124,7 +124,9 @@ def test_a_bias_that_grows_gets_the_scale_that_it_needs(rng: np.random.Generator
     def least(bias: np.ndarray) -> np.ndarray:
         return (np.abs(bias) / 10).astype(np.float32)
 
-    _, scales, bias = round_operator(weight, np.zeros((1, 2), np.float32), InputMoments.of(x * 0.5, x.copy()), 3, least)
+    _, scales, bias = OperatorRounding(weight, np.zeros((1, 2), np.float32), InputMoments.of(x * 0.5, x.copy())).to(
+        3, least
+    )
     assert np.abs(bias).max() > 1 and (scales >= least(bias)).all()
 
 
@@ -138,7 +140,7 @@ def test_rows_too_long_for_covariances_are_rounded_to_nearest_and_the_mean_is_ke
     x = rng.uniform(0, 1, (1, 3, n)).astype(np.float32)
     weight = rng.normal(0, 1, (1, 2, n)).astype(np.float32)
     own = np.ones((1, 2), np.float32)
-    codes, scales, bias = round_operator(weight, own, InputMoments.of(x.copy(), x.copy()), 4, np.zeros_like)
+    codes, scales, bias = OperatorRounding(weight, own, InputMoments.of(x.copy(), x.copy())).to(4, np.zeros_like)
     nearest, steps = quantize_weight(weight[0], 4)
     np.testing.assert_array_equal(codes[0], nearest)
     got = x[0].mean(axis=0) @ (codes[0] * steps[:, None]).T + bias[0]
