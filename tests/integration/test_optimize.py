@@ -28,6 +28,7 @@ from mpq_testing.offered import few_bits
 from mpq_testing.quick import measure_quickly
 from tvm_mpq.kernels import OFFERED
 from tvm_mpq.pipeline import demo
+from tvm_mpq.pipeline import optimize as optimize_module
 from tvm_mpq.pipeline.optimize import optimize
 from tvm_mpq.pipeline.options import Options, Result
 from tvm_mpq.report import summary
@@ -286,6 +287,17 @@ def test_other_graphs_go_all_the_way(small: Callable[..., Result], name: str) ->
     report = result.report
     assert report["latency_ms"]["predicted"] <= report["predicted_ms"]["int8"] * (1 + 1e-6)
     assert set(report["plan"].values()) <= set(map(str, OFFERED))
+
+
+def test_a_budget_that_no_built_network_keeps_is_given_up(
+    small: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the last attempt nothing is selected anew: what is told of is what was built."""
+    monkeypatch.setattr(optimize_module, "excess", lambda budget, measured_us: 1.5)
+    said: list[str] = []
+    result = small(onnx_models.multilayer(), budget=mpq.Budget(latency_ms=1000), say=said.append)
+    assert sum("selecting again" in text for text in said) == optimize_module.TIGHTENINGS
+    assert result.report["plan"] == result.plan.operators
 
 
 @pytest.mark.parametrize(
