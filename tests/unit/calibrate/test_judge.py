@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from tvm_mpq.calibrate import judge as judge_module
 from tvm_mpq.calibrate.data import Dataset
 from tvm_mpq.calibrate.judge import LOOKS, MIX, MIXED_RUNS, Judge, OutputsOf, mixed, rows_of, shuffled
 from tvm_mpq.select.paired import CONFIDENCE, regrets
@@ -61,6 +62,27 @@ def test_clear_plans_are_done_with_early_and_close_ones_are_not() -> None:
         found = judge(data, allowed)(net)
         assert net.images == found.drop.images == most
         assert found.keeps(allowed) == (allowed > 2 * truth)
+
+
+class Surer(Net):
+    """Noise that grows with how sure the network is."""
+
+    def __call__(self, data: Dataset) -> list[npt.NDArray[Any]]:
+        outputs = []
+        for clean, noisy, sample in zip(Net()(data), super().__call__(data), data, strict=True):
+            second, first = np.sort(sample["x"], axis=1)[:, -2:].T
+            outputs.append(clean + (noisy - clean) * ((first - second) ** 2)[:, None].astype(np.float32))
+        return outputs
+
+
+def test_noise_on_what_is_sure_is_not_put_onto_close_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Surer(spread=1.0)
+    many = images(20000, seed=1)
+    truth = 100 * float(regrets(rows_of(Net()(many)), rows_of(net(many))).mean())
+    found = judge(images(1500), new=True)(net).drop
+    assert 0.5 * truth < found.estimate < 2 * truth < 2 * found.high
+    monkeypatch.setattr(judge_module, "FEWEST_CHANGES", 10**6)
+    assert judge(images(1500), new=True)(net).drop.low > 2 * truth
 
 
 def test_without_a_limit_all_images_are_run() -> None:
