@@ -25,8 +25,9 @@ from tvm_mpq.training.values import Quant, TensorValue
 _EXACT_BELOW = 2.0**24
 """Whole numbers up to here are float32, so that sums within it are exact in any order."""
 
-_ROUNDS_TO_CODE = 0.499
-"""How far, in steps, a weight may lie from the code that was chosen for it and still be rounded to it."""
+_ROUNDS_TO_CODE = 0.25
+"""How far, in steps, a weight may lie from the code that was chosen for it when training starts: half of the way to the
+next one. Rounding to results leaves many float weights beyond their code's edge; one update would flip those."""
 
 _FROM_ZERO = 1e-3
 """How far, in steps, a weight of one bit lies from zero at least, so that its sign is that of its code."""
@@ -149,7 +150,7 @@ class Convolution(nn.Module):
 
 
 def _near(weight: FloatArray, given: QuantizedWeight) -> FloatArray:
-    """The float weight, moved as little as makes it round to the given codes."""
+    """The float weight, moved as little as brings it into the middle half of what rounds to the given codes."""
     scale = given.scales.reshape(-1, 1, 1, 1).astype(np.float64)
     steps, codes = weight / scale, given.codes.astype(np.float64)
     low, high = weight_range(given.bits)

@@ -25,8 +25,8 @@ class FinetuneSettings:
 
     epochs: int = 30
     batch: int = 64
-    weight_rate: float = 0.02
-    step_rate: float = 0.005
+    weight_rate: float = 0.005
+    step_rate: float = 0.001
     temperature: float = 4.0
     label_weight: float = 0.0
     augment: bool | None = None

@@ -144,7 +144,7 @@ def test_codes_are_where_it_begins(lab: Lab, found: Finetuned) -> None:
     settings = dataclasses.replace(QUICK, epochs=1)
     plan, features = found.plan, lab.prepared.features
     again = finetune(lab.graph, plan, features, data_of(lab), settings, codes=found.codes)
-    assert again.epochs[0].held_loss == pytest.approx(found.epochs[found.kept].held_loss, rel=1e-6)
+    assert again.epochs[0].held_loss == pytest.approx(found.epochs[found.kept].held_loss, rel=1e-5)
 
 
 def test_labels_count_where_asked(lab: Lab) -> None:
