@@ -16,6 +16,7 @@ from mpq_testing.onnx_models import OnnxNet
 from mpq_testing.quick import measure_quickly
 from tvm_mpq.execute import network
 from tvm_mpq.execute.prepare import prepare
+from tvm_mpq.numerics.saved_plan import load_plan
 from tvm_mpq.passes.graph import Node
 from tvm_mpq.passes.lowering import StoredValue
 from tvm_mpq.pipeline.options import Result
@@ -57,7 +58,7 @@ def test_what_was_built_computes_there_what_is_defined_here(
 ) -> None:
     result, model, data = optimized
     prepared = prepare(model, target=TARGET)
-    steps = network.all_steps(prepared, result.plan)
+    steps = network.all_steps(prepared, result.plan, load_plan(result.folder)[1])
     assert is_integer(steps[:-1])
     with RpcSession("127.0.0.1", tracker_port, BOARD_KEY, tracker=True) as session:
         found = network.run_library(session, result.folder / "model.so", [[x[None]] for x in data])

@@ -86,8 +86,7 @@ class NetworkBuildCache:
         missing = {name: plans[name] for name, run in found.items() if run is None}
         times: dict[str, NetworkRun | WholeNetworkLatency] = {n: run for n, run in found.items() if run is not None}
         times.update(self.measure(missing))
-        steady = presets.NETWORKS.max_relative_iqr
-        return {name: times[name].median_us for name in plans if times[name].iqr_us <= steady * times[name].median_us}
+        return {name: times[name].median_us for name in plans if _is_steady(times[name])}
 
     def measure(
         self, plans: Mapping[str, Plan], predicted_us: Mapping[str, float] | None = None
@@ -174,6 +173,12 @@ class NetworkBuildCache:
         return self.build(plan)
 
     def _remember(self, digest: str, time: WholeNetworkLatency, predicted_us: float | None) -> None:
+        """Keep a run, but a steady one that is kept already: tables were corrected by it, and shall be so again."""
+        known = self._store.get(digest, self._device.key)
+        if known is not None and _is_steady(known):
+            if predicted_us is not None:
+                self._store.put(dataclasses.replace(known, predicted_us=predicted_us))
+            return
         self._store.put(
             NetworkRun(
                 digest,
@@ -190,3 +195,7 @@ class NetworkBuildCache:
                 datetime.now(timezone.utc).isoformat(),
             )
         )
+
+
+def _is_steady(run: NetworkRun | WholeNetworkLatency) -> bool:
+    return run.iqr_us <= presets.NETWORKS.max_relative_iqr * run.median_us

@@ -15,7 +15,7 @@ from tvm_mpq.numerics.weight_codes import WeightCodes
 from tvm_mpq.pipeline.context import RunContext
 from tvm_mpq.schema import Plan
 
-VERSION = 1
+VERSION = 2
 """Part of every stored name: raise it when rounding changes."""
 
 
