@@ -174,11 +174,11 @@ class Judge:
             return mean_of(np.array(errors), student(len(errors), level))
         before, after = rows_of(reference), rows_of(outputs)
         z = student(len(before), level)
-        found = crossed(self._ranked, noise(before, after), z)
         seen = mean_of(regrets(before, after, self.basis.temperature), z)
         changed = int((before.argmax(axis=1) != after.argmax(axis=1)).sum())
         if not self.basis.trained_on and changed >= FEWEST_CHANGES:
             return seen
+        found = crossed(self._ranked, noise(before, after), z)
         return found if seen.low <= found.estimate else _lifted(found, seen.estimate)
 
     def _loss(self, outputs: list[npt.NDArray[Any]]) -> float:

@@ -150,7 +150,7 @@ def corrected_bias(
     bias: npt.NDArray[np.float32],
     moments: InputMoments,
 ) -> npt.NDArray[np.float32]:
-    """The bias float32[G, O] under which the mean result is the float network's
+    """The bias float32[G, O] under which the mean result is the float network's.
 
     Bias correction of Nagel et al. 2019 (arXiv 1906.04721), in closed form.
     """

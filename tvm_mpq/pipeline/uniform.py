@@ -70,7 +70,7 @@ def _build(
     options: Options,
     uniform: str | None,
     keep: tuple[str, ...],
-    plan: tuple[Plan, WeightCodes] | None,
+    plan: SavedPlan | None,
 ) -> Result[BuildReport]:
     prepared = context.prepared
     if plan is not None:
