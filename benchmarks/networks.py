@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tvm_mpq.peers.bench import fixed_batch
+from tvm_mpq.peers.bench import fixed_sizes
 from tvm_mpq.peers.compare import digest
 
 HERE = Path(__file__).resolve().parent
@@ -128,7 +128,7 @@ def material(name: str, shared: Path | None, cache: Path, samples: int, checks: 
     if source.random:
         onnx, torch = _exported(name, folder, calibration), f"{HERE}:models:{name}"
     elif source.onnx is not None and shared is not None:
-        onnx = fixed_batch(shared / source.onnx, folder / "batch1.onnx")
+        onnx = fixed_sizes(shared / source.onnx, (1, *calibration.shape[1:]), folder / "batch1.onnx")
         torch = f"{shared.resolve()}:torch_models:{name}"
     return Material(
         name,

@@ -8,6 +8,7 @@ gives the plan and the integers of its weights, both of which `Realize` takes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import tvm
@@ -17,6 +18,7 @@ from tvm import relax
 from tvm_mpq import errors
 from tvm_mpq.numerics.saved_plan import load_plan
 from tvm_mpq.passes.annotate import Annotate
+from tvm_mpq.passes.fix_shapes import FixShapes
 from tvm_mpq.passes.normalize import Normalize
 from tvm_mpq.passes.realize import Realize
 
@@ -24,19 +26,23 @@ if TYPE_CHECKING:
     from tvm_mpq.numerics.weight_codes import WeightCodes
     from tvm_mpq.schema import Plan
 
-__all__ = ["Annotate", "Normalize", "Realize", "load_plan", "pipeline"]
+__all__ = ["Annotate", "FixShapes", "Normalize", "Realize", "load_plan", "pipeline"]
 
 
-def pipeline(plan: Plan | str, codes: WeightCodes | None = None) -> tvm.ir.transform.Pass:
+def pipeline(
+    plan: Plan | str,
+    codes: WeightCodes | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+) -> tvm.ir.transform.Pass:
     """From an imported module to what the virtual machine runs: our passes, then TVM's default build.
 
     plan: also the path of a built folder or of its plan.json; its weights' integers are then read from beside it.
+    input_shapes: by the name of `main`'s parameter, where the module leaves sizes open; see `FixShapes`.
     """
     if isinstance(plan, str):
         plan, codes = load_plan(plan)
-    return tvm.transform.Sequential(
-        [Normalize(), Annotate(target=plan.tvm_target()), Realize(plan, codes), relax.pipeline.default_build_pipeline()]
-    )
+    ours = [FixShapes(input_shapes), Normalize(), Annotate(target=plan.tvm_target()), Realize(plan, codes)]
+    return tvm.transform.Sequential([*ours, relax.pipeline.default_build_pipeline()])
 
 
 # A pass runs behind TVM's foreign function interface, which turns errors it does not know into RuntimeError.

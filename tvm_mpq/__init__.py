@@ -37,7 +37,7 @@ def optimize(
     budget
         What is allowed; None = at most one accuracy point below fp32.
     **options
-        Further fields of `tvm_mpq.pipeline.Options` (eval_data, threads, db, ...).
+        Further fields of `tvm_mpq.pipeline.Options` (eval_data, input_shapes, threads, db, ...).
 
     Returns
     -------

@@ -162,6 +162,39 @@ def test_wrong_usage_exits_with_2(run: Run, args: list[str]) -> None:
     assert "Usage:" in err and "Error:" in err and "Traceback" not in err
 
 
+MODEL_COMMANDS = ("inspect", "optimize", "search", "tune", "sensitivity", "build", "finetune", "bench")
+
+
+def test_every_command_that_takes_a_model_takes_sizes_of_its_inputs() -> None:
+    taking = {n.split()[-1] for n, c in COMMANDS.items() if any(p.name == "model" for p in c.params)}
+    assert taking == set(MODEL_COMMANDS)
+    for name in taking:
+        assert any("--input-shape" in p.opts for p in COMMANDS[f"tvm-mpq {name}"].params), name
+
+
+def test_sizes_of_dynamic_axes(run: Run, tmp_path: Path) -> None:
+    """What the refusal prints can be typed, and inspect says what became of it."""
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ("b", 3, "h", "w")) for n in ("a=b", "y")]
+    graph = helper.make_graph([helper.make_node("Relu", ["a=b"], ["y"])], "free", values[:1], values[1:])
+    path = tmp_path / "free.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    failed(run("inspect", path), "axes 2 (h) and 3 (w)", "--input-shape a=b=1x3x224x224 ")
+    report = one_object(run("inspect", path, "--json", "--input-shape", "a=b=1x3x224x224"))
+    assert report["inputs"] == {"a=b": [[1, 3, 224, 224], "float32"]}
+    assert report["notes"] == ["sizes of input 'a=b' fixed to 1x3x224x224"]
+    failed(run("inspect", path, "--input-shape", "a=b=1x4x8x8"), "'a=b' has shape ?x3x?x? in the model (got 1x4x8x8")
+    failed(run("bench", path, "--input-shape", "z=1x3x8x8"), "unknown input 'z'")
+
+
+@pytest.mark.parametrize("text", ["x", "x=", "=1x2", "x=1,2", "x=1x-2", "x=0x3", "x=1x2.5"])
+def test_sizes_that_are_none(run: Run, text: str) -> None:
+    failed(run("inspect", "m.onnx", "--input-shape", text), "NAME=1x3x320x320", repr(text))
+
+
+def test_sizes_given_twice(run: Run) -> None:
+    failed(run("inspect", "m.onnx", "--input-shape", "x=1x3", "--input-shape", "x=1x3"), "'x' twice")
+
+
 def failed(result: Result, *words: str) -> None:
     """Exit 1, nothing on standard output, one `error:` line at the end, which holds all words."""
     code, out, err = result

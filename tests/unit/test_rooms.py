@@ -46,7 +46,9 @@ TABLE = {
         {"tvm", "tvm_ffi", "numpy", "xgboost", "scipy", "psutil"},
     ),
     "passes": Room(
-        SHARED | {"numerics", "targets", "kernels"}, {"tvm", "tvm_ffi", "numpy"}, never=frozenset(CLOCKS | FILES)
+        SHARED | {"numerics", "targets", "frontends", "kernels"},
+        {"tvm", "tvm_ffi", "numpy"},
+        never=frozenset(CLOCKS | FILES),
     ),
     "execute": Room(SHARED | {"numerics", "targets", "frontends", "kernels", "tuning", "passes"}, {"tvm", "numpy"}),
     "calibrate": Room(

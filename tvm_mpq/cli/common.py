@@ -60,7 +60,35 @@ def precisions_option(command: Command) -> Command:
     )(command)
 
 
+def known_shapes(
+    context: click.Context, parameter: click.Parameter, value: tuple[str, ...]
+) -> dict[str, tuple[int, ...]]:
+    """Input name -> sizes, of texts such as `x=1x3x320x320`; a name may itself hold `=`."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for text in value:
+        name, _, sizes = text.rpartition("=")
+        words = sizes.split("x")
+        if not name or not all(word.isdecimal() and int(word) > 0 for word in words):
+            raise InvalidValueError(f"--input-shape takes NAME=1x3x320x320, sizes of 1 or more (got {text!r})")
+        if name in shapes:
+            raise InvalidValueError(f"--input-shape gives input {name!r} twice; give it once")
+        shapes[name] = tuple(int(word) for word in words)
+    return shapes
+
+
+def input_shape_option(command: Command) -> Command:
+    return click.option(
+        "--input-shape",
+        "input_shapes",
+        multiple=True,
+        callback=known_shapes,
+        metavar="NAME=1x3x320x320",
+        help="Sizes of an input with dynamic axes, batch and all; for each such input.",
+    )(command)
+
+
 def model_options(command: Command) -> Command:
+    command = input_shape_option(command)
     for option in (
         click.option("--threads", type=click.IntRange(1), help="Threads the library will use; default 1, or a plan's."),
         click.option("--batch", type=click.IntRange(1), default=1, help="Size given to a dynamic batch axis."),

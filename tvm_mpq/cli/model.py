@@ -11,6 +11,7 @@ from tvm_mpq.cli.common import (
     answer,
     board_options,
     budget_options,
+    input_shape_option,
     json_option,
     known_precision,
     model_options,
@@ -170,6 +171,7 @@ def run(folder: Path, data: Path, reference: Path | None, rpc: str | None, key: 
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path, exists=False))
+@input_shape_option
 @click.option("--data", type=click.Path(path_type=Path), help="Calibration .npz; with labels, also top-1.")
 @click.option("--engines", default="all", help="By commas: ours-int8, ours-w2a4, ort-int8, openvino-fp32, ...; or all.")
 @click.option("--threads", default="1", help="Thread counts, by commas.")
@@ -177,7 +179,14 @@ def run(folder: Path, data: Path, reference: Path | None, rpc: str | None, key: 
 @click.option("--db", type=click.Path(path_type=Path), help="Latency database file; default: user's cache.")
 @json_option
 def bench(
-    model: Path, data: Path | None, engines: str, threads: str, rounds: int, db: Path | None, as_json: bool
+    model: Path,
+    input_shapes: dict[str, tuple[int, ...]],
+    data: Path | None,
+    engines: str,
+    threads: str,
+    rounds: int,
+    db: Path | None,
+    as_json: bool,
 ) -> None:
     """Compare MODEL's speed and outputs with the other engines installed here, in turns."""
     from tvm_mpq.peers.bench import bench_model
@@ -191,7 +200,8 @@ def bench(
     settings = Settings(
         default_cache(), chosen, rounds=rounds, db=str(db) if db else None, say=lambda text: click.echo(text, err=True)
     )
-    answer(bench_model(model, settings, [int(word) for word in counts], data=data), as_json, show_peers)
+    report = bench_model(model, settings, [int(word) for word in counts], data=data, input_shapes=input_shapes)
+    answer(report, as_json, show_peers)
 
 
 @click.command()

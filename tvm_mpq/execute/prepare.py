@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,7 @@ def prepare(
     threads: int = 1,
     example_inputs: Any = None,
     batch: int | None = 1,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
     offered: Iterable[Precision] = OFFERED,
 ) -> Prepared:
     """Load, normalize and annotate with the precisions of `offered` that the target has kernels for.
@@ -64,7 +65,7 @@ def prepare(
         As `frontends.load_model` and `targets.resolve` do.
     """
     row = targets.resolve(target)
-    loaded = frontends.load_model(model, example_inputs=example_inputs, batch=batch)
+    loaded = frontends.load_model(model, example_inputs=example_inputs, batch=batch, input_shapes=input_shapes)
     passes = [Normalize(), Annotate(target=row, threads=threads, offered=offered)]
     mod = tvm.transform.Sequential(passes)(loaded.mod)
     attrs = targets.to_tvm_attrs(row, threads)

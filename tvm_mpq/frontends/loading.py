@@ -55,7 +55,7 @@ def load_model(
     batch : int or None
         Size of a dynamic first axis; None refuses dynamic axes.
     input_shapes : dict
-        Full shapes by input name, where the model leaves more than the batch open.
+        Full shapes by input name, where the model leaves axes open; a symbol that inputs share is given once.
 
     Raises
     ------
@@ -70,7 +70,6 @@ def load_model(
     """
     shapes = Shapes(batch, input_shapes)
     imported, name = _import(model, example_inputs, shapes)
-    shapes.check_all_used(imported.input_names)
     names = UniqueNames()
     parameters = [names.unique(safe(n).replace(".", "_")) for n in imported.input_names]
     variables = names_by_variable(imported.mod["main"], imported.owners)

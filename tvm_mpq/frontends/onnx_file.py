@@ -53,7 +53,7 @@ def load_onnx(file: Path, shapes: Shapes) -> Imported:
     check_values(_tensors(graph))
     initializers = {t.name for t in graph.initializer}
     inputs = [i for i in graph.input if i.name not in initializers]
-    static = {i.name: shapes.fix(i.name, _shape(i)) for i in inputs}
+    static = shapes.fix({i.name: _shape(i) for i in inputs})
     for node, name in zip(graph.node, operator_names(graph), strict=True):
         node.name = name
     importer = _Importer(static)

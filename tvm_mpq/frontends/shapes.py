@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 
 import tvm
 from tvm import relax
 
 from tvm_mpq.errors import InvalidValueError, UnsupportedModelError
+
+OPTION = "--input-shape"
+"""What the command line calls the shapes that `input_shapes` holds."""
+
+Declared = Sequence[int | str | None] | None
+"""An input's shape in the model: int for a fixed axis, its symbol or None for a free one; None for an unknown rank."""
+
+_PLAUSIBLE_SIZES = {4: 224, 5: 32}
+_PLAUSIBLE_SIZE = 128
+_IMAGE_RANK, _COLOURS = 4, 3
 
 
 class Shapes:
@@ -24,76 +35,169 @@ class Shapes:
             raise InvalidValueError(f"batch must be 1 or more (got {batch})")
         self.batch = batch
         self.notes: list[str] = []
-        self._given = {name: tuple(int(n) for n in shape) for name, shape in (given or {}).items()}
-        self._used: set[str] = set()
+        self._given = {str(name): tuple(int(n) for n in shape) for name, shape in (given or {}).items()}
         for name, shape in self._given.items():
             if any(n < 1 for n in shape):
-                raise InvalidValueError(f"sizes in input_shapes must be 1 or more (got {shape} for input {name!r})")
+                raise InvalidValueError(
+                    f"sizes in input_shapes must be 1 or more (got {text(shape)} for input {name!r})"
+                )
 
-    def fix(self, name: str, shape: Sequence[int | str | None] | None) -> tuple[int, ...]:
-        """The static shape of input `name`.
+    def fix(self, inputs: Mapping[str, Declared]) -> dict[str, tuple[int, ...]]:
+        """The static shape of each input of a model.
 
-        Parameters
-        ----------
-        shape : sequence or None
-            int for a fixed axis, the symbol's name or None for a dynamic one; None for an unknown rank.
+        A symbol has one size in all inputs. It comes from the given shapes; a free first axis that they leave open is
+        `batch`.
 
         Raises
         ------
         UnsupportedModelError
-            For a dynamic axis that neither `batch` nor a given shape fixes.
+            For dynamic axes that neither `batch` nor given shapes fix; the text holds the options that would.
         InvalidValueError
-            If a given shape contradicts the model's.
+            If a given shape is for no input, contradicts the model's, `batch`, or another given one.
         """
-        given = self._given.get(name)
-        if given is not None:
-            self._used.add(name)
-            fixed = [d if isinstance(d, int) else None for d in shape] if shape is not None else [None] * len(given)
-            if len(fixed) != len(given) or any(f not in (None, g) for f, g in zip(fixed, given, strict=True)):
-                text = "x".join("?" if f is None else str(f) for f in fixed)
-                raise InvalidValueError(f"input {name!r} has shape {text} in the model (got {given} in input_shapes)")
-            return given
-        if shape is None:
-            raise UnsupportedModelError(
-                f"input {name!r} has no known rank; give its shape, e.g. input_shapes={{{name!r}: (1, 3, 224, 224)}}"
-            )
-        for axis, size in enumerate(shape):
-            if not isinstance(size, int) and (axis > 0 or self.batch is None):
-                symbol = f" ({size})" if size else ""
-                raise UnsupportedModelError(
-                    f"input {name!r} has a dynamic axis {axis}{symbol}; only a batch axis 0 is fixed by itself: "
-                    f"export with static shapes or give input_shapes={{{name!r}: (...)}}"
-                )
-        sizes = [s if isinstance(s, int) else self.batch for s in shape]
-        if shape and not isinstance(shape[0], int):
-            self.notes.append(f"dynamic batch axis of input {name!r} fixed to {self.batch}")
-        elif shape and self.batch not in (None, 1, shape[0]):
-            self.notes.append(f"batch of input {name!r} is {shape[0]} in the model; batch {self.batch} was not used")
-        return tuple(s for s in sizes if s is not None)
-
-    def check_all_used(self, input_names: Sequence[str]) -> None:
-        """Raises InvalidValueError when a given shape is for an input that the model does not have."""
-        unknown = sorted(set(self._given) - set(input_names))
+        unknown = sorted(set(self._given) - set(inputs))
         if unknown:
             raise InvalidValueError(
-                f"input_shapes names unknown input {unknown[0]!r}; the model's inputs are {', '.join(input_names)}"
+                f"input_shapes names unknown input {unknown[0]!r}; the model's inputs are {', '.join(inputs)}"
             )
+        sizes: dict[str, int] = {}
+        for name, given in self._given.items():
+            self._take(name, inputs[name], given, sizes)
+        fixed = dict(self._given)
+        for name, declared in inputs.items():
+            if name not in fixed and declared is not None and declared and self.batch is not None:
+                self._fix_batch(name, declared[0], sizes)
+        for name, declared in inputs.items():
+            if name not in fixed and declared is not None:
+                known = [self._size(axis, d, sizes) for axis, d in enumerate(declared)]
+                if None not in known:
+                    fixed[name] = tuple(n for n in known if n is not None)
+        lacking = {name: inputs[name] for name in inputs if name not in fixed}
+        if lacking:
+            raise UnsupportedModelError(self._refusal(lacking, sizes))
+        return {name: fixed[name] for name in inputs}
+
+    def _take(self, name: str, declared: Declared, given: tuple[int, ...], sizes: dict[str, int]) -> None:
+        """Check a given shape against the model's, and note the sizes of symbols."""
+        declared = [None] * len(given) if declared is None else declared
+        agrees = len(declared) == len(given)
+        if not agrees or any(isinstance(d, int) and d != n for d, n in zip(declared, given, strict=True)):
+            raise InvalidValueError(
+                f"input {name!r} has shape {_pattern(declared)} in the model (got {text(given)} in input_shapes)"
+            )
+        for axis, (d, n) in enumerate(zip(declared, given, strict=True)):
+            if isinstance(d, str) and sizes.setdefault(d, n) != n:
+                raise InvalidValueError(
+                    f"axis {axis} ({d}) of input {name!r} has size {n} in input_shapes and {sizes[d]} in another "
+                    "input; give equal sizes"
+                )
+        if declared and not isinstance(declared[0], int) and self.batch not in (None, 1, given[0]):
+            raise InvalidValueError(
+                f"batch is {self.batch} and input_shapes gives input {name!r} {text(given)}; give one batch"
+            )
+        if any(not isinstance(d, int) for d in declared):
+            self.notes.append(f"sizes of input {name!r} fixed to {text(given)}")
+
+    def _fix_batch(self, name: str, first: int | str | None, sizes: dict[str, int]) -> None:
+        """A free first axis is the batch's, and with it all axes of its symbol."""
+        assert self.batch is not None
+        if isinstance(first, int):
+            if self.batch not in (1, first):
+                self.notes.append(f"batch of input {name!r} is {first} in the model; batch {self.batch} was not used")
+            return
+        size = self.batch if first is None else sizes.setdefault(first, self.batch)
+        self.notes.append(f"dynamic batch axis of input {name!r} fixed to {size}")
+
+    def _size(self, axis: int, declared: int | str | None, sizes: Mapping[str, int]) -> int | None:
+        if declared is None:
+            return self.batch if axis == 0 else None
+        return declared if isinstance(declared, int) else sizes.get(declared)
+
+    def _refusal(self, lacking: Mapping[str, Declared], sizes: dict[str, int]) -> str:
+        """What is open, and the options that close it, each with sizes like those of such inputs."""
+        free, shapes = [], {}
+        for name, declared in lacking.items():
+            if declared is None:
+                free.append(f"input {name!r} has no known rank")
+                shapes[name] = (1, _COLOURS, *[_PLAUSIBLE_SIZES[_IMAGE_RANK]] * 2)
+                continue
+            known = [self._size(axis, d, sizes) for axis, d in enumerate(declared)]
+            axes = [f"{axis} ({d})" if d else str(axis) for axis, d in enumerate(declared) if known[axis] is None]
+            if not axes:
+                continue  # an option for another input gives its sizes too
+            free.append(f"input {name!r} has dynamic ax{'e' if len(axes) > 1 else 'i'}s {' and '.join(axes)}")
+            shapes[name] = tuple(_plausible(axis, declared) if n is None else n for axis, n in enumerate(known))
+            sizes.update((d, n) for d, n in zip(declared, shapes[name], strict=True) if isinstance(d, str))
+        return (
+            f"{', '.join(free)}: give the sizes it shall run at, such as {' '.join(options(shapes))} "
+            f"(input_shapes={shapes} in Python)"
+        )
+
+
+def options(shapes: Mapping[str, Sequence[int]]) -> Iterator[str]:
+    """What to type on the command line for these shapes.
+
+    >>> list(options({"x": (1, 3, 224, 224)}))
+    ['--input-shape x=1x3x224x224']
+    """
+    for name, shape in shapes.items():
+        yield f"{OPTION} {shlex.quote(f'{name}={text(shape)}')}"
+
+
+def text(shape: Sequence[int]) -> str:
+    """`1x3x224x224`."""
+    return "x".join(map(str, shape))
+
+
+def _pattern(declared: Sequence[int | str | None]) -> str:
+    return "x".join(str(d) if isinstance(d, int) else "?" for d in declared) or "() (no axes)"
+
+
+def _plausible(axis: int, declared: Sequence[int | str | None]) -> int:
+    """Images of 224 by 224 in colour, sequences of 128; only an example."""
+    if axis == 0:
+        return 1
+    spatial = declared[2:] if declared[-1] not in (1, _COLOURS) else declared[1:-1]
+    if len(declared) == _IMAGE_RANK and axis == 1 and all(not isinstance(d, int) for d in spatial):
+        return _COLOURS if spatial == declared[2:] else _PLAUSIBLE_SIZES[_IMAGE_RANK]
+    return _PLAUSIBLE_SIZES.get(len(declared), _PLAUSIBLE_SIZE)
 
 
 def fix_symbols(mod: tvm.IRModule, shapes: Shapes, input_names: list[str]) -> tvm.IRModule:
-    """Give every symbolic size of `main`'s inputs its number."""
-    sizes: dict[tvm.tirx.Var, int] = {}
+    """Give every symbolic size of `main`'s inputs its number.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If an input is no tensor of a shape, or as `Shapes.fix`.
+    InvalidValueError
+        As `Shapes.fix`, and when a given size does not follow from the others as the module says it does.
+    """
+    declared: dict[str, list[tvm.tirx.PrimExpr]] = {}
     for param, name in zip(mod["main"].params, input_names, strict=True):
         ty = param.ty
         if not isinstance(ty, relax.TensorType):
             raise UnsupportedModelError(f"input {name!r} must be a tensor (got {ty})")
         if not isinstance(ty.shape, relax.ShapeExpr):
             raise UnsupportedModelError(f"input {name!r} has no shape in the module; declare one")
-        dims = list(ty.shape)
-        fixed = shapes.fix(name, [int(d) if isinstance(d, tvm.tirx.IntImm) else str(d) for d in dims])
-        for dim, size in zip(dims, fixed, strict=True):
-            if isinstance(dim, tvm.tirx.Var) and sizes.setdefault(dim, size) != size:
-                raise UnsupportedModelError(
-                    f"axis {dim} has size {sizes[dim]} in one input and {size} in input {name!r}; give equal sizes"
-                )
-    return relax.transform.BindSymbolicVars(sizes, "main")(mod) if sizes else mod
+        declared[name] = list(ty.shape)
+    fixed = shapes.fix({name: [_declared(d) for d in dims] for name, dims in declared.items()})
+    sizes = {
+        dim: size
+        for name, dims in declared.items()
+        for dim, size in zip(dims, fixed[name], strict=True)
+        if isinstance(dim, tvm.tirx.Var)
+    }
+    mod = relax.transform.BindSymbolicVars(sizes, "main")(mod) if sizes else mod
+    for param, name in zip(mod["main"].params, input_names, strict=True):
+        bound = [_declared(d) for d in param.ty.shape]
+        if bound != list(fixed[name]):  # an axis that is said to be twice another one
+            raise InvalidValueError(
+                f"input {name!r} is {'x'.join(map(str, declared[name]))} in the model, which comes to "
+                f"{'x'.join(map(str, bound))} (got {text(fixed[name])})"
+            )
+    return mod
+
+
+def _declared(dim: tvm.tirx.PrimExpr) -> int | str:
+    return int(dim) if isinstance(dim, tvm.tirx.IntImm) else str(dim)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tflite
 from tvm import relax
 from tvm.relax.frontend.tflite import from_tflite
@@ -44,13 +45,15 @@ def load_tflite(file: Path, shapes: Shapes) -> Imported:
         _check_float(graph, file)
         check_values(_constants(model, graph))
         _check_names(graph, file)
-        static = {t.Name().decode(): shapes.fix(t.Name().decode(), _shape(t)) for t in inputs}
+        static = shapes.fix({t.Name().decode(): _shape(t) for t in inputs})
     except (struct.error, IndexError, AttributeError, TypeError, UnicodeDecodeError, MemoryError) as e:
         raise FileFormatError(f"{str(file)!r} is damaged or cut short; copy it again ({one_line(e)})") from e
     importers: list[_Importer] = []
+    stored = [tuple(int(n) for n in t.ShapeAsNumpy()) if t.ShapeLength() else () for t in inputs]
 
     def importer(*args: Any) -> _Importer:
         importers.append(_Importer(*args))
+        importers[0].resized = list(static.values()) != stored
         return importers[0]
 
     with contextlib.redirect_stdout(io.StringIO()):
@@ -59,7 +62,8 @@ def load_tflite(file: Path, shapes: Shapes) -> Imported:
         except Exception as e:
             for started in importers:
                 abandon(started.bb)
-            raise UnsupportedModelError(f"{file.name}: cannot be imported: {one_line(e)}") from e
+            what = str(e) if isinstance(e, UnsupportedModelError) else f"cannot be imported: {one_line(e)}"
+            raise UnsupportedModelError(f"{file.name}: {what}") from e
     imported = Imported(mod, importers[0].owners, tuple(static))
     count = len(importers[0].dequantized)
     if count:
@@ -128,20 +132,46 @@ class _FloatTensor:
         return None
 
 
+class _ResizedTensor:
+    """A tensor of a network whose inputs have other sizes than the file's. shape: None = not known yet."""
+
+    def __init__(self, tensor: Any, shape: Sequence[int] | None) -> None:
+        self._tensor, self._shape = tensor, shape
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tensor, name)
+
+    def ShapeAsNumpy(self) -> npt.NDArray[np.int32]:
+        if self._shape is None:
+            raise UnsupportedModelError(
+                "it has its result's size from the file; convert the model with the sizes wanted"
+            )
+        return np.array(self._shape, np.int32)
+
+    def Shape(self, axis: int) -> int:
+        return int(self.ShapeAsNumpy()[axis])
+
+
 class _Importer(OperatorConverter):
     """TVM's importer with dynamic range weights dequantized and a record of who made which variable.
 
     owners: name of the variable that holds an operator's result -> the operator's name. dequantized: tensor names.
+    resized: inputs have other sizes than in the file, and with them what is computed from them.
     """
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.owners: dict[str, str] = {}
         self.dequantized: set[str] = set()
+        self.resized = False
 
     def get_tensors(self, tensors_idx_list: Any) -> list[Any]:
         wrappers: list[Any] = super().get_tensors(tensors_idx_list)
         for wrapper in wrappers:
+            if self.resized and wrapper.tensor_idx >= 0 and not wrapper.buffer.DataLength():
+                expr = self.get_expr(wrapper.tensor_idx) if self.has_expr(wrapper.tensor_idx) else None
+                shape = [int(n) for n in self._infer_shape(expr)] if expr is not None else None
+                wrapper.tensor = _ResizedTensor(wrapper.tensor, shape)
             if wrapper.tensor_idx >= 0 and _is_quantized(wrapper.tensor) and wrapper.buffer.DataLength():
                 wrapper.tensor = _FloatTensor(wrapper.tensor)
                 wrapper.qnn_params = None
@@ -175,7 +205,11 @@ class _Importer(OperatorConverter):
         operators = [self.subgraph.Operators(i) for i in range(self.subgraph.OperatorsLength())]
         names = operator_names([self._tensors_of(op) for op in operators])
         for op, name in zip(operators, names, strict=True):
-            result = self.convert_map[self.get_op_code_str(op)](op=op)
+            kind = self.get_op_code_str(op)
+            try:
+                result = self.convert_map[kind](op=op)
+            except Exception as e:
+                raise UnsupportedModelError(f"operator {kind} ({name!r}) cannot be imported: {one_line(e)}") from e
             if result is None:  # its constant output is handed on another way
                 continue
             result = self.bb.normalize(result)

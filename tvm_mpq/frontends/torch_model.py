@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tvm
 from tvm import relax
 
 from tvm_mpq.errors import FileFormatError, InvalidValueError, MissingDependencyError, MPQError, UnsupportedModelError
@@ -165,7 +166,25 @@ def _import(program: Any, shapes: Shapes, what: str) -> Imported:
             abandon(importer.block_builder)
         raise UnsupportedModelError(f"{what} cannot be imported: {one_line(e)}") from e
     names = [str(p.name) for p in mod["main"].params]
-    return Imported(fix_symbols(mod, shapes, names), _owners(program, importer.env), tuple(names))
+    fixed = fix_symbols(mod, shapes, names)
+    _check_ranges(program, mod, fixed)
+    return Imported(fixed, _owners(program, importer.env), tuple(names))
+
+
+def _check_ranges(program: Any, mod: tvm.IRModule, fixed: tvm.IRModule) -> None:
+    """Sizes within what the program was exported for: its operators may depend on that."""
+    ranges = {str(symbol): found for symbol, found in program.range_constraints.items()}
+    for free, given in zip(mod["main"].params, fixed["main"].params, strict=True):
+        for axis, (symbol, size) in enumerate(zip(free.ty.shape, given.ty.shape, strict=True)):
+            found = ranges.get(str(symbol))
+            if found is None:
+                continue
+            # torch.export says 2 where it means 1: it cannot tell an axis of one element from a fixed one.
+            low, high = (found.lower if found.lower > 2 else 1), found.upper
+            if not low <= int(size) <= high:
+                raise InvalidValueError(
+                    f"axis {axis} of input {str(free.name)!r} was exported for sizes {low} to {high} (got {int(size)})"
+                )
 
 
 def _tensors(program: Any) -> Iterator[tuple[str, GenericArray]]:

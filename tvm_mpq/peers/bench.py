@@ -6,7 +6,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,13 @@ def machine() -> dict[str, Any]:
 
 
 def bench_model(
-    model: Path, settings: Settings, threads: Sequence[int], *, data: Path | None = None, samples: int = 64
+    model: Path,
+    settings: Settings,
+    threads: Sequence[int],
+    *,
+    data: Path | None = None,
+    samples: int = 64,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, Any]:
     """Compare the engines on the user's own model.
 
@@ -72,6 +78,8 @@ def bench_model(
         normal noise, which the report says.
     samples
         At most this many are used for calibration.
+    input_shapes
+        Of an ONNX file with more dynamic axes than the batch: the input's name -> its sizes.
 
     Raises
     ------
@@ -88,17 +96,21 @@ def bench_model(
     if model.suffix not in (".onnx", ".tflite"):
         raise InvalidValueError(f"bench compares .onnx and .tflite files (got {str(model)!r}); export the model first")
     with tempfile.TemporaryDirectory(prefix="tvm-mpq-") as folder:
-        subject = _subject(model, Path(folder), data, samples)
+        subject = _subject(model, Path(folder), data, samples, input_shapes)
         *_, report = compare([subject], settings, threads)
     return report
 
 
-def _subject(model: Path, folder: Path, data: Path | None, samples: int) -> Subject:
+def _subject(
+    model: Path, folder: Path, data: Path | None, samples: int, input_shapes: Mapping[str, Sequence[int]] | None
+) -> Subject:
     from tvm_mpq.calibrate.data import load_dataset
     from tvm_mpq.execute.accuracy import classifies
     from tvm_mpq.execute.prepare import prepare
 
-    prepared = prepare(model)
+    if input_shapes and model.suffix != ".onnx":
+        raise UnsupportedModelError(f"bench takes input shapes with .onnx files only (got {model.name!r})")
+    prepared = prepare(model, input_shapes=input_shapes)
     if len(prepared.inputs) != 1:
         names = ", ".join(prepared.inputs)
         raise UnsupportedModelError(
@@ -116,7 +128,7 @@ def _subject(model: Path, folder: Path, data: Path | None, samples: int) -> Subj
     np.save(files["check"], given.head(CHECKED).arrays[name])
     if labels is not None:
         np.save(files["evaluation"], x)
-    onnx = fixed_batch(model, folder / "batch1.onnx") if model.suffix == ".onnx" else None
+    onnx = fixed_sizes(model, shape, folder / "fixed.onnx") if model.suffix == ".onnx" else None
     return Subject(
         prepared.loaded.name,
         files["calibration"],
@@ -130,13 +142,21 @@ def _subject(model: Path, folder: Path, data: Path | None, samples: int) -> Subj
     )
 
 
-def fixed_batch(path: Path, target: Path) -> Path:
-    """Write the ONNX file with its batch axis fixed to 1: not every engine can quantize with a free one."""
+def fixed_sizes(path: Path, shape: Sequence[int], target: Path) -> Path:
+    """Write the ONNX file with its one input of this shape, batch 1: not every engine can quantize with free axes."""
     import onnx
 
     model = onnx.load(str(path))
-    for value in (*model.graph.input, *model.graph.output):
+    constants = {t.name for t in model.graph.initializer}
+    for value in model.graph.input:
+        if value.name not in constants:
+            for dim, size in zip(value.type.tensor_type.shape.dim, shape, strict=True):
+                dim.dim_value = size
+    for value in model.graph.output:
         value.type.tensor_type.shape.dim[0].dim_value = 1
+        for dim in value.type.tensor_type.shape.dim:
+            if not dim.HasField("dim_value"):
+                dim.Clear()  # inferred below
     del model.graph.value_info[:]
     onnx.save(onnx.shape_inference.infer_shapes(model), str(target))
     return target

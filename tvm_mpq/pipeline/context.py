@@ -171,6 +171,7 @@ def _equipped(options: Options, row: TargetRow, pool: DevicePool, device: Device
         threads=options.threads or 1,
         example_inputs=options.example_inputs,
         batch=options.batch,
+        input_shapes=options.input_shapes,
         offered=options.offered,
     )
     for note in prepared.loaded.notes:

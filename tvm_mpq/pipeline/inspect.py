@@ -16,6 +16,7 @@ def inspect(options: Options) -> InspectReport:
         threads=options.threads or 1,
         example_inputs=options.example_inputs,
         batch=options.batch,
+        input_shapes=options.input_shapes,
         offered=options.offered,
     )
     operators: list[InspectedOperator] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -43,6 +43,7 @@ class Options:
     budget: Budget = field(default_factory=Budget)
     example_inputs: Any = None
     batch: int | None = 1
+    input_shapes: Mapping[str, Sequence[int]] | None = None  # of inputs with dynamic axes, the batch among them
     precisions: Sequence[str] | None = None  # to choose from; None = all that pay on the target
     threads: int | None = None  # None = those of the plan that is built, else 1
     workers: int | None = None  # processes that compile kernels; None = one for each core of this process

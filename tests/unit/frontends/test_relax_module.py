@@ -53,7 +53,7 @@ def test_a_symbolic_batch_is_fixed_and_another_axis_refused() -> None:
     x = relax.Var("x", relax.TensorType((1, tvm.tirx.Var("n", "int64")), "float32"))
     with builder.function("main", [x]):
         builder.emit_func_output(builder.emit(relax.op.nn.relu(x)))
-    with pytest.raises(UnsupportedModelError, match="input 'x' has a dynamic axis 1"):
+    with pytest.raises(UnsupportedModelError, match="input 'x' has dynamic axis 1"):
         load_model(builder.get())
 
 

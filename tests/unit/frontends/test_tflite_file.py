@@ -25,7 +25,7 @@ class Tensor:
     data: np.ndarray | None = None
     dtype: str = "float32"
     scales: tuple[float, ...] = ()
-    dynamic_batch: bool = False
+    dynamic: int = 0  # how many of the first axes are free
 
 
 def _ints(b, values) -> int:
@@ -41,7 +41,7 @@ def _offsets(b, items, start) -> int:
 
 def _tensor(b, tensor: Tensor, buffer: int) -> int:
     name, shape = b.CreateString(tensor.name), _ints(b, tensor.shape)
-    signature = _ints(b, (-1, *tensor.shape[1:])) if tensor.dynamic_batch else None
+    signature = _ints(b, (*[-1] * tensor.dynamic, *tensor.shape[tensor.dynamic :])) if tensor.dynamic else None
     quantization = None
     if tensor.scales:
         scale = b.CreateNumpyVector(np.array(tensor.scales, np.float32))
@@ -156,7 +156,7 @@ def tensors(rng) -> list[Tensor]:
         return rng.standard_normal(shape).astype(np.float32)
 
     return [
-        Tensor("serving_input:0", (1, 4, 4, 2), dynamic_batch=True),
+        Tensor("serving_input:0", (1, 4, 4, 2), dynamic=1),
         Tensor("model/conv2d/Conv2D", (3, 3, 3, 2), normal(3, 3, 3, 2)),
         Tensor("model/conv2d/BiasAdd/ReadVariableOp/resource", (3,), normal(3)),
         Tensor("model/conv2d/Relu;model/conv2d/BiasAdd;model/conv2d/Conv2D1", (1, 2, 2, 3)),
@@ -225,6 +225,40 @@ def test_another_batch(tensors, tmp_path, rng, run) -> None:
     loaded = load_model(write(tmp_path / "net.tflite", tensors), batch=3)
     x = rng.standard_normal((3, 4, 4, 2)).astype(np.float32)
     np.testing.assert_allclose(run(loaded, x)[0], expected(tensors, x), rtol=0, atol=1e-4)
+
+
+def test_other_sizes_than_the_file_s(tensors, tmp_path, rng, run) -> None:
+    """Of 5 rows SAME pads one on each side, of the file's 4 one behind."""
+    tensors[0].dynamic = 3
+    tensors[4].data = np.array([-1, 27], np.int32)
+    tensors[6].shape, tensors[6].data = (5, 27), rng.standard_normal((5, 27)).astype(np.float32)
+    path = write(tmp_path / "net.tflite", tensors)
+    with pytest.raises(UnsupportedModelError, match="--input-shape serving_input:0=1x224x224x2"):
+        load_model(path)
+    loaded = load_model(path, input_shapes={"serving_input:0": (1, 5, 5, 2)})
+    x = rng.standard_normal((1, 5, 5, 2)).astype(np.float32)
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    wanted = np.zeros((3, 3, 3))
+    for i, j in np.ndindex(3, 3):
+        window = padded[0, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3]
+        wanted[i, j] = np.einsum("hwc,ohwc->o", window, tensors[1].data) + tensors[2].data
+    wanted = np.maximum(wanted, 0).reshape(1, -1) @ tensors[6].data.T + tensors[7].data
+    np.testing.assert_allclose(run(loaded, x)[0], wanted, rtol=0, atol=1e-4)
+
+
+def test_a_result_of_the_file_s_own_size_is_not_resized(tmp_path, rng) -> None:
+    tensors = [
+        Tensor("x", (1, 4, 5, 3), dynamic=3),
+        Tensor("model/up/kernel", (2, 2, 2, 3), rng.standard_normal((2, 2, 2, 3)).astype(np.float32)),
+        Tensor("model/up/shape", (4,), np.array([1, 8, 10, 2], np.int32), "int32"),
+        Tensor("model/up/bias", (2,), np.zeros(2, np.float32)),
+        Tensor("Identity", (1, 8, 10, 2)),
+    ]
+    operator = _transposed_operator(tflite.Padding.SAME, (2, 2), tflite.ActivationFunctionType.NONE)
+    path = write(tmp_path / "up.tflite", tensors, graph_operators=[operator])
+    assert load_model(path, input_shapes={"x": (1, 4, 5, 3)})
+    with pytest.raises(UnsupportedModelError, match=r"operator TRANSPOSE_CONV \('up'\).*with the sizes wanted"):
+        load_model(path, input_shapes={"x": (1, 6, 5, 3)})
 
 
 def test_names_are_those_of_the_weights(tensors, tmp_path, operators) -> None:

@@ -161,10 +161,28 @@ def test_other_dynamic_axes_are_refused(image) -> None:
         def forward(self, x):
             return x * 2
 
-    program = torch.export.export(Pointwise(), (image,), dynamic_shapes=({2: torch.export.Dim("height")},))
-    with pytest.raises(UnsupportedModelError, match="input 'x' has a dynamic axis 2"):
+    program = torch.export.export(Pointwise(), (image,), dynamic_shapes=({2: torch.export.Dim("height", max=20)},))
+    with pytest.raises(UnsupportedModelError, match="input 'x' has dynamic axis 2"):
         load_model(program)
-    assert load_model(program, input_shapes={"x": (2, 3, 9, 15)}).notes == ()
+    loaded = load_model(program, input_shapes={"x": (2, 3, 9, 15)})
+    assert loaded.notes == ("sizes of input 'x' fixed to 2x3x9x15",)
+    with pytest.raises(InvalidValueError, match=r"axis 2 of input 'x' was exported for sizes 1 to 20 \(got 21\)"):
+        load_model(program, input_shapes={"x": (2, 3, 21, 15)})
+
+
+def test_an_axis_that_follows_from_another(run) -> None:
+    class Halved(nn.Module):
+        def forward(self, x, y):
+            return x[:, ::2] + y
+
+    half = torch.export.Dim("half", min=2)
+    example = (torch.zeros(1, 12), torch.zeros(1, 6))
+    program = torch.export.export(Halved(), example, dynamic_shapes=({1: 2 * half}, {1: half}))
+    loaded = load_model(program, input_shapes={"x": (1, 8), "y": (1, 4)})
+    x, y = np.arange(8, dtype=np.float32)[None], np.ones((1, 4), np.float32)
+    np.testing.assert_array_equal(run(loaded, x, y)[0], [[1, 3, 5, 7]])
+    with pytest.raises(InvalidValueError, match=r"input 'x' is .*comes to 1x8 "):
+        load_model(program, input_shapes={"x": (1, 10), "y": (1, 4)})
 
 
 def test_shared_weights_become_constants_with_both_names(run, operators) -> None:

@@ -15,7 +15,7 @@ import pytest
 from mpq_testing import onnx_models
 from tvm_mpq import targets
 from tvm_mpq.errors import DataError, InvalidValueError, UnsupportedModelError
-from tvm_mpq.peers.bench import bench_model
+from tvm_mpq.peers.bench import bench_model, fixed_sizes
 from tvm_mpq.peers.child import EngineProcess
 from tvm_mpq.peers.common import NotOffered
 from tvm_mpq.peers.compare import Comparison, Settings, Subject
@@ -100,3 +100,15 @@ def test_an_engines_python_needs_no_project(tmp_path: Path) -> None:
     with (tmp_path / "log").open("wb") as log, EngineProcess(python, [0], 1, log, tmp_path) as process:
         with pytest.raises(NotOffered, match="needs openvino, which is not installed"):
             process.ask(60.0, do="build", job=job)
+
+
+def test_every_free_axis_is_fixed_for_the_engines(tmp_path: Path) -> None:
+    proto = onnx_models.GRAPHS["two_outputs"]()
+    sizes = [d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim]
+    for value in (*proto.graph.input[:1], *proto.graph.output):
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            dim.dim_param = f"{value.name}{axis}"
+    onnx.save(proto, str(tmp_path / "free.onnx"))
+    graph = onnx.load(str(fixed_sizes(tmp_path / "free.onnx", sizes, tmp_path / "fixed.onnx"))).graph
+    for value in (*graph.input[:1], *graph.output):
+        assert all(d.dim_value > 0 for d in value.type.tensor_type.shape.dim), value.name
