@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from tvm_mpq.calibrate.data import Dataset
 from tvm_mpq.calibrate.ranges import calibrate, range_bits
-from tvm_mpq.calibrate.rounding import NEAREST, round_alone
+from tvm_mpq.calibrate.rounding import NEAREST, float_side, round_alone
 from tvm_mpq.calibrate.sensitivity import Loss, Trial, float_plan, measure_losses, trials
 from tvm_mpq.execute.accuracy import metric_for
 from tvm_mpq.execute.emulate import emulated_on_int8
@@ -22,7 +22,7 @@ from tvm_mpq.tuning.compile.kernel_store import KernelStore
 from tvm_mpq.tuning.database.latencies import LatencyDatabase
 from tvm_mpq.tuning.database.results import ResultStore
 
-VERSION = 6
+VERSION = 7
 """Part of every stored key: raise it when the meaning of ranges or losses changes."""
 
 
@@ -143,7 +143,8 @@ def _rounded(
 ) -> list[Trial]:
     """The same trials, whose operators compute with weights that were rounded to their outputs."""
     wanted = [(t.operator, t.precision) for t in todo]
-    weights = round_alone(graph, interpreter, plan, features, samples, wanted, progress=progress)
+    wide = float_side(graph, plan, features, samples)
+    weights = round_alone(graph, interpreter, plan, wide, wanted, progress=progress)
 
     def step_of(trial: Trial, step: Step) -> Step:
         codes = weights.get((trial.operator, trial.precision))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -21,23 +22,33 @@ def choose_positions(workload: Conv2dWorkload, count: int, rng: np.random.Genera
 
 
 def patches(
-    workload: Conv2dWorkload, x: npt.NDArray[T], positions: npt.NDArray[np.int64], zero: int = 0
+    workload: Conv2dWorkload,
+    tensors: Sequence[npt.NDArray[T]],
+    positions: Sequence[npt.NDArray[np.int64]],
+    zero: int = 0,
 ) -> npt.NDArray[T]:
-    """The input under the kernel, `zero` where it hangs over the edge or between dilated rows.
+    """The inputs under the kernel, `zero` where it hangs over the edge or between dilated rows.
 
     Parameters
     ----------
-    x : float32[N, H, W, C] or uint8[N, H, W, C]
-    positions : int64[P, 3]
+    tensors : float32[N, H, W, C] or uint8[N, H, W, C] for each sample
+    positions : int64[P, 3] for each sample
         Batch, row, column of the output.
 
     Returns
     -------
-    of x's dtype [G, P, n]
-        n = KH * KW * C / G in the order of a row of the weight.
+    of the tensors' dtype [G, sum of P, n]
+        n = KH * KW * C / G in the order of a row of the weight; sample after sample.
     """
     w = workload
-    groups, channels = w.groups, w.in_channels // w.groups
+    ends = np.cumsum([0, *map(len, positions)])
+    found = np.empty((w.groups, ends[-1], w.terms), tensors[0].dtype)
+    for x, some, start, stop in zip(tensors, positions, ends, ends[1:], strict=False):
+        found[:, start:stop] = _of_one(w, x, some, zero)
+    return found
+
+
+def _of_one(w: Conv2dWorkload, x: npt.NDArray[T], positions: npt.NDArray[np.int64], zero: int) -> npt.NDArray[T]:
     rows, row_hits = _source(positions[:, 1], 0, w)
     columns, column_hits = _source(positions[:, 2], 1, w)
     batch = positions[:, 0][:, None, None]
@@ -45,8 +56,8 @@ def patches(
     hits = row_hits[:, :, None] & column_hits[:, None, :]
     if not hits.all():
         found[~hits] = zero
-    found = found.reshape(len(positions), w.kernel[0] * w.kernel[1], groups, channels)
-    return np.ascontiguousarray(found.transpose(2, 0, 1, 3).reshape(groups, len(positions), -1))
+    found = found.reshape(len(positions), w.kernel[0] * w.kernel[1], w.groups, w.in_channels // w.groups)
+    return found.transpose(2, 0, 1, 3).reshape(w.groups, len(positions), -1)
 
 
 def _source(

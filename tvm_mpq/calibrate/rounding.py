@@ -13,26 +13,24 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from tvm_mpq.calibrate.float_side import FloatSide, FloatWalk
 from tvm_mpq.calibrate.lockstep import Lockstep, peak_bytes
-from tvm_mpq.calibrate.patches import choose_positions, patches
+from tvm_mpq.calibrate.patches import patches
 from tvm_mpq.calibrate.sensitivity import float_plan
 from tvm_mpq.execute.interpreter import Interpreter, Sample
-from tvm_mpq.numerics.affine import dequantize, quantize
+from tvm_mpq.numerics.affine import dequantize_codes, quantize
 from tvm_mpq.numerics.conv import least_scale
 from tvm_mpq.numerics.output_rounding import SWEEPS
 from tvm_mpq.numerics.rounding import InputMoments, OperatorRounding
 from tvm_mpq.numerics.weight_codes import QuantizedWeight, WeightCodes, WeightKey
 from tvm_mpq.passes.graph import Graph, Node
-from tvm_mpq.passes.lowering import KernelStep, Step, StoredValue, lower
-from tvm_mpq.schema import FLOAT_BITS, Plan, Precision, Progress, TensorQuant
+from tvm_mpq.passes.lowering import KernelStep, Step, lower
+from tvm_mpq.schema import Plan, Precision, Progress, TensorQuant
 
 NEAREST, GPTQ = "nearest", "gptq"
 
 ROUNDINGS = (NEAREST, GPTQ)
 """How weights are rounded: each alone, or to their operator's outputs on calibration data."""
-
-POSITIONS = 8192
-"""Of an operator's output, over all samples, that its moments are taken from."""
 
 ALONE_SWEEPS = 1
 """Of coordinate descent where operators are only tried: each is, at every precision."""
@@ -41,12 +39,21 @@ MEMORY_BYTES = 2 << 30
 """What the tensors of all samples may take together: they are walked over at once."""
 
 
+def float_side(graph: Graph, plan: Plan, features: frozenset[str], samples: Sequence[Sample]) -> FloatSide:
+    """What the roundings of all plans of a network share.
+
+    samples: one mapping from input name to float32 array each; of those, as many as `MEMORY_BYTES` hold twice.
+    """
+    steps = lower(graph, float_plan(graph, plan), features)
+    return FloatSide(graph, steps, _held(samples, 2 * peak_bytes(graph, steps)))
+
+
 def round_plan(
     graph: Graph,
     interpreter: Interpreter,
     plan: Plan,
     features: frozenset[str],
-    samples: Sequence[Sample],
+    wide: FloatSide,
     *,
     kernels: Callable[[Iterable[Step]], list[Step]] = list,
     progress: Progress | None = None,
@@ -55,8 +62,8 @@ def round_plan(
 
     Parameters
     ----------
-    samples
-        One mapping from input name to float32 array per sample; of those, as many as `MEMORY_BYTES` hold.
+    wide
+        The float network on calibration samples, as `float_side` gives it.
     kernels
         What runs the steps: they themselves, or `emulated_on_int8`.
 
@@ -67,20 +74,15 @@ def round_plan(
     """
     nodes = {n.name: n for n in graph.weighted()}
     steps = kernels(lower(graph, plan, features))
-    floats = lower(graph, float_plan(graph, plan), features)
-    interpreter.prepare([*steps, *floats])
-    used = _held(samples, peak_bytes(graph, steps) + peak_bytes(graph, floats))
-    mixed = Lockstep(graph, interpreter, used, steps, "rounded")
-    wide = Lockstep(graph, interpreter, used, floats, "float")
-    rng = np.random.default_rng(0)
+    interpreter.prepare(steps)
+    mixed = Lockstep(graph, interpreter, wide.samples, steps, "rounded")
+    walk = wide.walk(interpreter)
     found: dict[WeightKey, QuantizedWeight] = {}
     for i, step in enumerate(steps):
         changed: Step | None = None
         if isinstance(step, KernelStep) and step.node in nodes and not step.kernel.request.precision.is_float:
             node = nodes[step.node]
-            while not wide.holds(StoredValue(node.inputs[0], FLOAT_BITS)):
-                wide.advance()
-            weight = _rounded(node, step, moments_of(node, step, mixed, wide, rng))
+            weight = _rounded(node, step, _moments_of(node, step, mixed, wide, walk))
             found[node.name, weight.bits] = weight
             changed = dataclasses.replace(step, operands=dataclasses.replace(step.operands, codes=weight))
         mixed.advance(changed)
@@ -95,18 +97,12 @@ def _held(samples: Sequence[Sample], sample_bytes: int) -> Sequence[Sample]:
     return [samples[i] for i in np.linspace(0, len(samples) - 1, count).astype(np.int64)]
 
 
-def moments_of(node: Node, step: KernelStep, mixed: Lockstep, wide: Lockstep, rng: np.random.Generator) -> InputMoments:
+def _moments_of(node: Node, step: KernelStep, mixed: Lockstep, wide: FloatSide, walk: FloatWalk) -> InputMoments:
     """Of what the operator's weights meet in the network under the plan, beside what they meet in the float network."""
     quant = step.operands.inputs[0]
     assert quant is not None, f"{step.node} is an integer operator"
-    count = max(1, POSITIONS // len(mixed))
-    met, wanted = [], []
-    pairs = zip(mixed.values(step.inputs[0]), wide.values(StoredValue(node.inputs[0], FLOAT_BITS)), strict=True)
-    for integers, real in pairs:
-        positions = choose_positions(node.conv, count, rng)
-        met.append(dequantize(patches(node.conv, integers, positions, quant.zero_point), quant))
-        wanted.append(patches(node.conv, real, positions))
-    return InputMoments.of(np.concatenate(met, axis=1), np.concatenate(wanted, axis=1))
+    integers = patches(node.conv, list(mixed.values(step.inputs[0])), wide.positions(node), quant.zero_point)
+    return InputMoments.of(dequantize_codes(integers, quant), walk.inputs(node))
 
 
 def _rounded(node: Node, step: KernelStep, moments: InputMoments) -> QuantizedWeight:
@@ -139,8 +135,7 @@ def round_alone(
     graph: Graph,
     interpreter: Interpreter,
     plan: Plan,
-    features: frozenset[str],
-    samples: Sequence[Sample],
+    wide: FloatSide,
     wanted: Iterable[tuple[str, Precision]],
     *,
     progress: Progress | None = None,
@@ -153,21 +148,14 @@ def round_alone(
     for name, precision in wanted:
         if not precision.is_float:
             precisions.setdefault(name, []).append(precision)
-    floats = lower(graph, float_plan(graph, plan), features)
-    interpreter.prepare(floats)
-    wide = Lockstep(graph, interpreter, _held(samples, peak_bytes(graph, floats)), floats, "float")
-    rng = np.random.default_rng(0)
+    walk = wide.walk(interpreter)
     found: dict[tuple[str, Precision], QuantizedWeight] = {}
     nodes = [n for n in graph.weighted() if n.name in precisions]
     for i, node in enumerate(nodes):
-        tensor = node.inputs[0]
-        while not wide.holds(StoredValue(tensor, FLOAT_BITS)):
-            wide.advance()
-        real = _real_patches(node, wide, rng)
+        real = walk.inputs(node)
         for bits in sorted({p.activation_bits for p in precisions[node.name]}, reverse=True):
-            quant = plan.quant(graph.quant_root(tensor), bits)
-            moments = InputMoments.of(dequantize(quantize(real, quant), quant), real.copy())
-            rounding = _rounding_of(node, moments)
+            quant = plan.quant(graph.quant_root(node.inputs[0]), bits)
+            rounding = _rounding_of(node, InputMoments.of(dequantize_codes(quantize(real, quant), quant), real))
             for precision in precisions[node.name]:
                 if precision.activation_bits == bits:
                     weight = _to_bits(node, rounding, precision.weight_bits, quant, ALONE_SWEEPS)
@@ -175,12 +163,3 @@ def round_alone(
         if progress:
             progress(i + 1, len(nodes), "rounding weights")
     return found
-
-
-def _real_patches(node: Node, wide: Lockstep, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    count = max(1, POSITIONS // len(wide))
-    parts = [
-        patches(node.conv, real, choose_positions(node.conv, count, rng))
-        for real in wide.values(StoredValue(node.inputs[0], FLOAT_BITS))
-    ]
-    return np.concatenate(parts, axis=1)

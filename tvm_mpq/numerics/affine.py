@@ -204,6 +204,11 @@ def dequantize(q: npt.NDArray[Any], tq: TensorQuant) -> FloatArray:
     return np.asarray((np.asarray(q).astype(np.int32) - tq.zero_point).astype(np.float32) * np.float32(tq.scale))
 
 
+def dequantize_codes(q: npt.NDArray[np.uint8], tq: TensorQuant) -> FloatArray:
+    """What `dequantize` gives, for many uint8 numbers: each is looked up."""
+    return np.take(dequantize(np.arange(256), tq), q)
+
+
 def bounds_for_activation(activation: str, tq: TensorQuant) -> tuple[int, int]:
     """The integers [lo, hi] to which an output of `tq` is clamped by `activation`.
 

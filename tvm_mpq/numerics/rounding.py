@@ -60,15 +60,15 @@ class InputMoments:
 
     @classmethod
     def of(cls, met: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32]) -> InputMoments:
-        """From the inputs met and those of the float network, float32[G, P, n] each; they are overwritten."""
-        ones = np.full(met.shape[1], 1 / met.shape[1], np.float32)
+        """From the inputs met and those of the float network, float32[G, P, n] each; `met` is overwritten."""
+        positions = met.shape[1]
+        ones = np.full(positions, 1 / positions, np.float32)
         mean, float_mean = ((ones @ x).astype(np.float64) for x in (met, wanted))
         if met.shape[-1] > LONGEST:
             nothing = np.empty((len(met), 0, 0))
-            return cls(mean, nothing, float_mean, nothing, met.shape[1])
+            return cls(mean, nothing, float_mean, nothing, positions)
+        # E[x_float - mean] of the cross moments vanishes against centered inputs, whose sum is 0.
         met -= mean[:, None].astype(np.float32)
-        wanted -= float_mean[:, None].astype(np.float32)
-        positions = met.shape[1]
         covariance, cross = (np.matmul(np.swapaxes(x, 1, 2), met) / np.float32(positions) for x in (met, wanted))
         return cls(mean, covariance.astype(np.float64), float_mean, cross.astype(np.float64), positions)
 

@@ -8,14 +8,15 @@ from pathlib import Path
 
 from tvm_mpq.calibrate import learn
 from tvm_mpq.calibrate.data import Dataset
-from tvm_mpq.calibrate.rounding import NEAREST, round_plan
+from tvm_mpq.calibrate.float_side import FloatSide
+from tvm_mpq.calibrate.rounding import NEAREST, float_side, round_plan
 from tvm_mpq.errors import FileFormatError, MissingFileError
 from tvm_mpq.execute.emulate import emulated_on_int8
 from tvm_mpq.numerics.weight_codes import WeightCodes
 from tvm_mpq.pipeline.context import RunContext
 from tvm_mpq.schema import Plan
 
-VERSION = 2
+VERSION = 3
 """Part of every stored name: raise it when rounding changes."""
 
 
@@ -28,6 +29,7 @@ class Rounder:
         self._data = data.head(context.options.rounding_samples)
         self._folder = Path(f"{context.db.store.path}.codes")
         self._known: dict[str, WeightCodes] = {}
+        self._wide: FloatSide | None = None
 
     def __call__(self, plan: Plan) -> WeightCodes:
         """The plan's codes; equal plans are rounded once."""
@@ -40,14 +42,18 @@ class Rounder:
 
     def _rounded(self, plan: Plan, name: str) -> WeightCodes:
         context = self._context
-        prepared, samples = context.prepared, learn.graph_samples(context.prepared, self._data)
+        prepared = context.prepared
+        if self._wide is None:
+            samples = learn.graph_samples(prepared, self._data)
+            self._wide = float_side(prepared.graph, plan, prepared.features, samples)
+        wide = self._wide
         codes = context.interpret(
             lambda run: round_plan(
                 prepared.graph,
                 run,
                 plan,
                 prepared.features,
-                samples,
+                wide,
                 kernels=lambda steps: emulated_on_int8(steps, context.store),
                 progress=context.options.progress,
             )

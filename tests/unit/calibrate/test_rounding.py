@@ -13,10 +13,12 @@ from mpq_testing.onnx_models import depthwise_and_shortcut
 from tvm_mpq.calibrate import rounding
 from tvm_mpq.calibrate.lockstep import Lockstep, peak_bytes
 from tvm_mpq.calibrate.patches import choose_positions, patches
-from tvm_mpq.calibrate.rounding import round_alone, round_plan
+from tvm_mpq.calibrate.rounding import float_side, round_alone, round_plan
 from tvm_mpq.calibrate.sensitivity import float_plan
 from tvm_mpq.execute import network
+from tvm_mpq.execute.interpreter import Sample
 from tvm_mpq.numerics.conv import float_conv2d
+from tvm_mpq.numerics.weight_codes import WeightCodes
 from tvm_mpq.passes.lowering import StoredValue, lower
 from tvm_mpq.schema import FLOAT_BITS, Conv2dWorkload, Plan, Precision
 
@@ -36,7 +38,7 @@ def test_patches_times_weights_are_the_convolution(work: Conv2dWorkload, rng: np
     weight = rng.normal(0, 1, (work.out_channels, *work.kernel, per_group)).astype(np.float32)
     positions = choose_positions(work, 20, rng)
     assert len(np.unique(positions, axis=0)) == len(positions)
-    found = patches(work, x, positions)
+    found = patches(work, [x, x], [positions[:3], positions[3:]])
     rows = weight.reshape(work.groups, work.out_channels // work.groups, -1)
     got = np.einsum("gpn,gon->pgo", found, rows).reshape(len(positions), -1)
     whole = float_conv2d(x, weight, np.zeros(work.out_channels, np.float32), work)
@@ -53,6 +55,12 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 def coarse(lab: Lab, default: str = "w4a8") -> Plan:
     """`default` where there are kernels for it, else w8a8."""
     return lab.plan("w8a8", {n.name: default for n in lab.graph.weighted() if default in n.candidates})
+
+
+def rounded(lab: Lab, plan: Plan, samples: list[Sample] | None = None) -> WeightCodes:
+    features = lab.prepared.features
+    wide = float_side(lab.graph, plan, features, lab.samples if samples is None else samples)
+    return round_plan(lab.graph, lab.interpreter, plan, features, wide)
 
 
 def test_all_samples_side_by_side_give_what_each_gives_alone(lab: Lab) -> None:
@@ -73,15 +81,14 @@ def test_memory_bounds_the_samples_that_are_walked_over(lab: Lab, monkeypatch: p
     sample = peak_bytes(lab.graph, floats)
     whole = sum(4 * np.prod(t.shape) for t in lab.graph.tensors.values())
     assert max(4 * np.prod(t.shape) for t in lab.graph.tensors.values()) < sample < whole
-    both = sample + peak_bytes(lab.graph, lab.steps(plan))
     codes = []
     for memory, samples in (
         (1 << 40, lab.samples),
-        (2 * both, lab.samples),
+        (4 * sample, lab.samples),
         (1 << 40, [lab.samples[0], lab.samples[-1]]),
     ):
         monkeypatch.setattr(rounding, "MEMORY_BYTES", memory)
-        codes.append(round_plan(lab.graph, lab.interpreter, plan, lab.prepared.features, samples).digest)
+        codes.append(rounded(lab, plan, samples).digest)
     assert codes[0] != codes[1] == codes[2]
 
 
@@ -98,25 +105,37 @@ def errors(lab: Lab, plan: Plan, codes: object) -> float:
 
 def test_a_network_gets_nearer_to_fp32_and_the_same_codes_every_time(lab: Lab) -> None:
     plan = coarse(lab, "w2a8")
-    features = lab.prepared.features
-    codes = round_plan(lab.graph, lab.interpreter, plan, features, lab.samples)
+    codes = rounded(lab, plan)
     assert {name for name, _ in codes} == set(lab.names)
     assert all(bits == plan.precision(name).weight_bits for name, bits in codes)
     assert errors(lab, plan, codes) < 0.6 * errors(lab, plan, None)
-    again = round_plan(lab.graph, lab.interpreter, plan, features, lab.samples)
+    again = rounded(lab, plan)
     assert again.digest == codes.digest
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 1 << 30])
+def test_plans_that_share_the_float_side_get_the_codes_they_get_alone(
+    lab: Lab, kept_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tvm_mpq.calibrate.float_side.KEPT_BYTES", kept_bytes)
+    plans = [coarse(lab), lab.plan("fp32", {lab.names[-1]: "w8a8"}), coarse(lab, "w2a8")]
+    features = lab.prepared.features
+    wide = float_side(lab.graph, plans[0], features, lab.samples)
+    found = [round_plan(lab.graph, lab.interpreter, plan, features, wide).digest for plan in plans]
+    assert found == [rounded(lab, plan).digest for plan in plans]
 
 
 def test_float_operators_get_no_codes(lab: Lab) -> None:
     plan = lab.plan("fp32", {lab.names[-1]: "w8a8"})
-    codes = round_plan(lab.graph, lab.interpreter, plan, lab.prepared.features, lab.samples)
+    codes = rounded(lab, plan)
     assert list(codes) == [(lab.names[-1], 8)]
 
 
 def test_each_operator_alone_at_each_precision(lab: Lab) -> None:
     wanted = [(name, Precision.parse(p)) for name in lab.names for p in ("w8a8", "w2a8", "fp32")]
     plan = lab.plan("fp32")
-    found = round_alone(lab.graph, lab.interpreter, plan, lab.prepared.features, lab.samples, wanted)
+    wide = float_side(lab.graph, plan, lab.prepared.features, lab.samples)
+    found = round_alone(lab.graph, lab.interpreter, plan, wide, wanted)
     assert set(found) == {(name, p) for name, p in wanted if not p.is_float}
     for (_, precision), weight in found.items():
         assert weight.bits == precision.weight_bits and weight.bias is not None
@@ -124,7 +143,7 @@ def test_each_operator_alone_at_each_precision(lab: Lab) -> None:
 
 def test_built_libraries_compute_with_the_codes(lab: Lab, tmp_path: Path) -> None:
     plan = coarse(lab)
-    codes = round_plan(lab.graph, lab.interpreter, plan, lab.prepared.features, lab.samples)
+    codes = rounded(lab, plan)
     steps = lower(lab.graph, plan, lab.prepared.features, codes)
     lab.interpreter.prepare(steps)
     wanted = lab.interpreter.outputs(lab.interpreter.run(steps, lab.interpreter.load(lab.samples[0]), tag="codes"))
