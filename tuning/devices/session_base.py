@@ -150,7 +150,7 @@ class Session:
     def array(self, values: npt.NDArray[Any], timeout_sec: float | None = None) -> Any:
         """Copy to the device; returns a remote tvm.runtime.Tensor."""
         device = self.device
-        dense = np.ascontiguousarray(values)
+        dense = np.asarray(values, order="C")  # ascontiguousarray would give an axis to what has none
         return self.guarded("copy of an array to the device", lambda: tvm.runtime.tensor(dense, device), timeout_sec)
 
     def fetch(self, tensor: Any, timeout_sec: float | None = None) -> npt.NDArray[Any]:

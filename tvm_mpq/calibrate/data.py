@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,20 +22,27 @@ SYNTHETIC_SAMPLES = 16
 
 @dataclass(frozen=True)
 class Dataset:
-    """Samples for one model. arrays: input name -> array [samples, ...]; batch: samples the network takes at once."""
+    """Samples for one model.
+
+    arrays: input name -> its values for all runs of the network. Of most inputs a run takes `batch` rows of the first
+    axis. Those named in `whole` have no batch axis: their arrays are [runs, *shape of the input].
+    """
 
     arrays: dict[str, npt.NDArray[Any]]
     labels: npt.NDArray[np.int64] | None
     batch: int
     synthetic: bool = False
+    whole: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         """How many runs of the network the data give (an incomplete last batch is left out)."""
-        return len(next(iter(self.arrays.values()))) // self.batch
+        return min(len(x) // self._rows(name) for name, x in self.arrays.items())
 
     def sample(self, i: int) -> Sample:
-        at = slice(i * self.batch, (i + 1) * self.batch)
-        return {name: x[at] for name, x in self.arrays.items()}
+        found = {}
+        for name, x in self.arrays.items():
+            found[name] = np.asarray(x[i]) if name in self.whole else x[i * self.batch : (i + 1) * self.batch]
+        return found
 
     def samples(self) -> list[Sample]:
         return [self.sample(i) for i in range(len(self))]
@@ -53,7 +60,11 @@ class Dataset:
         """These runs, in this order."""
         rows = (which[:, None] * self.batch + np.arange(self.batch)).reshape(-1)
         labels = None if self.labels is None else self.labels[rows]
-        return Dataset({n: x[rows] for n, x in self.arrays.items()}, labels, self.batch, self.synthetic)
+        arrays = {n: x[which] if n in self.whole else x[rows] for n, x in self.arrays.items()}
+        return Dataset(arrays, labels, self.batch, self.synthetic, self.whole)
+
+    def _rows(self, name: str) -> int:
+        return 1 if name in self.whole else self.batch
 
     @property
     def fingerprint(self) -> str:
@@ -70,6 +81,11 @@ class Dataset:
 def load_dataset(source: str | Path | Mapping[str, Any] | npt.NDArray[Any] | None, inputs: InputSpecs) -> Dataset:
     """Read and check data for a model.
 
+    An input of shape (n, ...) is given either as rows, (rows, ...), of which a run of the network takes n, or whole,
+    (runs, n, ...), with an axis added in front; an input without axes as (runs,). The number of axes tells which. All
+    inputs must come to the same number of runs. Where most inputs take a batch of samples, one of a single row may also
+    be given with as many rows as there are samples: a run takes the row of its first sample.
+
     Parameters
     ----------
     source
@@ -85,7 +101,7 @@ def load_dataset(source: str | Path | Mapping[str, Any] | npt.NDArray[Any] | Non
     DataError
         If an array is missing, unknown, empty, of another dtype or shape, holds NaN or infinity, or labels do not fit.
     """
-    batch = next(iter(inputs.values()))[0][0] if next(iter(inputs.values()))[0] else 1
+    batch = batch_of(inputs)
     if source is None:
         return _synthetic(inputs, batch)
     arrays = _arrays(source, inputs)
@@ -94,14 +110,51 @@ def load_dataset(source: str | Path | Mapping[str, Any] | npt.NDArray[Any] | Non
     lacking = sorted(set(inputs) - set(arrays))
     if unknown or lacking:
         raise DataError(f"data arrays must be named after the model's inputs {sorted(inputs)} (got {sorted(arrays)})")
-    checked = {name: _check(name, arrays[name], shape, dtype) for name, (shape, dtype) in inputs.items()}
-    counts = {name: len(x) for name, x in checked.items()}
-    if len(set(counts.values())) > 1:
-        raise DataError(f"all inputs need the same number of samples (got {counts})")
-    count = next(iter(counts.values()))
-    if count < batch:
-        raise DataError(f"data must hold at least one batch of {batch} samples (got {count})")
-    return Dataset(checked, _check_labels(labels, count), batch)
+    for name, (shape, dtype) in inputs.items():
+        _check(name, arrays[name], shape, dtype)
+    arrays = _one_row_a_run(arrays, inputs, batch)
+    runs = {name: _runs(arrays[name], shape) for name, (shape, _) in inputs.items()}
+    if len(set(runs.values())) > 1:
+        given = ", ".join(f"{name} {_pattern(arrays[name].shape)}, for {runs[name]} runs" for name in inputs)
+        raise DataError(f"all inputs need the same number of samples, whole runs of the network (got {given})")
+    if not next(iter(runs.values())):
+        raise DataError(f"data must hold at least one batch of {batch} samples (got {min(map(len, arrays.values()))})")
+    whole = frozenset(name for name, (shape, _) in inputs.items() if shape[:1] != (batch,))
+    laid = {name: _laid(arrays[name], shape, name in whole) for name, (shape, _) in inputs.items()}
+    counts = [len(x) for name, x in laid.items() if name not in whole]
+    return Dataset(laid, _check_labels(labels, counts[0] if counts else runs.popitem()[1]), batch, whole=whole)
+
+
+def batch_of(inputs: InputSpecs) -> int:
+    """Samples that a run takes: the first axis that most inputs have, of equally many that of the first; else 1."""
+    first = [shape[0] for shape, _ in inputs.values() if shape]
+    return max(first, key=first.count) if first else 1
+
+
+def _one_row_a_run(arrays: dict[str, npt.NDArray[Any]], inputs: InputSpecs, batch: int) -> dict[str, npt.NDArray[Any]]:
+    """Of inputs of a single row that are given a row for each sample, the rows of the first samples of the runs."""
+    batched = [n for n, (shape, _) in inputs.items() if shape[:1] == (batch,) and _is_rows(arrays[n], shape)]
+    if batch == 1 or not batched:
+        return arrays
+    samples = len(arrays[batched[0]])
+    single = [n for n, (shape, _) in inputs.items() if shape[:1] == (1,) and _is_rows(arrays[n], shape)]
+    some = {n: arrays[n][: samples // batch * batch : batch] for n in single if len(arrays[n]) == samples}
+    return {**arrays, **some}
+
+
+def _is_rows(x: npt.NDArray[Any], shape: tuple[int, ...]) -> bool:
+    return x.ndim == len(shape) and bool(shape)
+
+
+def _runs(x: npt.NDArray[Any], shape: tuple[int, ...]) -> int:
+    return len(x) // shape[0] if _is_rows(x, shape) else len(x)
+
+
+def _laid(x: npt.NDArray[Any], shape: tuple[int, ...], whole: bool) -> npt.NDArray[Any]:
+    """As `Dataset.arrays` holds it, whichever way it was given."""
+    if whole and _is_rows(x, shape):
+        return x[: len(x) // shape[0] * shape[0]].reshape(-1, *shape)
+    return x if whole or _is_rows(x, shape) else x.reshape(-1, *shape[1:])
 
 
 def _arrays(source: Any, inputs: InputSpecs) -> dict[str, npt.NDArray[Any]]:
@@ -128,19 +181,25 @@ def _arrays(source: Any, inputs: InputSpecs) -> dict[str, npt.NDArray[Any]]:
         raise FileFormatError(f"{str(path)!r} is not a readable .npz archive: {e}") from e
 
 
-def _check(name: str, x: npt.NDArray[Any], shape: tuple[int, ...], dtype: str) -> npt.NDArray[Any]:
+def _check(name: str, x: npt.NDArray[Any], shape: tuple[int, ...], dtype: str) -> None:
     if str(x.dtype) != dtype:
         raise DataError(f"data array {name!r} must be {dtype} (got {x.dtype}); convert it with .astype('{dtype}')")
-    if x.ndim != len(shape) or x.shape[1:] != shape[1:]:
-        wanted = "x".join(["samples", *map(str, shape[1:])])
-        raise DataError(f"data array {name!r} must have shape {wanted} (got {'x'.join(map(str, x.shape))})")
-    if len(x) == 0:
+    rows = _is_rows(x, shape) and x.shape[1:] == shape[1:]
+    if not rows and (x.ndim != len(shape) + 1 or x.shape[1:] != shape):
+        wanted = _pattern(("runs", *shape))
+        if shape:
+            wanted = f"{_pattern(('samples', *shape[1:]))}, or {wanted}"
+        raise DataError(f"data array {name!r} must have shape {wanted} (got {_pattern(x.shape)})")
+    if x.size == 0:
         raise DataError(f"data array {name!r} is empty; at least one sample is needed")
     if x.dtype.kind == "f":
         bad = ~np.isfinite(x).reshape(len(x), -1).all(axis=1)
         if bad.any():
             raise DataError(f"data array {name!r} holds NaN or infinity in sample {int(bad.argmax())}")
-    return x
+
+
+def _pattern(shape: Sequence[int | str]) -> str:
+    return "x".join(map(str, shape)) or "() without axes"
 
 
 def _check_labels(labels: npt.NDArray[Any] | None, count: int) -> npt.NDArray[np.int64] | None:
@@ -154,12 +213,14 @@ def _check_labels(labels: npt.NDArray[Any] | None, count: int) -> npt.NDArray[np
 
 
 def _synthetic(inputs: InputSpecs, batch: int) -> Dataset:
+    """Floats are standard normal, bytes any, other integers 0 or 1: they may be indices of a table."""
     rng = np.random.default_rng(0)
     arrays: dict[str, npt.NDArray[Any]] = {}
+    whole = frozenset(name for name, (shape, _) in inputs.items() if shape[:1] != (batch,))
     for name, (shape, dtype) in inputs.items():
-        whole = (SYNTHETIC_SAMPLES * batch, *shape[1:])
+        sizes = (SYNTHETIC_SAMPLES, *shape) if name in whole else (SYNTHETIC_SAMPLES * batch, *shape[1:])
         if dtype.startswith("float"):
-            arrays[name] = rng.standard_normal(whole, dtype=np.float32)
+            arrays[name] = rng.standard_normal(sizes, dtype=np.float32).astype(dtype)
         else:
-            arrays[name] = rng.integers(0, 2, whole).astype(dtype)
-    return Dataset(arrays, None, batch, synthetic=True)
+            arrays[name] = rng.integers(0, 256 if dtype == "uint8" else 2, sizes).astype(dtype)
+    return Dataset(arrays, None, batch, synthetic=True, whole=whole)

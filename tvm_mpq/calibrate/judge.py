@@ -76,10 +76,11 @@ def shuffled(data: Dataset, count: int) -> Dataset:
 
 
 def mixed(data: Dataset, count: int) -> Dataset | None:
-    """At most `count` runs of pairs of images, laid over each other; None where inputs are not floats, or one image."""
+    """At most `count` runs of pairs of images, laid over each other; None where inputs are not floats, or
+    have no batch axis, or there is one image."""
     used = data.head(count)
     images = len(used) * used.batch
-    if images < 2 or any(x.dtype.kind != "f" for x in used.arrays.values()):
+    if images < 2 or used.whole or any(x.dtype.kind != "f" for x in used.arrays.values()):
         return None
     other = (np.arange(images) + np.random.default_rng(SEED).integers(1, images, images)) % images
     arrays = {n: (MIX * x[:images] + (1 - MIX) * x[other]).astype(x.dtype) for n, x in used.arrays.items()}

@@ -40,7 +40,7 @@ class HostRuntime:
         return [machine[f"float_{i}"] for i in range(len(nodes))]
 
     def array(self, value: npt.NDArray[Any]) -> Any:
-        return tvm.runtime.tensor(np.ascontiguousarray(value))
+        return tvm.runtime.tensor(np.asarray(value, order="C"))
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
         return tvm.runtime.empty(shape, dtype)

@@ -70,7 +70,7 @@ class Interpreter:
     def load(self, inputs: dict[str, Array]) -> Values:
         """The network's inputs, one sample, as runtime tensors."""
         return {
-            StoredValue(name, FLOAT_BITS): self._runtime.array(np.ascontiguousarray(x)) for name, x in inputs.items()
+            StoredValue(name, FLOAT_BITS): self._runtime.array(np.asarray(x, order="C")) for name, x in inputs.items()
         }
 
     def run(self, steps: Iterable[Step], values: Values, *, tag: str) -> Values:

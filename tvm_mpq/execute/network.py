@@ -118,7 +118,7 @@ def plan_info(prepared: Prepared) -> dict[str, Any]:
     return {
         "model": prepared.loaded.name,
         "threads": prepared.threads,
-        "inputs": {name: [list(shape), dtype] for name, (shape, dtype) in prepared.inputs.items()},
+        "inputs": [[name, list(shape), dtype] for name, (shape, dtype) in prepared.inputs.items()],  # in order
         "classifies": classifies(prepared.graph),
     }
 

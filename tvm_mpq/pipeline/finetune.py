@@ -38,6 +38,8 @@ class Finetuner:
             require_torch()
             if data.synthetic:
                 raise DataError("fine-tuning needs data of the network's own kind; give them with --data")
+            if data.whole:
+                raise DataError(f"fine-tuning needs a batch axis in every input (input {min(data.whole)!r} has none)")
             check_labels(data.labels, classifies=classifies(context.prepared.graph))
 
     def __call__(self, plan: Plan) -> WeightCodes:

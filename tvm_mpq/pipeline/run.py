@@ -12,6 +12,7 @@ from tvm_mpq.calibrate.data import load_dataset
 from tvm_mpq.errors import FileFormatError, MissingFileError
 from tvm_mpq.execute import network
 from tvm_mpq.execute.accuracy import accuracy, check_labels, relative_error, require_finite
+from tvm_mpq.execute.prepare import InputSpecs
 from tvm_mpq.pipeline.context import open_boards
 from tvm_mpq.report.answers import RunReport
 from tvm_mpq.schema import Plan
@@ -39,7 +40,7 @@ def run_folder(
     """
     plan = _plan(folder)
     try:
-        inputs = {name: (tuple(shape), dtype) for name, (shape, dtype) in plan.info["inputs"].items()}
+        inputs = _inputs(plan)
         threads, classifies = int(plan.info["threads"]), bool(plan.info["classifies"])
     except (KeyError, TypeError, ValueError) as e:
         raise FileFormatError(f"{str(folder / 'plan.json')!r} does not describe the inputs; build it again") from e
@@ -86,6 +87,16 @@ def run_folder(
         relative = [relative_error(o, r) for o, r in zip(outputs, compared, strict=True)]
         report["difference"] = {"largest_absolute": max(largest), "mean_relative_norm": float(np.mean(relative))}
     return report
+
+
+def _inputs(plan: Plan) -> InputSpecs:
+    """In the order in which the library takes them. Older plans had lost it, and can serve one input only."""
+    stored = plan.info["inputs"]
+    if isinstance(stored, dict):
+        stored = [[name, *spec] for name, spec in stored.items()]
+        if len(stored) > 1:
+            raise ValueError("the order of the inputs is not known")
+    return {str(name): (tuple(shape), str(dtype)) for name, shape, dtype in stored}
 
 
 def _plan(folder: Path) -> Plan:

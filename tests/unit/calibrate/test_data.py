@@ -95,3 +95,77 @@ def test_the_first_bad_sample_is_named(value: float) -> None:
     x[3, 1, 1] = x[4, 0, 0] = value
     with pytest.raises(DataError, match="'x' holds NaN or infinity in sample 3"):
         load_dataset(x, ONE)
+
+
+DIFFERENT = {"x": ((4, 2), "float32"), "p": ((1, 3), "float32"), "t": ((), "int64")}
+"""A batch of four, an input of one row, and one without axes."""
+
+
+def rows_of(count: int, **others: np.ndarray) -> dict[str, np.ndarray]:
+    return {"x": numbered(count, 2), "p": numbered(count // 4, 3), "t": np.arange(count // 4), **others}
+
+
+def test_inputs_of_different_first_axes_are_cut_each_by_its_own() -> None:
+    data = load_dataset({**rows_of(13), "labels": np.arange(13)}, DIFFERENT)
+    assert len(data) == 3 and data.whole == {"p", "t"}
+    sample = data.sample(2)
+    np.testing.assert_array_equal(sample["x"], numbered(13, 2)[8:12])
+    np.testing.assert_array_equal(sample["p"], numbered(3, 3)[2:3])
+    assert sample["t"].shape == () and sample["t"].dtype == np.int64 and sample["t"] == 2
+    chosen = data.runs(np.array([2, 0]))
+    assert [int(s["t"]) for s in chosen] == [2, 0] and chosen.labels.tolist() == [8, 9, 10, 11, 0, 1, 2, 3]
+    np.testing.assert_array_equal(chosen.sample(0)["p"], sample["p"])
+
+
+def test_whole_inputs_a_run_are_the_same_data() -> None:
+    """An axis added in front: also to the input that has the batch."""
+    by_rows = load_dataset(rows_of(12), DIFFERENT)
+    whole = load_dataset({"x": numbered(3, 4, 2), "p": numbered(3, 1, 3), "t": np.arange(3)}, DIFFERENT)
+    assert whole.fingerprint == by_rows.fingerprint and len(whole) == 3
+    for a, b in zip(whole, by_rows, strict=True):
+        assert all(np.array_equal(a[n], b[n]) and a[n].shape == b[n].shape for n in DIFFERENT)
+
+
+def test_a_state_of_two_rows_beside_a_batch_of_one() -> None:
+    inputs = {"x": ((1, 5), "float32"), "state": ((2, 1, 3), "float32"), "rate": ((), "int64")}
+    data = load_dataset({"x": numbered(4, 5), "state": numbered(4, 2, 1, 3), "rate": np.full(4, 16000)}, inputs)
+    assert len(data) == 4 and data.sample(1)["state"].shape == (2, 1, 3)
+    again = load_dataset({"x": numbered(4, 5), "state": numbered(8, 1, 3), "rate": np.full(4, 16000)}, inputs)
+    assert again.fingerprint == data.fingerprint
+
+
+def test_a_single_row_may_be_given_for_each_sample() -> None:
+    data = load_dataset(rows_of(13, p=numbered(13, 3), t=np.arange(3)), DIFFERENT)
+    assert [s["p"][0, 0] for s in data] == [0, 12, 24]  # of samples 0, 4 and 8
+
+
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        ({"p": numbered(5, 3)}, "same number of samples.*x 12x2, for 3 runs, p 5x3, for 5 runs"),
+        ({"p": numbered(12, 1, 3)}, "p 12x1x3, for 12 runs"),
+        ({"p": numbered(3, 2, 3)}, r"'p' must have shape samplesx3, or runsx1x3 \(got 3x2x3\)"),
+        ({"t": np.zeros((3, 1), np.int64)}, r"'t' must have shape runs \(got 3x1\)"),
+        ({"t": np.int64(3)}, r"'t' must have shape runs \(got \(\) without axes\)"),
+        ({"t": np.zeros(3, np.int32)}, "'t' must be int64"),
+        ({"x": numbered(3, 2)}, "for 0 runs"),
+        ({"labels": np.arange(3)}, r"labels must have shape \(12,\)"),
+    ],
+)
+def test_what_does_not_come_to_runs_is_refused(others: dict[str, np.ndarray], words: str) -> None:
+    with pytest.raises(DataError, match=words) as caught:
+        load_dataset(rows_of(12, **others), DIFFERENT)
+    assert "\n" not in str(caught.value)
+
+
+def test_synthetic_data_fit_every_kind_of_input() -> None:
+    inputs = {**DIFFERENT, "image": ((4, 2, 2), "uint8"), "mask": ((3,), "bool"), "half": ((4, 1), "float16")}
+    data = load_dataset(None, inputs)
+    for sample in data:
+        assert {n: (x.shape, str(x.dtype)) for n, x in sample.items()} == inputs
+    assert data.arrays["image"].max() > 1
+
+
+def test_a_network_without_a_batch_axis_anywhere() -> None:
+    data = load_dataset(np.float32([1, 2, 3]), {"t": ((), "float32")})
+    assert [s["t"].tolist() for s in data] == [1, 2, 3]
