@@ -1,7 +1,9 @@
-"""Images shown anew in each epoch: mirrored and shifted, where the fp32 network takes that for the same thing."""
+"""Images shown anew in each epoch: mirrored and shifted, where the fp32 network takes that for the same thing, and laid
+over each other, for the fp32 network says what it makes of that."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,11 +27,14 @@ _SHIFT = 8
 class Augmentation:
     """mirror: right and left at random; shift: by up to 1/8 of each side, what comes in being reflected.
 
-    axes: the height's and the width's place among the four axes.
+    mix: half of the samples get another one laid over them, in a random share (mixup, Zhang et al. 2018, arXiv
+    1710.09412; with a teacher's answers, Beyer et al. 2022, arXiv 2106.05237). axes: the height's and the width's place
+    among the four axes.
     """
 
     mirror: bool = False
     shift: bool = False
+    mix: bool = False
     axes: tuple[int, int] = (2, 3)
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -37,7 +42,15 @@ class Augmentation:
         if self.mirror:
             chosen = torch.rand(len(x), generator=generator) < 0.5
             x = torch.where(chosen.reshape(-1, 1, 1, 1), x.flip(self.axes[1]), x)
-        return self._shifted(x, generator) if self.shift else x
+        if self.shift:
+            x = self._shifted(x, generator)
+        return self._mixed(x, generator) if self.mix else x
+
+    @staticmethod
+    def _mixed(x: Tensor, generator: torch.Generator) -> Tensor:
+        share = torch.rand(len(x), generator=generator)
+        own = torch.where(torch.rand(len(x), generator=generator) < 0.5, share, 1.0).reshape(-1, 1, 1, 1)
+        return own * x + (1 - own) * x[torch.randperm(len(x), generator=generator)]
 
     def _shifted(self, x: Tensor, generator: torch.Generator) -> Tensor:
         maps = x.movedim(self.axes, (2, 3))
@@ -55,17 +68,21 @@ class Augmentation:
 def chosen_augmentation(
     teacher: QuantizedNetwork, inputs: list[Tensor], settings: FinetuneSettings, *, classifier: bool
 ) -> Augmentation:
-    """As `settings.augment` says. None: what leaves the class of at least 90 % of the samples, as the teacher sees it.
+    """As `settings` say. augment None: what leaves the class of at least 90 % of the samples, as the teacher sees it.
 
-    Only for networks of one float32 input of four axes; without being asked for only where they classify.
+    Only for networks of one float32 input of four axes; without being asked for only where they classify. Samples are
+    mixed where the teacher's answers are all that is learned from: nobody knows the label of two in one.
     """
     images = len(inputs) == 1 and inputs[0].ndim == 4 and inputs[0].dtype == torch.float32
-    if settings.augment is False or not images:
+    if not images:
         return Augmentation()
     axes = image_axes(teacher.steps, teacher.graph.inputs[0])
+    found = Augmentation()
     if settings.augment:
-        return Augmentation(mirror=True, shift=True, axes=axes)
-    return safe_augmentation(teacher, inputs[0], axes, settings) if classifier else Augmentation()
+        found = Augmentation(mirror=True, shift=True, axes=axes)
+    elif settings.augment is None and classifier:
+        found = safe_augmentation(teacher, inputs[0], axes, settings)
+    return dataclasses.replace(found, mix=settings.mix and classifier and settings.label_weight == 0)
 
 
 def image_axes(steps: tuple[Step, ...], name: str) -> tuple[int, int]:

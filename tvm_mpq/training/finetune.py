@@ -39,7 +39,8 @@ from tvm_mpq.training.settings import FinetuneSettings
 class Epoch:
     """What is known after an epoch; epoch 0: before any. hits: of `held` samples, as labels (or the teacher) say.
 
-    loss: the mean over the epoch's updates, NaN before any; held_loss: on the samples that are not learned from.
+    loss: the mean over the epoch's updates, NaN before any; held_loss: on the samples that are not learned from, laid
+    over each other where those that are learned from are.
     """
 
     epoch: int
@@ -123,9 +124,14 @@ class _Training:
         classifier = classifies(graph)
         self._objective = Objective(classifier, settings.temperature, settings.label_weight)
         self._rows, self._held = split(len(self._inputs[0]), settings)
-        self._check_teacher()
         held = [x[self._held] for x in self._inputs]
+        self._teacher_held = self._outputs(self._teacher, held)
+        self._check_teacher(held)
         self._augmentation = chosen_augmentation(self._teacher, held, settings, classifier=classifier)
+        # A network is sure of what it was trained on: laid over each other, such samples are as hard as new ones.
+        mixed = Augmentation(mix=self._augmentation.mix)(held[0], generator(settings.seed, 0, 0, 0))
+        self._judged = [mixed, *held[1:]]
+        self._teacher_judged = self._outputs(self._teacher, self._judged)
         self._optimizer = ScaledAdam(self._network, settings.weight_rate, settings.step_rate)
         self._batches = math.ceil(len(self._rows) / settings.batch)
         of = identity(plan, codes, data, settings, graph)
@@ -185,12 +191,11 @@ class _Training:
 
     def _judge(self, epoch: int, loss: float) -> None:
         """See how the network does on what it does not learn from, and keep it if it is the best so far."""
-        outputs = self._outputs(self._network.eval(), self._held)
-        wanted = self._wanted(self._held)
-        held_loss = float(
-            self._objective.loss(outputs, self._teacher_held, wanted if self._labels is not None else None)
-        )
-        found = Epoch(epoch, loss, held_loss, hits(outputs[0], wanted), len(self._held))
+        network, wanted = self._network.eval(), self._wanted(self._held)
+        labels = wanted if self._labels is not None else None
+        held_loss = float(self._objective.loss(self._outputs(network, self._judged), self._teacher_judged, labels))
+        right = hits(self._outputs(network, [x[self._held] for x in self._inputs])[0], wanted)
+        found = Epoch(epoch, loss, held_loss, right, len(self._held))
         if not self._epochs or held_loss <= min(e.held_loss for e in self._epochs):
             self._best, self._kept = copy.deepcopy(self._network.state_dict()), epoch
         self._epochs.append(found)
@@ -212,19 +217,18 @@ class _Training:
         return self._teacher_held[0].flatten(1).argmax(dim=1)
 
     @torch.no_grad()
-    def _outputs(self, network: QuantizedNetwork, rows: Tensor) -> tuple[Tensor, ...]:
-        parts = [network(*(x[some] for x in self._inputs)) for some in rows.split(self._settings.batch)]
+    def _outputs(self, network: QuantizedNetwork, inputs: list[Tensor]) -> tuple[Tensor, ...]:
+        parts = [network(*some) for some in zip(*(x.split(self._settings.batch) for x in inputs), strict=True)]
         return tuple(torch.cat(outputs) for outputs in zip(*parts, strict=True))
 
-    def _check_teacher(self) -> None:
+    def _check_teacher(self, held: list[Tensor]) -> None:
         """Outputs of a batch are those of its samples, and finite."""
-        self._teacher_held = self._outputs(self._teacher, self._held)
         if not all(bool(torch.isfinite(y).all()) for y in self._teacher_held):
             raise DataError(
                 "the fp32 network gives NaN or infinity on the data to fine-tune with; check data and weights"
             )
         with torch.no_grad():
-            alone = [self._teacher(*(x[row : row + 1] for x in self._inputs)) for row in self._held[:2].tolist()]
+            alone = [self._teacher(*(x[row : row + 1] for x in held)) for row in range(min(2, len(held[0])))]
         for i, y in enumerate(zip(*alone, strict=True)):
             singly, together = torch.cat(y), self._teacher_held[i]
             rows = len(y[0])

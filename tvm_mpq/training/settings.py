@@ -14,7 +14,8 @@ class FinetuneSettings:
 
     weight_rate is in integer steps an update, step_rate the relative change of a step size; both follow a cosine to 0.
     label_weight: of the labels' cross entropy beside the teacher's. augment: None = what the fp32 network itself takes
-    for the same class. held_share: of the samples, never learned from, at most `held_most`; the epoch that does best
+    for the same class. mix: whether a classifier of images also learns from pairs of them laid over each other, as long
+    as no labels are used. held_share: of the samples, never learned from, at most `held_most`; the epoch that does best
     on them is kept.
 
     Raises
@@ -30,6 +31,7 @@ class FinetuneSettings:
     temperature: float = 4.0
     label_weight: float = 0.0
     augment: bool | None = None
+    mix: bool = True
     held_share: float = 0.0625
     held_most: int = 256
     seed: int = 0

@@ -1,4 +1,4 @@
-"""Mirrored and shifted images."""
+"""Images mirrored, shifted and laid over each other."""
 
 from __future__ import annotations
 
@@ -40,6 +40,17 @@ def test_images_are_shifted_by_an_eighth_at_most(axes: tuple[int, int]) -> None:
         assert len(offsets) == 1
         found.update(offsets)
     assert len(found) > 2
+
+
+def test_some_images_have_another_laid_over_them() -> None:
+    x = torch.eye(200).reshape(200, 200, 1, 1)
+    y = Augmentation(mix=True)(x, generator()).reshape(200, 200)
+    torch.testing.assert_close(y.sum(dim=1), torch.ones(200))
+    parts = (y > 0).sum(dim=1)
+    assert set(parts.tolist()) == {1, 2}, "one image, or two"
+    assert 60 < int((parts == 2).sum()) < 140
+    own = y.diagonal()[parts == 2]
+    assert float(own.min()) < 0.2 and float(own.max()) > 0.8, "in any shares"
 
 
 def test_nothing_is_done_by_default() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,9 @@ from tvm_mpq.training.settings import FinetuneSettings
 
 Labs = Callable[[str], Lab]
 
-QUICK = FinetuneSettings(epochs=3, batch=16, weight_rate=0.01, step_rate=0.003, held_share=0.25, checkpoint_minutes=0)
+QUICK = FinetuneSettings(
+    epochs=3, batch=16, weight_rate=0.01, step_rate=0.003, mix=False, held_share=0.25, checkpoint_minutes=0
+)
 
 
 def data_of(lab: Lab, count: int = 48, labels: bool = False) -> Dataset:
@@ -207,7 +210,17 @@ def test_a_network_that_mixes_its_batch_is_refused(training_lab: Labs, monkeypat
 
 
 def test_augmentation_is_a_matter_of_settings(lab: Lab) -> None:
-    with_it, without = (train(lab, settings=dataclasses.replace(QUICK, augment=given)) for given in (True, False))
-    assert with_it.augmentation == Augmentation(mirror=True, shift=True, axes=(2, 3))
+    with_it, without = (
+        train(lab, settings=dataclasses.replace(QUICK, augment=given, mix=given)) for given in (True, False)
+    )
+    assert with_it.augmentation == Augmentation(mirror=True, shift=True, mix=True, axes=(2, 3))
     assert without.augmentation == Augmentation()
     assert with_it.codes.digest != without.codes.digest
+
+
+@pytest.mark.parametrize("changed", [{"mix": False}, {"mix": True, "label_weight": 0.1}])
+def test_nothing_is_mixed_where_it_is_not_wanted_or_labels_are_learned_from(lab: Lab, changed: dict[str, Any]) -> None:
+    settings = dataclasses.replace(QUICK, epochs=1, **changed)
+    plan = lab.plan("w2a4", {lab.names[0]: "w8a8"})
+    found = finetune(lab.graph, plan, lab.prepared.features, data_of(lab, labels=True), settings)
+    assert not found.augmentation.mix
