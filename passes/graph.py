@@ -63,7 +63,10 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """Nodes in topological order. outputs are tensor names; is_tuple tells whether main returns a tuple."""
+    """Nodes in topological order. outputs are tensor names; is_tuple tells whether main returns a tuple.
+
+    loop_nests: PrimFuncs that float nodes call, as importers write operators for which Relax has none.
+    """
 
     nodes: tuple[Node, ...]
     tensors: dict[str, GraphTensor]
@@ -72,6 +75,7 @@ class Graph:
     is_tuple: bool
     params: tuple[relax.Var, ...] = field(compare=False)
     var_names: dict[relax.Var, str] = field(compare=False)
+    loop_nests: dict[tvm.ir.GlobalVar, tvm.tirx.PrimFunc] = field(default_factory=dict, compare=False)
 
     def weighted(self) -> Iterator[Node]:
         return (n for n in self.nodes if n.kind in WEIGHTED_KINDS)
@@ -163,8 +167,16 @@ def read_graph(mod: tvm.IRModule) -> Graph:
     is_tuple = bool(returned) or isinstance(body, relax.Tuple)
     if isinstance(body, relax.Tuple):
         returned = list(body.fields)
-    outputs = tuple(var_names[v] for v in (returned if is_tuple else [body]))
-    return Graph(tuple(nodes), tensors, inputs, outputs, is_tuple, tuple(main.params), var_names)
+    outputs = []
+    for result in returned if is_tuple else [body]:
+        if isinstance(result, tvm.ir.GenericConst):  # a result that no input decides is a node like any other
+            var = relax.Var("constant", result.ty)
+            name = add_tensor(var, "constant")
+            nodes.append(Node(name, "float", (), name, binding=relax.VarBinding(var, result)))
+            result = var
+        outputs.append(var_names[result])
+    loop_nests = {g: f for g, f in mod.functions.items() if isinstance(f, tvm.tirx.PrimFunc)}
+    return Graph(tuple(nodes), tensors, inputs, tuple(outputs), is_tuple, tuple(main.params), var_names, loop_nests)
 
 
 class _Names:

@@ -100,6 +100,7 @@ class RelaxEmitter:
         self._vars: dict[StoredValue, relax.Expr] = {}
         self._viewed: dict[relax.Expr, relax.Expr] = {}
         self._kernels: dict[tuple[str, str, str], tvm.ir.GlobalVar] = {}
+        self._loop_nests = CarriedLoopNests(graph, self._builder)
 
     def emit_main(self, steps: list[KernelStep | FloatStep | ReshapeStep]) -> None:
         graph, builder = self._graph, self._builder
@@ -120,7 +121,7 @@ class RelaxEmitter:
         if isinstance(step, FloatStep):
             binding = step.node.binding
             assert binding is not None
-            value = substitute(binding.value, self._float_var)
+            value = substitute(binding.value, self._float_var, self._loop_nests)
             self._vars[StoredValue(step.node.output, FLOAT_BITS)] = self._builder.emit(value, step.node.name)
         elif isinstance(step, ReshapeStep):
             self._vars[step.output] = self._shaped(self._vars[step.input], stored_shape(self._graph, step.output))
@@ -159,15 +160,34 @@ class RelaxEmitter:
         return var if name is None else self._vars[StoredValue(name, FLOAT_BITS)]
 
 
-def substitute(expr: relax.Expr, replace: Callable[[relax.Var], relax.Expr]) -> relax.Expr:
+class CarriedLoopNests:
+    """The loop nests that a graph's float nodes call, in another module once they are called there."""
+
+    def __init__(self, graph: Graph, builder: relax.BlockBuilder) -> None:
+        self._graph = graph
+        self._builder = builder
+        self._carried: dict[tvm.ir.GlobalVar, tvm.ir.GlobalVar] = {}
+
+    def __call__(self, callee: tvm.ir.GlobalVar) -> tvm.ir.GlobalVar:
+        if callee not in self._carried:
+            function = self._graph.loop_nests[callee]
+            self._carried[callee] = self._builder.add_func(function, callee.name_hint)
+        return self._carried[callee]
+
+
+def substitute(
+    expr: relax.Expr, replace: Callable[[relax.Var], relax.Expr], loop_nests: CarriedLoopNests
+) -> relax.Expr:
     """Rebuild a binding's value with its variables replaced; nested functions and control flow do not occur here."""
     if isinstance(expr, relax.Var):
         return replace(expr)
+    if isinstance(expr, tvm.ir.GlobalVar):
+        return loop_nests(expr)
     if isinstance(expr, relax.Tuple):
-        return relax.Tuple([substitute(f, replace) for f in expr.fields])
+        return relax.Tuple([substitute(f, replace, loop_nests) for f in expr.fields])
     if isinstance(expr, relax.TupleGetItem):
-        return relax.TupleGetItem(substitute(expr.tuple_value, replace), expr.index)
+        return relax.TupleGetItem(substitute(expr.tuple_value, replace, loop_nests), expr.index)
     if isinstance(expr, relax.Call):
-        args = [substitute(a, replace) for a in expr.args]
+        args = [substitute(a, replace, loop_nests) for a in expr.args]
         return relax.Call(expr.op, args, expr.attrs, expr.ty_args)
     return expr

@@ -12,7 +12,7 @@ from tvm import relax
 
 from tvm_mpq.kernels.registry import Kernel
 from tvm_mpq.passes.graph import Graph, Node
-from tvm_mpq.passes.realize import finish, substitute
+from tvm_mpq.passes.realize import CarriedLoopNests, finish, substitute
 from tvm_mpq.tuning.compile.kernel_store import KernelStore
 
 
@@ -49,6 +49,7 @@ class HostRuntime:
 def float_module(graph: Graph, nodes: Sequence[Node]) -> tvm.IRModule:
     """One Relax function `float_<i>` per node, from its graph inputs to its result."""
     builder = relax.BlockBuilder()
+    loop_nests = CarriedLoopNests(graph, builder)
     for i, node in enumerate(nodes):
         assert node.binding is not None
         used = {graph.var_names[v]: v for v in relax.analysis.free_vars(node.binding.value) if v in graph.var_names}
@@ -59,6 +60,6 @@ def float_module(graph: Graph, nodes: Sequence[Node]) -> tvm.IRModule:
 
         with builder.function(f"float_{i}", list(params.values())):
             with builder.dataflow():
-                result = builder.emit_output(substitute(node.binding.value, replace))
+                result = builder.emit_output(substitute(node.binding.value, replace, loop_nests))
             builder.emit_func_output(result)
     return builder.get()

@@ -5,21 +5,24 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from tvm import relax
-from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter, _get_convert_map
+from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
 from tvm_mpq.errors import FileFormatError, UnsupportedModelError
-from tvm_mpq.frontends.checks import GenericArray, check_values, one_line
+from tvm_mpq.frontends.checks import check_values, one_line
 from tvm_mpq.frontends.imported import Imported, abandon
-from tvm_mpq.frontends.onnx_fold import fold_integers
+from tvm_mpq.frontends.onnx_floats import read_as_float32
+from tvm_mpq.frontends.onnx_functions import check_domains, inlined
 from tvm_mpq.frontends.onnx_names import operator_names
-from tvm_mpq.frontends.onnx_operators import CONVERTERS
+from tvm_mpq.frontends.onnx_nodes import STANDARD, VersionedNode
+from tvm_mpq.frontends.onnx_operators import CONVERTERS, is_known, needs_body
+from tvm_mpq.frontends.onnx_walk import Walk, Walked
 from tvm_mpq.frontends.shapes import Shapes
 
 _QUANTIZED = frozenset(
@@ -44,31 +47,46 @@ def load_onnx(file: Path, shapes: Shapes) -> Imported:
     FileFormatError
         If it is not an ONNX file.
     UnsupportedModelError
-        For unknown operators, dynamic shapes, quantized or non-finite models.
+        For unknown operators and domains, dynamic shapes, quantized or non-finite models.
     """
-    model = _read(file)
+    model = inlined(_read(file), file.name)
+    check_domains(model, file.name)
+    notes = read_as_float32(model)
     graph = model.graph
-    _check_operators(graph, file)
-    fold_integers(graph, _opset(model))
-    check_values(_tensors(graph))
     initializers = {t.name for t in graph.initializer}
     inputs = [i for i in graph.input if i.name not in initializers]
     static = shapes.fix({i.name: _shape(i) for i in inputs})
-    for node, name in zip(graph.node, operator_names(graph), strict=True):
-        node.name = name
-    importer = _Importer(static)
+    for i in inputs:
+        i.CopyFrom(helper.make_tensor_value_info(i.name, i.type.tensor_type.elem_type, static[i.name]))
+    walked = Walk(graph, _versions(model), operator_names(graph), needs_body).run()
+    _check_operators(walked.nodes, file)
+    check_values((name, numpy_helper.to_array(t)) for name, t in walked.constants.items())
+    importer = _Importer(static, walked.nodes)
     # The importer warns about every renamed input and prints before it raises; the errors below say it in one line.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         try:
-            mod = importer.from_onnx(graph, _opset(model))
+            mod = importer.from_onnx(_graph(walked, inputs, list(graph.output)), _versions(model).get("", 1))
         except UnsupportedModelError as e:
             abandon(importer.bb)
             raise UnsupportedModelError(f"{file.name}: {e}") from e
         except Exception as e:
             abandon(importer.bb)
             raise UnsupportedModelError(f"{file.name}: cannot be imported: {one_line(e)}") from e
-    return Imported(mod, importer.owners, tuple(i.name for i in inputs))
+    return Imported(mod, importer.owners, tuple(i.name for i in inputs), notes)
+
+
+def _graph(
+    walked: Walked, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]
+) -> onnx.GraphProto:
+    """What TVM's importer reads; a node is called by its place in `walked.nodes`."""
+    nodes = []
+    for place, item in enumerate(walked.nodes):
+        node = onnx.NodeProto()
+        node.CopyFrom(item.node)
+        node.name = str(place)
+        nodes.append(node)
+    return helper.make_graph(nodes, "main", inputs, outputs, list(walked.constants.values()))
 
 
 def _read(file: Path) -> onnx.ModelProto:
@@ -85,12 +103,13 @@ def _read(file: Path) -> onnx.ModelProto:
     return model
 
 
-def _opset(model: onnx.ModelProto) -> int:
-    return next((int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
+def _versions(model: onnx.ModelProto) -> dict[str, int]:
+    """Domain to opset; "" for ONNX's own."""
+    return {"" if o.domain in STANDARD else o.domain: int(o.version) for o in model.opset_import}
 
 
-def _check_operators(graph: onnx.GraphProto, file: Path) -> None:
-    used = {node.op_type for node in graph.node}
+def _check_operators(nodes: Sequence[VersionedNode], file: Path) -> None:
+    used = {item.node.op_type for item in nodes}
     quantized = sorted(used & _QUANTIZED)
     if quantized:
         raise UnsupportedModelError(
@@ -101,22 +120,12 @@ def _check_operators(graph: onnx.GraphProto, file: Path) -> None:
         raise UnsupportedModelError(
             f"{file.name}: control flow is not supported (got {', '.join(control)}); export the model without branches"
         )
-    unknown = sorted(used - set(_get_convert_map()) - {"Constant"})
+    unknown = sorted(op_type for op_type in used if not is_known(op_type))
     if unknown:
         raise UnsupportedModelError(
             f"{file.name}: unknown operator{'s' * (len(unknown) > 1)} {', '.join(unknown)}; "
             "export the model with standard ONNX operators"
         )
-
-
-def _tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, GenericArray]]:
-    for tensor in graph.initializer:
-        yield tensor.name, numpy_helper.to_array(tensor)
-    for node in graph.node:
-        if node.op_type == "Constant":
-            for attribute in node.attribute:
-                if attribute.name == "value":
-                    yield node.output[0], numpy_helper.to_array(attribute.t)
 
 
 def _shape(value: onnx.ValueInfoProto) -> list[int | str | None] | None:
@@ -133,23 +142,29 @@ class _Importer(ONNXGraphImporter):
     `owners`: name of the variable that holds a node's result -> the node's name.
     """
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], nodes: Sequence[VersionedNode]) -> None:
         super().__init__({name: list(shape) for name, shape in shapes.items()}, None)
+        self._sources = nodes
         self.owners: dict[str, str] = {}
 
+    def _check_for_unsupported_ops(self, graph: onnx.GraphProto) -> None:
+        """Done before, with what ours read beside TVM's."""
+
     def _convert_operator(self, op_name: str, inputs: list[Any], attrs: dict[str, Any], opset: int) -> Any:
-        node = attrs["tvm_custom"]["name"]
+        item = self._sources[int(attrs["tvm_custom"]["name"])]
         try:
             ours = CONVERTERS.get(op_name)
             result = ours(inputs, attrs) if ours else None
             if result is None:
-                result = super()._convert_operator(op_name, inputs, attrs, opset)
+                result = super()._convert_operator(op_name, inputs, attrs, item.opset)
             if isinstance(result, relax.Call):
                 result = self.bb.emit(result)
         except Exception as e:
-            raise UnsupportedModelError(f"operator {op_name} (node {node!r}) cannot be imported: {one_line(e)}") from e
+            raise UnsupportedModelError(
+                f"operator {op_name} (node {item.source!r}) cannot be imported: {one_line(e)}"
+            ) from e
         results = list(result.fields) if isinstance(result, relax.Tuple) else [result]
         made = [r for r in results if isinstance(r, relax.Var)]
         if made:
-            self.owners.setdefault(str(made[-1].name), node)
+            self.owners.setdefault(str(made[-1].name), item.source)
         return result

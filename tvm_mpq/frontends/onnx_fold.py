@@ -1,69 +1,51 @@
-"""Small integer arithmetic on constants in ONNX graphs, computed before the import.
+"""What an ONNX node gives when all it reads is constant, computed by the ONNX package's own evaluator.
 
-Exporters write paddings, shapes and axes as little graphs (torch's `pad` is nine operators), whose results TVM's
-importer wants as constants.
+Exporters write paddings, shapes, axes, masks and grids as little graphs, and keep weights behind Cast, Transpose,
+Mul or DequantizeLinear; TVM's importer wants their results as constants.
 """
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-_LARGEST = 256  # elements; paddings and shapes have a few, weights have more
-_REFUSALS = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
-_DOMAINS = ("", "ai.onnx")
+from tvm_mpq.frontends.onnx_nodes import STANDARD, subgraphs
+
+_REFUSALS = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, NotImplementedError)
+_RANDOM = frozenset(
+    ["Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"]
+)
+
+_AS_OF = {"DequantizeLinear": 19, "QuantizeLinear": 19}
+"""Operators of which the evaluator lacks versions that mean the same; it takes this one for them."""
 
 
-def fold_integers(graph: onnx.GraphProto, opset: int) -> None:
-    """Replace, in place, operators on constants by initializers where all they take and give is small and integer."""
-    known = {t.name: t for t in graph.initializer}
-    values: dict[str, Any] = {n: numpy_helper.to_array(t) for n, t in known.items() if _is_small(t.dims, t.data_type)}
-    outputs = {o.name for o in graph.output}
-    kept = []
-    for node in graph.node:
-        results = _constant(node) if node.op_type == "Constant" else _evaluated(node, values, opset)
-        if results is not None:
-            values.update(results)
-        if results is None or node.op_type == "Constant" or outputs & set(node.output):
-            kept.append(node)
-            continue
-        graph.initializer.extend(numpy_helper.from_array(v, name) for name, v in results.items())
-    del graph.node[:]
-    graph.node.extend(kept)
-
-
-def _is_small(dims: Any, data_type: int) -> bool:
-    integer = data_type in (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
-    return integer and int(np.prod(list(dims), dtype=np.int64)) <= _LARGEST
-
-
-def _constant(node: onnx.NodeProto) -> dict[str, Any] | None:
-    for attribute in node.attribute:
-        if attribute.name == "value" and _is_small(attribute.t.dims, attribute.t.data_type):
-            return {node.output[0]: numpy_helper.to_array(attribute.t)}
-    return None
-
-
-def _evaluated(node: onnx.NodeProto, values: dict[str, Any], opset: int) -> dict[str, Any] | None:
-    """The node's results; None when an operand is no small integer constant, or a result is none."""
-    operands = [name for name in node.input if name]
-    if not operands or node.domain not in _DOMAINS or not all(name in values for name in operands):
+def evaluated(
+    node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto], opset: int
+) -> dict[str, npt.NDArray[Any]] | None:
+    """The node's results by name; None when it reads what is not constant, or cannot be computed here."""
+    operands = list(dict.fromkeys(filter(None, node.input)))
+    if node.domain not in STANDARD or node.op_type in _RANDOM or any(n not in constants for n in operands):
         return None
-    inputs = [
-        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(values[n].dtype), values[n].shape)
-        for n in dict.fromkeys(operands)
-    ]
+    if node.op_type != "Constant" and (not operands or any(True for _ in subgraphs(node))):
+        return None
     names = [name for name in node.output if name]
+    inputs = [helper.make_tensor_value_info(n, constants[n].data_type, constants[n].dims) for n in operands]
     graph = helper.make_graph([node], "constant", inputs, [onnx.ValueInfoProto(name=name) for name in names])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", max(opset, _AS_OF.get(node.op_type, 1)))])
     try:
-        results = ReferenceEvaluator(model).run(names, {n: values[n] for n in operands})
+        values = {n: numpy_helper.to_array(constants[n]) for n in operands}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            results = ReferenceEvaluator(model).run(names, values)
     except _REFUSALS:  # what the evaluator cannot do stays in the graph, and the importer speaks about it
         return None
     arrays = dict(zip(names, map(np.asarray, results), strict=True))
-    small = all(a.dtype.kind == "i" and a.size <= _LARGEST for a in arrays.values())
-    return arrays if small else None
+    return arrays if all(a.dtype.kind in "biuf" and a.dtype.isbuiltin for a in arrays.values()) else None

@@ -6,12 +6,16 @@ A converter takes (inputs, attributes) and answers None when TVM's own converter
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import onnx
 import tvm
 from tvm import relax
+
+from tvm_mpq.frontends.onnx_nodes import STANDARD, VersionedNode
+from tvm_mpq.frontends.onnx_versions import tvm_versions
 
 Converter = Callable[[list[Any], dict[str, Any]], Any]
 
@@ -147,6 +151,17 @@ def _gather(inputs: list[Any], attrs: dict[str, Any]) -> Any:
     return relax.op.take(table, indices, int(attrs.get("axis", 0)), mode="wrap")
 
 
+def _tile(inputs: list[Any], attrs: dict[str, Any]) -> Any:
+    """Copies along new axes, then a view; TVM makes a TE function of it whose remainders LLVM 22 miscompiles."""
+    repeats = _integers(_input(inputs, 1))
+    if repeats is None or len(repeats) != len(inputs[0].ty.shape):
+        return None
+    sizes = [int(d) for d in inputs[0].ty.shape]
+    apart = relax.op.reshape(inputs[0], [n for size in sizes for n in (1, size)])
+    copied = relax.op.broadcast_to(apart, [n for pair in zip(repeats, sizes, strict=True) for n in pair])
+    return relax.op.reshape(copied, [r * n for r, n in zip(repeats, sizes, strict=True)])
+
+
 CONVERTERS: dict[str, Converter] = {
     "Clip": _clip,
     "Constant": _constant,
@@ -155,4 +170,28 @@ CONVERTERS: dict[str, Converter] = {
     "Dropout": _dropout,
     "Gather": _gather,
     "Pad": _pad,
+    "Tile": _tile,
 }
+
+
+def is_known(op_type: str) -> bool:
+    """Whether TVM's importer or a converter of ours reads the operator."""
+    return op_type in CONVERTERS or bool(tvm_versions(op_type))
+
+
+def needs_body(item: VersionedNode, types: Mapping[str, onnx.TypeProto]) -> bool:
+    """Whether an operator is to be read as its schema's function body."""
+    node = item.node
+    if node.domain not in ("com.microsoft", *STANDARD):
+        return True
+    if node.domain not in STANDARD:
+        return False
+    several = node.op_type in _FIRST_OUTPUT_ONLY and sum(1 for name in node.output if name) > 1
+    return several or node.op_type in _BY_BODY or not is_known(node.op_type)
+
+
+_BY_BODY = frozenset(["Attention"])
+"""Operators that TVM takes for others of the same name."""
+
+_FIRST_OUTPUT_ONLY = frozenset(["LayerNormalization"])
+"""Operators of which TVM computes the first result alone, with zeros for the others."""

@@ -24,7 +24,7 @@ from tvm_mpq.pipeline.finetune import require_torch, tuned_build
 from tvm_mpq.pipeline.options import Options, Result
 from tvm_mpq.pipeline.rounding import Rounder
 from tvm_mpq.report.answers import BuildReport
-from tvm_mpq.schema import FLOAT_BITS, Plan, Precision
+from tvm_mpq.schema import FLOAT_BITS, Plan, Precision, TensorQuant
 
 SavedPlan = tuple[Plan, WeightCodes]
 """A plan and the integers of its weights, as `load_plan` gives them."""
@@ -80,13 +80,18 @@ def _build(
         for line in fallen_back(prepared, precisions, Precision.parse(str(uniform))):
             options.tell(line)
         data = load_dataset(options.data, prepared.inputs)
-        if data.synthetic and not all(Precision.parse(p).is_float for p in precisions.values()):
-            options.tell("no calibration data given: synthetic data (standard normal) are used; expect poor ranges")
-        ranges = context.interpret(lambda run: learn.ranges(prepared, run, data, context.db, options))
+        floats = all(Precision.parse(p).is_float for p in precisions.values())
+        ranges: dict[str, list[TensorQuant]] = {}
+        if not floats:
+            if data.synthetic:
+                options.tell("no calibration data given: synthetic data (standard normal) are used; expect poor ranges")
+            ranges = context.interpret(lambda run: learn.ranges(prepared, run, data, context.db, options))
         chosen = Plan(prepared.row.name, prepared.tvm_target_attrs, precisions, ranges)
         chosen = dataclasses.replace(chosen, kernels=_tuned(context, chosen))
-        options.tell("rounding weights")
-        codes = Rounder(context, data)(chosen)
+        codes = WeightCodes({})
+        if not floats:
+            options.tell("rounding weights")
+            codes = Rounder(context, data)(chosen)
     chosen, codes, learned = tuned_build(context, chosen, codes)
     chosen = dataclasses.replace(chosen, info={**chosen.info, **network.plan_info(prepared)})
     work: tempfile.TemporaryDirectory[str] = tempfile.TemporaryDirectory(prefix="tvm_mpq_")

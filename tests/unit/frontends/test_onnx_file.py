@@ -141,12 +141,6 @@ def test_non_finite_weights_are_refused_by_name(bad, what, save_onnx) -> None:
         load_model(path)
 
 
-def test_half_precision_is_refused(save_onnx) -> None:
-    relu = [node("Relu", ["x"], ["y"])]
-    with pytest.raises(UnsupportedModelError, match="float16"):
-        load_model(save_onnx(relu, {"x": ((1, 4), "float16")}))
-
-
 def test_a_dynamic_axis_other_than_the_batch_is_refused_or_given(save_onnx) -> None:
     path = save_onnx([node("Relu", ["x"], ["y"])], {"x": (("N", 3, "height", None), "float32")})
     with pytest.raises(UnsupportedModelError, match=r"input 'x' has dynamic axes 2 \(height\)"):

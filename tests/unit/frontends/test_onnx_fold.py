@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tvm_mpq.errors import UnsupportedModelError
 from tvm_mpq.frontends import load_model
-from tvm_mpq.frontends.onnx_fold import fold_integers
+from tvm_mpq.frontends.onnx_fold import evaluated
 
 node = helper.make_node
 
@@ -58,23 +58,21 @@ def test_padding_that_depends_on_an_input_is_refused(save_onnx: Callable[..., Pa
         load_model(save_onnx(torch_pad(), inputs, weights))
 
 
-def test_what_is_left_alone() -> None:
-    """Floats, large tensors, results of the network, and what reads an input."""
-    large = numpy_helper.from_array(np.zeros(500, np.int64), "large")
-    small, weight = (
-        numpy_helper.from_array(np.ones(3, t), n) for n, t in (("small", np.int64), ("weight", np.float32))
-    )
-    nodes = [
-        node("Neg", ["large"], ["a"]),
-        node("Neg", ["weight"], ["b"]),
-        node("Neg", ["small"], ["out"]),
-        node("Add", ["small", "x"], ["c"]),
-        node("NotAnOperator", ["small"], ["d"]),
-        node("Neg", ["small"], ["gone"]),
-    ]
-    outputs = [helper.make_tensor_value_info("out", TensorProto.INT64, [3])]
-    graph = helper.make_graph(nodes, "graph", [], outputs, [large, small, weight])
-    fold_integers(graph, 17)
-    assert [n.output[0] for n in graph.node] == ["a", "b", "out", "c", "d"]
-    (made,) = [numpy_helper.to_array(t) for t in graph.initializer if t.name == "gone"]
-    np.testing.assert_array_equal(made, [-1, -1, -1])
+def test_what_is_computed_and_what_is_left_alone() -> None:
+    """Constants, also large ones; but not what reads an input."""
+    tensors = {
+        "weight": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "large": np.zeros(5000, np.int64),
+    }
+    constants = {n: numpy_helper.from_array(v, n) for n, v in tensors.items()}
+    for name in ("weight", "large"):
+        found = evaluated(node("Neg", [name], ["y"]), constants, 17)
+        assert found is not None
+        np.testing.assert_array_equal(found["y"], -tensors[name])
+    for left in (
+        node("Neg", ["x"], ["y"]),
+        node("Add", ["weight", "x"], ["y"]),
+        node("NotAnOperator", ["weight"], ["y"]),
+        node("Neg", ["weight"], ["y"], domain="org.example"),
+    ):
+        assert evaluated(left, constants, 17) is None

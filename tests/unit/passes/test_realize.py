@@ -12,12 +12,13 @@ from tvm import relax
 
 from mpq_testing.networks import residual_network
 from tvm_mpq.errors import InvalidValueError
+from tvm_mpq.execute.host_runtime import float_module
 from tvm_mpq.execute.network import realize, weight_bytes
 from tvm_mpq.execute.prepare import prepare
 from tvm_mpq.passes import Annotate, Normalize, Realize
 from tvm_mpq.passes.graph import read_graph
 from tvm_mpq.passes.lowering import KernelStep, lower
-from tvm_mpq.passes.realize import KERNEL_ATTR
+from tvm_mpq.passes.realize import KERNEL_ATTR, finish
 from tvm_mpq.schema import Plan, TensorQuant
 from tvm_mpq.targets import features, local_row, to_tvm_attrs
 
@@ -119,3 +120,32 @@ def test_operators_that_do_not_match(plan: Plan) -> None:
         with pytest.raises(InvalidValueError, match=r"'attention'|'stem'") as caught:
             Realize(dataclasses.replace(plan, operators=operators))(mod)
         assert "\n" not in str(caught.value)
+
+
+def test_loop_nests_and_constant_results_of_an_importer_are_kept() -> None:
+    """In the realized module and in the interpreter's."""
+    x = relax.Var("x", relax.TensorType((2, 3), "float32"))
+    builder = relax.BlockBuilder()
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            flipped = builder.emit_te(tvm.topi.flip, builder.emit(relax.op.exp(x)), axis=1)
+            results = builder.emit_output(relax.Tuple([flipped, relax.const(np.float32([7, 8]))]))
+        builder.emit_func_output(results)
+    prepared = prepare(builder.get())
+    plan = Plan(prepared.row.name, prepared.tvm_target_attrs, {}, {})
+    value = np.arange(6, dtype=np.float32).reshape(2, 3)
+    wanted = np.exp(value)[:, ::-1]
+    machine = relax.VirtualMachine(tvm.compile(realize(prepared, plan), target=plan.tvm_target()), tvm.cpu())
+    found, constant = machine["main"](tvm.runtime.tensor(value))
+    np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-6)
+    np.testing.assert_array_equal(constant.numpy(), np.float32([7, 8]))
+    nodes = prepared.graph.nodes
+    runtime = tvm.compile(finish(float_module(prepared.graph, nodes), prepared.features), target=plan.tvm_target())
+    functions = relax.VirtualMachine(runtime, tvm.cpu())
+    through = tvm.runtime.tensor(value)
+    for i, node in enumerate(nodes):
+        result = functions[f"float_{i}"](*([through] if node.inputs else []))
+        if node.inputs:
+            through = result
+    np.testing.assert_allclose(through.numpy(), wanted, rtol=1e-6)
+    np.testing.assert_array_equal(result.numpy(), np.float32([7, 8]))
