@@ -71,10 +71,11 @@ class PlanEvaluator:
             new=new,
         )
 
-    def __call__(self, solution: Solution) -> Quality:
+    def __call__(self, solution: Solution, allowed: float | None = None) -> Quality:
+        """allowed: points for this solution, where other ones than for all."""
         plan = self._plan_of(solution)
         steps = emulated_on_int8(network.all_steps(self._prepared, plan, self._codes_of(plan)), self._store)
-        return self.judge(lambda part: self._outputs(steps, part))
+        return self.judge(lambda part: self._outputs(steps, part), allowed)
 
     def _outputs(self, steps: list[Step], data: Dataset) -> list[npt.NDArray[Any]]:
         samples = learn.graph_samples(self._prepared, data)

@@ -142,18 +142,18 @@ class Judge:
             self.basis = Basis(len(logits), right, sure, trained_on, count, sharper)
         self.seconds = time.monotonic() - started
 
-    def __call__(self, run: OutputsOf) -> Quality:
-        """The quality of the plan whose network `run` runs."""
+    def __call__(self, run: OutputsOf, allowed: float | None = None) -> Quality:
+        """The quality of the plan whose network `run` runs; allowed: as above, for this plan alone."""
         started = time.monotonic()
         try:
-            return self._judged(run)
+            return self._judged(run, self._allowed if allowed is None else allowed)
         finally:
             self.plans += 1
             self.seconds += time.monotonic() - started
 
-    def _judged(self, run: OutputsOf) -> Quality:
+    def _judged(self, run: OutputsOf, allowed: float | None) -> Quality:
         outputs: list[npt.NDArray[Any]] = []
-        looks = [count for count in LOOKS if count < len(self._data) and self._allowed is not None]
+        looks = [count for count in LOOKS if count < len(self._data) and allowed is not None]
         for spent, count in enumerate((*looks, len(self._data))):
             outputs += run(self._data.runs(np.arange(len(outputs), count)))
             if not all(np.isfinite(output).all() for output in outputs):
@@ -161,12 +161,9 @@ class Judge:
             last = count == len(self._data)
             error = 1 - CONFIDENCE - spent * EARLY_ERROR if last else EARLY_ERROR
             drop = self._drop(outputs, 1 - error)
-            if last or self._is_clear(drop):
+            if last or _is_clear(drop, allowed):
                 return Quality(drop, self._loss(outputs))
         return Quality(exact(math.inf, len(outputs)), math.inf)
-
-    def _is_clear(self, drop: Interval) -> bool:
-        return self._allowed is not None and (drop.high <= self._allowed or drop.low > self._allowed)
 
     def _drop(self, outputs: list[npt.NDArray[Any]], level: float) -> Interval:
         reference = self._reference[: len(outputs)]
@@ -187,6 +184,10 @@ class Judge:
         for reference, output in zip(self._reference[: len(outputs)], outputs, strict=True):
             sums.add(reference, output, None)
         return sums.mean(self._metric)
+
+
+def _is_clear(drop: Interval, allowed: float | None) -> bool:
+    return allowed is not None and (drop.high <= allowed or drop.low > allowed)
 
 
 def _lifted(found: Interval, seen: float) -> Interval:

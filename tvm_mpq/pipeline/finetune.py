@@ -57,6 +57,17 @@ class Finetuner:
         learned, report = self._results[name]
         return dataclasses.replace(learned, info=plan.info, kernels=plan.kernels), report
 
+    def kept_aside(self) -> Dataset:
+        """The samples that nothing is learned from: whole runs of them."""
+        from tvm_mpq.training.course import split
+        from tvm_mpq.training.settings import FinetuneSettings
+
+        data = self._data
+        rows = split(len(next(iter(data.arrays.values()))), FinetuneSettings())[1].numpy()
+        rows = rows[: max(data.batch, len(rows) // data.batch * data.batch)]
+        arrays = {name: x[rows] for name, x in data.arrays.items()}
+        return dataclasses.replace(data, arrays=arrays, labels=None if data.labels is None else data.labels[rows])
+
     def _tune(self, plan: Plan) -> tuple[Plan, FinetuneReport]:
         from tvm_mpq.training.finetune import finetune
         from tvm_mpq.training.settings import FinetuneSettings

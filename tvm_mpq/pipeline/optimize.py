@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from tvm_mpq.calibrate.data import Dataset, load_dataset
-from tvm_mpq.calibrate.evaluate import PlanEvaluator, remembered
-from tvm_mpq.calibrate.judge import shuffled
+from tvm_mpq.calibrate.data import load_dataset
 from tvm_mpq.errors import InfeasibleError
 from tvm_mpq.execute import network
 from tvm_mpq.execute.accuracy import check_labels, classifies
@@ -20,19 +18,16 @@ from tvm_mpq.numerics.saved_plan import save_plan
 from tvm_mpq.pipeline.context import RunContext, open_context
 from tvm_mpq.pipeline.describe import describe
 from tvm_mpq.pipeline.finetune import Finetuner
-from tvm_mpq.pipeline.judgement import judgement, warning
+from tvm_mpq.pipeline.judgement import judgement
 from tvm_mpq.pipeline.options import Options, Result, to_json
 from tvm_mpq.pipeline.rounding import Rounder
-from tvm_mpq.pipeline.tables import Tables, build_tables, corrected_tables, measure_chosen_predictions, plan_of
+from tvm_mpq.pipeline.selection import Selector
+from tvm_mpq.pipeline.tables import Tables, build_tables, corrected_tables, plan_of
 from tvm_mpq.report import write_report
 from tvm_mpq.report.contract import OptimizeReport, RivalPlan
 from tvm_mpq.schema import Budget
-from tvm_mpq.select.choose import choose, effective_budget
-from tvm_mpq.select.ilp import Solution
-from tvm_mpq.select.pricing import price
-from tvm_mpq.select.problem import Problem
-from tvm_mpq.select.quality import Quality, Tried, fastest_uniform
-from tvm_mpq.select.searcher import IntegerProgram
+from tvm_mpq.select.choose import effective_budget
+from tvm_mpq.select.quality import Tried, fastest_uniform
 
 TIGHTENINGS = 2
 """How often a plan is chosen anew when the built network misses the latency budget that its table keeps."""
@@ -61,9 +56,8 @@ def _optimize(context: RunContext, options: Options) -> Result[OptimizeReport]:
     tuner = Finetuner(context, data, rounder)
     builds = context.build_cache(data.sample(0), tuner)
     tables = corrected_tables(context, build_tables(context, data), builds)
-    evaluator = _evaluator(context, tables, data if options.judge == "calib" else eval_data, rounder)
-    evaluate = remembered(evaluator)
-    tables, chosen, tried = _select(context, tables, evaluate, 1.0)
+    selector = Selector(context, tables, data if options.judge == "calib" else eval_data, rounder, tuner)
+    tables, chosen, tried = selector.select(tables, 1.0)
     share = 1.0
     for attempt in range(TIGHTENINGS + 1):
         chosen, contest = _contested(context, tables, builds, chosen, tried)
@@ -80,11 +74,11 @@ def _optimize(context: RunContext, options: Options) -> Result[OptimizeReport]:
         share /= over
         options.tell(f"measured {over - 1:.1%} above the latency budget: selecting again with {share:.1%} of it")
         try:
-            tables, chosen, tried = _select(context, tables, evaluate, share)
+            tables, chosen, tried = selector.select(tables, share)
         except InfeasibleError as e:
             options.tell(f"no plan is predicted to be that fast: {e}")
             break
-    judged = judgement(options, evaluator.judge, chosen, tried, contest)
+    judged = judgement(options, selector.judge, chosen, tried, contest)
     report = describe(context, tables, data, eval_data, chosen, tried, plans, checked, judged, learned)
 
     plan = dataclasses.replace(plans["mixed"], info=network.plan_info(prepared))
@@ -95,56 +89,6 @@ def _optimize(context: RunContext, options: Options) -> Result[OptimizeReport]:
     (folder / "report.json").write_text(to_json(report) + "\n", encoding="utf-8")
     write_report(report, folder / "report.html")
     return Result(plan, report, work)
-
-
-def _evaluator(context: RunContext, tables: Tables, data: Dataset, rounder: Rounder) -> PlanEvaluator:
-    """Judges plans on these data, and says so when they look trained on."""
-    options = context.options
-    options.tell("running fp32 on the images that plans are judged on")
-    evaluator = PlanEvaluator(
-        context.prepared,
-        context.store,
-        context.interpret,
-        lambda solution: plan_of(context, tables, solution),
-        rounder,
-        tables.plan,
-        shuffled(data, options.check_samples),
-        allowed=effective_budget(options.budget).max_drop,
-        new=options.judge == "eval",
-    )
-    text = warning(evaluator.judge)
-    if text:
-        options.tell(text)
-    return evaluator
-
-
-def _select(
-    context: RunContext, tables: Tables, evaluate: Callable[[Solution], Quality], latency_share: float
-) -> tuple[Tables, Tried, list[Tried]]:
-    """The tables that the chosen plan stands on, measured alone; the plan; and all that were tried."""
-    options = context.options
-    while True:
-        options.tell("selecting")
-        chosen, tried = choose(
-            tables.optimistic,
-            options.budget,
-            tables.int8,
-            evaluate,
-            searcher=IntegerProgram(options.solver_time_limit_sec),
-            latency_share=latency_share,
-            progress=options.progress,
-        )
-        settled = measure_chosen_predictions(context, tables, chosen.solution)
-        if settled is None:
-            return tables, chosen, [repriced(tables.problem, t) for t in tried]
-        tables = settled
-
-
-def repriced(problem: Problem, tried: Tried) -> Tried:
-    """With the latency that the problem gives it."""
-    solution = tried.solution
-    us = price(problem, solution.choices, solution.formats).latency_us
-    return dataclasses.replace(tried, solution=dataclasses.replace(solution, latency_us=us))
 
 
 def rival_of(chosen: Tried, tried: Sequence[Tried], budget: Budget) -> Tried | None:

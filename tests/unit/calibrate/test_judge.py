@@ -62,6 +62,7 @@ def test_clear_plans_are_done_with_early_and_close_ones_are_not() -> None:
         found = judge(data, allowed)(net)
         assert net.images == found.drop.images == most
         assert found.keeps(allowed) == (allowed > 2 * truth)
+        assert judge(data, allowed=123.0)(net, allowed) == found, "what is asked for one plan counts"
 
 
 class Surer(Net):

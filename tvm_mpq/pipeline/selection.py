@@ -1,0 +1,131 @@
+"""From tables to the plan that keeps the budget: solved, run end to end, judged, and taught where that is asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from tvm_mpq.calibrate.data import Dataset
+from tvm_mpq.calibrate.evaluate import PlanEvaluator, remembered
+from tvm_mpq.calibrate.judge import Judge, shuffled
+from tvm_mpq.errors import InfeasibleError
+from tvm_mpq.numerics.weight_codes import WeightCodes
+from tvm_mpq.pipeline.context import RunContext
+from tvm_mpq.pipeline.finetune import Finetuner
+from tvm_mpq.pipeline.judgement import warning
+from tvm_mpq.pipeline.rounding import Rounder
+from tvm_mpq.pipeline.tables import Tables, measure_chosen_predictions, plan_of
+from tvm_mpq.schema import Budget, Plan
+from tvm_mpq.select.bolder import fastest_learned
+from tvm_mpq.select.choose import choose, effective_budget
+from tvm_mpq.select.ilp import Solution
+from tvm_mpq.select.pricing import price
+from tvm_mpq.select.problem import Problem
+from tvm_mpq.select.quality import Quality, Tried
+from tvm_mpq.select.searcher import IntegerProgram
+
+Selected = tuple[Tables, Tried, list[Tried]]
+"""The tables that the chosen plan stands on, measured alone; the plan; and all that were tried."""
+
+
+class Selector:
+    """Selects plans of one network by its tables. data: that plans are judged on. Equal plans are run once."""
+
+    def __init__(self, context: RunContext, tables: Tables, data: Dataset, rounder: Rounder, tuner: Finetuner) -> None:
+        self._context, self._tuner, self._data = context, tuner, data
+        self._evaluator = self._evaluator_on(data, tables, lambda plan: plan, rounder)
+        self._evaluate = remembered(self._evaluator)
+        self.judge: Judge = self._evaluator.judge
+        """That the plan selected last was judged by."""
+        text = warning(self.judge)
+        if text:
+            context.options.tell(text)
+
+    def select(self, tables: Tables, latency_share: float) -> Selected:
+        """The plan to build. latency_share: of the latency budget that may be used by the table's account.
+
+        Raises
+        ------
+        InfeasibleError
+            If nothing keeps the budget.
+        """
+        options = self._context.options
+        self.judge = self._evaluator.judge
+        while True:
+            options.tell("selecting")
+            chosen, tried = self._choose(tables, options.budget, self._evaluate, latency_share)
+            settled = measure_chosen_predictions(self._context, tables, chosen.solution)
+            if settled is None:
+                break
+            tables = settled
+        chosen, tried = self._taught(tables, chosen, tried, latency_share)
+        return tables, chosen, [_repriced(tables.problem, t) for t in tried]
+
+    def _choose(
+        self, tables: Tables, budget: Budget, evaluate: Callable[[Solution], Quality], latency_share: float
+    ) -> tuple[Tried, list[Tried]]:
+        options = self._context.options
+        return choose(
+            tables.optimistic,
+            budget,
+            tables.int8,
+            evaluate,
+            searcher=IntegerProgram(options.solver_time_limit_sec),
+            latency_share=latency_share,
+            progress=options.progress,
+        )
+
+    def _taught(
+        self, tables: Tables, chosen: Tried, tried: list[Tried], latency_share: float
+    ) -> tuple[Tried, list[Tried]]:
+        """The plan chosen, or where plans may learn a faster one that keeps the drop after that."""
+        options = self._context.options
+        max_drop = effective_budget(options.budget).max_drop
+        if not options.finetune_epochs or max_drop is None:
+            return chosen, tried
+        # A plan fits what it learned from: it is judged on samples that it did not.
+        aside = self._data if options.judge == "eval" else self._tuner.kept_aside()
+        evaluator = self._evaluator_on(aside, tables, lambda plan: self._tuner.tuned(plan)[0], self._tuner)
+
+        def within(drop: float) -> Tried | None:
+            options.tell(f"selecting a plan that may lose {drop:g} points before it learns")
+            bolder = dataclasses.replace(options.budget, max_drop=drop)
+            evaluate = remembered(lambda solution: self._evaluator(solution, drop))
+            try:
+                return self._choose(tables, bolder, evaluate, latency_share)[0]
+            except InfeasibleError:
+                return None
+
+        found = fastest_learned(chosen, max_drop, within, evaluator)
+        if found is chosen:
+            return chosen, tried
+        self.judge = evaluator.judge
+        return found, [*(t for t in tried if t.solution.choices != found.solution.choices), found]
+
+    def _evaluator_on(
+        self,
+        data: Dataset,
+        tables: Tables,
+        taught: Callable[[Plan], Plan],
+        codes_of: Callable[[Plan], WeightCodes],
+    ) -> PlanEvaluator:
+        context, options = self._context, self._context.options
+        options.tell("running fp32 on the images that plans are judged on")
+        return PlanEvaluator(
+            context.prepared,
+            context.store,
+            context.interpret,
+            lambda solution: taught(plan_of(context, tables, solution)),
+            codes_of,
+            tables.plan,
+            shuffled(data, options.check_samples),
+            allowed=effective_budget(options.budget).max_drop,
+            new=options.judge == "eval",
+        )
+
+
+def _repriced(problem: Problem, tried: Tried) -> Tried:
+    """With the latency that the problem gives it."""
+    solution = tried.solution
+    us = price(problem, solution.choices, solution.formats).latency_us
+    return dataclasses.replace(tried, solution=dataclasses.replace(solution, latency_us=us))
