@@ -17,7 +17,7 @@ from tvm_mpq.passes.graph import Graph
 from tvm_mpq.schema import Plan
 from tvm_mpq.training.settings import FinetuneSettings
 
-VERSION = 2
+VERSION = 3
 """Part of a checkpoint's identity: raise it when equal settings give another result."""
 
 _WARM_UP = 0.05

@@ -42,15 +42,14 @@ def test_images_are_shifted_by_an_eighth_at_most(axes: tuple[int, int]) -> None:
     assert len(found) > 2
 
 
-def test_some_images_have_another_laid_over_them() -> None:
+def test_images_have_others_laid_over_them() -> None:
     x = torch.eye(200).reshape(200, 200, 1, 1)
     y = Augmentation(mix=True)(x, generator()).reshape(200, 200)
     torch.testing.assert_close(y.sum(dim=1), torch.ones(200))
-    parts = (y > 0).sum(dim=1)
-    assert set(parts.tolist()) == {1, 2}, "one image, or two"
-    assert 60 < int((parts == 2).sum()) < 140
-    own = y.diagonal()[parts == 2]
-    assert float(own.min()) < 0.2 and float(own.max()) > 0.8, "in any shares"
+    assert set((y > 0).sum(dim=1).tolist()) <= {1, 2}, "two images, or one over itself"
+    own = y.diagonal()
+    assert float(own.min()) < 0.1 and float(own.quantile(0.9)) > 0.8, "in any shares"
+    assert float((own < 1).float().mean()) > 0.9
 
 
 def test_nothing_is_done_by_default() -> None:
