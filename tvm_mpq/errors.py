@@ -66,7 +66,11 @@ class DeviceLostError(MeasurementError, ConnectionError):
 
 
 class VerificationError(MPQError, ArithmeticError):
-    """A compiled kernel's integers differ from the definition in `numerics`."""
+    """A kernel's integers differ from the definition in `numerics`, or an import from its source's evaluator."""
+
+
+class NoReferenceError(MPQError, RuntimeError):
+    """No independent evaluator runs this model here, or not in time; the text says why, for a report."""
 
 
 class MissingDependencyError(MPQError, ImportError):

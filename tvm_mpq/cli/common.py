@@ -100,6 +100,7 @@ def model_options(command: Command) -> Command:
 
 
 def work_options(command: Command) -> Command:
+    command = verify_option(command)
     for option in (
         click.option("--db", type=click.Path(path_type=Path), help="Latency database file; default: user's cache."),
         click.option(
@@ -118,6 +119,14 @@ def work_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def verify_option(command: Command) -> Command:
+    return click.option(
+        "--verify-import/--no-verify-import",
+        default=True,
+        help="Compare the imported network with an independent evaluator (ONNX Runtime, torch, ...) on one sample.",
+    )(command)
 
 
 def board_options(command: Command) -> Command:

@@ -66,6 +66,11 @@ def prepare(
     """
     row = targets.resolve(target)
     loaded = frontends.load_model(model, example_inputs=example_inputs, batch=batch, input_shapes=input_shapes)
+    return annotated(loaded, row, threads, offered)
+
+
+def annotated(loaded: frontends.Loaded, row: TargetRow, threads: int, offered: Iterable[Precision]) -> Prepared:
+    """An imported network, normalized and annotated for one target."""
     passes = [Normalize(), Annotate(target=row, threads=threads, offered=offered)]
     mod = tvm.transform.Sequential(passes)(loaded.mod)
     attrs = targets.to_tvm_attrs(row, threads)

@@ -8,15 +8,23 @@ from dataclasses import dataclass, field
 import tvm
 from tvm import relax
 
+from tvm_mpq.frontends.reference import Reference
+
 
 @dataclass
 class Imported:
-    """`owners`: name of the variable that holds a source operator's result -> what the source model calls it."""
+    """`owners`: name of the variable that holds a source operator's result -> what the source model calls it.
+
+    tensors: variable -> the tensor of the source model that it holds, by the name that `reference` knows. reference: an
+    evaluator of the source model; None where there is none.
+    """
 
     mod: tvm.IRModule
     owners: dict[str, str]
     input_names: tuple[str, ...]
     notes: list[str] = field(default_factory=list)
+    tensors: dict[str, str] = field(default_factory=dict)
+    reference: Reference | None = None
 
 
 def abandon(builder: relax.BlockBuilder) -> None:

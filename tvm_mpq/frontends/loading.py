@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from tvm_mpq.errors import FileFormatError, MissingFileError, UnsupportedModelEr
 from tvm_mpq.frontends.checks import check_module, fingerprint
 from tvm_mpq.frontends.imported import Imported
 from tvm_mpq.frontends.naming import UniqueNames, names_by_variable, rename, safe
+from tvm_mpq.frontends.reference import Reference
 from tvm_mpq.frontends.shapes import Shapes
 
 SUFFIXES = (".onnx", ".tflite", ".pt2")
@@ -28,6 +29,8 @@ class Loaded:
     input_names : the model's own names of `main`'s parameters, in order; the parameters have valid variants of them.
     fingerprint : sha256 of structure and weights.
     notes : what was decided in the user's stead, one sentence each.
+    tensors : variable of `main` -> the tensor of the source model that it holds, as `reference` calls it.
+    reference : an independent evaluator of the source model, to verify the import by; None where there is none.
     """
 
     mod: tvm.IRModule
@@ -35,6 +38,8 @@ class Loaded:
     name: str
     fingerprint: str
     notes: tuple[str, ...]
+    tensors: Mapping[str, str] = field(default_factory=dict, compare=False)
+    reference: Reference | None = field(default=None, compare=False)
 
 
 def load_model(
@@ -75,7 +80,9 @@ def load_model(
     variables = names_by_variable(imported.mod["main"], imported.owners)
     mod = rename(_tidy(imported.mod), variables, parameters)
     check_module(mod, name)
-    return Loaded(mod, imported.input_names, name, fingerprint(mod), (*shapes.notes, *imported.notes))
+    notes = (*shapes.notes, *imported.notes)
+    tensors = {variables[v]: source for v, source in imported.tensors.items() if v in variables}
+    return Loaded(mod, imported.input_names, name, fingerprint(mod), notes, tensors, imported.reference)
 
 
 def _import(model: Any, example_inputs: Any, shapes: Shapes) -> tuple[Imported, str]:

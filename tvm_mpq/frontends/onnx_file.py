@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from tvm_mpq.frontends.onnx_functions import check_domains, inlined
 from tvm_mpq.frontends.onnx_names import operator_names
 from tvm_mpq.frontends.onnx_nodes import STANDARD, VersionedNode
 from tvm_mpq.frontends.onnx_operators import CONVERTERS, is_known, needs_body
+from tvm_mpq.frontends.onnx_reference import OnnxReference
 from tvm_mpq.frontends.onnx_walk import Walk, Walked
-from tvm_mpq.frontends.shapes import Shapes
+from tvm_mpq.frontends.shapes import Declared, Shapes
 
 _QUANTIZED = frozenset(
     [
@@ -49,15 +50,10 @@ def load_onnx(file: Path, shapes: Shapes) -> Imported:
     UnsupportedModelError
         For unknown operators and domains, dynamic shapes, quantized or non-finite models.
     """
-    model = inlined(_read(file), file.name)
-    check_domains(model, file.name)
-    notes = read_as_float32(model)
+    model, notes = _static(file, shapes.fix)
     graph = model.graph
-    initializers = {t.name for t in graph.initializer}
-    inputs = [i for i in graph.input if i.name not in initializers]
-    static = shapes.fix({i.name: _shape(i) for i in inputs})
-    for i in inputs:
-        i.CopyFrom(helper.make_tensor_value_info(i.name, i.type.tensor_type.elem_type, static[i.name]))
+    inputs = _inputs(graph)
+    static = {i.name: tuple(int(d.dim_value) for d in i.type.tensor_type.shape.dim) for i in inputs}
     walked = Walk(graph, _versions(model), operator_names(graph), needs_body).run()
     _check_operators(walked.nodes, file)
     check_values((name, numpy_helper.to_array(t)) for name, t in walked.constants.items())
@@ -73,7 +69,29 @@ def load_onnx(file: Path, shapes: Shapes) -> Imported:
         except Exception as e:
             abandon(importer.bb)
             raise UnsupportedModelError(f"{file.name}: cannot be imported: {one_line(e)}") from e
-    return Imported(mod, importer.owners, tuple(i.name for i in inputs), notes)
+    reference = OnnxReference(lambda: _static(file, lambda _: static)[0])
+    names = tuple(i.name for i in inputs)
+    return Imported(mod, importer.owners, names, notes, importer.tensors, reference)
+
+
+def _static(
+    file: Path, sizes: Callable[[dict[str, Declared]], Mapping[str, tuple[int, ...]]]
+) -> tuple[onnx.ModelProto, list[str]]:
+    """The file's model with inputs of fixed sizes, float32, without functions of its own; and notes."""
+    model = inlined(_read(file), file.name)
+    check_domains(model, file.name)
+    notes = read_as_float32(model)
+    inputs = _inputs(model.graph)
+    static = sizes({i.name: _shape(i) for i in inputs})
+    for i in inputs:
+        i.CopyFrom(helper.make_tensor_value_info(i.name, i.type.tensor_type.elem_type, static[i.name]))
+    return model, notes
+
+
+def _inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """Those that the network takes when it runs."""
+    initializers = {t.name for t in graph.initializer}
+    return [i for i in graph.input if i.name not in initializers]
 
 
 def _graph(
@@ -139,13 +157,14 @@ def _shape(value: onnx.ValueInfoProto) -> list[int | str | None] | None:
 class _Importer(ONNXGraphImporter):
     """TVM's importer, with our converters where TVM's hide the operator, and with a record of who made which variable.
 
-    `owners`: name of the variable that holds a node's result -> the node's name.
+    `owners`: name of the variable that holds a node's result -> the node's name; `tensors`: variable -> tensor.
     """
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], nodes: Sequence[VersionedNode]) -> None:
         super().__init__({name: list(shape) for name, shape in shapes.items()}, None)
         self._sources = nodes
         self.owners: dict[str, str] = {}
+        self.tensors: dict[str, str] = {}
 
     def _check_for_unsupported_ops(self, graph: onnx.GraphProto) -> None:
         """Done before, with what ours read beside TVM's."""
@@ -167,4 +186,7 @@ class _Importer(ONNXGraphImporter):
         made = [r for r in results if isinstance(r, relax.Var)]
         if made:
             self.owners.setdefault(str(made[-1].name), item.source)
+        for variable, tensor in zip(results, item.node.output, strict=False):
+            if isinstance(variable, relax.Var):
+                self.tensors.setdefault(str(variable.name), tensor)
         return result

@@ -19,6 +19,7 @@ from tvm_mpq.frontends.checks import GenericArray, check_values, one_line
 from tvm_mpq.frontends.imported import Imported, abandon
 from tvm_mpq.frontends.naming import is_anonymous, owner_of
 from tvm_mpq.frontends.shapes import Shapes, fix_symbols
+from tvm_mpq.frontends.torch_reference import TorchReference
 
 _WEIGHTED = frozenset(
     [
@@ -153,6 +154,7 @@ def _import(program: Any, shapes: Shapes, what: str) -> Imported:
 
     check_values(_tensors(program))
     importer = ExportedProgramImporter()
+    exported = program
     try:
         with _quiet():
             program = program.run_decompositions()
@@ -168,7 +170,9 @@ def _import(program: Any, shapes: Shapes, what: str) -> Imported:
     names = [str(p.name) for p in mod["main"].params]
     fixed = fix_symbols(mod, shapes, names)
     _check_ranges(program, mod, fixed)
-    return Imported(fixed, _owners(program, importer.env), tuple(names))
+    tensors = {str(v.name): n.name for n, v in importer.env.items() if isinstance(v, relax.Var)}
+    reference = TorchReference(exported, names)
+    return Imported(fixed, _owners(program, importer.env), tuple(names), tensors=tensors, reference=reference)
 
 
 def _check_ranges(program: Any, mod: tvm.IRModule, fixed: tvm.IRModule) -> None:

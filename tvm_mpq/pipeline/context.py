@@ -15,10 +15,12 @@ from tvm_mpq.errors import TargetMismatchError
 from tvm_mpq.execute.board_runtime import BoardRuntime
 from tvm_mpq.execute.build_cache import NetworkBuildCache
 from tvm_mpq.execute.host_runtime import HostRuntime
+from tvm_mpq.execute.import_check import ImportCheck
 from tvm_mpq.execute.interpreter import Interpreter, Sample
 from tvm_mpq.execute.prepare import Prepared, prepare
 from tvm_mpq.numerics.weight_codes import WeightCodes
 from tvm_mpq.pipeline.options import Options
+from tvm_mpq.pipeline.verification import DECLINED, verified
 from tvm_mpq.report.contract import BoardUse, Condition, LostBoard, Reading, Readings
 from tvm_mpq.schema import DeviceIdentity, Plan
 from tvm_mpq.targets import TargetRow, health
@@ -51,6 +53,7 @@ class RunContext:
     pool: DevicePool
     device: DeviceIdentity
     health: Reading  # of the device, before the work
+    import_check: ImportCheck = DECLINED
     _interpreter: tuple[Any, Interpreter] | None = None  # and the connection it belongs to
 
     def profiler(self) -> KernelProfiler:
@@ -82,6 +85,10 @@ class RunContext:
         if isinstance(self.pool, Boards):
             return self.pool.do(lambda session: work(self._on(session)))
         return work(self._here())
+
+    def host_interpreter(self) -> Interpreter | None:
+        """The interpreter in this process; None where code for the target does not run here."""
+        return None if targets.missing_features(self.prepared.row) else self._here()
 
     def _here(self) -> Interpreter:
         prepared = self.prepared
@@ -155,10 +162,16 @@ def open_context(options: Options, *, compile_only: bool = False) -> RunContext:
     row = targets.resolve(options.target)
     pool, device = _device(options, row, compile_only=compile_only)
     try:
-        return _equipped(options, row, pool, device)
+        context = _equipped(options, row, pool, device)
     except BaseException:
         pool.close()
         raise
+    try:
+        context.import_check = verified(context.prepared, options, context.host_interpreter())
+    except BaseException:
+        context.close()
+        raise
+    return context
 
 
 def _equipped(options: Options, row: TargetRow, pool: DevicePool, device: DeviceIdentity) -> RunContext:

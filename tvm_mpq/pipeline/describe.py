@@ -11,6 +11,7 @@ from tvm_mpq.execute.build_cache import Checked
 from tvm_mpq.pipeline.context import RunContext
 from tvm_mpq.pipeline.judgement import held, tried_plan
 from tvm_mpq.pipeline.tables import Tables
+from tvm_mpq.pipeline.verification import import_verification
 from tvm_mpq.report.contract import FinetuneReport, Judgement, OperatorChoice, OptimizeReport
 from tvm_mpq.schema import Plan
 from tvm_mpq.select.choose import effective_budget
@@ -100,6 +101,7 @@ def describe(
         "predictor": tables.latency.predictor,
         "boundaries": network.conversions(network.all_steps(context.prepared, plans["mixed"])),
         "calibration": {"samples": len(data), "synthetic": data.synthetic, "observer": context.options.observer},
+        "import_check": import_verification(context.import_check),
         "finetune": learned,
         "artifacts": {},
         **context.condition(),

@@ -48,6 +48,7 @@ class Options:
     threads: int | None = None  # None = those of the plan that is built, else 1
     workers: int | None = None  # processes that compile kernels; None = one for each core of this process
     db: str | Path | None = None
+    verify_import: bool = True  # compare it with an independent evaluator, on one sample
     rpc: str | None = None  # HOST:PORT
     key: str | None = None  # tracker key
     observer: str = "mse"

@@ -23,6 +23,7 @@ from tvm_mpq.pipeline.context import RunContext, open_context
 from tvm_mpq.pipeline.finetune import require_torch, tuned_build
 from tvm_mpq.pipeline.options import Options, Result
 from tvm_mpq.pipeline.rounding import Rounder
+from tvm_mpq.pipeline.verification import import_verification
 from tvm_mpq.report.answers import BuildReport
 from tvm_mpq.schema import FLOAT_BITS, Plan, Precision, TensorQuant
 
@@ -106,6 +107,7 @@ def _build(
         "size_bytes": built.bytes,
         "activation_bytes": built.activation_bytes,
         "weight_bytes": network.weight_bytes(network.all_steps(prepared, chosen)),
+        "import_check": import_verification(context.import_check),
         "artifacts": {},
     }
     if learned is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
-from tvm_mpq.report.contract import Condition, FinetuneReport, Reading
+from tvm_mpq.report.contract import Condition, FinetuneReport, ImportVerification, Reading
 from tvm_mpq.schema import FailureKind
 
 
@@ -132,6 +132,7 @@ class BuildReport(_Finetuned):
     size_bytes: int
     activation_bytes: int
     weight_bytes: int
+    import_check: ImportVerification
     artifacts: dict[str, str]
 
 

@@ -208,6 +208,18 @@ class FinetuneReport(TypedDict):
     seconds_per_epoch: float
 
 
+class ImportVerification(TypedDict):
+    """How the import was compared with an independent evaluator; skipped: why it was not, else "".
+
+    error: largest difference of an output, in spreads (standard deviations) of it.
+    """
+
+    evaluator: str
+    error: float
+    seconds: float
+    skipped: str
+
+
 class _OptimizeCore(TypedDict):
     operators: list[OperatorChoice]
     plan: dict[str, str]
@@ -244,5 +256,6 @@ class OptimizeReport(_OptimizeCore, Condition, total=False):
     predictor: dict[str, Any] | None
     boundaries: list[str]
     calibration: Calibration
+    import_check: ImportVerification
     finetune: FinetuneReport | None
     artifacts: dict[str, str]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from tvm_mpq.report import condition, judging, text
+from tvm_mpq.report.answers import BuildReport
 from tvm_mpq.report.contract import CandidateFigures, OptimizeReport
 from tvm_mpq.report.text import is_number, number, percent, ratio, times
 
@@ -90,6 +91,18 @@ def plan_counts(plan: dict[str, str]) -> str:
     """`5 x w4a8, 3 x w8a8`."""
     counts = sorted(Counter(plan.values()).items())
     return ", ".join(f"{n} x {label}" for label, n in counts) or "no quantizable operator"
+
+
+def import_check(report: OptimizeReport | BuildReport) -> str:
+    """How the import was compared with an independent evaluator."""
+    check = report.get("import_check")
+    if check is None:
+        return text.NOTHING
+    if check["skipped"]:
+        return f"not verified: {check['skipped']}"
+    return (
+        f"as {check['evaluator']} within {number(check['error'])} of the outputs' spread, {number(check['seconds'])} s"
+    )
 
 
 def solver_line(report: OptimizeReport) -> str:
