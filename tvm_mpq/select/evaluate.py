@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tvm_mpq.select.ilp import DEFAULT_TIME_LIMIT_SEC, Solution, solve
-from tvm_mpq.select.problem import Problem
+from tvm_mpq.select.ilp import Solution
+from tvm_mpq.select.problem import Limits, Problem
+from tvm_mpq.select.searcher import IntegerProgram, Searcher
 
 
-def cost(problem: Problem, choices: Mapping[str, str], time_limit_sec: float = DEFAULT_TIME_LIMIT_SEC) -> Solution:
+def cost(problem: Problem, choices: Mapping[str, str], searcher: Searcher | None = None) -> Solution:
     """Price `choices` with the tensor formats that are fastest for them.
 
     choices: operator -> label. Operators that it does not name (weightless ones, usually) take their fastest choice.
+    searcher: what finds the fastest formats; default: the integer program.
 
     Raises
     ------
@@ -20,7 +22,7 @@ def cost(problem: Problem, choices: Mapping[str, str], time_limit_sec: float = D
     InvalidValueError
         For unknown operators or labels.
     """
-    return solve(problem, objective="latency", time_limit_sec=time_limit_sec, keep=choices)
+    return (searcher or IntegerProgram()).best(problem.restricted(choices), Limits(), "latency")
 
 
 def uniform(problem: Problem, label: str, fallback: Sequence[str] = ()) -> dict[str, str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from tvm_mpq.errors import InfeasibleError, InvalidValueError
 from tvm_mpq.select.explain import explain
 from tvm_mpq.select.model import BITS, LIMIT_TOLERANCE, OBJECTIVE_RESOLUTION, Model
-from tvm_mpq.select.pricing import Conversion, Cost, price
+from tvm_mpq.select.pricing import Conversion, Cost, price, total
 from tvm_mpq.select.problem import INTEGER_CLASS, QUANTITIES, Limits, Problem, is_integer
 from tvm_mpq.select.solver import INFEASIBLE, OPTIMAL, TIME_LIMIT, run, solver_name
 
@@ -54,6 +54,10 @@ class Solution:
     seconds: float
     solver: str
 
+    def quantity(self, name: str) -> float:
+        """The total of `loss`, `size`, `energy` (NaN where some choice's is unknown) or `latency`."""
+        return total(self, name)
+
 
 @dataclass(frozen=True)
 class Minimum:
@@ -80,7 +84,6 @@ def solve(
     time_limit_sec: float = DEFAULT_TIME_LIMIT_SEC,
     *,
     then: Sequence[str] | None = None,
-    keep: Mapping[str, str] | None = None,
 ) -> Solution:
     """The assignment with the least `objective` within `limits`.
 
@@ -92,8 +95,6 @@ def solve(
         No-good cuts: the answer differs from each in at least one of the operators it names.
     time_limit_sec : float
         For all steps together, on the solver's clock.
-    keep : {operator: label}
-        Choices that are already made.
 
     Raises
     ------
@@ -106,7 +107,7 @@ def solve(
     cuts = [dict(f.choices if isinstance(f, Solution) else f) for f in forbid]
     order = (objective, *(THEN.get(objective, ()) if then is None else then))
     _check_arguments(order, time_limit_sec)
-    labels = dict(keep or {})
+    labels: Mapping[str, str] = {}
     first = _minimise(problem, limits, objective, cuts, labels, time_limit_sec)
     if first is None:
 

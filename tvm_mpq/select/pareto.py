@@ -7,17 +7,18 @@ from dataclasses import dataclass, replace
 
 from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.select.evaluate import cost
-from tvm_mpq.select.ilp import DEFAULT_TIME_LIMIT_SEC, Solution, solve
+from tvm_mpq.select.ilp import Solution
 from tvm_mpq.select.problem import Limits, Problem
+from tvm_mpq.select.searcher import IntegerProgram, Searcher
 
-AXES = ("latency", "size")
+AXES = ("latency", "size", "energy")
 
 _SAME = 1e-9  # relative difference below which two points are one
 
 
 @dataclass(frozen=True)
 class ParetoPoint:
-    """One plan. cost: microseconds or bytes, by the axis. name: empty for points of the sweep, else as given."""
+    """One plan. cost: microseconds, bytes or millijoule, by the axis. name: as given, empty for points of the sweep."""
 
     cost: float
     loss: float
@@ -33,7 +34,7 @@ def front(
     *,
     limits: Limits | None = None,
     given: Mapping[str, Mapping[str, str]] | None = None,
-    time_limit_sec: float = DEFAULT_TIME_LIMIT_SEC,
+    searcher: Searcher | None = None,
 ) -> list[ParetoPoint]:
     """The least loss at evenly spaced costs from the cheapest plan to the least lossy one, and the given plans.
 
@@ -45,34 +46,38 @@ def front(
         Kept by every point of the sweep (not by given ones).
     given : {name: {operator: label}}
         Plans to be priced and shown beside the front, e.g. uniform ones.
-    time_limit_sec : float
-        For each solve.
+    searcher : Searcher
+        What finds each point; default: the integer program, whose points are proven.
 
     Returns
     -------
     list of ParetoPoint
-        By ascending cost. `dominated` marks those that another point beats in cost and loss.
+        By ascending cost. `dominated` marks those that another point beats in cost and loss: given ones, and what a
+        searcher that proves nothing found too late.
 
     Raises
     ------
     InfeasibleError
         If nothing is within `limits`, or a given plan cannot be built.
+    InvalidValueError
+        For the axis `energy` where a choice has none.
     """
     if axis not in AXES:
         raise InvalidValueError(f"axis must be one of {', '.join(AXES)} (got {axis!r})")
     if points < 2:
         raise InvalidValueError(f"points must be 2 or more (got {points})")
     base = limits or Limits()
+    searcher = searcher or IntegerProgram()
     rest = tuple(q for q in ("latency", "size") if q != axis)
-    cheapest = solve(problem, base, axis, time_limit_sec=time_limit_sec, then=("loss", *rest))
-    accurate = solve(problem, base, "loss", time_limit_sec=time_limit_sec, then=(axis, *rest))
+    cheapest = searcher.best(problem, base, axis, ("loss", *rest))
+    accurate = searcher.best(problem, base, "loss", (axis, *rest))
     swept = [_point(cheapest, axis)]
     span = _cost(accurate, axis) - swept[0].cost
     for i in range(1, points - 1):
         at_most = base.tightened(axis, swept[0].cost + span * i / (points - 1))
-        swept.append(_point(solve(problem, at_most, "loss", time_limit_sec=time_limit_sec, then=(axis, *rest)), axis))
+        swept.append(_point(searcher.best(problem, at_most, "loss", (axis, *rest)), axis))
     swept.append(_point(accurate, axis))
-    named = [_point(cost(problem, plan, time_limit_sec), axis, name) for name, plan in (given or {}).items()]
+    named = [_point(cost(problem, plan), axis, name) for name, plan in (given or {}).items()]
     every = sorted(_distinct(swept) + named, key=lambda p: (p.cost, p.loss))
     return [replace(p, dominated=d) for p, d in zip(every, dominated([(p.cost, p.loss) for p in every]), strict=True)]
 
@@ -110,7 +115,7 @@ def _same(a: float, b: float) -> bool:
 
 
 def _cost(solution: Solution, axis: str) -> float:
-    return solution.latency_us if axis == "latency" else float(solution.size_bytes)
+    return solution.quantity(axis)
 
 
 def _point(solution: Solution, axis: str, name: str = "") -> ParetoPoint:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.schema import FLOAT_BITS
@@ -12,6 +13,9 @@ from tvm_mpq.select.problem import Choice, Operator, Problem, Tensor, emitted_cl
 
 Conversion = tuple[str, int, int]
 """Tensor name, format it is converted from, format it is converted to."""
+
+ANY_INTEGER = 0
+"""Demand of a reader that takes any integer format."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,30 @@ class Cost:
 
     def quantity(self, name: str) -> float:
         """The total of `loss`, `size`, `energy` (NaN where some choice's is unknown) or `latency`."""
-        energy = math.nan if self.energy_mj is None else self.energy_mj
-        return {"loss": self.loss, "size": self.size_bytes, "energy": energy, "latency": self.latency_us}[name]
+        return total(self, name)
+
+
+class Priced(Protocol):
+    """Whatever has the four totals."""
+
+    @property
+    def latency_us(self) -> float: ...
+
+    @property
+    def size_bytes(self) -> int: ...
+
+    @property
+    def loss(self) -> float: ...
+
+    @property
+    def energy_mj(self) -> float | None: ...
+
+
+def total(priced: Priced, quantity: str) -> float:
+    """One of `QUANTITIES`; NaN for an energy that is not known."""
+    energy = math.nan if priced.energy_mj is None else priced.energy_mj
+    values = {"loss": priced.loss, "size": priced.size_bytes, "energy": energy, "latency": priced.latency_us}
+    return values[quantity]
 
 
 def price(problem: Problem, labels: Mapping[str, str], formats: Mapping[str, int]) -> Cost:
@@ -87,20 +113,31 @@ def _copies(
     possible = [f for f in tensor.formats if f not in tensor.copies_only and tensor.fixed in (None, f)]
     if emitted not in possible:
         raise InvalidValueError(f"tensor {tensor.name!r} cannot be stored at {emitted} bits")
-    needed = set() if tensor.required is None else {tensor.required}
-    any_integer = False
-    for operator in problem.operators:
-        choice = chosen[operator.name]
-        for name, exact in zip(operator.inputs, operator.exact_inputs, strict=True):
-            if name != tensor.name:
-                continue
-            if exact or not is_integer(choice.in_bits):
-                needed.add(choice.in_bits)
-            else:
-                any_integer = True
-        if tied_to(problem, operator, choice, formats[operator.output]) == tensor.name:
-            needed.add(formats[operator.output])
-    if any_integer and not any(map(is_integer, needed | {emitted})):
+    demands = (
+        demand(problem, operator, chosen[operator.name], formats[operator.output], tensor.name)
+        for operator in problem.consumers[tensor.name]
+    )
+    return copies_for(tensor, emitted, frozenset().union(*demands))
+
+
+def demand(problem: Problem, operator: Operator, choice: Choice, out_bits: int, name: str) -> frozenset[int]:
+    """The formats in which an operator needs its input tensor `name`; `ANY_INTEGER` where any integer one will do."""
+    found = set()
+    for read, exact in zip(operator.inputs, operator.exact_inputs, strict=True):
+        if read == name:
+            found.add(choice.in_bits if exact or not is_integer(choice.in_bits) else ANY_INTEGER)
+    if tied_to(problem, operator, choice, out_bits) == name:
+        found.add(out_bits)
+    return frozenset(found)
+
+
+def copies_for(tensor: Tensor, emitted: int, demanded: frozenset[int]) -> tuple[int, ...]:
+    """The formats a tensor has to be converted to, ascending, for what its readers demand.
+
+    Raises InvalidValueError where a conversion does not exist.
+    """
+    needed = set(demanded - {ANY_INTEGER}) | (set() if tensor.required is None else {tensor.required})
+    if ANY_INTEGER in demanded and not any(map(is_integer, needed | {emitted})):
         ways = [(us, -to) for (source, to), us in tensor.convert_us.items() if source == emitted and is_integer(to)]
         if not ways:
             raise InvalidValueError(f"tensor {tensor.name!r} has no conversion from {emitted} to integers")

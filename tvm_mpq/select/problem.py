@@ -174,6 +174,21 @@ class Problem:
         """Tensor name -> the operator that writes it; network inputs have none."""
         return {o.output: o for o in self.operators}
 
+    @cached_property
+    def consumers(self) -> dict[str, tuple[Operator, ...]]:
+        """Tensor name -> the operators that read it, each once, in the network's order."""
+        found: dict[str, list[Operator]] = {t.name: [] for t in self.tensors}
+        for operator in self.operators:
+            for name in dict.fromkeys(operator.inputs):
+                found[name].append(operator)
+        return {name: tuple(users) for name, users in found.items()}
+
+    def restricted(self, labels: Mapping[str, str]) -> Problem:
+        """The same, with one choice left of every operator named. Raises InvalidValueError for unknown names."""
+        kept = {name: self.operator(name).choice(label) for name, label in labels.items()}
+        operators = (replace(o, choices=(kept[o.name],)) if o.name in kept else o for o in self.operators)
+        return replace(self, operators=tuple(operators))
+
     def operator(self, name: str) -> Operator:
         """Raises InvalidValueError for an unknown name."""
         if name not in self.operator_by_name:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from tvm_mpq.select import ilp
@@ -13,8 +13,11 @@ from tvm_mpq.select.problem import Limits, Problem
 class Searcher(Protocol):
     """Finds assignments of a problem within limits. Objectives are `latency`, `loss`, `size` and `energy`."""
 
-    def best(self, problem: Problem, limits: Limits, objective: str) -> Solution:
-        """The least `objective` within the limits. Raises InfeasibleError when nothing is within them."""
+    def best(self, problem: Problem, limits: Limits, objective: str, then: Sequence[str] | None = None) -> Solution:
+        """The least `objective` within the limits; `then` (default `ilp.THEN`) decides between equals.
+
+        Raises InfeasibleError when nothing is within the limits.
+        """
 
     def several(
         self, problem: Problem, limits: Limits, count: int, objective: str, among: Collection[str]
@@ -34,8 +37,8 @@ class IntegerProgram:
     def __init__(self, time_limit_sec: float = ilp.DEFAULT_TIME_LIMIT_SEC) -> None:
         self._time_limit_sec = time_limit_sec
 
-    def best(self, problem: Problem, limits: Limits, objective: str) -> Solution:
-        return ilp.solve(problem, limits, objective, time_limit_sec=self._time_limit_sec)
+    def best(self, problem: Problem, limits: Limits, objective: str, then: Sequence[str] | None = None) -> Solution:
+        return ilp.solve(problem, limits, objective, time_limit_sec=self._time_limit_sec, then=then)
 
     def several(
         self, problem: Problem, limits: Limits, count: int, objective: str, among: Collection[str]

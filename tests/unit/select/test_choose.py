@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import pytest
 
@@ -197,7 +197,7 @@ def test_another_searcher_is_asked(problem: Problem) -> None:
     narrower = cost(problem, {**uniform(problem, "w8a8"), "conv2": "w4a8"})
 
     class Two:
-        def best(self, problem: Problem, limits: Limits, objective: str) -> Solution:
+        def best(self, problem: Problem, limits: Limits, objective: str, then: Sequence[str] | None = None) -> Solution:
             return narrower
 
         def several(

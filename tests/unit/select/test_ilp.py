@@ -303,7 +303,6 @@ def test_time_out_in_a_later_step_keeps_the_proof_of_the_first(network, monkeypa
         ({"time_limit_sec": 0}, r"time_limit_sec must be above 0 \(got 0\)"),
         ({"forbid": [{}]}, "must name at least one operator"),
         ({"forbid": [{"c": "w8a8"}]}, r"no operator 'c'; known are a, b"),
-        ({"keep": {"a": "w3a3"}}, r"operator 'a' has the choices w8a8, w4a4 \(got 'w3a3'\)"),
         ({"limits": Limits(energy_mj=1.0)}, "operator 'a': energy of choice 'w8a8' is unknown"),
         ({"objective": "energy"}, "operator 'a': energy of choice 'w8a8' is unknown"),
     ],

@@ -5,9 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tvm_mpq.errors import InvalidValueError
-from tvm_mpq.select.evaluate import uniform
+from tvm_mpq.select.evaluate import cost, uniform
 from tvm_mpq.select.ilp import Limits
-from tvm_mpq.select.pareto import dominated, front
+from tvm_mpq.select.pareto import AXES, dominated, front
+from tvm_mpq.select.searcher import IntegerProgram
 
 
 @pytest.mark.parametrize("axis", ["latency", "size"])
@@ -26,13 +27,13 @@ def test_loss_falls_as_cost_rises(network, axis):
 
 
 @settings(max_examples=8, deadline=None)
-@given(seed=st.integers(0, 10**6))
-def test_every_point_is_on_the_true_front(small_problem, brute, seed):
+@given(seed=st.integers(0, 10**6), axis=st.sampled_from(AXES))
+def test_every_point_is_on_the_true_front(small_problem, brute, seed, axis):
     problem = small_problem(seed, sizes=(2, 3))
-    every = [(a[2]["latency"], a[2]["loss"]) for a in brute(problem)]
+    every = [(a[2][axis], a[2]["loss"]) for a in brute(problem)]
     if not every:
         return
-    found = front(problem, points=4)
+    found = front(problem, axis, points=4)
     for point in found:
         assert not any(c <= point.cost and v <= point.loss and (c, v) != (point.cost, point.loss) for c, v in every)
     assert found[0].cost == min(c for c, _ in every)
@@ -42,6 +43,22 @@ def test_every_point_is_on_the_true_front(small_problem, brute, seed):
 def test_limits_hold_along_the_front(network):
     found = front(network(6), points=3, limits=Limits(loss=0.3))
     assert all(p.loss <= 0.3 for p in found)
+
+
+def test_the_searcher_finds_the_points(network):
+    """One that always answers fp32 makes a front of one point."""
+    problem = network(3)
+    asked = []
+
+    class Floats(IntegerProgram):
+        def best(self, problem, limits, objective, then=None):
+            asked.append((objective, limits, then))
+            return cost(problem, uniform(problem, "fp32"))
+
+    found = front(problem, points=3, searcher=Floats())
+    assert [set(p.solution.choices.values()) for p in found] == [{"fp32"}]
+    assert asked[0] == ("latency", Limits(), ("loss", "size"))
+    assert [objective for objective, _, _ in asked] == ["latency", "loss", "loss"]
 
 
 def test_a_beaten_plan_is_marked(network):
