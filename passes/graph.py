@@ -24,6 +24,9 @@ TIED_KINDS = frozenset({"max_pool2d", "copy", "reshape"})
 
 WEIGHTED_KINDS = frozenset({"conv2d", "linear"})
 
+FLOAT_KINDS = frozenset({"float", "recurrent"})
+"""Kinds that read and write float32 tensors only. (A layout change of an input writes integers as well.)"""
+
 _CHANNELS_LAST = frozenset({(0, 2, 1), (0, 2, 3, 1)})
 
 
@@ -38,10 +41,11 @@ class GraphTensor:
 
 @dataclass(frozen=True)
 class Node:
-    """One operator. kind: conv2d, linear, layout, a weightless operator (pool, add, ...), reshape, or float.
+    """One operator. kind: conv2d, linear, recurrent, layout, a weightless operator (pool, add, ...), reshape, or float.
 
     `layout` is the permutation of a network input from NCHW to NHWC, or from NCW to NWC. weight is
-    float32[O, KH, KW, I / groups]. candidates: precision texts, set by Annotate on weighted nodes.
+    float32[O, KH, KW, I / groups]; a recurrent layer's is R, and bias its vectors, as its workload says. candidates:
+    precision texts, set by Annotate on weighted nodes.
     """
 
     name: str
@@ -109,7 +113,7 @@ class Graph:
         """Tensors that an integer kernel could read or write: those that need an activation range."""
         names: dict[str, None] = {}
         for node in self.nodes:
-            if node.kind in ("float", "layout"):
+            if node.kind in FLOAT_KINDS or node.kind == "layout":
                 continue
             for name in (*node.inputs, node.output):
                 names.setdefault(self.quant_root(name))
@@ -223,7 +227,7 @@ def _composite(mod: tvm.IRModule, binding: relax.VarBinding, var_names: dict[rel
     activations = [a for a in call.args if isinstance(a, relax.Var)]
     constants = [a.value.numpy() for a in call.args if not isinstance(a, relax.Var)]
     weight = bias = None
-    if kind in WEIGHTED_KINDS:
+    if kind in WEIGHTED_KINDS or kind == "recurrent":
         weight, bias = constants
         if kind == "linear":
             weight = weight[:, None, None, :]

@@ -16,7 +16,7 @@ from tvm_mpq.kernels.registry import Kernel, Request, default_kernel, fitting, n
 from tvm_mpq.numerics.activation_names import is_clamp
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.numerics.weight_codes import WeightCodes
-from tvm_mpq.passes.graph import TIED_KINDS, WEIGHTED_KINDS, Graph, Node
+from tvm_mpq.passes.graph import FLOAT_KINDS, TIED_KINDS, WEIGHTED_KINDS, Graph, Node
 from tvm_mpq.schema import (
     FLOAT_BITS,
     FP32,
@@ -109,7 +109,7 @@ def default_formats(graph: Graph, precisions: Mapping[str, Precision]) -> dict[s
     wanted = _wanted_bits(graph, precisions)
     for node in graph.nodes:
         out = node.output
-        if node.kind == "float":
+        if node.kind in FLOAT_KINDS:
             formats[out] = FLOAT_BITS
         elif node.kind == "layout":
             formats[out] = wanted[out] or FLOAT_BITS
@@ -128,7 +128,7 @@ def _wanted_bits(graph: Graph, precisions: Mapping[str, Precision]) -> dict[str,
     """Tensor -> bits of the widest integer reader behind it, through weightless operators; 0 = no integer reader."""
     wanted = dict.fromkeys(graph.tensors, 0)
     for node in reversed(graph.nodes):
-        if node.kind in ("float", "layout"):
+        if node.kind in FLOAT_KINDS or node.kind == "layout":
             bits = 0
         elif node.kind in WEIGHTED_KINDS:
             bits = 0 if precisions[node.name].is_float else precisions[node.name].activation_bits
@@ -318,7 +318,7 @@ class _Lowering:
         standalone = node.kind == "activation"  # its table maps the input's range itself
         pre = None if bits == FLOAT_BITS or standalone else self._pre_activation(node, activation)
         quants = tuple(self._quant(v.tensor, v.bits) for v in inputs)
-        operands = Operands(quants, self._quant(node.output, bits), pre_activation=pre)
+        operands = Operands(quants, self._quant(node.output, bits), node.weight, node.bias, pre)
         request = self._request(node.workload, precision, bits)
         self._emit(node.name, request, operands, inputs, StoredValue(node.output, bits))
 

@@ -1,6 +1,6 @@
 """The form in which a normalized network names its operators: a private Relax function with `mpq.*` attributes.
 
-mpq.kind        conv2d, linear, max_pool2d, avg_pool2d, add, multiply, concat, activation, copy or reshape
+mpq.kind        conv2d, linear, recurrent, max_pool2d, avg_pool2d, add, multiply, concat, activation, copy or reshape
 mpq.name        readable and unique in the module
 mpq.activation  text of the fused activation, `none` where there is none
 mpq.workload    JSON of the schema.Workload (not for reshape)
@@ -22,9 +22,9 @@ from tvm import relax
 
 from tvm_mpq.passes.normalize.activations import build_activation
 from tvm_mpq.passes.normalize.exprs import NHWC_SUFFIX, const
-from tvm_mpq.schema import Workload
+from tvm_mpq.schema import WORKLOAD_ATTRIBUTE, Workload
 
-KIND, NAME, ACTIVATION, WORKLOAD = "mpq.kind", "mpq.name", "mpq.activation", "mpq.workload"
+KIND, NAME, ACTIVATION, WORKLOAD = "mpq.kind", "mpq.name", "mpq.activation", WORKLOAD_ATTRIBUTE
 
 _IMPORTER_NAME = re.compile(r"(lv|gv)\d*(_\d+)*")
 

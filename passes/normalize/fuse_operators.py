@@ -3,7 +3,7 @@
     conv2d -> add(bias) -> add(residual) -> activation      one `conv2d` composite; the same for matmul as `linear`,
                                                             and for conv2d behind input dilation
     add / multiply -> activation                            one `add` / `multiply` composite
-    pooling, concat, slice and pad, reshape, activation     one composite each
+    pooling, concat, slice and pad, reshape, activation     one composite each, a recurrent layer's loop too
 
 Stands last: expects ChannelsLast, MergeCopy and FoldAffine before it. Leaves alone whatever has no composite form
 (softmax, normalisation, matmul of two activations, arithmetic with constants, ...), and composites made before.
@@ -32,6 +32,7 @@ from tvm_mpq.passes.normalize.exprs import (
     prod,
     shape_of,
 )
+from tvm_mpq.passes.normalize.recurrent import find_recurrent
 from tvm_mpq.passes.normalize.rewrite import Rewriter
 from tvm_mpq.passes.normalize.weightless import find_weightless
 from tvm_mpq.schema import ActivationWorkload, AddWorkload, Conv2dWorkload, MultiplyWorkload
@@ -127,7 +128,8 @@ class _Rewriter(Rewriter):
         reshapes = []
         for var, value in reversed(self.bindings):  # a pad takes the slice before it
             if var not in self._swallowed and var not in plan and var not in parts:
-                weightless = find_weightless(var, value, self._slice_before(value))
+                weightless = find_recurrent(self.mod, var, value)
+                weightless = weightless or find_weightless(var, value, self._slice_before(value))
                 if weightless is not None and weightless.kind == "reshape":
                     reshapes.append(weightless)
                 elif weightless is not None:

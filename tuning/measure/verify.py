@@ -28,6 +28,7 @@ from tvm_mpq.schema import (
     CopyWorkload,
     MultiplyWorkload,
     Pool2dWorkload,
+    RecurrentWorkload,
     TensorQuant,
     Workload,
 )
@@ -92,6 +93,9 @@ def example_operands(kernel: Kernel, rng: np.random.Generator) -> Operands:
         shape = (work.out_channels, *work.kernel, work.in_channels // work.groups)
         weight = (rng.standard_normal(shape) / math.sqrt(math.prod(shape[1:]))).astype(np.float32)
         bias = rng.standard_normal(work.out_channels).astype(np.float32)
+    if isinstance(work, RecurrentWorkload):
+        weight = (rng.standard_normal(work.weight_shape) / math.sqrt(work.hidden)).astype(np.float32)
+        bias = rng.standard_normal(work.vectors_size).astype(np.float32)
     if isinstance(work, ConvertWorkload):
         source = None if work.from_bits == FLOAT_BITS else quant(_SCALE, work.from_bits)
         return Operands((source,), None if work.to_bits == FLOAT_BITS else quant(_OUT_SCALE, work.to_bits))
@@ -135,6 +139,7 @@ _SHAPES: dict[type[Workload], Callable[[Any], list[tuple[int, ...]]]] = {
     ConcatWorkload: lambda w: [(w.rows, c) for c in w.channels],
     ActivationWorkload: lambda w: [w.shape],
     CopyWorkload: lambda w: [w.in_shape],
+    RecurrentWorkload: lambda w: [w.gates_shape, *([w.state_shape] if w.initial == "given" else [])],
     ConvertWorkload: lambda w: [(w.shape[0], w.shape[3], w.shape[1], w.shape[2]) if w.channels_first else w.shape],
 }
 

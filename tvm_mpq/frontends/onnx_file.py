@@ -23,6 +23,7 @@ from tvm_mpq.frontends.onnx_names import operator_names
 from tvm_mpq.frontends.onnx_nodes import STANDARD, VersionedNode
 from tvm_mpq.frontends.onnx_operators import CONVERTERS, is_known, needs_body
 from tvm_mpq.frontends.onnx_reference import OnnxReference
+from tvm_mpq.frontends.onnx_rnn import without_unused_outputs
 from tvm_mpq.frontends.onnx_walk import Walk, Walked
 from tvm_mpq.frontends.shapes import Declared, Shapes
 
@@ -104,6 +105,7 @@ def _graph(
         node.CopyFrom(item.node)
         node.name = str(place)
         nodes.append(node)
+    without_unused_outputs(nodes, [o.name for o in outputs])
     return helper.make_graph(nodes, "main", inputs, outputs, list(walked.constants.values()))
 
 

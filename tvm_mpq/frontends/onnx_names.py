@@ -17,6 +17,9 @@ _WEIGHT_INPUT = {
     "InstanceNormalization": 1,
     "GroupNormalization": 1,
     "PRelu": 1,
+    "LSTM": 1,
+    "GRU": 1,
+    "RNN": 1,
     "Gather": 0,  # an embedding
 }
 _BIAS_INPUT = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2, "BatchNormalization": 2, "LayerNormalization": 2}

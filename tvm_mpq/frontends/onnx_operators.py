@@ -15,6 +15,7 @@ import tvm
 from tvm import relax
 
 from tvm_mpq.frontends.onnx_nodes import STANDARD, VersionedNode
+from tvm_mpq.frontends.onnx_rnn import gru, lstm, rnn
 from tvm_mpq.frontends.onnx_versions import tvm_versions
 
 Converter = Callable[[list[Any], dict[str, Any]], Any]
@@ -168,8 +169,11 @@ CONVERTERS: dict[str, Converter] = {
     "Conv": _explicit_pads,
     "ConvTranspose": _transposed_pads,
     "Dropout": _dropout,
+    "GRU": gru,
     "Gather": _gather,
+    "LSTM": lstm,
     "Pad": _pad,
+    "RNN": rnn,
     "Tile": _tile,
 }
 

@@ -12,6 +12,7 @@ from onnx.reference import ReferenceEvaluator
 
 from tvm_mpq.errors import NoReferenceError
 from tvm_mpq.frontends.checks import GenericArray, one_line
+from tvm_mpq.frontends.onnx_rnn import overlooked_by_reference
 
 PATIENCE_SEC = 20.0
 """How long ONNX's own evaluator may take; it is written for clarity, and a convolution takes it seconds."""
@@ -76,6 +77,9 @@ class OnnxReference:
     def _by_evaluator(
         self, model: onnx.ModelProto, feeds: dict[str, GenericArray], names: list[str] | None
     ) -> list[Any]:
+        overlooked = overlooked_by_reference(model.graph.node)
+        if overlooked:
+            raise NoReferenceError(f"ONNX's reference evaluator does not read {overlooked}: install onnxruntime")
         deadline = time.monotonic() + self._patience_sec
         try:
             found = _Hasty(model, deadline).run(names, feeds)

@@ -19,6 +19,7 @@ from tvm_mpq.kernels.families import (  # noqa: F401  each registers rows
     neon,
     norm,
     pool,
+    recurrent,
 )
 from tvm_mpq.kernels.registry import (
     Family,

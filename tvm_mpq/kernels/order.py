@@ -57,6 +57,7 @@ _FLOAT = (
     "bf16_conv2d__avx512bf16",
     "bf16_gconv2d__avx512bf16",
     "f32_attention__generic",
+    "f32_recurrent__generic",
 )
 _WEIGHTLESS = (
     # Tables in registers before tables in memory.

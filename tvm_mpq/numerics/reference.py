@@ -18,6 +18,7 @@ from tvm_mpq.numerics.constants import Finish
 from tvm_mpq.numerics.conv import float_conv2d, integer_conv2d
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.numerics.pooling import average_pool, max_pool
+from tvm_mpq.numerics.recurrent import evaluate_recurrent
 from tvm_mpq.numerics.requantize import multiplier, round_clamp, scale_accumulator
 from tvm_mpq.schema import (
     FLOAT_BITS,
@@ -31,6 +32,7 @@ from tvm_mpq.schema import (
     MultiplyWorkload,
     Pool2dWorkload,
     Precision,
+    RecurrentWorkload,
     Workload,
     padded_channels,
 )
@@ -218,6 +220,19 @@ def _copy_integer(w: CopyWorkload, precision: Precision, out_bits: int, operands
     return _copy(w, inputs[0], constants.integer_input(operands, 0).zero_point)
 
 
+def _recurrent_float(w: RecurrentWorkload, operands: Operands, inputs: Inputs) -> Array:
+    if operands.weight is None or operands.bias is None:
+        raise InvalidValueError("a recurrent layer needs a weight and its vectors (got none)")
+    gates, *state = inputs
+    return evaluate_recurrent(w, gates, state[0] if state else None, operands.weight, operands.bias)
+
+
+def _recurrent_integer(
+    w: RecurrentWorkload, precision: Precision, out_bits: int, operands: Operands, inputs: Inputs
+) -> Array:
+    raise InvalidValueError(f"recurrent layers run in fp32 (got {precision})")
+
+
 def _convert(w: ConvertWorkload, operands: Operands, x: Array) -> Array:
     if w.from_bits == FLOAT_BITS:
         values = np.moveaxis(x, 1, -1) if w.channels_first else x
@@ -243,4 +258,5 @@ _RULES: dict[type[Workload], tuple[Callable[..., Array], Callable[..., Array]]] 
     ConcatWorkload: (_concat_float, _concat_integer),
     ActivationWorkload: (_activation_float, _activation_integer),
     CopyWorkload: (_copy_float, _copy_integer),
+    RecurrentWorkload: (_recurrent_float, _recurrent_integer),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tvm_mpq.execute.prepare import prepare
-from tvm_mpq.passes.graph import WEIGHTED_KINDS
+from tvm_mpq.passes.graph import WEIGHTED_KINDS, Node
 from tvm_mpq.pipeline.options import Options
 from tvm_mpq.report.answers import InspectedOperator, InspectReport
 
@@ -21,15 +21,14 @@ def inspect(options: Options) -> InspectReport:
     )
     operators: list[InspectedOperator] = []
     for node in prepared.graph.nodes:
-        weighted = node.kind in WEIGHTED_KINDS
         operators.append(
             {
                 "name": node.name,
                 "kind": node.kind,
                 "workload": node.workload.key if node.workload else "",
                 "shape": list(prepared.graph.tensors[node.output].shape),
-                "macs": node.conv.macs if weighted else 0,
-                "parameters": node.conv.weight_count + node.conv.out_channels if weighted else 0,
+                "macs": int(getattr(node.workload, "macs", 0)),
+                "parameters": _parameters(node),
                 "candidates": list(node.candidates),
             }
         )
@@ -46,3 +45,10 @@ def inspect(options: Options) -> InspectReport:
             "parameters": sum(o["parameters"] for o in operators),
         },
     }
+
+
+def _parameters(node: Node) -> int:
+    """Weights and biases."""
+    if node.kind in WEIGHTED_KINDS:
+        return node.conv.weight_count + node.conv.out_channels
+    return 0 if node.weight is None or node.bias is None else node.weight.size + node.bias.size

@@ -6,10 +6,9 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from tvm_mpq.kernels.registry import Kernel, Request, fitting
-from tvm_mpq.passes.graph import TIED_KINDS, WEIGHTED_KINDS, Graph, Node
+from tvm_mpq.kernels.work import array_bytes
+from tvm_mpq.passes.graph import FLOAT_KINDS, TIED_KINDS, WEIGHTED_KINDS, Graph, Node
 from tvm_mpq.passes.lowering import BYTE, conversion_request, request_for
 from tvm_mpq.schema import FLOAT_BITS, FP32, W8A8, Precision
 from tvm_mpq.select.problem import Choice, Operator, Problem, Tensor, emitted_class
@@ -62,7 +61,9 @@ class Space:
         """Formats in which this tensor may be stored."""
         producer = self.graph.producer(name)
         users = [*self.graph.consumers(name), *([producer] if producer else [])]
-        if self.graph.tensors[name].dtype != "float32" or all(n.kind in ("float", "layout") for n in users):
+        if self.graph.tensors[name].dtype != "float32" or all(
+            n.kind in FLOAT_KINDS or n.kind == "layout" for n in users
+        ):
             return (FLOAT_BITS,)
         return (FLOAT_BITS, *self.graph.activation_bits)
 
@@ -175,6 +176,4 @@ def _in_bits(node: Node, label: str) -> int:
 
 def weight_bytes(kernel: Kernel) -> int:
     """Bytes of the constants this kernel will carry in the library: every buffer but activations and the output."""
-    residual = bool(getattr(kernel.request.workload, "residual", False))
-    constants = kernel.buffers[1 + residual : -1]
-    return sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in constants)
+    return array_bytes(kernel.family.parameters(kernel.request, kernel.knobs).constants)

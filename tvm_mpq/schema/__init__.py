@@ -13,6 +13,7 @@ from __future__ import annotations
 from tvm_mpq.schema.formats import BF16, FLOAT_BITS, FP32, W4A8, W8A8, DType, Precision, TensorQuant, padded_channels
 from tvm_mpq.schema.latency import DeviceIdentity, FailureKind, LatencyKey, LatencyRecord
 from tvm_mpq.schema.plan import Budget, Plan, Progress
+from tvm_mpq.schema.recurrent import WORKLOAD_ATTRIBUTE, RecurrentWorkload
 from tvm_mpq.schema.workloads import (
     ActivationWorkload,
     AddWorkload,
@@ -34,6 +35,7 @@ __all__ = [
     "FP32",
     "W4A8",
     "W8A8",
+    "WORKLOAD_ATTRIBUTE",
     "ActivationWorkload",
     "AddWorkload",
     "AttentionWorkload",
@@ -54,6 +56,7 @@ __all__ = [
     "Pool2dWorkload",
     "Precision",
     "Progress",
+    "RecurrentWorkload",
     "TensorQuant",
     "Workload",
     "padded_channels",

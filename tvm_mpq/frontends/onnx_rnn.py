@@ -1,0 +1,196 @@
+"""ONNX's LSTM, GRU and RNN: a product over all time steps and a loop over them (see `recurrent`).
+
+Lengths of sequences and weights must be constants; initial states may be inputs. Activations beyond those that
+`recurrent.ACTIVATIONS` knows are refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import tvm
+from tvm import relax
+
+from tvm_mpq.errors import UnsupportedModelError
+from tvm_mpq.frontends.recurrent import emit_recurrent
+from tvm_mpq.schema import RecurrentWorkload
+
+_Floats = npt.NDArray[np.float32]
+
+_DIRECTIONS = {"forward": ("forward",), "reverse": ("reverse",), "bidirectional": ("forward", "reverse")}
+_DEFAULTS = {"lstm": ("Sigmoid", "Tanh", "Tanh"), "gru": ("Sigmoid", "Tanh"), "rnn": ("Tanh",)}
+_NAMES = {"sigmoid": "sigmoid", "tanh": "tanh", "relu": "relu", "leakyrelu": "leaky_relu"}
+_LENGTHS = 4  # place of sequence_lens among the inputs
+_LEAKY_ALPHA = 0.01  # ONNX's default of LeakyRelu
+
+
+def without_unused_outputs(nodes: Iterable[onnx.NodeProto], outputs: Iterable[str]) -> None:
+    """In place: last states that nobody reads are not asked for."""
+    nodes = list(nodes)
+    read = {name for node in nodes for name in node.input} | set(outputs)
+    for node in nodes:
+        while node.op_type in ("LSTM", "GRU", "RNN") and len(node.output) > 1 and node.output[-1] not in read:
+            del node.output[-1]
+
+
+def overlooked_by_reference(nodes: Iterable[onnx.NodeProto]) -> str | None:
+    """What the ONNX package's own evaluator reads past in a recurrent layer; None where it computes what is meant."""
+    for node in nodes:
+        if node.op_type not in ("LSTM", "GRU", "RNN"):
+            continue
+        if len(node.input) > _LENGTHS and node.input[_LENGTHS]:
+            return f"sequence_lens of {node.op_type}"
+        for attribute in node.attribute:
+            if attribute.name in ("clip", "activations") or (attribute.name == "input_forget" and attribute.i):
+                return f"{attribute.name} of {node.op_type}"
+    return None
+
+
+def lstm(inputs: list[Any], attrs: dict[str, Any]) -> relax.Expr:
+    """Y, Y_h and Y_c of an LSTM."""
+    return _layer("lstm", inputs, attrs)
+
+
+def gru(inputs: list[Any], attrs: dict[str, Any]) -> relax.Expr:
+    """Y and Y_h of a GRU."""
+    return _layer("gru", inputs, attrs)
+
+
+def rnn(inputs: list[Any], attrs: dict[str, Any]) -> relax.Expr:
+    """Y and Y_h of a plain RNN."""
+    return _layer("rnn", inputs, attrs)
+
+
+def _layer(cell: str, inputs: list[Any], attrs: dict[str, Any]) -> relax.Expr:
+    operands: list[Any] = [*inputs, *[None] * (8 - len(inputs))]
+    data, weight, recurrence, bias, lengths = operands[:5]
+    states, peepholes = operands[5:7] if cell == "lstm" else operands[5:6], operands[7]
+    builder = relax.BlockBuilder.current()
+    batch_first = bool(attrs.get("layout", 0))
+    if batch_first:
+        data, states = _swapped(data), [_swapped(x) for x in states]
+    steps, batch, _ = (int(n) for n in data.ty.shape)
+    w, r = (_constant(x, name) for x, name in ((weight, "W"), (recurrence, "R")))
+    hidden = r.shape[-1]
+    directions = _directions(attrs)
+    given = _initial(states, (len(directions), batch, hidden))
+    work = RecurrentWorkload(
+        cell,
+        steps,
+        batch,
+        hidden,
+        directions,
+        _activations(cell, len(directions), attrs),
+        initial="zero" if given is None else "constant" if isinstance(given, np.ndarray) else "given",
+        emits_states=attrs["tvm_custom"]["num_outputs"] > 1,
+        lengths=_lengths(lengths, steps),
+        peepholes=peepholes is not None,
+        coupled=bool(attrs.get("input_forget", 0)),
+        reset_after=bool(attrs.get("linear_before_reset", 0)),
+        clip=float(attrs.get("clip", 0.0)),
+    )
+    biases = np.zeros((len(directions), 2, work.gates, hidden), np.float32)
+    if bias is not None:
+        biases = _constant(bias, "B").reshape(biases.shape)
+    parts = {"state": given} if isinstance(given, np.ndarray) else {}
+    summed = biases.sum(axis=1)
+    if work.reset_after:
+        parts["reset_bias"] = biases[:, 1, 2]
+        summed[:, 2] = biases[:, 0, 2]
+    if peepholes is not None:
+        parts["peepholes"] = _constant(peepholes, "P")
+    vectors = np.concatenate([np.zeros(0), *(parts[name].reshape(-1) for name in work.parts)]).astype(np.float32)
+    product = builder.emit(relax.op.matmul(data, relax.const(np.ascontiguousarray(w.reshape(-1, w.shape[-1]).T))))
+    gates = builder.emit(relax.op.add(product, relax.const(summed.reshape(-1))))
+    state = None if work.initial != "given" else given
+    out = emit_recurrent(work, gates, state, r, vectors if vectors.size else np.zeros(1, np.float32))
+    return _results(work, out, attrs["tvm_custom"]["num_outputs"], batch_first)
+
+
+def _results(w: RecurrentWorkload, out: relax.Var, count: int, batch_first: bool) -> relax.Expr:
+    """Y, then as many of the last states as the operator has outputs."""
+    builder = relax.BlockBuilder.current()
+    results = [out]
+    if count > 1:
+        results = [builder.emit(relax.op.strided_slice(out, [0], [0], [w.steps]))]
+        for place in range(w.steps, w.steps + count - 1):
+            last = builder.emit(relax.op.strided_slice(out, [0], [place], [place + 1]))
+            results.append(builder.emit(relax.op.squeeze(last, [0])))
+    if batch_first:
+        first, *others = results
+        results = [relax.op.permute_dims(first, [2, 0, 1, 3]), *(relax.op.permute_dims(x, [1, 0, 2]) for x in others)]
+        results = [builder.emit(x) for x in results]
+    return relax.Tuple(results) if count > 1 else results[0]
+
+
+def _swapped(x: Any) -> Any:
+    """The tensor with its first two axes exchanged; None for none."""
+    if x is None:
+        return None
+    if isinstance(x, tvm.ir.GenericConst):
+        return relax.const(np.ascontiguousarray(x.value.numpy().swapaxes(0, 1)))
+    axes = [1, 0, *range(2, len(x.ty.shape))]
+    return relax.BlockBuilder.current().emit(relax.op.permute_dims(x, axes))
+
+
+def _constant(x: Any, name: str) -> _Floats:
+    if not isinstance(x, tvm.ir.GenericConst):
+        raise UnsupportedModelError(f"its {name} must be a constant (got a computed tensor); export it with weights")
+    return np.asarray(x.value.numpy(), np.float32)
+
+
+def _directions(attrs: dict[str, Any]) -> tuple[str, ...]:
+    name = _text(attrs.get("direction", "forward"))
+    if name not in _DIRECTIONS:
+        raise UnsupportedModelError(f"its direction must be one of {', '.join(_DIRECTIONS)} (got {name!r})")
+    return _DIRECTIONS[name]
+
+
+def _initial(states: list[Any], shape: tuple[int, ...]) -> Any:
+    """None for zeros, an array [states, ...] for other constants, else an expression."""
+    if not any(isinstance(x, relax.Var) for x in states):
+        arrays = [np.zeros(shape, np.float32) if x is None else _constant(x, "initial state") for x in states]
+        joined = np.stack(arrays)
+        return joined if joined.any() else None
+    builder = relax.BlockBuilder.current()
+    given = [relax.const(np.zeros(shape, np.float32)) if x is None else x for x in states]
+    parts = [builder.emit(relax.op.reshape(x, (1, *shape))) for x in given]
+    return parts[0] if len(parts) == 1 else builder.emit(relax.op.concat(parts, axis=0))
+
+
+def _lengths(lengths: Any, steps: int) -> tuple[int, ...]:
+    """Of each sequence; empty where all are whole."""
+    if lengths is None:
+        return ()
+    if not isinstance(lengths, tvm.ir.GenericConst):
+        raise UnsupportedModelError(
+            "its sequence_lens must be constant (got an input): fix the lengths, or leave them out"
+        )
+    found = tuple(int(n) for n in lengths.value.numpy().reshape(-1))
+    if not all(0 <= n <= steps for n in found):
+        raise UnsupportedModelError(f"its sequence_lens must be within 0..{steps} (got {found})")
+    return () if all(n == steps for n in found) else found
+
+
+def _activations(cell: str, directions: int, attrs: dict[str, Any]) -> tuple[str, ...]:
+    """As schema names them; both directions must have the same."""
+    names = [_text(name) for name in attrs.get("activations") or _DEFAULTS[cell] * directions]
+    count = len(_DEFAULTS[cell])
+    if len(names) != count * directions or names[:count] != names[-count:]:
+        raise UnsupportedModelError(f"its {count} activations must be the same in each direction (got {names})")
+    alphas, found = list(attrs.get("activation_alpha", ())), []
+    for name in names[:count]:
+        known = _NAMES.get(name.lower())
+        if known is None:
+            raise UnsupportedModelError(f"its activations must be among {', '.join(_NAMES)} (got {name})")
+        alpha = alphas.pop(0) if known == "leaky_relu" and alphas else _LEAKY_ALPHA
+        found.append(f"leaky_relu:{float(alpha)}" if known == "leaky_relu" else known)
+    return tuple(found)
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,67 @@
+"""The definition of recurrent layers: what `schema.RecurrentWorkload` computes, step by step in NumPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tvm_mpq.numerics.activations import apply
+from tvm_mpq.numerics.arrays import FloatArray
+from tvm_mpq.schema import RecurrentWorkload
+
+_Floats = npt.NDArray[Any]
+
+
+def evaluate_recurrent(
+    w: RecurrentWorkload, gates: FloatArray, state: FloatArray | None, weight: FloatArray, vectors: FloatArray
+) -> FloatArray:
+    """float32[w.out_shape]; operands as the workload describes them. state: where `initial` is given."""
+    out = np.zeros(w.out_shape, np.float32)
+    given = {name: vectors[at : at + int(np.prod(shape))].reshape(shape) for name, (at, shape) in w.parts.items()}
+    start = state if w.initial == "given" else given.get("state")
+    for d, direction in enumerate(w.directions):
+        for n in range(w.batch):
+            length = w.lengths[n] if w.lengths else w.steps
+            held = np.zeros((w.states, w.hidden)) if start is None else start[:, d, n].astype(np.float64)
+            for s in range(length):
+                t = s if direction == "forward" else length - 1 - s
+                x = gates[t, n].reshape(len(w.directions), w.gates, w.hidden)[d].astype(np.float64)
+                r = weight[d].reshape(w.gates, w.hidden, w.hidden).astype(np.float64)
+                held = _CELLS[w.cell](w, d, x, r, held, given)
+                out[t, d, n] = held[0]
+            if w.emits_states:
+                out[w.steps :, d, n] = held
+    return out
+
+
+def _act(w: RecurrentWorkload, place: int, x: _Floats) -> _Floats:
+    bounded = np.clip(x, -w.clip, w.clip) if w.clip else x
+    return apply(w.activations[place], bounded).astype(np.float64)
+
+
+def _lstm(w: RecurrentWorkload, d: int, x: _Floats, r: _Floats, held: _Floats, given: dict[str, FloatArray]) -> _Floats:
+    h, c = held
+    i, o, f, z = x + r @ h
+    peep_i, peep_o, peep_f = given["peepholes"][d] if w.peepholes else np.zeros(3)
+    i = _act(w, 0, i + peep_i * c)
+    f = 1 - i if w.coupled else _act(w, 0, f + peep_f * c)
+    c = f * c + i * _act(w, 1, z)
+    o = _act(w, 0, o + peep_o * c)
+    return np.stack([o * apply(w.activations[2], c), c])
+
+
+def _gru(w: RecurrentWorkload, d: int, x: _Floats, r: _Floats, held: _Floats, given: dict[str, FloatArray]) -> _Floats:
+    (h,) = held
+    z, reset = (_act(w, 0, x[g] + r[g] @ h) for g in (0, 1))
+    product = reset * (r[2] @ h + given["reset_bias"][d]) if w.reset_after else r[2] @ (reset * h)
+    new = _act(w, 1, x[2] + product)
+    return np.stack([(1 - z) * new + z * h])
+
+
+def _rnn(w: RecurrentWorkload, d: int, x: _Floats, r: _Floats, held: _Floats, given: dict[str, FloatArray]) -> _Floats:
+    return np.stack([_act(w, 0, x[0] + r[0] @ held[0])])
+
+
+_CELLS = {"lstm": _lstm, "gru": _gru, "rnn": _rnn}
