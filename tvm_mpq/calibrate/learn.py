@@ -66,13 +66,16 @@ def bare_plan(prepared: Prepared, tensors: dict[str, list[TensorQuant]]) -> Plan
 def ranges(
     prepared: Prepared, interpreter: Interpreter, data: Dataset, db: LatencyDatabase, options: CalibrationSettings
 ) -> dict[str, list[TensorQuant]]:
-    """Activation ranges from at most `options.calibration_samples` samples, for all precisions that are offered."""
+    """Activation ranges from at most `options.calibration_samples` samples, for all precisions that are offered.
+
+    At 8 bits those of a file that was quantized elsewhere stand in their place.
+    """
     used = data.head(options.calibration_samples)
     bits = range_bits(prepared.graph, options.offered)
     key = _key(prepared, used, options.observer, tuple(bits))
     stored = ResultStore(db).get("ranges", key)
     if stored is not None:
-        return {name: [TensorQuant(**q) for q in quants] for name, quants in stored.items()}
+        return prepared.own.over({name: [TensorQuant(**q) for q in quants] for name, quants in stored.items()})
     steps = lower(prepared.graph, bare_plan(prepared, {}), prepared.features)
     found = calibrate(
         prepared.graph,
@@ -85,7 +88,7 @@ def ranges(
     )
     rows = {name: [dataclasses.asdict(q) for q in quants] for name, quants in found.items()}
     ResultStore(db).put("ranges", key, rows)
-    return found
+    return prepared.own.over(found)
 
 
 def losses(
@@ -105,7 +108,9 @@ def losses(
     graph = prepared.graph
     todo = trials(graph, plan, prepared.features)
     method = NEAREST if data.synthetic else options.rounding
-    key = _key(prepared, used, options.observer, method, *(f"{t.operator}={t.precision}" for t in todo))
+    key = _key(
+        prepared, used, options.observer, method, prepared.own.digest, *(f"{t.operator}={t.precision}" for t in todo)
+    )
     stored = ResultStore(db).get("sensitivity", key) or {"done": 0, "losses": {}}
     known = {tuple(name.rsplit("@", 1)): Loss(**sums) for name, sums in stored["losses"].items()}
     if stored["done"] >= len(used) or not todo:

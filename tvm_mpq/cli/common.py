@@ -91,6 +91,9 @@ def model_options(command: Command) -> Command:
     command = input_shape_option(command)
     for option in (
         click.option("--threads", type=click.IntRange(1), help="Threads the library will use; default 1, or a plan's."),
+        click.option(
+            "--requantize", is_flag=True, help="Of a model that was quantized elsewhere: find scales and integers anew."
+        ),
         click.option("--batch", type=click.IntRange(1), default=1, help="Size given to a dynamic batch axis."),
         click.option("--target", default="local", help="A name from `tvm-mpq targets`, or local."),
         click.argument("model", type=click.Path(path_type=Path)),

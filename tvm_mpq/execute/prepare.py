@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import tvm
 
 from tvm_mpq import frontends, targets
+from tvm_mpq.execute.own_integers import OwnIntegers, own_integers
 from tvm_mpq.kernels import OFFERED
 from tvm_mpq.passes.annotate import Annotate
 from tvm_mpq.passes.graph import Graph, read_graph
@@ -22,7 +23,7 @@ InputSpecs = Mapping[str, tuple[tuple[int, ...], str]]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A network ready for selection. `mod` is normalized and annotated."""
+    """A network ready for selection. `mod` is normalized and annotated; own: integers of a file quantized elsewhere."""
 
     loaded: frontends.Loaded
     mod: tvm.IRModule
@@ -31,6 +32,7 @@ class Prepared:
     features: frozenset[str]
     threads: int
     tvm_target_attrs: dict[str, Any]
+    own: OwnIntegers = field(default_factory=OwnIntegers)
 
     @property
     def inputs(self) -> InputSpecs:
@@ -56,8 +58,11 @@ def prepare(
     batch: int | None = 1,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     offered: Iterable[Precision] = OFFERED,
+    requantize: bool = False,
 ) -> Prepared:
     """Load, normalize and annotate with the precisions of `offered` that the target has kernels for.
+
+    requantize: forget the scales of a file that was quantized elsewhere.
 
     Raises
     ------
@@ -66,12 +71,28 @@ def prepare(
     """
     row = targets.resolve(target)
     loaded = frontends.load_model(model, example_inputs=example_inputs, batch=batch, input_shapes=input_shapes)
-    return annotated(loaded, row, threads, offered)
+    return annotated(loaded, row, threads, offered, requantize=requantize)
 
 
-def annotated(loaded: frontends.Loaded, row: TargetRow, threads: int, offered: Iterable[Precision]) -> Prepared:
+def annotated(
+    loaded: frontends.Loaded, row: TargetRow, threads: int, offered: Iterable[Precision], *, requantize: bool = False
+) -> Prepared:
     """An imported network, normalized and annotated for one target."""
     passes = [Normalize(), Annotate(target=row, threads=threads, offered=offered)]
     mod = tvm.transform.Sequential(passes)(loaded.mod)
     attrs = targets.to_tvm_attrs(row, threads)
-    return Prepared(loaded, mod, read_graph(mod), row, targets.features(row), threads, attrs)
+    graph = read_graph(mod)
+    own = OwnIntegers() if requantize else own_integers(loaded, graph)
+    if loaded.stored is not None:
+        loaded = replace(loaded, notes=(*loaded.notes, _own_text(own, graph)))
+    return Prepared(loaded, mod, graph, row, targets.features(row), threads, attrs, own)
+
+
+def _own_text(own: OwnIntegers, graph: Graph) -> str:
+    if not own.digest:
+        return "its scales are not used: ranges and integers are found anew"
+    weighted, tensors = list(graph.weighted()), graph.integer_tensors()
+    return (
+        f"at 8 bits the file's own integers are used for the weights of {len(own.codes)} of {len(weighted)} operators, "
+        f"its ranges for {sum(t in own.ranges for t in tensors)} of {len(tensors)} tensors; --requantize finds others"
+    )

@@ -9,14 +9,17 @@ import tvm
 from tvm import relax
 
 from tvm_mpq.frontends.reference import Reference
+from tvm_mpq.schema import StoredQuantization
 
 
 @dataclass
 class Imported:
-    """`owners`: name of the variable that holds a source operator's result -> what the source model calls it.
+    """What an importer made.
 
-    tensors: variable -> the tensor of the source model that it holds, by the name that `reference` knows. reference: an
-    evaluator of the source model; None where there is none.
+    owners: name of the variable that holds a source operator's result -> what the source model calls it. tensors:
+    variable -> the tensor of the source model that it holds, by the name that `reference` knows. reference: an
+    evaluator of the source model; None where there is none. stored: of a file that was quantized elsewhere, by the
+    names of variables.
     """
 
     mod: tvm.IRModule
@@ -25,6 +28,7 @@ class Imported:
     notes: list[str] = field(default_factory=list)
     tensors: dict[str, str] = field(default_factory=dict)
     reference: Reference | None = None
+    stored: StoredQuantization | None = None
 
 
 def abandon(builder: relax.BlockBuilder) -> None:

@@ -13,9 +13,10 @@ from tvm import relax
 from tvm_mpq.errors import FileFormatError, MissingFileError, UnsupportedModelError
 from tvm_mpq.frontends.checks import check_module, fingerprint
 from tvm_mpq.frontends.imported import Imported
-from tvm_mpq.frontends.naming import UniqueNames, names_by_variable, rename, safe
+from tvm_mpq.frontends.naming import UniqueNames, bindings, names_by_variable, new_names, rename, safe
 from tvm_mpq.frontends.reference import Reference
 from tvm_mpq.frontends.shapes import Shapes
+from tvm_mpq.schema import StoredQuantization
 
 SUFFIXES = (".onnx", ".tflite", ".pt2")
 
@@ -31,6 +32,7 @@ class Loaded:
     notes : what was decided in the user's stead, one sentence each.
     tensors : variable of `main` -> the tensor of the source model that it holds, as `reference` calls it.
     reference : an independent evaluator of the source model, to verify the import by; None where there is none.
+    stored : of a file that was quantized elsewhere, its numbers by the names of variables; its weights are floats here.
     """
 
     mod: tvm.IRModule
@@ -40,6 +42,7 @@ class Loaded:
     notes: tuple[str, ...]
     tensors: Mapping[str, str] = field(default_factory=dict, compare=False)
     reference: Reference | None = field(default=None, compare=False)
+    stored: StoredQuantization | None = None
 
 
 def load_model(
@@ -67,7 +70,7 @@ def load_model(
     MissingFileError, FileFormatError
         If there is no such file, or it is not what its name says.
     UnsupportedModelError
-        For unknown operators, dynamic shapes, weights that are not finite float32, and quantized models.
+        For unknown operators, dynamic shapes, and weights that are not finite float32.
     MissingDependencyError
         If torch is needed and not installed.
     InvalidValueError
@@ -78,11 +81,26 @@ def load_model(
     names = UniqueNames()
     parameters = [names.unique(safe(n).replace(".", "_")) for n in imported.input_names]
     variables = names_by_variable(imported.mod["main"], imported.owners)
-    mod = rename(_tidy(imported.mod), variables, parameters)
+    mod = _tidy(imported.mod)
+    new = new_names(mod["main"], variables, parameters)
+    mod = rename(mod, new)
     check_module(mod, name)
     notes = (*shapes.notes, *imported.notes)
     tensors = {variables[v]: source for v, source in imported.tensors.items() if v in variables}
-    return Loaded(mod, imported.input_names, name, fingerprint(mod), notes, tensors, imported.reference)
+    stored = None if imported.stored is None else _under(imported.stored, imported.mod, new)
+    return Loaded(mod, imported.input_names, name, fingerprint(mod), notes, tensors, imported.reference, stored)
+
+
+def _under(stored: StoredQuantization, imported: tvm.IRModule, new: Mapping[str, str]) -> StoredQuantization:
+    """By new names, of two variables that were one by that which is left; what tidying has removed is left out."""
+    known = dict(new)
+    for binding in bindings(imported["main"]):
+        if isinstance(binding.value, relax.Var) and str(binding.var.name) in new:
+            known.setdefault(str(binding.value.name), new[str(binding.var.name)])
+    return StoredQuantization(
+        {known[name]: quant for name, quant in stored.tensors.items() if name in known},
+        {known[name]: scales for name, scales in stored.weights.items() if name in known},
+    )
 
 
 def _import(model: Any, example_inputs: Any, shapes: Shapes) -> tuple[Imported, str]:

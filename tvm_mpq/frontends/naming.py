@@ -151,19 +151,23 @@ def names_by_variable(main: relax.Function, owners: dict[str, str]) -> dict[str,
     return new
 
 
-def rename(mod: tvm.IRModule, variables: dict[str, str], input_names: Sequence[str]) -> tvm.IRModule:
-    """A module whose `main` has parameters called `input_names` (valid and different) and variables as given.
+def new_names(main: relax.Function, variables: dict[str, str], input_names: Sequence[str]) -> dict[str, str]:
+    """Old name -> new one: parameters are called `input_names` (valid and different), variables as given.
 
     Variables without an entry keep their name, made valid and unique.
     """
-    main = mod["main"]
     names = UniqueNames(input_names)
     new = {str(p.name): n for p, n in zip(main.params, input_names, strict=True)}
     for binding in bindings(main):
         old = str(binding.var.name)
         new[old] = names.unique(variables.get(old) or safe(old))
+    return new
+
+
+def rename(mod: tvm.IRModule, new: dict[str, str]) -> tvm.IRModule:
+    """A module whose `main` has its parameters and variables called as `new` says."""
     out = tvm.IRModule(mod.functions, attrs=mod.attrs)
-    out.update_func(mod.get_global_var("main"), _Renamer(new).visit_expr(main))
+    out.update_func(mod.get_global_var("main"), _Renamer(new).visit_expr(mod["main"]))
     return out
 
 

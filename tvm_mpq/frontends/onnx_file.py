@@ -22,22 +22,14 @@ from tvm_mpq.frontends.onnx_functions import check_domains, inlined
 from tvm_mpq.frontends.onnx_names import operator_names
 from tvm_mpq.frontends.onnx_nodes import STANDARD, VersionedNode
 from tvm_mpq.frontends.onnx_operators import CONVERTERS, is_known, needs_body
+from tvm_mpq.frontends.onnx_qdq import dequantized
+from tvm_mpq.frontends.onnx_qoperators import QUANTIZED
 from tvm_mpq.frontends.onnx_reference import OnnxReference
 from tvm_mpq.frontends.onnx_rnn import without_unused_outputs
 from tvm_mpq.frontends.onnx_walk import Walk, Walked
 from tvm_mpq.frontends.shapes import Declared, Shapes
+from tvm_mpq.schema import StoredQuantization
 
-_QUANTIZED = frozenset(
-    [
-        "QuantizeLinear",
-        "DequantizeLinear",
-        "DynamicQuantizeLinear",
-        "QLinearConv",
-        "QLinearMatMul",
-        "ConvInteger",
-        "MatMulInteger",
-    ]
-)
 _CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
 
 
@@ -49,9 +41,9 @@ def load_onnx(file: Path, shapes: Shapes) -> Imported:
     FileFormatError
         If it is not an ONNX file.
     UnsupportedModelError
-        For unknown operators and domains, dynamic shapes, quantized or non-finite models.
+        For unknown operators and domains, dynamic shapes, and non-finite models.
     """
-    model, notes = _static(file, shapes.fix)
+    model, notes, stored = _static(file, shapes.fix)
     graph = model.graph
     inputs = _inputs(graph)
     static = {i.name: tuple(int(d.dim_value) for d in i.type.tensor_type.shape.dim) for i in inputs}
@@ -72,21 +64,39 @@ def load_onnx(file: Path, shapes: Shapes) -> Imported:
             raise UnsupportedModelError(f"{file.name}: cannot be imported: {one_line(e)}") from e
     reference = OnnxReference(lambda: _static(file, lambda _: static)[0])
     names = tuple(i.name for i in inputs)
-    return Imported(mod, importer.owners, names, notes, importer.tensors, reference)
+    if stored is not None:
+        made = importer.made | {n: str(p.name) for n, p in zip(names, mod["main"].params, strict=True)}
+        stored = _by_variable(stored, made, walked.nodes)
+    return Imported(mod, importer.owners, names, notes, importer.tensors, reference, stored)
+
+
+def _by_variable(
+    stored: StoredQuantization, made: Mapping[str, str], nodes: Sequence[VersionedNode]
+) -> StoredQuantization:
+    """Tensors by their variable, weights by that of the operator which reads them."""
+    found = StoredQuantization({made[name]: quant for name, quant in stored.tensors.items() if name in made})
+    for item in nodes:
+        for name in item.node.input:
+            if name in stored.weights and item.node.output[0] in made:
+                found.weights[made[item.node.output[0]]] = stored.weights[name]
+    return found
 
 
 def _static(
     file: Path, sizes: Callable[[dict[str, Declared]], Mapping[str, tuple[int, ...]]]
-) -> tuple[onnx.ModelProto, list[str]]:
-    """The file's model with inputs of fixed sizes, float32, without functions of its own; and notes."""
+) -> tuple[onnx.ModelProto, list[str], StoredQuantization | None]:
+    """The file's model with inputs of fixed sizes, float32, without functions of its own; notes; its own integers."""
     model = inlined(_read(file), file.name)
+    stored = dequantized(model, file.name)
     check_domains(model, file.name)
     notes = read_as_float32(model)
+    if stored is not None:
+        notes.append("the network was quantized elsewhere: its weights are read as the float32 numbers they stand for")
     inputs = _inputs(model.graph)
     static = sizes({i.name: _shape(i) for i in inputs})
     for i in inputs:
         i.CopyFrom(helper.make_tensor_value_info(i.name, i.type.tensor_type.elem_type, static[i.name]))
-    return model, notes
+    return model, notes, stored
 
 
 def _inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
@@ -130,10 +140,11 @@ def _versions(model: onnx.ModelProto) -> dict[str, int]:
 
 def _check_operators(nodes: Sequence[VersionedNode], file: Path) -> None:
     used = {item.node.op_type for item in nodes}
-    quantized = sorted(used & _QUANTIZED)
+    quantized = sorted(name for domain, name in QUANTIZED if not domain and name in used)
     if quantized:
         raise UnsupportedModelError(
-            f"{file.name}: the model is quantized already (it holds {', '.join(quantized)}); give the float32 model"
+            f"{file.name}: the model is quantized in a way that is not read (it holds {', '.join(quantized)} of "
+            "integers that come from outside); give the float32 model"
         )
     control = sorted(used & _CONTROL_FLOW)
     if control:
@@ -159,7 +170,8 @@ def _shape(value: onnx.ValueInfoProto) -> list[int | str | None] | None:
 class _Importer(ONNXGraphImporter):
     """TVM's importer, with our converters where TVM's hide the operator, and with a record of who made which variable.
 
-    `owners`: name of the variable that holds a node's result -> the node's name; `tensors`: variable -> tensor.
+    `owners`: name of the variable that holds a node's result -> the node's name; `tensors`: variable -> tensor; `made`:
+    tensor -> variable, also where several have one.
     """
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], nodes: Sequence[VersionedNode]) -> None:
@@ -167,6 +179,7 @@ class _Importer(ONNXGraphImporter):
         self._sources = nodes
         self.owners: dict[str, str] = {}
         self.tensors: dict[str, str] = {}
+        self.made: dict[str, str] = {}
 
     def _check_for_unsupported_ops(self, graph: onnx.GraphProto) -> None:
         """Done before, with what ours read beside TVM's."""
@@ -186,6 +199,9 @@ class _Importer(ONNXGraphImporter):
             ) from e
         results = list(result.fields) if isinstance(result, relax.Tuple) else [result]
         made = [r for r in results if isinstance(r, relax.Var)]
+        for tensor, r in zip(item.node.output, results, strict=False):
+            if isinstance(r, relax.Var):
+                self.made[tensor] = str(r.name)
         if made:
             self.owners.setdefault(str(made[-1].name), item.source)
         for variable, tensor in zip(results, item.node.output, strict=False):

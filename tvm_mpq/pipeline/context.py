@@ -186,6 +186,7 @@ def _equipped(options: Options, row: TargetRow, pool: DevicePool, device: Device
         batch=options.batch,
         input_shapes=options.input_shapes,
         offered=options.offered,
+        requantize=options.requantize,
     )
     for note in prepared.loaded.notes:
         options.tell(note)

@@ -18,6 +18,7 @@ def inspect(options: Options) -> InspectReport:
         batch=options.batch,
         input_shapes=options.input_shapes,
         offered=options.offered,
+        requantize=options.requantize,
     )
     operators: list[InspectedOperator] = []
     for node in prepared.graph.nodes:

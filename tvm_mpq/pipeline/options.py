@@ -44,6 +44,7 @@ class Options:
     example_inputs: Any = None
     batch: int | None = 1
     input_shapes: Mapping[str, Sequence[int]] | None = None  # of inputs with dynamic axes, the batch among them
+    requantize: bool = False  # a file that was quantized elsewhere: find scales and integers anew
     precisions: Sequence[str] | None = None  # to choose from; None = all that pay on the target
     threads: int | None = None  # None = those of the plan that is built, else 1
     workers: int | None = None  # processes that compile kernels; None = one for each core of this process

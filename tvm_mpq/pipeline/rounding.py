@@ -32,13 +32,15 @@ class Rounder:
         self._wide: FloatSide | None = None
 
     def __call__(self, plan: Plan) -> WeightCodes:
-        """The plan's codes; equal plans are rounded once."""
-        if self.method == NEAREST or all(plan.precision(name).is_float for name in plan.operators):
-            return WeightCodes()
+        """The plan's codes; equal plans are rounded once. Integers that the file brought stay as they are."""
+        own = self._context.prepared.own.codes_of(plan.operators)
+        rounded = {name for name in plan.operators if not plan.precision(name).is_float} - {name for name, _ in own}
+        if self.method == NEAREST or not rounded:
+            return own
         name = self._name(plan)
         if name not in self._known:
             self._known[name] = self._stored(self._folder / f"{name}.npz") or self._rounded(plan, name)
-        return self._known[name]
+        return WeightCodes({**self._known[name], **own})
 
     def _rounded(self, plan: Plan, name: str) -> WeightCodes:
         context = self._context

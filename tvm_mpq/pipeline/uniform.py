@@ -84,7 +84,7 @@ def _build(
         floats = all(Precision.parse(p).is_float for p in precisions.values())
         ranges: dict[str, list[TensorQuant]] = {}
         if not floats:
-            if data.synthetic:
+            if data.synthetic and not prepared.own.covers(prepared.graph):
                 options.tell("no calibration data given: synthetic data (standard normal) are used; expect poor ranges")
             ranges = context.interpret(lambda run: learn.ranges(prepared, run, data, context.db, options))
         chosen = Plan(prepared.row.name, prepared.tvm_target_attrs, precisions, ranges)

@@ -14,6 +14,7 @@ from tvm_mpq.schema.formats import BF16, FLOAT_BITS, FP32, W4A8, W8A8, DType, Pr
 from tvm_mpq.schema.latency import DeviceIdentity, FailureKind, LatencyKey, LatencyRecord
 from tvm_mpq.schema.plan import Budget, Plan, Progress
 from tvm_mpq.schema.recurrent import WORKLOAD_ATTRIBUTE, RecurrentWorkload
+from tvm_mpq.schema.stored import StoredQuantization
 from tvm_mpq.schema.workloads import (
     ActivationWorkload,
     AddWorkload,
@@ -57,6 +58,7 @@ __all__ = [
     "Precision",
     "Progress",
     "RecurrentWorkload",
+    "StoredQuantization",
     "TensorQuant",
     "Workload",
     "padded_channels",

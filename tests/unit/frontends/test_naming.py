@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tvm import relax
 
-from tvm_mpq.frontends.naming import UniqueNames, is_anonymous, names_by_variable, owner_of, path, rename, safe
+from tvm_mpq.frontends.naming import (
+    UniqueNames,
+    is_anonymous,
+    names_by_variable,
+    new_names,
+    owner_of,
+    path,
+    rename,
+    safe,
+)
 
 
 @given(st.text())
@@ -72,7 +81,7 @@ def _gemm() -> tvm.IRModule:
 def test_the_binding_with_the_weights_gets_the_name_and_dots_survive() -> None:
     mod = _gemm()
     names = names_by_variable(mod["main"], {"lv2": "head.fc", "lv3": "head.relu"})
-    new = rename(mod, names, ["input"])
+    new = rename(mod, new_names(mod["main"], names, ["input"]))
     got = [str(b.var.name) for block in new["main"].body.blocks for b in block.bindings]
     assert got[:4] == ["head.fc_permute_dims", "head.fc", "head.fc_add", "head.relu"]
     assert str(new["main"].params[0].name) == "input"
@@ -83,7 +92,7 @@ def test_the_binding_with_the_weights_gets_the_name_and_dots_survive() -> None:
 def test_equal_names_and_input_names_are_told_apart() -> None:
     mod = _gemm()
     names = names_by_variable(mod["main"], {"lv1": "input", "lv2": "input", "lv3": "input"})
-    new = rename(mod, names, ["input"])
+    new = rename(mod, new_names(mod["main"], names, ["input"]))
     got = [str(b.var.name) for block in new["main"].body.blocks for b in block.bindings]
     assert len({*got, "input"}) == len(got) + 1
 

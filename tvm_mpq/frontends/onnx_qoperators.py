@@ -1,0 +1,189 @@
+"""What each quantized operator of ONNX, and of ONNX Runtime's domain, means in real numbers: one row an operator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from tvm_mpq.frontends.onnx_qdq import MICROSOFT, Convert, IntegerReader, quantized_constant
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
+    return next((int(a.i) for a in node.attribute if a.name == name), default)
+
+
+def _input(node: onnx.NodeProto, place: int) -> str:
+    return str(node.input[place]) if place < len(node.input) else ""
+
+
+def _quantize(reader: IntegerReader, node: onnx.NodeProto) -> bool:
+    block = _attribute(node, "block_size", 0)
+    affine = reader.affine(node, node.input[1], _input(node, 2), _attribute(node, "axis", 1), block)
+    reals = reader.constant(node.input[0])
+    if reals is not None:
+        quantized_constant(reader, reals, affine, node.output[0])
+    else:
+        reader.stands_for(node.output[0], reader.real_name(node.input[0]), affine)
+    return True
+
+
+def _dequantize(reader: IntegerReader, node: onnx.NodeProto) -> bool:
+    block = _attribute(node, "block_size", 0)
+    affine = reader.affine(node, node.input[1], _input(node, 2), _attribute(node, "axis", 1), block)
+    reader.equate(node.output[0], reader.real(node.input[0], affine))
+    return True
+
+
+def _dynamic_quantize(reader: IntegerReader, node: onnx.NodeProto) -> bool:
+    reader.make_dynamic(node.output[0], reader.real_name(node.input[0]), node.output[1], node.output[2])
+    return True
+
+
+def _operand(reader: IntegerReader, node: onnx.NodeProto, place: int, axis: int = 1) -> str:
+    """Integers, scale and zero from `place` on, as a real tensor."""
+    return reader.real(node.input[place], reader.affine(node, node.input[place + 1], _input(node, place + 2), axis))
+
+
+def _finish(reader: IntegerReader, node: onnx.NodeProto, real: str, place: int) -> bool:
+    """The result's scale and zero stand at `place`."""
+    reader.stands_for(node.output[0], real, reader.affine(node, node.input[place], _input(node, place + 1)))
+    return True
+
+
+def _plain(op_type: str, operands: int, dropped: Sequence[str] = ()) -> Convert:
+    """Operands of (integers, scale, zero) each, then the result's scale and zero."""
+
+    def convert(reader: IntegerReader, node: onnx.NodeProto) -> bool:
+        if _attribute(node, "channels_last", 0):
+            return False
+        reals = [_operand(reader, node, 3 * i) for i in range(operands)]
+        bare = onnx.NodeProto()
+        bare.CopyFrom(node)
+        del bare.attribute[:]
+        bare.attribute.extend(a for a in node.attribute if a.name not in dropped)
+        return _finish(reader, node, reader.add(op_type, reals, reader.result(node), bare), 3 * operands)
+
+    return convert
+
+
+def _conv(reader: IntegerReader, node: onnx.NodeProto) -> bool:
+    reals = [_operand(reader, node, 0), _operand(reader, node, 3, axis=0)]
+    if _input(node, 8):
+        x, w = (reader.affine(node, node.input[i], "") for i in (1, 4))
+        bias = reader.constant(node.input[8])
+        if bias is None:
+            return False
+        reals.append(reader.hold(f"{node.input[8]}_real", (bias * (x.scale * w.scale).reshape(-1)).astype(np.float32)))
+    return _finish(reader, node, reader.add("Conv", reals, reader.result(node), node), 6)
+
+
+def _matmul(reader: IntegerReader, node: onnx.NodeProto) -> bool:
+    reals = [_operand(reader, node, 0), _operand(reader, node, 3, axis=-1)]
+    return _finish(reader, node, reader.add("MatMul", reals, reader.result(node), node), 6)
+
+
+def _gemm(reader: IntegerReader, node: onnx.NodeProto) -> bool:
+    transposed = _attribute(node, "transB", 0)
+    reals = [_operand(reader, node, 0), _operand(reader, node, 3, axis=0 if transposed else 1)]
+    if _input(node, 6):
+        a, b = (reader.affine(node, node.input[i], "") for i in (1, 4))
+        bias = reader.constant(node.input[6])
+        if bias is None:
+            return False
+        reals.append(reader.hold(f"{node.input[6]}_real", (bias * (a.scale * b.scale).reshape(-1)).astype(np.float32)))
+    if not _input(node, 7):  # the result is real
+        reader.equate(node.output[0], reader.add("Gemm", reals, reader.result(node), node))
+        return True
+    return _finish(reader, node, reader.add("Gemm", reals, reader.result(node), node), 7)
+
+
+def _concat(reader: IntegerReader, node: onnx.NodeProto) -> bool:
+    """The result's scale and zero come first."""
+    reals = [_operand(reader, node, i) for i in range(2, len(node.input), 3)]
+    return _finish(reader, node, reader.add("Concat", reals, reader.result(node), node), 0)
+
+
+def _difference(reader: IntegerReader, node: onnx.NodeProto, place: int, zero_place: int) -> str | None:
+    """Integers less their zero, as float32 numbers."""
+    name, zero = node.input[place], _input(node, zero_place)
+    one = reader.hold(f"{name}_one", np.array(1, np.float32))
+    if reader.constant(name) is None and not reader.is_dynamic(name):
+        return None
+    zeros = reader.constant(zero) if zero else None
+    affine = reader.affine(node, one, zero if zeros is not None and zeros.size == 1 else "", axis=-1)
+    if zeros is not None and zeros.size > 1:
+        affine = type(affine)(np.ones(zeros.shape, np.float32), zeros.astype(np.int32), str(zeros.dtype), -1)
+    return reader.real(name, affine)
+
+
+def _sums(op_type: str) -> Convert:
+    """MatMulInteger, ConvInteger: sums that a Cast and a product with the scales make real."""
+
+    def convert(reader: IntegerReader, node: onnx.NodeProto) -> bool:
+        operands = [_difference(reader, node, i, i + 2) for i in (0, 1)]
+        if None in operands:
+            return False
+        reader.sums[node.output[0]] = reader.add(op_type, [o for o in operands if o], reader.result(node), node)
+        return True
+
+    return convert
+
+
+def _cast(reader: IntegerReader, node: onnx.NodeProto) -> bool:
+    """Sums to float32: they are that already."""
+    if node.input[0] not in reader.sums or _attribute(node, "to", 0) != onnx.TensorProto.FLOAT:
+        return False
+    reader.equate(node.output[0], reader.sums[node.input[0]])
+    return True
+
+
+def _matmul_to_float(reader: IntegerReader, node: onnx.NodeProto) -> bool:
+    """MatMulIntegerToFloat(A, B, scale of A, of B, zero of A, of B, bias)."""
+    a = reader.real(node.input[0], reader.affine(node, node.input[2], _input(node, 4)))
+    b = reader.real(node.input[1], reader.affine(node, node.input[3], _input(node, 5), axis=-1))
+    return _with_bias(reader, node, [a, b], _input(node, 6))
+
+
+def _dynamic_matmul(reader: IntegerReader, node: onnx.NodeProto) -> bool:
+    """DynamicQuantizeMatMul(A, B, scale of B, zero of B, bias): A is real."""
+    b = reader.real(node.input[1], reader.affine(node, node.input[2], _input(node, 3), axis=-1))
+    return _with_bias(reader, node, [reader.real_name(node.input[0]), b], _input(node, 4))
+
+
+def _with_bias(reader: IntegerReader, node: onnx.NodeProto, operands: list[str], bias: str) -> bool:
+    real = reader.add("MatMul", operands, reader.result(node), helper.make_node("MatMul", [], [], name=node.name))
+    if bias:
+        real = reader.add("Add", [real, reader.real_name(bias)], reader.result(node))
+    reader.equate(node.output[0], real)
+    return True
+
+
+_ROWS: dict[tuple[str, str], Convert] = {
+    ("", "QuantizeLinear"): _quantize,
+    ("", "DequantizeLinear"): _dequantize,
+    (MICROSOFT, "QuantizeLinear"): _quantize,
+    (MICROSOFT, "DequantizeLinear"): _dequantize,
+    ("", "DynamicQuantizeLinear"): _dynamic_quantize,
+    ("", "QLinearConv"): _conv,
+    ("", "QLinearMatMul"): _matmul,
+    ("", "ConvInteger"): _sums("Conv"),
+    ("", "MatMulInteger"): _sums("MatMul"),
+    (MICROSOFT, "MatMulIntegerToFloat"): _matmul_to_float,
+    (MICROSOFT, "DynamicQuantizeMatMul"): _dynamic_matmul,
+    (MICROSOFT, "QGemm"): _gemm,
+    (MICROSOFT, "QLinearAdd"): _plain("Add", 2),
+    (MICROSOFT, "QLinearMul"): _plain("Mul", 2),
+    (MICROSOFT, "QLinearConcat"): _concat,
+    (MICROSOFT, "QLinearSigmoid"): _plain("Sigmoid", 1),
+    (MICROSOFT, "QLinearLeakyRelu"): _plain("LeakyRelu", 1),
+    (MICROSOFT, "QLinearSoftmax"): _plain("Softmax", 1, dropped=("opset",)),
+    (MICROSOFT, "QLinearAveragePool"): _plain("AveragePool", 1, dropped=("channels_last",)),
+    (MICROSOFT, "QLinearGlobalAveragePool"): _plain("GlobalAveragePool", 1, dropped=("channels_last",)),
+}
+"""(domain, operator) -> its meaning."""
+
+QUANTIZED = frozenset(_ROWS)
+CONVERTERS = {**_ROWS, ("", "Cast"): _cast}
