@@ -1,7 +1,7 @@
 """ONNX's LSTM, GRU and RNN: a product over all time steps and a loop over them (see `recurrent`).
 
 Lengths of sequences and weights must be constants; initial states may be inputs. Activations beyond those that
-`recurrent.ACTIVATIONS` knows are refused by name.
+`recurrent_loops.ACTIVATIONS` knows are refused by name.
 """
 
 from __future__ import annotations
@@ -10,16 +10,13 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import tvm
 from tvm import relax
 
 from tvm_mpq.errors import UnsupportedModelError
-from tvm_mpq.frontends.recurrent import emit_recurrent
+from tvm_mpq.frontends.recurrent import Floats, emit_layer, emit_states, initial_of
 from tvm_mpq.schema import RecurrentWorkload
-
-_Floats = npt.NDArray[np.float32]
 
 _DIRECTIONS = {"forward": ("forward",), "reverse": ("reverse",), "bidirectional": ("forward", "reverse")}
 _DEFAULTS = {"lstm": ("Sigmoid", "Tanh", "Tanh"), "gru": ("Sigmoid", "Tanh"), "rnn": ("Tanh",)}
@@ -85,7 +82,7 @@ def _layer(cell: str, inputs: list[Any], attrs: dict[str, Any]) -> relax.Expr:
         hidden,
         directions,
         _activations(cell, len(directions), attrs),
-        initial="zero" if given is None else "constant" if isinstance(given, np.ndarray) else "given",
+        initial=initial_of(given),
         emits_states=attrs["tvm_custom"]["num_outputs"] > 1,
         lengths=_lengths(lengths, steps),
         peepholes=peepholes is not None,
@@ -96,35 +93,14 @@ def _layer(cell: str, inputs: list[Any], attrs: dict[str, Any]) -> relax.Expr:
     biases = np.zeros((len(directions), 2, work.gates, hidden), np.float32)
     if bias is not None:
         biases = _constant(bias, "B").reshape(biases.shape)
-    parts = {"state": given} if isinstance(given, np.ndarray) else {}
-    summed = biases.sum(axis=1)
-    if work.reset_after:
-        parts["reset_bias"] = biases[:, 1, 2]
-        summed[:, 2] = biases[:, 0, 2]
-    if peepholes is not None:
-        parts["peepholes"] = _constant(peepholes, "P")
-    vectors = np.concatenate([np.zeros(0), *(parts[name].reshape(-1) for name in work.parts)]).astype(np.float32)
-    product = builder.emit(relax.op.matmul(data, relax.const(np.ascontiguousarray(w.reshape(-1, w.shape[-1]).T))))
-    gates = builder.emit(relax.op.add(product, relax.const(summed.reshape(-1))))
-    state = None if work.initial != "given" else given
-    out = emit_recurrent(work, gates, state, r, vectors if vectors.size else np.zeros(1, np.float32))
-    return _results(work, out, attrs["tvm_custom"]["num_outputs"], batch_first)
-
-
-def _results(w: RecurrentWorkload, out: relax.Var, count: int, batch_first: bool) -> relax.Expr:
-    """Y, then as many of the last states as the operator has outputs."""
-    builder = relax.BlockBuilder.current()
-    results = [out]
-    if count > 1:
-        results = [builder.emit(relax.op.strided_slice(out, [0], [0], [w.steps]))]
-        for place in range(w.steps, w.steps + count - 1):
-            last = builder.emit(relax.op.strided_slice(out, [0], [place], [place + 1]))
-            results.append(builder.emit(relax.op.squeeze(last, [0])))
+    peep = None if peepholes is None else _constant(peepholes, "P")
+    out = emit_layer(work, data, w, r, biases, state=given, peepholes=peep)
+    results = emit_states(work, out) if work.emits_states else [out]
     if batch_first:
         first, *others = results
         results = [relax.op.permute_dims(first, [2, 0, 1, 3]), *(relax.op.permute_dims(x, [1, 0, 2]) for x in others)]
         results = [builder.emit(x) for x in results]
-    return relax.Tuple(results) if count > 1 else results[0]
+    return relax.Tuple(results) if work.emits_states else results[0]
 
 
 def _swapped(x: Any) -> Any:
@@ -137,7 +113,7 @@ def _swapped(x: Any) -> Any:
     return relax.BlockBuilder.current().emit(relax.op.permute_dims(x, axes))
 
 
-def _constant(x: Any, name: str) -> _Floats:
+def _constant(x: Any, name: str) -> Floats:
     if not isinstance(x, tvm.ir.GenericConst):
         raise UnsupportedModelError(f"its {name} must be a constant (got a computed tensor); export it with weights")
     return np.asarray(x.value.numpy(), np.float32)

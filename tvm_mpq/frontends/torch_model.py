@@ -42,6 +42,7 @@ _WEIGHTED = frozenset(
         "conv3d",
     ]
 )
+_RECURRENT = frozenset(["lstm", "gru", "rnn_tanh", "rnn_relu"])
 _PASS_ON = frozenset(
     [
         "permute",
@@ -152,20 +153,23 @@ def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def _import(program: Any, shapes: Shapes, what: str) -> Imported:
     from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
+    from tvm_mpq.frontends.torch_rnn import converters, decompositions
+
     check_values(_tensors(program))
     importer = ExportedProgramImporter()
     exported = program
     try:
         with _quiet():
-            program = program.run_decompositions()
+            program = program.run_decompositions(decompositions())
             _count_from_the_start(program)
+            importer.convert_map.update(converters(program, importer))
             _check_operators(program, importer, what)
             mod = importer.from_exported_program(program, False, True, False, None)
-    except MPQError:
-        raise
     except Exception as e:
-        if hasattr(importer, "block_builder"):
+        if getattr(importer, "block_builder", None) is not None:  # set when conversion begins
             abandon(importer.block_builder)
+        if isinstance(e, MPQError):
+            raise
         raise UnsupportedModelError(f"{what} cannot be imported: {one_line(e)}") from e
     names = [str(p.name) for p in mod["main"].params]
     fixed = fix_symbols(mod, shapes, names)
@@ -252,7 +256,7 @@ def _name(node: Any, read: list[str], alone: dict[str, int]) -> str:
         owner = path if is_anonymous(weight) else owner_of(weight)
         # A weight that two layers share has one name; the module's tells them apart.
         name = path if library and not owner.startswith(path) else owner
-    elif library and alone.get(path) == 1:
+    elif library and (alone.get(path) == 1 or short in _RECURRENT):
         name = path
     else:
         name = f"{path}.{short}" if path else short

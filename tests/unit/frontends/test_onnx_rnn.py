@@ -16,7 +16,7 @@ from tvm import relax
 from tvm_mpq.errors import UnsupportedModelError
 from tvm_mpq.frontends import Loaded, load_model
 from tvm_mpq.frontends.onnx_rnn import overlooked_by_reference
-from tvm_mpq.frontends.recurrent import emit_recurrent
+from tvm_mpq.frontends.recurrent import emit_loop
 from tvm_mpq.numerics.recurrent import evaluate_recurrent
 from tvm_mpq.passes import Annotate, Normalize, Realize
 from tvm_mpq.passes.graph import read_graph
@@ -163,7 +163,7 @@ def test_a_state_that_becomes_constant(rng, peepholes) -> None:
     with builder.function("main", [x]):
         with builder.dataflow():
             half = builder.emit(relax.op.multiply(relax.const(state), relax.const(np.float32(2))))
-            out = builder.emit_output(emit_recurrent(w, builder.emit(relax.op.nn.relu(x)), half, weight, vectors))
+            out = builder.emit_output(emit_loop(w, builder.emit(relax.op.nn.relu(x)), half, weight, vectors))
         builder.emit_func_output(out)
     normalized = Normalize()(builder.get())
     (cell,) = (n for n in read_graph(normalized).nodes if n.kind == "recurrent")
