@@ -19,6 +19,7 @@ from tvm_mpq.frontends import Loaded
 from tvm_mpq.numerics.activation_names import is_clamp
 from tvm_mpq.numerics.affine import weight_range
 from tvm_mpq.numerics.arrays import FloatArray
+from tvm_mpq.numerics.conv import least_scale
 from tvm_mpq.numerics.weight_codes import QuantizedWeight, WeightCodes
 from tvm_mpq.passes.graph import Graph, Node
 from tvm_mpq.schema import Precision, StoredQuantization, TensorQuant
@@ -69,13 +70,17 @@ def own_integers(loaded: Loaded, graph: Graph) -> OwnIntegers:
     if stored is None:
         return OwnIntegers()
     source = _Source(loaded.mod, graph)
+    ranges = _ranges(stored, source, graph)
     codes = {}
     for variable, scales in stored.weights.items():
         node = source.node_of(variable)
-        found = None if node is None else _codes(node, scales)
-        if node is not None and found is not None:
+        if node is None or node.weight is None:
+            continue
+        read = ranges.get(graph.quant_root(node.inputs[0]))
+        found = None if read is None else _codes(node, scales, read)
+        if found is not None:
             codes[node.name] = found
-    return OwnIntegers(_ranges(stored, source, graph), WeightCodes(codes))
+    return OwnIntegers(ranges, WeightCodes(codes))
 
 
 def _ranges(stored: StoredQuantization, source: _Source, graph: Graph) -> dict[str, TensorQuant]:
@@ -103,8 +108,11 @@ def _ranges(stored: StoredQuantization, source: _Source, graph: Graph) -> dict[s
     return found
 
 
-def _codes(node: Node, scales: Iterable[float]) -> QuantizedWeight | None:
-    """The weight's integers; None where passes changed it (a folded batch norm), or it has others than our kernels."""
+def _codes(node: Node, scales: Iterable[float], read: TensorQuant) -> QuantizedWeight | None:
+    """The weight's integers; None where passes changed it (a folded batch norm), or it has others than our kernels.
+
+    A channel whose bias needs more than 30 bits beside its scale gets a larger one; such channels are as good as empty.
+    """
     assert node.weight is not None
     given = np.array(tuple(scales), np.float32)
     channels = len(node.weight)
@@ -116,7 +124,10 @@ def _codes(node: Node, scales: Iterable[float]) -> QuantizedWeight | None:
     low, high = weight_range(_BITS)
     if not np.all(whole > 0) or np.abs(steps - rounded).max(initial=0) > _EXACT or np.abs(rounded).max(initial=0) > 128:
         return None
-    return QuantizedWeight(np.clip(rounded, low, high).astype(np.int8), whole, _BITS)
+    bias = np.zeros(channels, np.float32) if node.bias is None else node.bias
+    raised = np.maximum(whole, least_scale(bias, read.scale))
+    rounded = np.rint(node.weight / raised.reshape(-1, *[1] * (node.weight.ndim - 1)))
+    return QuantizedWeight(np.clip(rounded, low, high).astype(np.int8), raised, _BITS)
 
 
 class _Source:

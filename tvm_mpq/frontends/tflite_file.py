@@ -1,4 +1,4 @@
-"""TFLite files with float32 activations; weights may be stored as int8 (dynamic range), they are dequantized."""
+"""TFLite files. Integers, of weights alone or of the whole network, are read as the float32 numbers they stand for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import tflite
 from tvm import relax
 from tvm.relax.frontend.tflite import from_tflite
@@ -20,9 +19,9 @@ from tvm_mpq.errors import FileFormatError, UnsupportedModelError
 from tvm_mpq.frontends.checks import GenericArray, check_values, one_line
 from tvm_mpq.frontends.imported import Imported, abandon
 from tvm_mpq.frontends.shapes import Shapes
+from tvm_mpq.frontends.tflite_constants import Constants, SeenTensor, UnsizedTensor, affine_of
 from tvm_mpq.frontends.tflite_names import WEIGHT_INPUT, OperatorTensors, operator_names
-
-_INTEGER_WEIGHTS = {tflite.TensorType.INT8: np.int8, tflite.TensorType.UINT8: np.uint8}
+from tvm_mpq.schema import StoredQuantization
 
 
 def load_tflite(file: Path, shapes: Shapes) -> Imported:
@@ -33,7 +32,7 @@ def load_tflite(file: Path, shapes: Shapes) -> Imported:
     FileFormatError
         If it is not a TFLite file, or is cut short.
     UnsupportedModelError
-        For unknown operators, dynamic shapes, models with integer activations, and non-finite weights.
+        For unknown operators, dynamic shapes, and non-finite weights.
     """
     data = file.read_bytes()
     if data[4:8] != b"TFL3":
@@ -42,7 +41,6 @@ def load_tflite(file: Path, shapes: Shapes) -> Imported:
         model = tflite.Model.GetRootAsModel(data, 0)
         graph = model.Subgraphs(0)
         inputs = [graph.Tensors(int(i)) for i in graph.InputsAsNumpy()]
-        _check_float(graph, file)
         check_values(_constants(model, graph))
         _check_names(graph, file)
         static = shapes.fix({t.Name().decode(): _shape(t) for t in inputs})
@@ -58,17 +56,29 @@ def load_tflite(file: Path, shapes: Shapes) -> Imported:
 
     with contextlib.redirect_stdout(io.StringIO()):
         try:
-            mod = from_tflite(model, shape_dict=dict(static), op_converter=importer)
+            mod = from_tflite(model, shape_dict=dict(static), dtype_dict=_reals(inputs), op_converter=importer)
         except Exception as e:
             for started in importers:
                 abandon(started.bb)
             what = str(e) if isinstance(e, UnsupportedModelError) else f"cannot be imported: {one_line(e)}"
             raise UnsupportedModelError(f"{file.name}: {what}") from e
-    imported = Imported(mod, importers[0].owners, tuple(static))
-    count = len(importers[0].dequantized)
-    if count:
+    made = importers[0]
+    imported = Imported(mod, made.owners, tuple(static))
+    if made.stored.tensors:
+        imported.stored = made.stored
+        imported.notes.append(
+            "the network was quantized elsewhere: inputs and outputs are float32, the numbers that its"
+        )
+        imported.notes[-1] += " integers stand for, and so are weights"
+    elif made.constants.rounded:
+        count = len(made.constants.rounded)
         imported.notes.append(f"int8 weights of {count} tensors (dynamic range quantization) dequantized to float32")
     return imported
+
+
+def _reals(inputs: Sequence[Any]) -> dict[str, str]:
+    """Inputs whose integers stand for real numbers are given as these."""
+    return {t.Name().decode(): "float32" for t in inputs if affine_of(t) is not None}
 
 
 def _shape(tensor: Any) -> list[int | str | None]:
@@ -76,25 +86,6 @@ def _shape(tensor: Any) -> list[int | str | None]:
     has_signature = tensor.ShapeSignatureLength() == tensor.ShapeLength()
     sizes = tensor.ShapeSignatureAsNumpy() if has_signature and tensor.ShapeLength() else tensor.ShapeAsNumpy()
     return [int(s) if s > 0 else None for s in np.atleast_1d(sizes)] if tensor.ShapeLength() else []
-
-
-def _is_quantized(tensor: Any) -> bool:
-    quantization = tensor.Quantization()
-    return tensor.Type() in _INTEGER_WEIGHTS and quantization is not None and quantization.ScaleLength() > 0
-
-
-def _check_float(graph: Any, file: Path) -> None:
-    """Integer activations: an operator with a quantized first input or output, or such a network input or output."""
-    indices = [*graph.InputsAsNumpy(), *graph.OutputsAsNumpy()]
-    for i in range(graph.OperatorsLength()):
-        op = graph.Operators(i)
-        indices += [*op.OutputsAsNumpy()[:1]]
-    quantized = next((t for t in (graph.Tensors(int(i)) for i in indices) if _is_quantized(t)), None)
-    if quantized is not None:
-        raise UnsupportedModelError(
-            f"{file.name}: the model is quantized already (integer tensor {quantized.Name().decode()!r}); "
-            "give the float32 model, converted without quantization"
-        )
 
 
 def _check_names(graph: Any, file: Path) -> None:
@@ -116,82 +107,76 @@ def _constants(model: Any, graph: Any) -> Iterator[tuple[str, GenericArray]]:
             yield tensor.Name().decode(), np.frombuffer(buffer.DataAsNumpy(), np.float32)
 
 
-class _FloatTensor:
-    """An int8 weight tensor of a float operator, seen as the float32 tensor it stands for."""
-
-    def __init__(self, tensor: Any) -> None:
-        self.quantized = tensor
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.quantized, name)
-
-    def Type(self) -> int:
-        return int(tflite.TensorType.FLOAT32)
-
-    def Quantization(self) -> None:
-        return None
-
-
-class _ResizedTensor:
-    """A tensor of a network whose inputs have other sizes than the file's. shape: None = not known yet."""
-
-    def __init__(self, tensor: Any, shape: Sequence[int] | None) -> None:
-        self._tensor, self._shape = tensor, shape
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._tensor, name)
-
-    def ShapeAsNumpy(self) -> npt.NDArray[np.int32]:
-        if self._shape is None:
-            raise UnsupportedModelError(
-                "it has its result's size from the file; convert the model with the sizes wanted"
-            )
-        return np.array(self._shape, np.int32)
-
-    def Shape(self, axis: int) -> int:
-        return int(self.ShapeAsNumpy()[axis])
-
-
 class _Importer(OperatorConverter):
-    """TVM's importer with dynamic range weights dequantized and a record of who made which variable.
+    """TVM's importer, shown a network of real numbers, with a record of who made which variable.
 
-    owners: name of the variable that holds an operator's result -> the operator's name. dequantized: tensor names.
-    resized: inputs have other sizes than in the file, and with them what is computed from them.
+    owners: name of the variable that holds an operator's result -> the operator's name. resized: inputs have other
+    sizes than in the file, and with them what is computed from them. stored: by the names of variables.
     """
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.owners: dict[str, str] = {}
-        self.dequantized: set[str] = set()
         self.resized = False
+        self.constants = Constants(self.model, self.subgraph)
+        self.stored = StoredQuantization()
+        self._differ: set[str] = set()
+        self.convert_map |= {"QUANTIZE": self._same, "DEQUANTIZE": self._same, "EXPAND_DIMS": self._expand_dims}
+
+    def get_op_code_str(self, op: Any) -> str:
+        code = self.model.OperatorCodes(op.OpcodeIndex())
+        if code.BuiltinCode() == tflite.BuiltinOperator.CUSTOM and code.CustomCode() != b"TFLite_Detection_PostProcess":
+            raise UnsupportedModelError(f"custom operator {(code.CustomCode() or b'').decode()!r} is not supported")
+        return str(super().get_op_code_str(op))
 
     def get_tensors(self, tensors_idx_list: Any) -> list[Any]:
         wrappers: list[Any] = super().get_tensors(tensors_idx_list)
         for wrapper in wrappers:
-            if self.resized and wrapper.tensor_idx >= 0 and not wrapper.buffer.DataLength():
-                expr = self.get_expr(wrapper.tensor_idx) if self.has_expr(wrapper.tensor_idx) else None
-                shape = [int(n) for n in self._infer_shape(expr)] if expr is not None else None
-                wrapper.tensor = _ResizedTensor(wrapper.tensor, shape)
-            if wrapper.tensor_idx >= 0 and _is_quantized(wrapper.tensor) and wrapper.buffer.DataLength():
-                wrapper.tensor = _FloatTensor(wrapper.tensor)
+            index = wrapper.tensor_idx
+            if index < 0:
+                continue
+            constant, real = self.constants.has(index), self.constants.is_real(index)
+            if self.resized and not constant:
+                if self.has_expr(index):
+                    shape = [int(n) for n in self._infer_shape(self.get_expr(index))]
+                    wrapper.tensor = SeenTensor(wrapper.tensor, shape, real=real)
+                else:
+                    wrapper.tensor = UnsizedTensor(wrapper.tensor, real=real)
+            elif real:
+                wrapper.tensor = SeenTensor(wrapper.tensor, real=True)
+            if real:
                 wrapper.qnn_params = None
         return wrappers
 
     def get_tensor_value(self, tensor_wrapper: Any, is_sparse: bool = False) -> Any:
-        if not isinstance(tensor_wrapper.tensor, _FloatTensor):
+        if not (isinstance(tensor_wrapper.tensor, SeenTensor) and tensor_wrapper.tensor.real):
             return super().get_tensor_value(tensor_wrapper, is_sparse)
-        tensor = tensor_wrapper.tensor.quantized
-        quantization = tensor.Quantization()
-        shape = tuple(int(n) for n in tensor.ShapeAsNumpy())
-        raw = np.frombuffer(tensor_wrapper.buffer.DataAsNumpy(), _INTEGER_WEIGHTS[tensor.Type()]).reshape(shape)
-        scale = np.atleast_1d(quantization.ScaleAsNumpy()).astype(np.float32)
-        zero = np.atleast_1d(quantization.ZeroPointAsNumpy()).astype(np.int32)
-        along = [1] * len(shape)
-        if scale.size > 1:
-            along[quantization.QuantizedDimension()] = scale.size
-            scale, zero = scale.reshape(along), np.broadcast_to(zero, (scale.size,)).reshape(along)
-        self.dequantized.add(tensor.Name().decode())
-        return ((raw.astype(np.int32) - zero) * scale).astype(np.float32)
+        return self.constants.reals(tensor_wrapper.tensor_idx)
+
+    def _same(self, op: Any) -> Any:
+        """QUANTIZE and DEQUANTIZE: the numbers stay what they are."""
+        return self.get_tensor_expr(self.get_input_tensors(op)[0])
+
+    def _expand_dims(self, op: Any) -> Any:
+        data, axis = self.get_input_tensors(op)
+        return relax.op.expand_dims(self.get_tensor_expr(data), int(np.ravel(self.get_tensor_value(axis))[0]))
+
+    def _note(self, variable: str, index: int) -> None:
+        """How the file rounds what the variable holds; nothing where it does so in two ways."""
+        affine = affine_of(self.subgraph.Tensors(index))
+        quant = affine.tensor_quant if affine is not None else None
+        if quant is None or variable in self._differ:
+            return
+        if self.stored.tensors.setdefault(variable, quant) != quant:
+            self._differ.add(variable)
+            del self.stored.tensors[variable]
+
+    def _note_weight(self, variable: str, kind: str, op: Any) -> None:
+        place = WEIGHT_INPUT.get(kind)
+        if place is not None and op.InputsLength() > place and self.constants.has(op.Inputs(place)):
+            affine = affine_of(self.constants.source(op.Inputs(place)))
+            if affine is not None and affine.symmetric:
+                self.stored.weights[variable] = tuple(map(float, affine.scale.reshape(-1)))
 
     def convert_transpose_conv(self, op: Any) -> Any:
         """TVM's result in NCHW, which it can compile, with the size and the activation that it leaves out."""
@@ -202,7 +187,10 @@ class _Importer(OperatorConverter):
         return self.convert_fused_activation_function(_sized(result, size), options.FusedActivationFunction())
 
     def convert_op_to_relax(self) -> None:
-        operators = [self.subgraph.Operators(i) for i in range(self.subgraph.OperatorsLength())]
+        every = [self.subgraph.Operators(i) for i in range(self.subgraph.OperatorsLength())]
+        operators = [op for i, op in enumerate(every) if i not in self.constants.unpacking]
+        for index in map(int, self.subgraph.InputsAsNumpy()):
+            self._note(str(self.get_expr(index).name), index)
         names = operator_names([self._tensors_of(op) for op in operators])
         for op, name in zip(operators, names, strict=True):
             kind = self.get_op_code_str(op)
@@ -217,6 +205,8 @@ class _Importer(OperatorConverter):
                 result = self.bb.emit(result)
             if isinstance(result, relax.Var):
                 self.owners.setdefault(str(result.name), name)
+                self._note(str(result.name), op.Outputs(0))
+                self._note_weight(str(result.name), kind, op)
             outputs = self.get_output_tensors(op)
             for i, output in enumerate(outputs):
                 self.exp_tab.set_expr(output.tensor.Name().decode(), result if len(outputs) == 1 else result[i])

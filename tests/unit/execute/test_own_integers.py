@@ -106,3 +106,16 @@ def test_a_folded_batch_norm_leaves_no_integers(model: Path, tmp_path: Path) -> 
     onnx.save(proto, str(tmp_path / "folded.onnx"))
     prepared = prepare(tmp_path / "folded.onnx")
     assert {name for name, _ in prepared.own.codes} == {"two", "fc"} and "one" in prepared.own.ranges
+
+
+def test_a_channel_whose_bias_is_too_large_for_its_scale_gets_a_larger_one(model: Path, tmp_path: Path) -> None:
+    proto = onnx.load(str(model))
+    held = {t.name: t for t in proto.graph.initializer}
+    scales = numpy_helper.to_array(held["one.s"]).copy()
+    scales[3] = 1e-12
+    held["one.s"].CopyFrom(numpy_helper.from_array(scales, "one.s"))
+    next(n for n in proto.graph.node if n.name == "one").input.append("bias")
+    onnx.save(proto, str(tmp_path / "dead.onnx"))
+    weight = prepare(tmp_path / "dead.onnx").own.codes["one", 8]
+    assert weight.scales[3] > 1e-12 and not weight.codes[3].any() and weight.codes[2].any()
+    build_network(Options(tmp_path / "dead.onnx", db=tmp_path / "db"), uniform="w8a8")

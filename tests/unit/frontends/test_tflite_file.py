@@ -12,10 +12,16 @@ import tflite
 
 from tvm_mpq.errors import FileFormatError, UnsupportedModelError
 from tvm_mpq.frontends import load_model
+from tvm_mpq.schema import TensorQuant
 
 flatbuffers = pytest.importorskip("flatbuffers")
 
-TYPES = {"float32": tflite.TensorType.FLOAT32, "int8": tflite.TensorType.INT8, "int32": tflite.TensorType.INT32}
+TYPES = {
+    "float32": tflite.TensorType.FLOAT32,
+    "float16": tflite.TensorType.FLOAT16,
+    "int8": tflite.TensorType.INT8,
+    "int32": tflite.TensorType.INT32,
+}
 
 
 @dataclass
@@ -25,6 +31,7 @@ class Tensor:
     data: np.ndarray | None = None
     dtype: str = "float32"
     scales: tuple[float, ...] = ()
+    zeros: tuple[int, ...] = ()
     dynamic: int = 0  # how many of the first axes are free
 
 
@@ -45,7 +52,7 @@ def _tensor(b, tensor: Tensor, buffer: int) -> int:
     quantization = None
     if tensor.scales:
         scale = b.CreateNumpyVector(np.array(tensor.scales, np.float32))
-        zero = b.CreateNumpyVector(np.zeros(len(tensor.scales), np.int64))
+        zero = b.CreateNumpyVector(np.array(tensor.zeros or [0] * len(tensor.scales), np.int64))
         tflite.QuantizationParametersStart(b)
         tflite.QuantizationParametersAddScale(b, scale)
         tflite.QuantizationParametersAddZeroPoint(b, zero)
@@ -81,6 +88,16 @@ def _dense_options(b) -> int:
     return tflite.FullyConnectedOptionsEnd(b)
 
 
+def _dequantize_options(b) -> int:
+    tflite.DequantizeOptionsStart(b)
+    return tflite.DequantizeOptionsEnd(b)
+
+
+def _expand_options(b) -> int:
+    tflite.ExpandDimsOptionsStart(b)
+    return tflite.ExpandDimsOptionsEnd(b)
+
+
 OPERATORS = [  # builtin operator, its options, its inputs and output by tensor index
     (tflite.BuiltinOperator.CONV_2D, tflite.BuiltinOptions.Conv2DOptions, _conv_options, (0, 1, 2), 3),
     (tflite.BuiltinOperator.RESHAPE, tflite.BuiltinOptions.ReshapeOptions, _reshape_options, (3, 4), 5),
@@ -88,8 +105,15 @@ OPERATORS = [  # builtin operator, its options, its inputs and output by tensor 
 ]
 
 
-def write(path: Path, tensors: list[Tensor], first_operator: int | None = None, graph_operators=OPERATORS) -> Path:
+def write(
+    path: Path,
+    tensors: list[Tensor],
+    first_operator: int | None = None,
+    graph_operators=OPERATORS,
+    custom: str | None = None,
+) -> Path:
     b = flatbuffers.Builder(1024)
+    custom_code = b.CreateString(custom) if custom else None
     buffers, places = [], []
     for data in [None, *[t.data for t in tensors if t.data is not None]]:
         content = b.CreateByteVector(data.tobytes()) if data is not None else None
@@ -106,6 +130,8 @@ def write(path: Path, tensors: list[Tensor], first_operator: int | None = None, 
         tflite.OperatorCodeStart(b)
         tflite.OperatorCodeAddBuiltinCode(b, code)
         tflite.OperatorCodeAddDeprecatedBuiltinCode(b, min(code, 127))
+        if custom_code is not None and i == 0:
+            tflite.OperatorCodeAddCustomCode(b, custom_code)
         codes.append(tflite.OperatorCodeEnd(b))
         opts, ins, outs = options(b), _ints(b, inputs), _ints(b, [output])
         tflite.OperatorStart(b)
@@ -281,10 +307,56 @@ def test_int8_weights_of_a_float_network_are_dequantized(tensors, tmp_path, rng,
     np.testing.assert_allclose(run(loaded, x)[0], expected(tensors, x), rtol=1e-5, atol=1e-3)  # values up to 2000
 
 
-def test_a_quantized_network_is_refused(tensors, tmp_path) -> None:
-    tensors[3].dtype, tensors[3].scales = "int8", (0.5,)
-    with pytest.raises(UnsupportedModelError, match=r"quantized already .*give the float32 model"):
-        load_model(write(tmp_path / "net.tflite", tensors))
+def test_a_quantized_network_is_read_as_the_real_one(tensors, tmp_path, rng, run) -> None:
+    """Bytes in and out, biases of 32 bits, one of them without a scale: what they stand for, and their rounding."""
+    integers = {i: rng.integers(-127, 128, tensors[i].shape).astype(np.int8) for i in (1, 6)}
+    scales = tuple(float(np.float32(s)) for s in (0.01, 0.02, 0.03))
+    for i, scale, zero in ((0, 0.05, -8), (3, 0.1, -128), (5, 0.1, -128), (8, 0.25, 3)):
+        tensors[i].dtype, tensors[i].scales, tensors[i].zeros = "int8", (scale,), (zero,)
+    tensors[1].dtype, tensors[1].scales, tensors[1].data = "int8", scales, integers[1]
+    tensors[6].dtype, tensors[6].scales, tensors[6].data = "int8", (0.5,), integers[6]
+    tensors[2].dtype, tensors[2].data = "int32", np.array([100, -200, 300], np.int32)
+    tensors[7].dtype, tensors[7].scales = "int32", (0.05,)
+    tensors[7].data = np.array([9, -8, 7, -6, 5], np.int32)
+    loaded = load_model(write(tmp_path / "net.tflite", tensors))
+    real = {1: integers[1] * np.float32(scales).reshape(3, 1, 1, 1), 2: [100, -200, 300] * np.float32(scales) * 0.05}
+    for i, values in (real | {6: integers[6] * 0.5, 7: tensors[7].data * 0.05}).items():
+        tensors[i].data = values
+    x = rng.standard_normal((1, 4, 4, 2)).astype(np.float32)
+    np.testing.assert_allclose(run(loaded, x)[0], expected(tensors, x), rtol=1e-5, atol=1e-3)  # values up to 2000
+    assert loaded.stored is not None and "quantized elsewhere" in loaded.notes[-1]
+    assert loaded.stored.tensors["serving_input_0"] == TensorQuant(8, 0.05000000074505806, 120)
+    assert set(loaded.stored.weights.values()) == {scales, (0.5,)}
+
+
+def test_half_precision_weights_behind_dequantize(tensors, tmp_path, rng, run) -> None:
+    half = {i: tensors[i].data.astype(np.float16) for i in (1, 6)}
+    stored = [Tensor(f"half{i}", tensors[i].shape, data, "float16") for i, data in half.items()]
+    tensors[1].data = tensors[6].data = None
+    kind = tflite.BuiltinOperator.DEQUANTIZE, tflite.BuiltinOptions.DequantizeOptions, _dequantize_options
+    operators = [(*kind, (8,), 1), (*kind, (9,), 6), *OPERATORS[:2], (*OPERATORS[2][:4], 10)]
+    path = write(tmp_path / "net.tflite", [*tensors[:8], *stored, tensors[8]], graph_operators=operators)
+    loaded = load_model(path)
+    for i, data in half.items():
+        tensors[i].data = data.astype(np.float32)
+    x = rng.standard_normal((1, 4, 4, 2)).astype(np.float32)
+    np.testing.assert_allclose(run(loaded, x)[0], expected(tensors, x), rtol=0, atol=1e-4)
+
+
+def test_a_custom_operator_is_refused_by_its_own_name(tensors, tmp_path) -> None:
+    path = write(tmp_path / "net.tflite", tensors, tflite.BuiltinOperator.CUSTOM, custom="Convolution2DTransposeBias")
+    with pytest.raises(UnsupportedModelError, match="custom operator 'Convolution2DTransposeBias' is not supported"):
+        load_model(path)
+
+
+def test_an_axis_is_added(tmp_path, rng, run) -> None:
+    x = rng.standard_normal((2, 3)).astype(np.float32)
+    axis = Tensor("axis", (1,), np.array([-2], np.int32), "int32")
+    operator = tflite.BuiltinOperator.EXPAND_DIMS, tflite.BuiltinOptions.ExpandDimsOptions, _expand_options, (0, 1), 2
+    path = write(
+        tmp_path / "net.tflite", [Tensor("x", (2, 3)), axis, Tensor("y", (2, 1, 3))], graph_operators=[operator]
+    )
+    np.testing.assert_array_equal(run(load_model(path), x)[0], x[:, None])
 
 
 def test_non_finite_weights_are_refused_by_name(tensors, tmp_path) -> None:
