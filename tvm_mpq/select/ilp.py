@@ -34,8 +34,9 @@ class Solution:
 
     choices: operator -> label. formats: tensor -> bits it is emitted in. conversions: (tensor, from, to). reads:
     operator -> bits in which each input is read. goal: the quantity minimised; objective its value, bound what no
-    assignment can go below, gap = (objective - bound) / the larger magnitude. status: `optimal`, or `time_limit` when
-    any step was cut short. seconds: as the solver reports them, all steps.
+    assignment can go below, gap = (objective - bound) / the larger magnitude. status: `optimal`, `time_limit` when
+    any step was cut short, or `heuristic` of a method that proves nothing but its plan. seconds: as the solver reports
+    them, all steps. evaluations: plans that were priced on the way, 0 of the solver.
     """
 
     choices: dict[str, str]
@@ -53,6 +54,7 @@ class Solution:
     status: str
     seconds: float
     solver: str
+    evaluations: int = 0
 
     def quantity(self, name: str) -> float:
         """The total of `loss`, `size`, `energy` (NaN where some choice's is unknown) or `latency`."""

@@ -181,6 +181,7 @@ class Model:
     def _terms(self, quantity: str) -> tuple[float, list[Term]]:
         """A quantity as constant + non-negative parts of the variables that are not switched off."""
         problem = self.problem
+        problem.require_known(quantity)
         if quantity == BITS:
             return 0.0, [(v, float(INTEGER_CLASS - f)) for (_, f), v in self.e.items() if is_integer(f)]
         constant = problem.fixed_us if quantity == "latency" else 0.0
@@ -202,11 +203,6 @@ def _operator_terms(
     terms: list[Term] = []
     for choice in operator.choices:
         for cls, latency in choice.latency_us.items():
-            if quantity == "energy" and choice.energy_mj is None:
-                raise InvalidValueError(
-                    f"operator {operator.name!r}: energy of choice {choice.label!r} is unknown; "
-                    "give it an energy or leave the energy budget out"
-                )
             values = {"latency": latency + call_us, "size": choice.size_bytes, "loss": choice.loss}
             value = choice.energy_mj if quantity == "energy" else values[quantity]
             terms.append((z[operator.name, choice.label, cls], float(value or 0.0)))

@@ -189,6 +189,31 @@ class Problem:
         operators = (replace(o, choices=(kept[o.name],)) if o.name in kept else o for o in self.operators)
         return replace(self, operators=tuple(operators))
 
+    def require_known(self, quantity: str) -> None:
+        """Raises InvalidValueError where a choice has no number for it: only energies may be unknown."""
+        if quantity != "energy":
+            return
+        for operator in self.operators:
+            for choice in operator.choices:
+                if choice.energy_mj is None:
+                    raise InvalidValueError(
+                        f"operator {operator.name!r}: energy of choice {choice.label!r} is unknown; "
+                        "give it an energy or leave the energy budget out"
+                    )
+
+    def least(self, quantity: str) -> float:
+        """What no assignment goes below: the cheapest choice of every operator, boundaries left out."""
+        self.require_known(quantity)
+
+        def value(choice: Choice) -> float:
+            if quantity == "latency":
+                return min(choice.latency_us.values()) + self.call_us
+            values = {"size": choice.size_bytes, "loss": choice.loss, "energy": choice.energy_mj}
+            return float(values[quantity] or 0.0)
+
+        fixed = self.fixed_us if quantity == "latency" else 0.0
+        return math.fsum([fixed, *(min(map(value, o.choices)) for o in self.operators)])
+
     def operator(self, name: str) -> Operator:
         """Raises InvalidValueError for an unknown name."""
         if name not in self.operator_by_name:

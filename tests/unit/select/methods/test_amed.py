@@ -1,0 +1,97 @@
+"""The chain: what it samples, what it never enters, what it tells."""
+
+import itertools
+import math
+from collections import Counter
+
+import pytest
+
+from tvm_mpq.select.evaluate import cost, uniform
+from tvm_mpq.select.methods.amed import Amed
+from tvm_mpq.select.methods.completion import Completion
+from tvm_mpq.select.methods.search import Effort, PlanSearcher, Search
+from tvm_mpq.select.problem import Choice, Limits, Operator, Problem, Tensor
+
+
+@pytest.fixture
+def tiny():
+    """Two operators of three choices, without boundaries: nine plans."""
+    tensors = (Tensor("x", (8,), fixed=8), Tensor("y", (8,)), Tensor("z", (8,)))
+
+    def conv(name, source, output, losses):
+        labels = zip(("w8a8", "w4a8", "w2a8"), (3.0, 2.0, 1.0), losses, strict=True)
+        return Operator(name, (source,), output, tuple(Choice(n, 8, {8: us}, 1, v) for n, us, v in labels), (True,))
+
+    return Problem((conv("a", "x", "y", (0.0, 0.4, 1.0)), conv("b", "y", "z", (0.1, 0.2, 1.5))), tensors)
+
+
+def search_of(problem, limits, evaluations, seed=0):
+    return Search(Completion(problem), limits, "loss", (), Effort(seed, evaluations), 1, lambda p: p.labels, 1)
+
+
+def test_the_stationary_distribution(tiny):
+    """At one temperature and penalty, plans are visited as exp(-score / temperature) says: chi-square, thinned.
+
+    8 degrees of freedom: 26.1 is exceeded once in a thousand seeds; this seed is fixed.
+    """
+    temperature, penalty, limits = 0.8, 2.0, Limits(latency_us=4.0)
+    amed = Amed(temperatures=(temperature, temperature), penalties=(penalty, penalty))
+    search = search_of(tiny, limits, 10**6)
+    every, draws = 10, 4000
+    chain = itertools.islice(amed.chain(search, search.start((0, 0)), scale=1.0), every - 1, every * draws, every)
+    seen = Counter(plan.labels for plan, _, _ in chain)
+    weights = {}
+    for labels in itertools.product(range(3), repeat=2):
+        plan = search.completion.complete(labels)
+        excess = max(0.0, plan.latency_us / 4.0 - 1)
+        weights[labels] = math.exp(-(plan.loss + penalty * excess) / temperature)
+    expected = {labels: draws * w / sum(weights.values()) for labels, w in weights.items()}
+    assert sum(seen.values()) == draws and min(expected.values()) > 20
+    assert sum((seen[k] - expected[k]) ** 2 / expected[k] for k in expected) < 26.1
+
+
+def test_nothing_above_the_allowed_size_is_ever_a_state(network):
+    problem = network(6)
+    int8 = cost(problem, uniform(problem, "w8a8"))
+    search = search_of(problem, Limits(size_bytes=int8.size_bytes), 10**6)
+    amed = Amed()
+    start = search.start(search.completion.labels_of(int8.choices))
+    visited = [plan for plan, _, _ in itertools.islice(amed.chain(search, start, scale=1.0), 500)]
+    assert max(plan.size_bytes for plan in visited) <= int8.size_bytes
+    assert len({plan.labels for plan in visited}) > 20
+
+
+def test_a_start_above_the_allowed_size_only_shrinks(network):
+    problem = network(6)
+    search = search_of(problem, Limits(size_bytes=1), 10**6)
+    fp32 = search.completion.labels_of(uniform(problem, "fp32"))
+    chain = itertools.islice(Amed().chain(search, search.start(fp32), scale=1.0), 300)
+    sizes = [plan.size_bytes for plan, _, _ in chain]
+    assert sizes == sorted(sizes, reverse=True) and sizes[-1] < sizes[0] / 4
+
+
+def test_ends_are_held_at_8_bits(network):
+    problem = network(6)
+    int8 = cost(problem, uniform(problem, "w8a8"))
+    limits = Limits(latency_us=0.8 * int8.latency_us)
+    found = PlanSearcher(Amed(pin_ends=True), Effort(evaluations=3000)).best(problem, limits, "loss")
+    assert found.choices["conv0"] == found.choices["conv5"] == "w8a8"
+    free = PlanSearcher(Amed(), Effort(evaluations=3000)).best(problem, limits, "loss")
+    assert free.loss < found.loss
+
+
+def test_the_trace_tells_how_it_went(network):
+    problem = network(6)
+    limits = Limits(latency_us=0.7 * cost(problem, uniform(problem, "w8a8")).latency_us)
+    searcher = PlanSearcher(Amed(), Effort(evaluations=5000))
+    found = searcher.best(problem, limits, "loss")
+    best = [point.best for point in searcher.trace]
+    assert best == sorted(best, reverse=True) and best[-1] == found.loss and 50 < len(best) <= 100
+    acceptance = [point.acceptance for point in searcher.trace]
+    assert acceptance[0] > acceptance[-1] > 0  # it cools
+
+
+def test_a_network_without_a_choice():
+    tensors = (Tensor("x", (8,), fixed=8), Tensor("y", (8,)))
+    conv = Operator("a", ("x",), "y", (Choice("w8a8", 8, {8: 3.0}),), (True,))
+    assert PlanSearcher(Amed(), Effort()).best(Problem((conv,), tensors), Limits(), "loss").latency_us == 3.0

@@ -1,0 +1,49 @@
+"""Search methods by name."""
+
+from __future__ import annotations
+
+from tvm_mpq.errors import InvalidValueError
+from tvm_mpq.select.ilp import DEFAULT_TIME_LIMIT_SEC
+from tvm_mpq.select.methods.amed import Amed
+from tvm_mpq.select.methods.free_bits import FreeBits
+from tvm_mpq.select.methods.greedy import Greedy
+from tvm_mpq.select.methods.random_plans import RandomPlans
+from tvm_mpq.select.methods.search import Effort, Method, PlanSearcher
+from tvm_mpq.select.searcher import IntegerProgram, Searcher
+
+ILP = "ilp"
+
+METHODS = (ILP, Greedy.name, RandomPlans.name, Amed.name)
+
+
+def searcher_for(
+    method: str,
+    effort: Effort,
+    *,
+    time_limit_sec: float = DEFAULT_TIME_LIMIT_SEC,
+    pin_ends: bool = False,
+    free_bits: bool = False,
+) -> Searcher:
+    """The searcher of a method's name.
+
+    time_limit_sec: of the solver, for each solution. pin_ends: `amed` holds first and last operator at 8 bits.
+    free_bits: the free-bits step after it.
+
+    Raises
+    ------
+    InvalidValueError
+        For an unknown name.
+    """
+    if method not in METHODS:
+        raise InvalidValueError(f"method must be one of {', '.join(METHODS)} (got {method!r})")
+    found: Searcher
+    if method == ILP:
+        found = IntegerProgram(time_limit_sec)
+    else:
+        ways: dict[str, Method] = {
+            Greedy.name: Greedy(),
+            RandomPlans.name: RandomPlans(),
+            Amed.name: Amed(pin_ends=pin_ends),
+        }
+        found = PlanSearcher(ways[method], effort)
+    return FreeBits(found) if free_bits else found
