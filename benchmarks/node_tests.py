@@ -84,7 +84,7 @@ def judge(case: Any, ort: bool = False) -> Verdict:
         try:
             results = _built(model, inputs)
         except MPQError as e:
-            refusal = refusal or f"{type(e).__name__}: {e}"
+            refusal = f"{type(e).__name__}: {e}"
             if "\n" in str(e):
                 return Verdict(case.name, operator, "traceback", f"many lines: {str(e)[:300]}", bound, known)
             continue

@@ -14,7 +14,9 @@ import onnx
 import tvm
 from tvm import relax
 
+from tvm_mpq.frontends import onnx_arithmetic as arithmetic
 from tvm_mpq.frontends.onnx_nodes import STANDARD, VersionedNode
+from tvm_mpq.frontends.onnx_resize import resize
 from tvm_mpq.frontends.onnx_rnn import gru, lstm, rnn
 from tvm_mpq.frontends.onnx_versions import tvm_versions
 
@@ -84,11 +86,6 @@ def _clip(inputs: list[Any], attrs: dict[str, Any]) -> Any:
     if math.isinf(low):
         return relax.op.minimum(data, relax.const(np.float32(high)))
     return relax.op.clip(data, low, high)
-
-
-def _dropout(inputs: list[Any], attrs: dict[str, Any]) -> Any:
-    """Nothing: a network is imported for inference. With a mask asked for, TVM's converter does it."""
-    return inputs[0] if attrs["tvm_custom"]["num_outputs"] == 1 else None
 
 
 def _constant(inputs: list[Any], attrs: dict[str, Any]) -> Any:
@@ -164,17 +161,29 @@ def _tile(inputs: list[Any], attrs: dict[str, Any]) -> Any:
 
 
 CONVERTERS: dict[str, Converter] = {
+    "BatchNormalization": arithmetic.batch_normalization,
     "Clip": _clip,
+    "Compress": arithmetic.compress,
     "Constant": _constant,
     "Conv": _explicit_pads,
     "ConvTranspose": _transposed_pads,
-    "Dropout": _dropout,
+    "Dropout": arithmetic.dropout,
     "GRU": gru,
     "Gather": _gather,
+    "IsInf": arithmetic.is_inf,
     "LSTM": lstm,
+    "LpNormalization": arithmetic.lp_normalization,
+    "Mod": arithmetic.mod,
+    "NonMaxSuppression": arithmetic.data_dependent,
+    "NonZero": arithmetic.data_dependent,
     "Pad": _pad,
+    "Pow": arithmetic.power,
     "RNN": rnn,
+    "Resize": resize,
+    "RoiAlign": arithmetic.roi_align,
+    "SpaceToDepth": arithmetic.space_to_depth,
     "Tile": _tile,
+    "Unique": arithmetic.data_dependent,
 }
 
 

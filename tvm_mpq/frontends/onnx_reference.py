@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from tvm_mpq.errors import NoReferenceError
 from tvm_mpq.frontends.checks import GenericArray, one_line
 from tvm_mpq.frontends.onnx_rnn import overlooked_by_reference
+from tvm_mpq.frontends.reference import Answer
 
 PATIENCE_SEC = 20.0
 """How long ONNX's own evaluator may take; it is written for clarity, and a convolution takes it seconds."""
@@ -27,37 +28,35 @@ class OnnxReference:
     def __init__(self, read: Callable[[], onnx.ModelProto], patience_sec: float = PATIENCE_SEC) -> None:
         self._read = read
         self._patience_sec = patience_sec
-        self._name = "ONNX's reference evaluator"
 
-    @property
-    def name(self) -> str:
-        return self._name
-
-    def outputs(self, inputs: Mapping[str, GenericArray]) -> list[GenericArray]:
-        return self._run(self._read(), inputs, None)
+    def answers(self, inputs: Mapping[str, GenericArray]) -> Iterator[Answer]:
+        yield from self._runs(self._read(), inputs, None)
 
     def tensors(self, inputs: Mapping[str, GenericArray], names: Sequence[str]) -> dict[str, GenericArray]:
         model = self._read()
         made = {name for node in model.graph.node for name in node.output}
         shown = [name for name in dict.fromkeys(names) if name in made]
+        if not shown:
+            return {}
         known = {o.name for o in model.graph.output}
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in shown if name not in known)
-        return dict(zip(shown, self._run(model, inputs, shown), strict=True))
+        return dict(zip(shown, next(self._runs(model, inputs, shown)).outputs, strict=True))
 
-    def _run(
+    def _runs(
         self, model: onnx.ModelProto, inputs: Mapping[str, GenericArray], names: list[str] | None
-    ) -> list[GenericArray]:
+    ) -> Iterator[Answer]:
         taken = {i.name for i in model.graph.input}
         feeds = {name: x for name, x in inputs.items() if name in taken}
         refusals = []
         for run in (self._by_runtime, self._by_evaluator):
             try:
-                return [np.asarray(x) for x in run(model, feeds, names)]
+                yield run(model, feeds, names)
             except NoReferenceError as e:
                 refusals.append(str(e))
-        raise NoReferenceError("; ".join(refusals))
+        if len(refusals) == 2:
+            raise NoReferenceError("; ".join(refusals))
 
-    def _by_runtime(self, model: onnx.ModelProto, feeds: dict[str, GenericArray], names: list[str] | None) -> list[Any]:
+    def _by_runtime(self, model: onnx.ModelProto, feeds: dict[str, GenericArray], names: list[str] | None) -> Answer:
         try:
             import onnxruntime
         except ImportError as e:
@@ -68,15 +67,12 @@ class OnnxReference:
             session = onnxruntime.InferenceSession(
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
-            found: list[Any] = session.run(names, feeds)
+            found = session.run(names, feeds)
         except Exception as e:
             raise NoReferenceError(f"ONNX Runtime refuses the model ({one_line(e)})") from e
-        self._name = f"ONNX Runtime {onnxruntime.__version__}"
-        return found
+        return Answer(f"ONNX Runtime {onnxruntime.__version__}", [np.asarray(x) for x in found])
 
-    def _by_evaluator(
-        self, model: onnx.ModelProto, feeds: dict[str, GenericArray], names: list[str] | None
-    ) -> list[Any]:
+    def _by_evaluator(self, model: onnx.ModelProto, feeds: dict[str, GenericArray], names: list[str] | None) -> Answer:
         overlooked = overlooked_by_reference(model.graph.node)
         if overlooked:
             raise NoReferenceError(f"ONNX's reference evaluator does not read {overlooked}: install onnxruntime")
@@ -90,8 +86,7 @@ class OnnxReference:
         except Exception as e:
             raise NoReferenceError(f"ONNX's reference evaluator cannot run the model ({one_line(e)})") from e
         assert isinstance(found, list)  # a mapping only when that is asked for
-        self._name = "ONNX's reference evaluator"
-        return found
+        return Answer("ONNX's reference evaluator", [np.asarray(x) for x in found])
 
 
 class _Hasty(ReferenceEvaluator):

@@ -5,24 +5,37 @@ An importer hands one over with the module it made (`Imported.reference`); `exec
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from tvm_mpq.frontends.checks import GenericArray
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What an evaluator gave: the model's outputs in their order. evaluator: such as `ONNX Runtime 1.23`."""
+
+    evaluator: str
+    outputs: list[GenericArray]
+
+
 class Reference(Protocol):
     """An evaluator of the model as its author wrote it, which shares no code with the importer."""
 
-    @property
-    def name(self) -> str:
-        """Who answers, such as `ONNX Runtime 1.23`; known once `outputs` has answered."""
+    def answers(self, inputs: Mapping[str, GenericArray]) -> Iterator[Answer]:
+        """For inputs by the model's own names; from one evaluator after another, computed when it is asked for.
 
-    def outputs(self, inputs: Mapping[str, GenericArray]) -> list[GenericArray]:
-        """The model's outputs in their order, for inputs by the model's own names. Raises NoReferenceError."""
+        An import is right when it agrees with any of them: evaluators have faults of their own.
+
+        Raises
+        ------
+        NoReferenceError
+            When none of them answers.
+        """
 
     def tensors(self, inputs: Mapping[str, GenericArray], names: Sequence[str]) -> dict[str, GenericArray]:
-        """Those of the named tensors of the model that the evaluator can show. Raises NoReferenceError.
+        """Those of the named tensors of the model that the first evaluator can show. Raises NoReferenceError.
 
         Names are those of `Imported.tensors`, whatever they are to the importer that made it.
         """

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tvm_mpq.errors import NoReferenceError
 from tvm_mpq.frontends.checks import GenericArray, one_line
+from tvm_mpq.frontends.reference import Answer
 
 
 class TorchReference:
@@ -21,18 +22,13 @@ class TorchReference:
         self._program = program
         self._input_names = tuple(input_names)
 
-    @property
-    def name(self) -> str:
+    def answers(self, inputs: Mapping[str, GenericArray]) -> Iterator[Answer]:
         import torch
-
-        return f"PyTorch {torch.__version__}"
-
-    def outputs(self, inputs: Mapping[str, GenericArray]) -> list[GenericArray]:
         from torch.utils import _pytree as trees
 
         module, args, kwargs = self._call(inputs)
-        results, _ = trees.tree_flatten(self._answer(lambda: module(*args, **kwargs)))
-        return [_array(r) for r in results if hasattr(r, "numpy")]
+        results, _ = trees.tree_flatten(_answer(lambda: module(*args, **kwargs)))
+        yield Answer(f"PyTorch {torch.__version__}", [_array(r) for r in results if isinstance(r, torch.Tensor)])
 
     def tensors(self, inputs: Mapping[str, GenericArray], names: Sequence[str]) -> dict[str, GenericArray]:
         """By the names of the program's nodes."""
@@ -50,7 +46,7 @@ class TorchReference:
 
         module, args, kwargs = self._call(inputs)
         flat, _ = trees.tree_flatten((args, kwargs))
-        self._answer(lambda: Recorder(module).run(*flat, enable_io_processing=False))
+        _answer(lambda: Recorder(module).run(*flat, enable_io_processing=False))
         return found
 
     def _call(self, inputs: Mapping[str, GenericArray]) -> tuple[Any, Any, Any]:
@@ -64,14 +60,15 @@ class TorchReference:
         args, kwargs = trees.tree_unflatten(flat, spec)
         return self._program.module(), args, kwargs
 
-    def _answer(self, run: Any) -> Any:
-        import torch
 
-        try:
-            with torch.no_grad():
-                return run()
-        except Exception as e:
-            raise NoReferenceError(f"{self.name} cannot run the program ({one_line(e)})") from e
+def _answer(run: Callable[[], Any]) -> Any:
+    import torch
+
+    try:
+        with torch.no_grad():
+            return run()
+    except Exception as e:
+        raise NoReferenceError(f"PyTorch cannot run the program ({one_line(e)})") from e
 
 
 def _array(tensor: Any) -> GenericArray:

@@ -43,18 +43,27 @@ def refuse(*_: Any) -> None:
 
 
 def test_outputs_and_tensors_within(reference: OnnxReference) -> None:
-    (y,) = reference.outputs({"x": X})
+    answers = list(reference.answers({"x": X}))
+    assert all("ONNX" in a.evaluator for a in answers)
+    (y,) = answers[0].outputs
     np.testing.assert_array_equal(y, np.maximum(X * np.float32([1, 2, 3]), 0))
     found = reference.tensors({"x": X}, ["h", "y", "nothing"])
     assert set(found) == {"h", "y"}
     np.testing.assert_array_equal(found["h"], X * np.float32([1, 2, 3]))
-    assert "ONNX" in reference.name
+
+
+def test_evaluators_answer_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    both = OnnxReference(lambda: onnx.ModelProto.FromString(NET.SerializeToString()))
+    first, second = both.answers({"x": X})
+    assert first.evaluator.startswith("ONNX Runtime") and second.evaluator == "ONNX's reference evaluator"
+    np.testing.assert_array_equal(first.outputs[0], second.outputs[0])
 
 
 def test_what_no_evaluator_runs() -> None:
     broken = OnnxReference(lambda: model(helper.make_node("NotAnOperator", ["x"], ["y"])))
     with pytest.raises(NoReferenceError, match=r"^[^\n]*reference evaluator cannot run[^\n]*$"):
-        broken.outputs({"x": X})
+        list(broken.answers({"x": X}))
 
 
 def test_pytorch_runs_the_program_with_its_own_arguments(tmp_path: Path) -> None:
@@ -70,7 +79,8 @@ def test_pytorch_runs_the_program_with_its_own_arguments(tmp_path: Path) -> None
     loaded = load_model(program)
     assert loaded.reference is not None
     inputs = dict(zip(loaded.input_names, (a, b), strict=True))
-    total, product = loaded.reference.outputs(inputs)
+    (answer,) = loaded.reference.answers(inputs)
+    total, product = answer.outputs
     np.testing.assert_allclose(total, np.sin(a) + b, rtol=1e-6)
     np.testing.assert_allclose(product, np.sin(a) * b, rtol=1e-6)
     shown = loaded.reference.tensors(inputs, list(loaded.tensors.values()))
