@@ -15,3 +15,6 @@ of MobileNetV2 were 2 to 3 % apart, which is more than what the whole-network mo
 
 CALLS = MeasureSettings(max_relative_iqr=1.0, max_drift=10.0, repeats=21)
 """A call costs a fraction of a microsecond: its own scatter is large beside it and small beside any kernel."""
+
+PROFILE = MeasureSettings(repeats=5, min_repeat_ms=2.0)
+"""For every call of a network: to see which are slow, not to choose between kernels."""

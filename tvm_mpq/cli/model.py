@@ -159,14 +159,17 @@ def finetune(out: Path, as_json: bool, uniform: str | None, keep: str, plan: Pat
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Evaluation .npz, labels optional.")
 @click.option("--reference", type=click.Path(path_type=Path), help="Another built folder to compare outputs with.")
+@click.option("--profile", is_flag=True, help="Also the time of each operator, each timed alone.")
 @board_options
 @json_option
-def run(folder: Path, data: Path, reference: Path | None, rpc: str | None, key: str | None, as_json: bool) -> None:
+def run(
+    folder: Path, data: Path, reference: Path | None, profile: bool, rpc: str | None, key: str | None, as_json: bool
+) -> None:
     """Accuracy and latency of a built FOLDER, through plain TVM runtime in a process of its own."""
     from tvm_mpq.pipeline import run_folder
     from tvm_mpq.report import tables
 
-    answer(run_folder(folder, data, reference, rpc=rpc, key=key), as_json, tables.show_run)
+    answer(run_folder(folder, data, reference, rpc=rpc, key=key, profile=profile), as_json, tables.show_run)
 
 
 @click.command()

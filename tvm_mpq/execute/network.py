@@ -19,6 +19,7 @@ from tvm_mpq import targets
 from tvm_mpq.errors import OutputError
 from tvm_mpq.execute.accuracy import classifies
 from tvm_mpq.execute.prepare import Prepared
+from tvm_mpq.execute.profile import KernelCall, kernel_calls
 from tvm_mpq.numerics.weight_codes import WeightCodes
 from tvm_mpq.passes.lowering import KernelStep, Step, lower
 from tvm_mpq.passes.realize import KERNEL_ATTR, Realize
@@ -38,10 +39,11 @@ def compile_network(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.runtime
 
 @dataclass(frozen=True)
 class Built:
-    """An exported library. activation_bytes: what a run allocates for tensors."""
+    """An exported library. activation_bytes: what a run allocates for tensors; calls: of its kernels, in order."""
 
     path: Path
     activation_bytes: int
+    calls: tuple[KernelCall, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -63,7 +65,7 @@ def build(prepared: Prepared, plan: Plan, path: Path, mod: tvm.IRModule | None =
         export(executable, path, targets.linker_of(prepared.row))
     except OSError as e:
         raise OutputError(f"cannot write library {str(path)!r}: {e.strerror}") from e
-    return Built(path, memory.bytes)
+    return Built(path, memory.bytes, kernel_calls(mod, prepared.graph))
 
 
 @tvm.ir.instrument.pass_instrument
@@ -113,13 +115,14 @@ def summary(plan: Plan) -> str:
     return ", ".join(f"{n} x {precision}" for precision, n in sorted(counts.items())) or "no weighted operator"
 
 
-def plan_info(prepared: Prepared) -> dict[str, Any]:
+def plan_info(prepared: Prepared, built: Built) -> dict[str, Any]:
     """What `run` needs to know of a built folder without the model."""
     return {
         "model": prepared.loaded.name,
         "threads": prepared.threads,
         "inputs": [[name, list(shape), dtype] for name, (shape, dtype) in prepared.inputs.items()],  # in order
         "classifies": classifies(prepared.graph),
+        "calls": [call.to_json() for call in built.calls],
     }
 
 

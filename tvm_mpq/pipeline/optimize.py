@@ -81,10 +81,11 @@ def _optimize(context: RunContext, options: Options) -> Result[OptimizeReport]:
     judged = judgement(options, selector.judge, chosen, tried, contest)
     report = describe(context, tables, data, eval_data, chosen, tried, plans, checked, judged, learned)
 
-    plan = dataclasses.replace(plans["mixed"], info=network.plan_info(prepared))
+    built = builds.build(plans["mixed"])
+    plan = dataclasses.replace(plans["mixed"], info=network.plan_info(prepared, built))
     work: tempfile.TemporaryDirectory[str] = tempfile.TemporaryDirectory(prefix="tvm_mpq_")
     folder = Path(work.name)
-    shutil.copy2(builds.build(plans["mixed"]).path, folder / "model.so")
+    shutil.copy2(built.path, folder / "model.so")
     plan = save_plan(plan, tuner(plans["mixed"]), folder)
     (folder / "report.json").write_text(to_json(report) + "\n", encoding="utf-8")
     write_report(report, folder / "report.html")

@@ -13,6 +13,7 @@ from tvm_mpq.errors import FileFormatError, MissingFileError
 from tvm_mpq.execute import network
 from tvm_mpq.execute.accuracy import accuracy, check_labels, relative_error, require_finite
 from tvm_mpq.execute.prepare import InputSpecs
+from tvm_mpq.execute.profile import KernelCall, time_calls
 from tvm_mpq.pipeline.context import open_boards
 from tvm_mpq.report.answers import RunReport
 from tvm_mpq.schema import Plan
@@ -23,11 +24,18 @@ from tvm_mpq.tuning.measure.networks import WholeNetworkLatency, measure_network
 
 
 def run_folder(
-    folder: Path, data: Path, reference: Path | None = None, *, rpc: str | None = None, key: str | None = None
+    folder: Path,
+    data: Path,
+    reference: Path | None = None,
+    *,
+    rpc: str | None = None,
+    key: str | None = None,
+    profile: bool = False,
 ) -> RunReport:
     """Accuracy and latency of `folder`/model.so on data; difference to another folder's outputs when given.
 
-    rpc: HOST:PORT of a board to run it on, or with `key` of a tracker; None = this machine.
+    rpc: HOST:PORT of a board to run it on, or with `key` of a tracker; None = this machine. profile: also the time of
+    each operator.
 
     Raises
     ------
@@ -44,6 +52,7 @@ def run_folder(
         threads, classifies = int(plan.info["threads"]), bool(plan.info["classifies"])
     except (KeyError, TypeError, ValueError) as e:
         raise FileFormatError(f"{str(folder / 'plan.json')!r} does not describe the inputs; build it again") from e
+    calls = _calls(plan, folder) if profile else []
     dataset = load_dataset(data, inputs)
     check_labels(dataset.labels, classifies=classifies)
     samples = [[sample[n] for n in inputs] for sample in dataset.samples()]
@@ -51,17 +60,17 @@ def run_folder(
     if rpc is not None:
         pool = open_boards(rpc, key, threads, targets.resolve(plan.tvm_target()), None)
 
-    def on_device(session: Session) -> tuple[list[Any], list[Any] | None, WholeNetworkLatency]:
+    def on_device(session: Session) -> tuple[list[Any], list[Any] | None, WholeNetworkLatency, list[float]]:
         outputs = network.run_library(session, folder / "model.so", samples)
         compared = None
         if reference is not None:
             _plan(reference)
             compared = network.run_library(session, reference / "model.so", samples)
         time = measure_network(session, folder / "model.so", samples[0], presets.NETWORKS, sentinel=pool.sentinel())
-        return outputs, compared, time
+        return outputs, compared, time, time_calls(session, folder / "model.so", calls)
 
     try:
-        outputs, compared, time = pool.do(on_device)
+        outputs, compared, time, call_us = pool.do(on_device)
     finally:
         pool.close()
     report: RunReport = {
@@ -71,6 +80,11 @@ def run_folder(
         "first_run_ms": time.first_run_us / 1000,
         "samples": len(outputs),
     }
+    if profile:
+        report["profile"] = [
+            {"operator": call.operator, "kernel": call.function, "us": us}
+            for call, us in zip(calls, call_us, strict=True)
+        ]
     require_finite(outputs, str(folder))
     if compared is not None:
         require_finite(compared, str(reference))
@@ -97,6 +111,14 @@ def _inputs(plan: Plan) -> InputSpecs:
         if len(stored) > 1:
             raise ValueError("the order of the inputs is not known")
     return {str(name): (tuple(shape), str(dtype)) for name, shape, dtype in stored}
+
+
+def _calls(plan: Plan, folder: Path) -> list[KernelCall]:
+    """Raises FileFormatError where the folder was built before calls were written down."""
+    try:
+        return [KernelCall.from_json(row) for row in plan.info["calls"]]
+    except (KeyError, TypeError, ValueError) as e:
+        raise FileFormatError(f"{str(folder / 'plan.json')!r} does not list the kernels; build it again") from e
 
 
 def _plan(folder: Path) -> Plan:

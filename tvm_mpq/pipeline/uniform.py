@@ -94,11 +94,11 @@ def _build(
             options.tell("rounding weights")
             codes = Rounder(context, data)(chosen)
     chosen, codes, learned = tuned_build(context, chosen, codes)
-    chosen = dataclasses.replace(chosen, info={**chosen.info, **network.plan_info(prepared)})
     work: tempfile.TemporaryDirectory[str] = tempfile.TemporaryDirectory(prefix="tvm_mpq_")
     folder = Path(work.name)
     options.tell("compiling")
     built = network.build(prepared, chosen, folder / "model.so", network.realize(prepared, chosen, codes))
+    chosen = dataclasses.replace(chosen, info={**chosen.info, **network.plan_info(prepared, built)})
     chosen = save_plan(chosen, codes, folder)
     report: BuildReport = {
         "model": prepared.loaded.name,

@@ -168,11 +168,20 @@ class _RunCore(TypedDict):
     samples: int
 
 
+class CallTime(TypedDict):
+    """One call of a kernel in a run, timed alone."""
+
+    operator: str
+    kernel: str
+    us: float
+
+
 class RunReport(_RunCore, total=False):
-    """The answer of `run`; accuracy with labels or a reference, difference with a reference."""
+    """The answer of `run`; accuracy with labels or a reference, difference with a reference, profile when asked for."""
 
     accuracy: RunAccuracy
     difference: OutputDifference
+    profile: list[CallTime]
 
 
 class Check(TypedDict):

@@ -249,6 +249,11 @@ def show_run(report: RunReport) -> None:
         largest, mean = number(difference["largest_absolute"]), percent(difference["mean_relative_norm"])
         facts.append(("difference", f"largest {largest}, mean relative norm {mean}"))
     _facts(_console(), facts)
+    calls = sorted(report.get("profile", []), key=lambda call: -call["us"])
+    if calls:
+        total = max(sum(call["us"] for call in calls), 1e-9)
+        rows = [(c["operator"], c["kernel"], number(c["us"]), percent(c["us"] / total)) for c in calls]
+        _table(_console(), ("operator", "kernel", "us", "share"), rows, right=("us", "share"))
 
 
 def show_targets(report: dict[str, Any]) -> None:

@@ -175,6 +175,17 @@ def test_run(capsys: pytest.CaptureFixture[str]) -> None:
     found = lines(capsys)
     assert "top-1:      75.00 % (3/4)" in found
     assert "difference: largest 0.500, mean relative norm 1.0 %" in found
+    report["profile"] = [
+        {"operator": "a", "kernel": "add_0", "us": 2.0},
+        {"operator": "b", "kernel": "conv2d_1", "us": 6.0},
+    ]
+    tables.show_run(report)
+    rows = [line.split() for line in lines(capsys)[-3:]]
+    assert rows == [
+        ["operator", "kernel", "us", "share"],
+        ["b", "conv2d_1", "6", "75.0", "%"],
+        ["a", "add_0", "2", "25.0", "%"],
+    ]
 
 
 def test_targets(capsys: pytest.CaptureFixture[str]) -> None:
