@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from accuracy_rows import PEERS, Effort, Peer, Row, answer, bits, cells, command, rows
+from command_line import chosen, say
 from networks import material
 from rich.console import Console
 from rich.table import Table
@@ -56,26 +57,14 @@ def arguments() -> argparse.Namespace:
     add("--timeout-sec", type=float, default=6 * 3600.0, help="for one row (default 21600)")
     add("--json", type=Path, help="write every answer here after each row; rows that it holds are not run again")
     options = parser.parse_args()
-    options.networks = _chosen(parser, options.networks, KNOWN)
-    options.peers = _chosen(parser, options.peers, tuple(others))
+    options.networks = chosen(parser, options.networks, KNOWN)
+    options.peers = chosen(parser, options.peers, tuple(others))
     options.env_dir, options.shared = options.env_dir.resolve(), options.shared.resolve()
     try:
         options.bits = [bits(text) for text in options.bits.split(",")]
     except ValueError as e:
         parser.error(str(e))
     return options
-
-
-def _chosen(parser: argparse.ArgumentParser, text: str, known: tuple[str, ...]) -> list[str]:
-    names = list(known) if text == "all" else text.split(",")
-    for name in names:
-        if name not in known:
-            parser.error(f"{name!r} is none of {', '.join(known)}")
-    return names
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def environment(peer: Peer, folder: Path) -> str:

@@ -15,6 +15,7 @@ import os
 import sys
 from pathlib import Path
 
+from command_line import chosen, say
 from networks import NETWORKS, Material, MissingSourceError, material
 
 from tvm_mpq.errors import InvalidValueError
@@ -45,7 +46,7 @@ def arguments() -> argparse.Namespace:
     add("--rebuild", action="store_true", help="build again what the cache holds")
     add("--json", type=Path, help="write the results here, after every network")
     options = parser.parse_args()
-    options.networks = _chosen(parser, options.networks, tuple(NETWORKS))
+    options.networks = chosen(parser, options.networks, tuple(NETWORKS))
     try:
         options.engines = chosen_engines(options.engines)
     except InvalidValueError as e:
@@ -57,18 +58,6 @@ def arguments() -> argparse.Namespace:
         parser.error(f"--threads may be at most {len(allowed)} here")
     options.cache, options.shared = options.cache.resolve(), options.shared.resolve() if options.shared else None
     return options
-
-
-def _chosen(parser: argparse.ArgumentParser, text: str, known: tuple[str, ...]) -> list[str]:
-    names = list(known) if text == "all" else text.split(",")
-    for name in names:
-        if name not in known:
-            parser.error(f"{name!r} is none of {', '.join(known)}")
-    return names
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def subject(network: Material) -> Subject:

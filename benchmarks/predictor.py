@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import models
 import numpy as np
+from command_line import say
 from networks import NETWORKS
 
 from tvm_mpq.costs import measured
@@ -49,10 +49,6 @@ LOSS_LIMIT = 0.35
 """Share of the loss of the fastest plan that a plan may have."""
 
 Records = dict[LatencyKey, LatencyRecord]
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def model_path(name: str, shared: Path | None, folder: Path) -> Path:
