@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from predictor import model_path, say
+from command_line import say
+from predictor import model_path
 
 from tvm_mpq.calibrate.data import load_dataset
 from tvm_mpq.execute.network import summary

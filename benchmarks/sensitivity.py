@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from command_line import say
 from networks import material
-from predictor import say
 
 from tvm_mpq.calibrate import learn
 from tvm_mpq.calibrate.data import load_dataset

@@ -28,8 +28,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from command_line import say
 from networks import material
-from predictor import model_path, say, space_of
+from predictor import model_path, space_of
 
 from tvm_mpq.costs import measured
 from tvm_mpq.costs.measured import look_up, measure_all

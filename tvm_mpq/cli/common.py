@@ -22,21 +22,19 @@ Command = Callable[..., None]
 OBSERVERS = ("minmax", "mse", "output", "percentile")
 """Named here again, so that a wrong one is found before hours of work; a test compares with `calibrate`."""
 
-
-def known_observer(context: click.Context, parameter: click.Parameter, value: str) -> str:
-    if value not in OBSERVERS:
-        raise InvalidValueError(f"observer must be one of {', '.join(OBSERVERS)} (got {value!r})")
-    return value
-
-
 ROUNDINGS = ("nearest", "gptq")
 """As above."""
 
 
-def known_rounding(context: click.Context, parameter: click.Parameter, value: str) -> str:
-    if value not in ROUNDINGS:
-        raise InvalidValueError(f"rounding must be one of {', '.join(ROUNDINGS)} (got {value!r})")
-    return value
+def one_of(names: tuple[str, ...]) -> Callable[[click.Context, click.Parameter, str], str]:
+    """A callback of an option that takes these names alone."""
+
+    def check(context: click.Context, parameter: click.Parameter, value: str) -> str:
+        if value not in names:
+            raise InvalidValueError(f"{parameter.name} must be one of {', '.join(names)} (got {value!r})")
+        return value
+
+    return check
 
 
 def known_precision(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
@@ -109,13 +107,13 @@ def work_options(command: Command) -> Command:
         click.option(
             "--observer",
             default="mse",
-            callback=known_observer,
+            callback=one_of(OBSERVERS),
             help="Activation ranges: minmax, percentile, mse or output.",
         ),
         click.option(
             "--rounding",
             default="gptq",
-            callback=known_rounding,
+            callback=one_of(ROUNDINGS),
             help="Weights: nearest, or to each operator's outputs on the calibration data: gptq.",
         ),
         click.option("--data", type=click.Path(path_type=Path), help="Calibration .npz, arrays named as the inputs."),

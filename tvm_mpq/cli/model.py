@@ -108,6 +108,17 @@ def search(as_json: bool, points: int, axis: str, **fields: Any) -> None:
     answer(report, as_json, tables.show_search)
 
 
+def _build(out: Path, as_json: bool, uniform: str | None, keep: str, plan: Path | None, **fields: Any) -> None:
+    """Build a plan, or one precision everywhere, into `out`, and print the report."""
+    from tvm_mpq.pipeline import build_network, check_output
+    from tvm_mpq.report import tables
+
+    check_output(out)
+    kept = tuple(word for word in keep.split(",") if word)
+    result = with_progress(lambda options: build_network(options, uniform=uniform, keep=kept, plan=plan), **fields)
+    answer(result.save(out), as_json, tables.show_build)
+
+
 @click.command()
 @model_options
 @work_options
@@ -121,16 +132,9 @@ def search(as_json: bool, points: int, axis: str, **fields: Any) -> None:
 @click.option("--plan", type=click.Path(path_type=Path), help="A saved plan.json instead of --uniform.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for model.so and plan.json.")
 @json_option
-def build(out: Path, as_json: bool, uniform: str | None, keep: str, plan: Path | None, **fields: Any) -> None:
+def build(**fields: Any) -> None:
     """Build MODEL without searching: one precision everywhere, or a plan made before."""
-    from tvm_mpq.pipeline import build_network, check_output
-    from tvm_mpq.report import tables
-
-    check_output(out)
-    kept = tuple(word for word in keep.split(",") if word)
-    result = with_progress(lambda options: build_network(options, uniform=uniform, keep=kept, plan=plan), **fields)
-    report = result.save(out)
-    answer(report, as_json, tables.show_build)
+    _build(**fields)
 
 
 @click.command()
@@ -144,15 +148,9 @@ def build(out: Path, as_json: bool, uniform: str | None, keep: str, plan: Path |
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for model.so, plan.json and codes.")
 @json_option
-def finetune(out: Path, as_json: bool, uniform: str | None, keep: str, plan: Path | None, **fields: Any) -> None:
+def finetune(**fields: Any) -> None:
     """Let the weights of a plan of MODEL learn from the fp32 network on --data, and build it; needs PyTorch."""
-    from tvm_mpq.pipeline import build_network, check_output
-    from tvm_mpq.report import tables
-
-    check_output(out)
-    kept = tuple(word for word in keep.split(",") if word)
-    result = with_progress(lambda options: build_network(options, uniform=uniform, keep=kept, plan=plan), **fields)
-    answer(result.save(out), as_json, tables.show_build)
+    _build(**fields)
 
 
 @click.command()
