@@ -85,8 +85,8 @@ class OperatorRounding:
         self._goal, self._whole, self._factor = weight, moments.covariance, np.empty((0, 0, 0), np.float32)
         self._is_known = moments.covariance.shape[-1] == weight.shape[-1]
         if self._is_known:
-            self._goal = towards_float_outputs(weight, moments, moments.damping)
             self._whole = damped(moments.covariance, moments.damping)
+            self._goal = towards_float_outputs(weight, moments, self._whole)
             self._factor = inverse_factor(self._whole)
 
     def to(
@@ -127,15 +127,14 @@ def damped(covariance: Moments, share: float = DAMPING) -> Moments:
 
 
 def towards_float_outputs(
-    weight: npt.NDArray[np.float32], moments: InputMoments, share: float = DAMPING
+    weight: npt.NDArray[np.float32], moments: InputMoments, whole: Moments
 ) -> npt.NDArray[np.float32]:
     """The real weights float32[G, O, n] that on the inputs met come nearest to the float network's results.
 
     Least squares of W x_float by V x, drawn towards W by the damping: V = (W C + d W) (H + d)^-1 with the covariance H
-    and the cross moments C.
+    and the cross moments C; whole: H + d, as `damped` gives it.
     """
     n = weight.shape[-1]
-    whole = damped(moments.covariance, share)
     added = (whole - moments.covariance)[:, 0, 0] if n else np.zeros(len(weight))
     wide = weight.astype(np.float64)
     right = wide @ moments.cross + added[:, None, None] * wide

@@ -77,8 +77,10 @@ def _build(
     if plan is not None:
         chosen, codes = _fitted(plan[0], context), plan[1]
     else:
-        precisions = uniform_precisions(prepared, Precision.parse(str(uniform)), keep)
-        for line in fallen_back(prepared, precisions, Precision.parse(str(uniform))):
+        wanted = Precision.parse(str(uniform))
+        running = running_at(prepared, wanted)
+        precisions = uniform_precisions(prepared, wanted, keep, running)
+        for line in fallen_back(prepared, precisions, wanted, running):
             options.tell(line)
         data = load_dataset(options.data, prepared.inputs)
         floats = all(Precision.parse(p).is_float for p in precisions.values())
@@ -136,8 +138,10 @@ def _tuned(context: RunContext, plan: Plan) -> dict[str, dict[str, Any]]:
     return {key: {"family": k.family.name, "knobs": k.knobs} for key, k in sorted(found.items()) if k is not None}
 
 
-def uniform_precisions(prepared: Prepared, wanted: Precision, keep: tuple[str, ...]) -> dict[str, str]:
-    """Operator -> precision text."""
+def uniform_precisions(
+    prepared: Prepared, wanted: Precision, keep: tuple[str, ...], running: frozenset[str]
+) -> dict[str, str]:
+    """Operator -> precision text; running: names of those that can run at `wanted` (see `running_at`)."""
     nodes = list(prepared.graph.weighted())
     names = [n.name for n in nodes]
     kept = {"first": names[:1], "last": names[-1:]}
@@ -145,7 +149,6 @@ def uniform_precisions(prepared: Prepared, wanted: Precision, keep: tuple[str, .
     unknown = sorted(held - set(names))
     if unknown:
         raise InvalidValueError(f"--keep takes first, last or operator names; unknown: {', '.join(unknown)}")
-    running = _running(prepared, wanted)
     if nodes and not running:
         offered = sorted({c for n in nodes for c in n.candidates})
         reason = _reasons(prepared, nodes, wanted)
@@ -163,22 +166,23 @@ def uniform_precisions(prepared: Prepared, wanted: Precision, keep: tuple[str, .
     return precisions
 
 
-def _running(prepared: Prepared, wanted: Precision) -> set[str]:
+def running_at(prepared: Prepared, wanted: Precision) -> frozenset[str]:
     """Operators that run at this precision: those that gain by it; where none does, all that have any kernel for it.
 
     A precision that no operator gains by is asked for to see its accuracy; the code of more bits computes it.
     """
     nodes = list(prepared.graph.weighted())
-    gaining = {n.name for n in nodes if str(wanted) in n.candidates}
+    gaining = frozenset(n.name for n in nodes if str(wanted) in n.candidates)
     out_bits = FLOAT_BITS if wanted.is_float else BYTE
     served = (n for n in nodes if fitting(Request(n.conv, wanted, out_bits, prepared.features, prepared.threads)))
-    return gaining or {n.name for n in served}
+    return gaining or frozenset(n.name for n in served)
 
 
-def fallen_back(prepared: Prepared, precisions: dict[str, str], wanted: Precision) -> Iterator[str]:
+def fallen_back(
+    prepared: Prepared, precisions: dict[str, str], wanted: Precision, running: frozenset[str]
+) -> Iterator[str]:
     """One line for each precision at which operators stay because `wanted` has no kernel of its own for them."""
     without: dict[str, list[Node]] = {}
-    running = _running(prepared, wanted)
     for node in prepared.graph.weighted():
         if node.name not in running:
             without.setdefault(precisions[node.name], []).append(node)

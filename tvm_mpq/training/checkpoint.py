@@ -40,7 +40,3 @@ class Checkpoint:
             return None
         state: dict[str, Any] = held["state"]
         return state
-
-    def remove(self) -> None:
-        """Nothing is left behind."""
-        self._path.unlink(missing_ok=True)

@@ -99,7 +99,8 @@ def test_real_weights_make_up_for_inputs_that_were_changed_before(rng: np.random
     met = wanted * rng.uniform(0.5, 1.5, 10).astype(np.float32)
     weight = rng.normal(0, 1, (1, 6, 10)).astype(np.float32)
     y = wanted @ np.swapaxes(weight, 1, 2)
-    found = towards_float_outputs(weight, InputMoments.of(met.copy(), wanted.copy()), 1e-6)
+    moments = InputMoments.of(met.copy(), wanted.copy())
+    found = towards_float_outputs(weight, moments, damped(moments.covariance, 1e-6))
     left = np.square(y - met @ np.swapaxes(found, 1, 2)).mean()
     assert left < 1e-3 * np.square(y - met @ np.swapaxes(weight, 1, 2)).mean()
 

@@ -14,7 +14,7 @@ from mpq_testing.onnx_models import depthwise_and_shortcut
 from tvm_mpq.kernels.registry import default_kernel
 from tvm_mpq.passes.lowering import KernelStep
 from tvm_mpq.pipeline.problem import Space, build_problem
-from tvm_mpq.pipeline.uniform import uniform_precisions
+from tvm_mpq.pipeline.uniform import running_at, uniform_precisions
 from tvm_mpq.schema import BF16, FLOAT_BITS, Precision
 from tvm_mpq.select.ilp import Limits, solve
 
@@ -30,7 +30,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
 
 def uniform(lab: Lab) -> dict[str, str]:
-    return uniform_precisions(lab.prepared, BF16, ())
+    return uniform_precisions(lab.prepared, BF16, (), running_at(lab.prepared, BF16))
 
 
 def test_what_has_no_bf16_stays_float32(lab: Lab) -> None:

@@ -19,7 +19,7 @@ from tvm_mpq.numerics.saved_plan import load_plan
 from tvm_mpq.passes.graph import read_graph
 from tvm_mpq.pipeline import build_network
 from tvm_mpq.pipeline.options import Options
-from tvm_mpq.pipeline.uniform import fallen_back, uniform_precisions
+from tvm_mpq.pipeline.uniform import fallen_back, running_at, uniform_precisions
 from tvm_mpq.schema import Plan, Precision, TensorQuant
 from tvm_mpq.targets import local_row, to_tvm_attrs
 
@@ -133,6 +133,8 @@ def outputs_of(folder: Path, data: Path) -> np.ndarray:
 
 def test_a_precision_that_nobody_gains_by_runs_on_the_code_of_more_bits(rounded: Path) -> None:
     prepared = prepare(rounded / "net.onnx")  # w5a3 is not offered, so that it is nobody's candidate
-    precisions = uniform_precisions(prepared, Precision.parse("w5a3"), ("first",))
+    wanted = Precision.parse("w5a3")
+    running = running_at(prepared, wanted)
+    precisions = uniform_precisions(prepared, wanted, ("first",), running)
     assert list(precisions.values()) == ["w8a8", "w5a3", "w5a3", "w5a3"]
-    assert not list(fallen_back(prepared, precisions, Precision.parse("w5a3")))
+    assert not list(fallen_back(prepared, precisions, wanted, running))
