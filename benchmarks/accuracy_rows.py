@@ -33,6 +33,8 @@ PEERS = {
         Peer("ours", "run_ours.py", (), ("nearest", "gptq")),
         Peer("aimet", "run_aimet.py", ("aimet-onnx", "torch"), ("nearest", "adaround")),
         Peer("nncf", "run_nncf.py", ("nncf", "openvino"), ("nearest",)),
+        Peer("mct", "run_mct.py", ("model-compression-toolkit", "onnx2torch", "torch"), ("nearest", "gptq")),
+        Peer("brevitas", "run_brevitas.py", ("brevitas", "onnx2torch", "torch"), ("nearest", "gptq")),
     )
 }
 
