@@ -149,3 +149,14 @@ def repeated_byte(byte: int, lanes: int) -> Value:
 def bind(index: Index, name: str = "") -> Index:
     """`let`, for an index that may be a Python number."""
     return let(index, name) if isinstance(index, Value) else index
+
+
+def even_blocks(vectors: int, widest: int) -> list[tuple[int, int]]:
+    """`vectors` cut into blocks as even as possible, none above `widest`: (size, how many).
+
+    >>> even_blocks(13, 4), even_blocks(8, 4)
+    ([(4, 1), (3, 3)], [(4, 2)])
+    """
+    count = tiles(vectors, widest)
+    size, more = divmod(vectors, count)
+    return [(n, times) for n, times in ((size + 1, more), (size, count - more)) if times]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from tvm_mpq.kernels.emit import tiles
 from tvm_mpq.kernels.features import GENERIC
-from tvm_mpq.kernels.frames.attention import VECTORS, AttentionFrame, attention_of
+from tvm_mpq.kernels.frames.attention import AttentionFrame
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
+from tvm_mpq.kernels.shapes.attention import VECTORS, attention_of
 from tvm_mpq.schema import FLOAT_BITS, AttentionWorkload, DType
 
 _FEWEST = 4

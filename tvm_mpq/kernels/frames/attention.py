@@ -27,7 +27,7 @@ from tvm_mpq.kernels.emit import (
     alloc,
     clear,
     constant,
-    fit_lanes,
+    even_blocks,
     function,
     let,
     loop,
@@ -43,16 +43,13 @@ from tvm_mpq.kernels.emit import (
 )
 from tvm_mpq.kernels.emit.activations import exp
 from tvm_mpq.kernels.emit.lanes import across, transposed
-from tvm_mpq.kernels.features import native_lanes
 from tvm_mpq.kernels.parameters import Parameters
 from tvm_mpq.kernels.registry import Knobs, Request
+from tvm_mpq.kernels.shapes.attention import VECTORS, AttentionTiling, attention_of
 from tvm_mpq.kernels.work import Passes, Work, array_bytes
-from tvm_mpq.schema import AttentionWorkload
 
 _TASKS_PER_THREAD = 4
 _PARALLEL_FROM = 500_000  # multiply-accumulates below which starting threads costs more than it saves
-VECTORS = 2
-"""Of a register tile; wider tiles of fewer rows made LLVM spill, and read keys and values more often."""
 _MASKED = -3.0e38  # the score of a key that does not exist
 
 
@@ -76,31 +73,12 @@ class StridedOperand:
         return at + self.offset
 
 
-def attention_of(request: Request) -> AttentionWorkload:
-    """The request's workload, known to be attention."""
-    assert isinstance(request.workload, AttentionWorkload)
-    return request.workload
-
-
 class AttentionFrame:
-    """Plans one attention's loops from the knobs {"rows"}: queries of a register tile; `_Writer` writes them.
-
-    lanes: of vectors of keys; out_lanes: of vectors of the result; padded: keys filled up to whole vectors; copied:
-    whether rows of v are copied to lie behind one another.
-    """
+    """One attention under the knobs {"rows"}: queries of a register tile; `_Writer` writes its loops."""
 
     def __init__(self, request: Request, knobs: Knobs) -> None:
         self.request, self.w = request, attention_of(request)
-        w = self.w
-        lanes = native_lanes(request.features)
-        while lanes > 4 and lanes > w.keys:
-            lanes //= 2
-        self.lanes, self.out_lanes = lanes, fit_lanes(w.value_features, native_lanes(request.features))
-        self.rows = int(knobs["rows"])
-        self.tiles = tiles(w.queries, self.rows)
-        self.padded = tiles(w.keys, lanes) * lanes
-        self.copied = w.v[-2] != w.value_features
-        self.key_size, self.value_size = w.features * self.padded, w.keys * w.value_features
+        self.tiling = AttentionTiling.of(request, int(knobs["rows"]))
 
     @property
     def parameters(self) -> Parameters:
@@ -112,28 +90,28 @@ class AttentionFrame:
     @property
     def work(self) -> Work:
         """Keys and values of a head are packed once, and pass once a tile of queries; exponentials count as stores."""
-        w, heads = self.w, self.w.batch * self.w.heads
-        keys, values = self.padded // self.lanes, tiles(w.value_features, self.out_lanes)  # vectors
-        tile_products = self.rows * (w.features * keys + w.keys * values)
-        broadcasts = self.rows * (w.features * tiles(keys, VECTORS) + w.keys * tiles(values, VECTORS))
+        w, t, heads = self.w, self.tiling, self.w.batch * self.w.heads
+        keys, values = t.padded // t.lanes, tiles(w.value_features, t.out_lanes)  # vectors
+        tile_products = t.rows * (w.features * keys + w.keys * values)
+        broadcasts = t.rows * (w.features * tiles(keys, VECTORS) + w.keys * tiles(values, VECTORS))
         item = np.dtype("float32").itemsize
-        packed_bytes = (self.key_size + (self.value_size if self.copied else 0)) * item
-        held_bytes = (self.key_size + self.value_size) * item
+        packed_bytes = (t.key_size + (t.value_size if t.copied else 0)) * item
+        held_bytes = (t.key_size + t.value_size) * item
         return Work(
-            products=heads * self.tiles * tile_products,
-            loads=heads * self.tiles * (broadcasts + w.features * keys + w.keys * values),
-            stores=heads * self.tiles * self.rows * (2 * keys + 2 * values),  # scores, exponentials; sums, results
-            tiles=heads * self.tiles,
+            products=heads * t.tiles * tile_products,
+            loads=heads * t.tiles * (broadcasts + w.features * keys + w.keys * values),
+            stores=heads * t.tiles * t.rows * (2 * keys + 2 * values),  # scores, exponentials; sums, results
+            tiles=heads * t.tiles,
             staged_bytes=heads * packed_bytes,
             in_bytes=heads * (w.queries * w.features + w.keys * (w.features + w.value_features)) * item,
             residual_bytes=0,
             out_bytes=array_bytes([self.parameters.output]),
             weight_bytes=0,
-            macs=heads * self.tiles * self.rows * (self.key_size + self.value_size),
+            macs=heads * t.tiles * t.rows * (t.key_size + t.value_size),
             steps=w.features + w.keys,
             rows=heads * w.queries,
             width=w.keys,
-            passes=(Passes(heads * held_bytes, self.tiles, held_bytes),),
+            passes=(Passes(heads * held_bytes, t.tiles, held_bytes),),
         )
 
     def build(self) -> PrimFunc:
@@ -159,9 +137,10 @@ class _Writer:
     def __init__(self, frame: AttentionFrame, f: Function) -> None:
         self.w = w = frame.w
         self.threads = frame.request.threads if w.macs >= _PARALLEL_FROM else 1
-        self.lanes, self.out_lanes, self.padded = frame.lanes, frame.out_lanes, frame.padded
-        self.rows, self.tiles, self.copied = frame.rows, frame.tiles, frame.copied
-        self.key_size, self.value_size = frame.key_size, frame.value_size
+        t = frame.tiling
+        self.lanes, self.out_lanes, self.padded = t.lanes, t.out_lanes, t.padded
+        self.rows, self.tiles, self.copied = t.rows, t.tiles, t.copied
+        self.key_size, self.value_size = t.key_size, t.value_size
         buffers = [f.flat(f"x{i}") for i in range(len(w.sources))]
         self.q, self.k, self.v = (StridedOperand.of(buffers, place) for place in (w.q, w.k, w.v))
         self.out = f.flat("out")
@@ -308,14 +287,3 @@ def _product(
             x = let(left(r, k).broadcast(row[0].lanes), "left")
             for acc, column in zip(row, columns, strict=True):
                 acc.value = acc.value + x * column
-
-
-def even_blocks(vectors: int, widest: int) -> list[tuple[int, int]]:
-    """`vectors` cut into blocks as even as possible, none above `widest`: (size, how many).
-
-    >>> even_blocks(13, 4), even_blocks(8, 4)
-    ([(4, 1), (3, 3)], [(4, 2)])
-    """
-    count = tiles(vectors, widest)
-    size, more = divmod(vectors, count)
-    return [(n, times) for n, times in ((size + 1, more), (size, count - more)) if times]

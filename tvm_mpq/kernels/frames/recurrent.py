@@ -26,6 +26,7 @@ from tvm_mpq.kernels.emit import (
     activate,
     alloc,
     clamp,
+    even_blocks,
     fill_overlapping,
     fit_lanes,
     function,
@@ -39,7 +40,6 @@ from tvm_mpq.kernels.emit import (
     zeros,
 )
 from tvm_mpq.kernels.features import native_lanes
-from tvm_mpq.kernels.frames.attention import even_blocks
 from tvm_mpq.kernels.parameters import Parameters
 from tvm_mpq.kernels.registry import Knobs, Request
 from tvm_mpq.kernels.work import Passes, Work, array_bytes
