@@ -13,11 +13,12 @@ from tvm_mpq.schema import Budget, Plan, Precision
 
 if TYPE_CHECKING:
     from tvm_mpq.pipeline import Result
+    from tvm_mpq.report.answers import SearchReport
     from tvm_mpq.report.contract import OptimizeReport
 
 __version__ = "0.1.0"
 
-__all__ = ["Budget", "Plan", "Precision", "optimize"]
+__all__ = ["Budget", "Plan", "Precision", "optimize", "search"]
 
 
 def optimize(
@@ -52,3 +53,35 @@ def optimize(
     from tvm_mpq.pipeline import Options, optimize_network
 
     return optimize_network(Options(model, target=target, data=data, budget=budget or Budget(), **options))
+
+
+def search(
+    model: Any, *, target: Any = "local", data: Any = None, points: int = 8, axis: str = "latency", **options: Any
+) -> SearchReport:
+    """What each budget would buy: plans between the cheapest and the least lossy, uniform ones beside them.
+
+    Parameters
+    ----------
+    model, target, data
+        As of `optimize`.
+    points
+        Budgets swept, both ends included.
+    axis
+        `latency` or `size`, against the loss that the tables add up.
+    **options
+        Further fields of `tvm_mpq.pipeline.Options`: `method` ("ilp", "greedy", "amed", "random", "uniform"), `seed`,
+        `evaluations`, `free_bits`, ...
+
+    Returns
+    -------
+    dict
+        As `tvm-mpq search --json` prints it; plans that another one beats are marked `dominated`.
+
+    Raises
+    ------
+    MPQError
+        One line that says what is wrong and how to mend it.
+    """
+    from tvm_mpq.pipeline import Options, search_network
+
+    return search_network(Options(model, target=target, data=data, **options), points=points, axis=axis)

@@ -121,9 +121,11 @@ def test_every_leaf_command_prints_json() -> None:
 def test_observers_are_those_of_calibration() -> None:
     from tvm_mpq.calibrate.observers import METHODS
     from tvm_mpq.calibrate.rounding import ROUNDINGS
+    from tvm_mpq.select.methods import table
 
     assert sorted(common.OBSERVERS) == sorted(METHODS)
     assert common.ROUNDINGS == ROUNDINGS
+    assert common.METHODS == table.METHODS
 
 
 @pytest.mark.parametrize("args", [["--help"], ["optimize", "--help"], ["targets", "--json"]])
@@ -150,6 +152,7 @@ def test_version() -> None:
         ["inspect", "m.onnx", "--threads", "0"],
         ["search", "m.onnx", "--points", "1"],
         ["search", "m.onnx", "--axis", "energy"],
+        ["search", "m.onnx", "--method", "best"],
         ["optimize", "m.onnx", "--out", "o", "--solver-seconds", "0"],
         ["targets", "--no-such-option"],
         ["db", "export"],
@@ -162,7 +165,7 @@ def test_wrong_usage_exits_with_2(run: Run, args: list[str]) -> None:
     assert "Usage:" in err and "Error:" in err and "Traceback" not in err
 
 
-MODEL_COMMANDS = ("inspect", "optimize", "search", "tune", "sensitivity", "build", "finetune", "bench")
+MODEL_COMMANDS = ("inspect", "optimize", "search", "compare", "tune", "sensitivity", "build", "finetune", "bench")
 
 
 def test_every_command_that_takes_a_model_takes_sizes_of_its_inputs() -> None:
@@ -266,6 +269,18 @@ def test_inspect_shows_the_precisions_chosen_among(run: Run, model: Path) -> Non
     candidates = [o["candidates"] for o in json.loads(out)["operators"] if o["candidates"]]
     assert candidates and all(set(found) <= {"fp32", "w8a8", "w4a8", "w2a5"} for found in candidates)
     assert any("w2a5" in found for found in candidates)
+
+
+@pytest.mark.parametrize(
+    "args, words",
+    [
+        (["--methods", "ilp,best"], ("--methods takes all, or", "greedy", "'best'")),
+        (["--budgets", "0.9,-1"], ("--budgets", "above 0", "'0.9,-1'")),
+        (["--budgets", "half"], ("--budgets", "'half'")),
+    ],
+)
+def test_compare_refuses_at_once(run: Run, args: list[str], words: tuple[str, ...]) -> None:
+    failed(run("compare", "none.onnx", *args), *words)
 
 
 def test_build_needs_a_precision_or_a_plan(run: Run, tmp_path: Path) -> None:

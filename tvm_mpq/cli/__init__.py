@@ -27,7 +27,7 @@ def cli() -> None:
 
 for _command in (
     *(model.optimize, model.tune, model.sensitivity, model.search, model.build, model.finetune),
-    *(model.inspect, model.run),
+    *(model.compare, model.inspect, model.run),
     *(model.bench, model.report, model.demo, machine.targets, machine.devices, machine.doctor, db.db),
 ):
     cli.add_command(_command)

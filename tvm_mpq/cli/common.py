@@ -37,6 +37,28 @@ def one_of(names: tuple[str, ...]) -> Callable[[click.Context, click.Parameter, 
     return check
 
 
+METHODS = ("ilp", "greedy", "amed", "random", "uniform")
+"""As above."""
+
+
+def known_methods(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    found = tuple(word.strip() for word in value.split(","))
+    for name in found:
+        if name not in METHODS and found != ("all",):
+            raise InvalidValueError(f"--methods takes all, or by commas {', '.join(METHODS)} (got {name!r})")
+    return found
+
+
+def known_shares(context: click.Context, parameter: click.Parameter, value: str) -> tuple[float, ...]:
+    try:
+        found = tuple(float(word) for word in value.split(","))
+    except ValueError:
+        found = ()
+    if not found or not all(0 < share < math.inf for share in found):
+        raise InvalidValueError(f"--budgets takes numbers above 0 by commas, shares of uniform 8 bit (got {value!r})")
+    return found
+
+
 def known_precision(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     from tvm_mpq.schema import Precision
 
@@ -128,6 +150,34 @@ def verify_option(command: Command) -> Command:
         default=True,
         help="Compare the imported network with an independent evaluator (ONNX Runtime, torch, ...) on one sample.",
     )(command)
+
+
+def effort_options(command: Command) -> Command:
+    """What the methods beside the solver take."""
+    for option in (
+        click.option("--free-bits", is_flag=True, help="Then raise the bits of whatever is faster with more."),
+        click.option("--pin-ends", is_flag=True, help="amed: hold first and last operator at 8 bits."),
+        click.option(
+            "--method-seconds",
+            type=click.FloatRange(0, 1e6, min_open=True),
+            help="Time limit of methods other than ilp, for each plan.",
+        ),
+        click.option(
+            "--evaluations",
+            type=click.IntRange(1),
+            help="Plans that methods other than ilp price at most, for each plan; default: the method's own.",
+        ),
+        click.option("--seed", type=int, default=0, help="Of methods that draw."),
+    ):
+        command = option(command)
+    return command
+
+
+def method_options(command: Command) -> Command:
+    choice = click.Choice(METHODS)
+    return click.option("--method", type=choice, default="ilp", help="How plans are searched; ilp alone proves.")(
+        effort_options(command)
+    )
 
 
 def board_options(command: Command) -> Command:

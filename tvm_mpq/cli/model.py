@@ -11,9 +11,13 @@ from tvm_mpq.cli.common import (
     answer,
     board_options,
     budget_options,
+    effort_options,
     input_shape_option,
     json_option,
+    known_methods,
     known_precision,
+    known_shares,
+    method_options,
     model_options,
     precisions_option,
     with_progress,
@@ -28,6 +32,7 @@ from tvm_mpq.errors import InvalidValueError
 @work_options
 @board_options
 @budget_options
+@method_options
 @click.option("--eval", "eval_data", type=click.Path(path_type=Path), help="Evaluation .npz with labels.")
 @click.option(
     "--judge",
@@ -96,6 +101,7 @@ def inspect(as_json: bool, **fields: Any) -> None:
 @precisions_option
 @work_options
 @board_options
+@method_options
 @click.option("--points", type=click.IntRange(2, 100), default=8, help="Points of the front.")
 @click.option("--axis", type=click.Choice(["latency", "size"]), default="latency", help="Cost against loss.")
 @json_option
@@ -117,6 +123,37 @@ def _build(out: Path, as_json: bool, uniform: str | None, keep: str, plan: Path 
     kept = tuple(word for word in keep.split(",") if word)
     result = with_progress(lambda options: build_network(options, uniform=uniform, keep=kept, plan=plan), **fields)
     answer(result.save(out), as_json, tables.show_build)
+
+
+@click.command()
+@model_options
+@precisions_option
+@work_options
+@board_options
+@effort_options
+@click.option("--methods", default="all", callback=known_methods, help="By commas: ilp, greedy, amed, ...; or all.")
+@click.option(
+    "--budgets", default="0.9,0.8,0.7,0.6", callback=known_shares, help="Shares of uniform 8 bit latency, by commas."
+)
+@click.option("--measure", is_flag=True, help="Also build every plan and time it, in turns with the others.")
+@click.option("--eval", "eval_data", type=click.Path(path_type=Path), help="Also run every plan on this .npz.")
+@click.option(
+    "--solver-seconds",
+    "solver_time_limit_sec",
+    type=click.FloatRange(0, 1e6, min_open=True),
+    default=60.0,
+    help="Solver's time limit for each solve.",
+)
+@json_option
+def compare(as_json: bool, methods: tuple[str, ...], budgets: tuple[float, ...], measure: bool, **fields: Any) -> None:
+    """Show what each search method finds for MODEL within each budget, beside the solver's proven bound."""
+    from tvm_mpq.pipeline import compare_methods
+    from tvm_mpq.report import tables
+
+    report = with_progress(
+        lambda options: compare_methods(options, methods=methods, budgets=budgets, measure=measure), **fields
+    )
+    answer(report, as_json, tables.show_compare)
 
 
 @click.command()

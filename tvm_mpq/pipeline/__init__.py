@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tvm_mpq.pipeline.compare import compare as compare_methods
     from tvm_mpq.pipeline.demo import demo as demo_network
     from tvm_mpq.pipeline.devices import devices as list_devices
     from tvm_mpq.pipeline.doctor import diagnose
@@ -27,6 +28,7 @@ __all__ = [
     "Result",
     "build_network",
     "check_output",
+    "compare_methods",
     "demo_network",
     "diagnose",
     "inspect_network",
@@ -44,6 +46,7 @@ _HOMES = {
     "Result": ("options", "Result"),
     "build_network": ("uniform", "build_network"),
     "check_output": ("options", "check_output"),
+    "compare_methods": ("compare", "compare"),
     "demo_network": ("demo", "demo"),
     "diagnose": ("doctor", "diagnose"),
     "inspect_network": ("inspect", "inspect"),

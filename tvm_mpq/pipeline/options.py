@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,9 @@ from tvm_mpq.kernels import OFFERED
 from tvm_mpq.report.answers import BuildReport
 from tvm_mpq.report.contract import OptimizeReport
 from tvm_mpq.schema import Budget, Plan, Precision, Progress
+from tvm_mpq.select.methods.search import Effort
+from tvm_mpq.select.methods.table import ILP, searcher_for
+from tvm_mpq.select.searcher import Searcher
 
 R = TypeVar("R", OptimizeReport, BuildReport)
 
@@ -62,6 +66,12 @@ class Options:
     measure_fraction: float = 1.0  # of the latencies that are missing; the others are predicted
     judge: str = "calib"  # what decides whether a plan keeps the drop: `calib`, or `eval` = eval_data
     solver_time_limit_sec: float = 60.0
+    method: str = ILP  # that searches plans
+    seed: int = 0  # of a method that draws
+    evaluations: int | None = None  # plans that a method other than the solver prices at most; None = its default
+    method_seconds: float | None = None  # after which such a method ends
+    pin_ends: bool = False  # amed holds first and last operator at 8 bits
+    free_bits: bool = False  # the free-bits step after the method
     progress: Progress | None = None
     say: Callable[[str], None] | None = None
 
@@ -90,11 +100,22 @@ class Options:
             raise InvalidValueError(f"measure_fraction must be above 0 and at most 1 (got {self.measure_fraction:g})")
         if not self.solver_time_limit_sec > 0:
             raise InvalidValueError(f"solver_time_limit_sec must be above 0 (got {self.solver_time_limit_sec:g})")
+        self.searcher()
 
     @property
     def offered(self) -> tuple[Precision, ...]:
         """The precisions to choose from; fp32 and w8a8 are there whatever `precisions` says."""
         return OFFERED if self.precisions is None else tuple(Precision.parse(str(p)) for p in self.precisions)
+
+    def searcher(self, method: str | None = None) -> Searcher:
+        """A new searcher of the method named, or of the one that was asked for. Raises InvalidValueError."""
+        return searcher_for(
+            method or self.method,
+            Effort(self.seed, self.evaluations, self.method_seconds, time.monotonic, self.progress),
+            time_limit_sec=self.solver_time_limit_sec,
+            pin_ends=self.pin_ends,
+            free_bits=self.free_bits,
+        )
 
     def tell(self, text: str) -> None:
         """A message for the user, if somebody listens."""

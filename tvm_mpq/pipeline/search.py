@@ -28,9 +28,10 @@ def _search(context: RunContext, options: Options, points: int, axis: str) -> Se
     )
     options.tell("selecting")
     names = sorted(n.name for n in context.prepared.graph.weighted())
-    found = front(tables.problem, axis, points, given=uniform_plans(tables.problem))
+    found = front(tables.problem, axis, points, searcher=options.searcher(), given=uniform_plans(tables.problem))
     return {
         "model": context.prepared.loaded.name,
+        "method": options.method,
         "axis": axis,
         "points": [
             {
@@ -41,6 +42,8 @@ def _search(context: RunContext, options: Options, points: int, axis: str) -> Se
                 "dominated": point.dominated,
                 "plan": {n: point.solution.choices[n] for n in names},
                 "gap": point.solution.gap,
+                "status": point.solution.status,
+                "evaluations": point.solution.evaluations,
             }
             for point in found
         ],

@@ -22,7 +22,6 @@ from tvm_mpq.select.ilp import Solution
 from tvm_mpq.select.pricing import price
 from tvm_mpq.select.problem import Problem
 from tvm_mpq.select.quality import Quality, Tried
-from tvm_mpq.select.searcher import IntegerProgram
 
 Selected = tuple[Tables, Tried, list[Tried]]
 """The tables that the chosen plan stands on, measured alone; the plan; and all that were tried."""
@@ -70,7 +69,7 @@ class Selector:
             budget,
             tables.int8,
             evaluate,
-            searcher=IntegerProgram(options.solver_time_limit_sec),
+            searcher=options.searcher(),
             latency_share=latency_share,
             progress=options.progress,
         )

@@ -99,7 +99,10 @@ class SensitivityReport(Condition):
 
 
 class FrontPoint(TypedDict):
-    """One plan. name: empty for a point of the front; dominated: another plan beats it in both."""
+    """One plan. name: empty for a point of the front; dominated: another plan beats it in both.
+
+    status: `optimal`, `time_limit`, or `heuristic` where the method proves nothing; evaluations: plans it priced.
+    """
 
     name: str
     latency_ms: float
@@ -108,14 +111,57 @@ class FrontPoint(TypedDict):
     dominated: bool
     plan: dict[str, str]
     gap: float
+    status: str
+    evaluations: int
 
 
 class SearchReport(Condition):
     """The answer of `search`. axis: `latency` or `size`."""
 
     model: str
+    method: str
     axis: str
     points: list[FrontPoint]
+    latency_entries: dict[str, int]
+
+
+class MethodRow(TypedDict):
+    """What one method found within one budget, a share of uniform 8 bit's latency.
+
+    None: it found nothing, for the `reason`; of measured_ms and accuracy, that they were not asked for. bound: no plan
+    within the budget loses less. gap: the plan's loss beyond it, as a share of the larger. ratio: predicted to 8 bit.
+    trace, of a method that samples: evaluations, score, least loss within the budget so far, share accepted so far.
+    """
+
+    method: str
+    budget: float
+    reason: str
+    bound: float | None
+    gap: float | None
+    seconds: float
+    loss: float | None
+    predicted_ms: float | None
+    ratio: float | None
+    size_mb: float | None
+    evaluations: int
+    status: str
+    plan: dict[str, str]
+    measured_ms: float | None
+    accuracy: float | None
+    trace: list[tuple[int, float, float, float]]
+
+
+class CompareReport(Condition):
+    """The answer of `compare`. metric: of the rows' accuracy, empty where it was not asked for."""
+
+    model: str
+    target: str
+    device: str
+    int8_ms: float
+    seed: int
+    free_bits: bool
+    metric: str
+    rows: list[MethodRow]
     latency_entries: dict[str, int]
 
 

@@ -17,6 +17,7 @@ from rich.text import Text
 from tvm_mpq.report import condition, judging, learning, summary, text
 from tvm_mpq.report.answers import (
     BuildReport,
+    CompareReport,
     DoctorReport,
     InspectReport,
     OperatorLosses,
@@ -194,7 +195,7 @@ def show_sensitivity(report: SensitivityReport) -> None:
 def show_search(report: SearchReport) -> None:
     """The front by ascending cost; plans that another one beats are marked."""
     console = _console()
-    console.print(f"{one_line(report['model'])}: {report['axis']} against loss", soft_wrap=True)
+    console.print(f"{one_line(report['model'])}: {report['axis']} against loss, by {report['method']}", soft_wrap=True)
     headers = ("plan", "latency ms", "weights MB", "loss", "operators", "")
     rows = [
         (
@@ -210,6 +211,48 @@ def show_search(report: SearchReport) -> None:
     _table(console, headers, rows, right=headers[1:4])
     _notes(console, condition.cautions(report))
     console.print("latencies are predicted from the table of measured kernels; optimize measures the whole network")
+    _facts(console, [("latency entries", summary.entries_line(report["latency_entries"]))])
+
+
+def show_compare(report: CompareReport) -> None:
+    """A line a method and budget; what was not asked for has no column."""
+    console = _console()
+    what = " with free bits" if report["free_bits"] else ""
+    console.print(f"{one_line(report['model'])}: search methods{what}, seed {report['seed']}", soft_wrap=True)
+    rows = report["rows"]
+    measured = any(row["measured_ms"] is not None for row in rows)
+    judged = [summary.metric_name(report["metric"])] if report["metric"] else []
+    headers = ["method", "budget", "loss", "gap to bound", "predicted ms", *(["measured ms"] if measured else [])]
+    headers += [*judged, "evaluations", "seconds", "operators"]
+    _table(
+        console,
+        headers,
+        [
+            (
+                row["method"],
+                number(row["budget"]),
+                number(row["loss"]),
+                percent(row["gap"]),
+                number(row["predicted_ms"]),
+                *([number(row["measured_ms"])] if measured else []),
+                *([number(row["accuracy"], " %")] if judged else []),
+                str(row["evaluations"] or ""),
+                number(row["seconds"]),
+                summary.plan_counts(row["plan"]) if row["plan"] else "no plan",
+            )
+            for row in rows
+        ],
+        right=headers[1:-1],
+    )
+    _notes(
+        console, dict.fromkeys(f"{row['method']}, {row['budget']:g}: {row['reason']}" for row in rows if row["reason"])
+    )
+    _notes(console, condition.cautions(report))
+    console.print(
+        f"budgets are shares of uniform 8 bit, {number(report['int8_ms'], ' ms')} predicted; losses are the table's "
+        "sums; the bound is the solver's: no plan within the budget loses less",
+        soft_wrap=True,
+    )
     _facts(console, [("latency entries", summary.entries_line(report["latency_entries"]))])
 
 

@@ -117,7 +117,7 @@ class _Search:
 
     def free(self) -> bool:
         """Run the fastest plan there is; True when it keeps the drop, or gains nothing over what does."""
-        found = self._fastest(None)
+        found = self._searcher.best(self._problem, self._limits, "latency")
         if self._too_slow(found):
             return True
         self._free = self._attempt(found)
@@ -134,8 +134,8 @@ class _Search:
         low: Tried | None = min(self.keeping(), key=lambda t: t.solution.latency_us, default=None)
         if low is not None and least.loss < low.solution.loss < high.solution.loss:
             # The solver's plan of no more loss is no slower than the uniform one that kept the drop.
-            found = self._fastest(low.solution.loss)
-            if not self._too_slow(found) and not (met := self._attempt(found)).quality.keeps(self._max_drop):
+            found = self._fastest_below(low.solution.loss)
+            if found is not None and not (met := self._attempt(found)).quality.keeps(self._max_drop):
                 high, low = met, None
         elif low is not None:
             low = None
@@ -148,8 +148,8 @@ class _Search:
             if top <= CLOSE * bottom:
                 return
             cap = self._next_cap(bottom, top)
-            found = self._fastest(cap)
-            if self._too_slow(found):
+            found = self._fastest_below(cap)
+            if found is None:
                 bottom = cap
                 if self._expected(cap) > HOPELESS * self._max_drop:
                     return
@@ -209,9 +209,13 @@ class _Search:
             self._progress(len(self.tried), most, "checking plans end to end")
         return self.tried[-1]
 
-    def _fastest(self, loss: float | None) -> Solution:
-        capped = self._limits if loss is None else self._limits.tightened("loss", loss)
-        return self._searcher.best(self._problem, capped, "latency")
+    def _fastest_below(self, loss: float) -> Solution | None:
+        """The fastest plan of no more loss by the tables; None where none is faster than what keeps the drop."""
+        try:
+            found = self._searcher.best(self._problem, self._limits.tightened("loss", loss), "latency")
+        except InfeasibleError:  # a searcher that proves nothing may find nothing either
+            return None
+        return None if self._too_slow(found) else found
 
     def _too_slow(self, solution: Solution) -> bool:
         """Whether a plan that keeps the drop is as fast already, as far as can be measured."""

@@ -58,6 +58,15 @@ def test_precisions() -> None:
         Options("model.onnx", precisions=["w4a8", "int4"])
 
 
+def test_methods() -> None:
+    with pytest.raises(InvalidValueError, match=r"method must be one of ilp, greedy, .* \(got 'best'\)"):
+        Options("model.onnx", method="best")
+    with pytest.raises(InvalidValueError, match=r"evaluations must be 1 or more \(got 0\)"):
+        Options("model.onnx", evaluations=0)
+    with pytest.raises(InvalidValueError, match="seconds of a search must be above 0"):
+        mpq.search("nowhere.onnx", method="amed", method_seconds=0.0)
+
+
 def test_messages_need_no_listener() -> None:
     heard: list[str] = []
     Options("model.onnx").tell("nobody hears this")

@@ -122,10 +122,19 @@ def test_sensitivity_says_what_its_numbers_stand_on(capsys: pytest.CaptureFixtur
 
 
 def test_search(capsys: pytest.CaptureFixture[str]) -> None:
-    point = {"latency_ms": 1.5, "size_mb": 0.25, "loss": 0.01, "plan": {"a": "w4a8"}, "gap": 0.0}
+    point = {
+        "latency_ms": 1.5,
+        "size_mb": 0.25,
+        "loss": 0.01,
+        "plan": {"a": "w4a8"},
+        "gap": 0.0,
+        "status": "optimal",
+        "evaluations": 0,
+    }
     tables.show_search(
         {
             "model": "m",
+            "method": "ilp",
             "axis": "latency",
             "points": [
                 {**point, "name": "", "dominated": False},
@@ -140,6 +149,30 @@ def test_search(capsys: pytest.CaptureFixture[str]) -> None:
     found = [line.split() for line in text]
     assert ["front", "1", "1.50", "0.250", "0.0100", "1", "x", "w4a8"] in found
     assert ["uniform", "w8a8", "1.50", "0.250", "0.0100", "1", "x", "w4a8", "dominated"] in found
+
+
+def test_compare(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {
+        "method": "ilp", "budget": 0.75, "reason": "", "bound": 0.5, "gap": 0.0, "seconds": 1.5, "loss": 0.5,
+        "predicted_ms": 1.25, "ratio": 0.7, "size_mb": 1.0, "evaluations": 0, "status": "optimal",
+        "plan": {"a": "w4a8"}, "measured_ms": None, "accuracy": None, "trace": [],
+    }  # fmt: skip
+    nothing = {"method": "amed", "loss": None, "gap": None, "predicted_ms": None, "plan": {}, "reason": "not found"}
+    report: Any = {
+        "model": "m", "target": "t", "device": "d", "int8_ms": 2.0, "seed": 3, "free_bits": False, "metric": "",
+        "rows": [row, {**row, **nothing, "evaluations": 40}], "latency_entries": {}, "health": None, "boards": None,
+    }  # fmt: skip
+    tables.show_compare(report)
+    text = lines(capsys)
+    found = [line.split() for line in text]
+    assert ["ilp", "0.750", "0.500", "0.0", "%", "1.25", "1.50", "1", "x", "w4a8"] in found
+    assert ["amed", "0.750", "-", "-", "-", "40", "1.50", "no", "plan"] in found
+    assert "note: amed, 0.75: not found" in text and not any("measured ms" in line for line in text)
+    report["rows"][0] |= {"measured_ms": 1.5, "accuracy": 91.5}
+    tables.show_compare({**report, "metric": "top1"})
+    assert any(
+        line.split()[:9] == ["ilp", "0.750", "0.500", "0.0", "%", "1.25", "1.50", "91.5", "%"] for line in lines(capsys)
+    )
 
 
 def test_build(capsys: pytest.CaptureFixture[str]) -> None:

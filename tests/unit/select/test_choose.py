@@ -14,6 +14,8 @@ from tvm_mpq.schema import Budget
 from tvm_mpq.select.choose import TOP_K, choose, limits_of
 from tvm_mpq.select.evaluate import cost, uniform
 from tvm_mpq.select.ilp import Solution
+from tvm_mpq.select.methods.search import Effort
+from tvm_mpq.select.methods.table import METHODS, searcher_for
 from tvm_mpq.select.paired import exact
 from tvm_mpq.select.problem import Choice, Limits, Operator, Problem, Tensor
 from tvm_mpq.select.quality import Quality
@@ -190,6 +192,28 @@ def test_a_limit_that_8_bit_breaks_keeps_it_out(problem: Problem) -> None:
     assert set(pick(problem, Budget(max_drop=1.0, size_mb=size / 1e6), truth).choices.values()) == {"w8a8"}
     with pytest.raises(InfeasibleError, match="max_drop 1 points cannot be met"):
         pick(problem, Budget(max_drop=1.0, size_mb=(size - 1) / 1e6), truth)
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "ilp"])
+def test_every_method_chooses(problem: Problem, method: str) -> None:
+    """Also one that finds nothing below some cap on the loss: what keeps the drop is then taken from above."""
+    searcher = searcher_for(method, Effort(evaluations=200))
+    chosen, _ = choose(problem, Budget(max_drop=1.0), int8_of(problem), evaluate, searcher=searcher)
+    assert evaluate(chosen.solution).drop.estimate <= 1.0
+    assert chosen.solution.latency_us <= int8_of(problem).latency_us
+    chosen, tried = choose(problem, Budget(latency_ms=0.0155), int8_of(problem), evaluate, searcher=searcher)
+    assert chosen.solution.latency_us <= 15.5 and len(tried) <= TOP_K
+
+
+def test_a_searcher_that_finds_nothing_below_a_cap(problem: Problem) -> None:
+    class Shy(IntegerProgram):
+        def best(self, problem: Problem, limits: Limits, objective: str, then: Sequence[str] | None = None) -> Solution:
+            if limits.loss is not None:
+                raise InfeasibleError("found nothing")
+            return super().best(problem, limits, objective, then)
+
+    chosen, _ = choose(problem, Budget(max_drop=1.0), int8_of(problem), evaluate, searcher=Shy())
+    assert chosen.name == "uniform w4a8, ends w8a8"  # the fastest uniform plan that keeps the drop
 
 
 def test_another_searcher_is_asked(problem: Problem) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Sequence
 from tvm_mpq.schema import Precision
 from tvm_mpq.select.ilp import Solution
 from tvm_mpq.select.methods.completion import Completed, Completion
-from tvm_mpq.select.methods.search import excess, solution_of
+from tvm_mpq.select.methods.search import PlanSearcher, TracePoint, excess, solution_of
 from tvm_mpq.select.problem import Choice, Limits, Problem
 from tvm_mpq.select.searcher import Searcher
 
@@ -27,6 +27,11 @@ class FreeBits:
 
     def __init__(self, searcher: Searcher) -> None:
         self._searcher = searcher
+
+    @property
+    def trace(self) -> list[TracePoint]:
+        """Of the other's last search."""
+        return self._searcher.trace if isinstance(self._searcher, PlanSearcher) else []
 
     def best(self, problem: Problem, limits: Limits, objective: str, then: Sequence[str] | None = None) -> Solution:
         return raised(problem, self._searcher.best(problem, limits, objective, then), limits)

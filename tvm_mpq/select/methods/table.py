@@ -9,11 +9,13 @@ from tvm_mpq.select.methods.free_bits import FreeBits
 from tvm_mpq.select.methods.greedy import Greedy
 from tvm_mpq.select.methods.random_plans import RandomPlans
 from tvm_mpq.select.methods.search import Effort, Method, PlanSearcher
+from tvm_mpq.select.methods.uniform_plans import UniformPlans
 from tvm_mpq.select.searcher import IntegerProgram, Searcher
 
 ILP = "ilp"
 
-METHODS = (ILP, Greedy.name, RandomPlans.name, Amed.name)
+METHODS = (ILP, Greedy.name, Amed.name, RandomPlans.name, UniformPlans.name)
+"""All of them, the usual order in tables."""
 
 
 def searcher_for(
@@ -40,10 +42,6 @@ def searcher_for(
     if method == ILP:
         found = IntegerProgram(time_limit_sec)
     else:
-        ways: dict[str, Method] = {
-            Greedy.name: Greedy(),
-            RandomPlans.name: RandomPlans(),
-            Amed.name: Amed(pin_ends=pin_ends),
-        }
-        found = PlanSearcher(ways[method], effort)
+        ways: tuple[Method, ...] = (Greedy(), Amed(pin_ends=pin_ends), RandomPlans(), UniformPlans())
+        found = PlanSearcher(next(way for way in ways if way.name == method), effort)
     return FreeBits(found) if free_bits else found

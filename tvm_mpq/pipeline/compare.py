@@ -1,0 +1,130 @@
+"""Search methods side by side on one network: what each finds within each budget, beside the solver's bound."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+
+from tvm_mpq.calibrate.data import load_dataset
+from tvm_mpq.errors import InvalidValueError
+from tvm_mpq.execute.accuracy import check_labels, classifies
+from tvm_mpq.execute.build_cache import NetworkBuildCache
+from tvm_mpq.pipeline.context import RunContext, open_context
+from tvm_mpq.pipeline.options import Options
+from tvm_mpq.pipeline.rounding import Rounder
+from tvm_mpq.pipeline.tables import Tables, build_tables, corrected_tables, plan_of
+from tvm_mpq.report.answers import CompareReport, MethodRow
+from tvm_mpq.select.contest import Found, contest
+from tvm_mpq.select.methods.table import METHODS
+
+
+def compare(options: Options, *, methods: Sequence[str], budgets: Sequence[float], measure: bool) -> CompareReport:
+    """Every method within every budget, priced by the same measured tables.
+
+    methods: of `METHODS`, or `all`. budgets: shares of uniform 8 bit's latency. measure: also build every plan found
+    and time it in turns with the others; with evaluation data in the options they are built, timed and run on those.
+
+    Raises
+    ------
+    InvalidValueError
+        For an unknown method or a budget that is no share.
+    """
+    chosen = METHODS if list(methods) == ["all"] else tuple(dict.fromkeys(methods))
+    for method in chosen:
+        options.searcher(method)
+    if not chosen or not budgets:
+        raise InvalidValueError("at least one method and one budget are needed (got none)")
+    for share in budgets:
+        if not (math.isfinite(share) and share > 0):
+            raise InvalidValueError(f"a budget is a share of uniform 8 bit and must be above 0 (got {share:g})")
+    with open_context(options) as context:
+        return _compare(context, options, chosen, budgets, measure)
+
+
+def _compare(
+    context: RunContext, options: Options, methods: Sequence[str], budgets: Sequence[float], measure: bool
+) -> CompareReport:
+    data = load_dataset(options.data, context.prepared.inputs)
+    builds = context.build_cache(data.sample(0), Rounder(context, data))
+    tables = corrected_tables(context, build_tables(context, data), builds)
+    int8_us = tables.int8.latency_us
+    entries = contest(tables.problem, int8_us, budgets, methods, options.searcher, time.perf_counter, options.tell)
+    rows = [_row(context, entry, int8_us) for entry in entries]
+    metric = ""
+    if measure or options.eval_data is not None:
+        metric = _verify(context, options, tables, builds, entries, rows)
+    return {
+        "model": context.prepared.loaded.name,
+        "target": context.prepared.row.name,
+        "device": context.device.key,
+        "int8_ms": int8_us / 1000,
+        "seed": options.seed,
+        "free_bits": options.free_bits,
+        "metric": metric,
+        "rows": rows,
+        "latency_entries": tables.latency.entries,
+        **context.condition(),
+    }
+
+
+def _row(context: RunContext, entry: Found, int8_us: float) -> MethodRow:
+    solution = entry.solution
+    names = sorted(n.name for n in context.prepared.graph.weighted())
+    row: MethodRow = {
+        "method": entry.method,
+        "budget": entry.share,
+        "reason": entry.reason,
+        "bound": entry.bound,
+        "gap": entry.gap,
+        "seconds": entry.seconds,
+        "loss": None,
+        "predicted_ms": None,
+        "ratio": None,
+        "size_mb": None,
+        "evaluations": 0,
+        "status": "",
+        "plan": {},
+        "measured_ms": None,
+        "accuracy": None,
+        "trace": [dataclasses.astuple(point) for point in entry.trace],
+    }
+    if solution is not None:
+        row |= {
+            "loss": solution.loss,
+            "predicted_ms": solution.latency_us / 1000,
+            "ratio": solution.latency_us / int8_us,
+            "size_mb": solution.size_bytes / 1e6,
+            "evaluations": solution.evaluations,
+            "status": solution.status,
+            "plan": {name: solution.choices[name] for name in names},
+        }
+    return row
+
+
+def _verify(
+    context: RunContext,
+    options: Options,
+    tables: Tables,
+    builds: NetworkBuildCache,
+    entries: Sequence[Found],
+    rows: Sequence[MethodRow],
+) -> str:
+    """Build and time every plan in turns, run it on the evaluation data where there are; returns the metric's name."""
+    solutions = {str(i): e.solution for i, e in enumerate(entries) if e.solution is not None}
+    plans = {name: plan_of(context, tables, s) for name, s in {"fp32": tables.fp32, **solutions}.items()}
+    predicted = {name: s.latency_us for name, s in {"fp32": tables.fp32, **solutions}.items()}
+    options.tell("building and timing the plans")
+    if options.eval_data is None:
+        for name, time_of in builds.measure(plans, predicted).items():
+            if name in solutions:
+                rows[int(name)]["measured_ms"] = time_of.median_us / 1000
+        return ""
+    data = load_dataset(options.eval_data, context.prepared.inputs)
+    check_labels(data.labels, classifies=classifies(context.prepared.graph))
+    checked = builds.check(plans, data.samples(), data.labels, predicted)
+    for name in solutions:
+        rows[int(name)]["measured_ms"] = checked[name].median_us / 1000
+        rows[int(name)]["accuracy"] = checked[name].accuracy.value
+    return checked["fp32"].accuracy.metric

@@ -1,0 +1,83 @@
+"""Search methods beside each other: the same problem, the same budgets, the same judge, and the solver's bound."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tvm_mpq.errors import InfeasibleError
+from tvm_mpq.select.ilp import Solution
+from tvm_mpq.select.methods.free_bits import FreeBits
+from tvm_mpq.select.methods.search import PlanSearcher, TracePoint
+from tvm_mpq.select.methods.table import ILP
+from tvm_mpq.select.problem import Limits, Problem
+from tvm_mpq.select.searcher import Searcher
+
+OBJECTIVE = "loss"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one method found under one budget.
+
+    share: of uniform 8 bit's latency that is allowed. solution: None = nothing within it, for the `reason`. bound: no
+    plan within the budget loses less; None where nothing is within it. gap: what the plan loses beyond it, as a share
+    of the larger of the two. seconds: by the clock. trace: of a method that samples.
+    """
+
+    method: str
+    share: float
+    solution: Solution | None
+    reason: str
+    bound: float | None
+    gap: float | None
+    seconds: float
+    trace: tuple[TracePoint, ...] = ()
+
+
+def contest(
+    problem: Problem,
+    int8_us: float,
+    shares: Sequence[float],
+    methods: Sequence[str],
+    searcher: Callable[[str], Searcher],
+    clock: Callable[[], float],
+    tell: Callable[[str], None],
+) -> list[Found]:
+    """Every method under every budget, the least loss within each share of `int8_us`; budgets as they are given.
+
+    searcher: a new one of a method's name. The solver runs under every budget, for its bound, also when `methods` leave
+    it out.
+    """
+    entries = []
+    for share in shares:
+        limits = Limits(latency_us=share * int8_us)
+        tell(f"solving for {share:g} of 8 bit")
+        exact = _entry(problem, limits, share, ILP, searcher(ILP), clock)
+        bound = None if exact.solution is None else exact.solution.bound
+        for method in methods:
+            if method != ILP:
+                tell(f"{method} for {share:g} of 8 bit")
+            entry = exact if method == ILP else _entry(problem, limits, share, method, searcher(method), clock)
+            entries.append(dataclasses.replace(entry, bound=bound, gap=_gap(entry.solution, bound)))
+    return entries
+
+
+def _entry(
+    problem: Problem, limits: Limits, share: float, method: str, searcher: Searcher, clock: Callable[[], float]
+) -> Found:
+    began = clock()
+    try:
+        solution, reason = searcher.best(problem, limits, OBJECTIVE), ""
+    except InfeasibleError as e:
+        solution, reason = None, str(e)
+    trace = searcher.trace if isinstance(searcher, (PlanSearcher, FreeBits)) else ()
+    return Found(method, share, solution, reason, None, None, clock() - began, tuple(trace))
+
+
+def _gap(solution: Solution | None, bound: float | None) -> float | None:
+    if solution is None or bound is None:
+        return None
+    apart = solution.loss - bound
+    return apart / max(abs(solution.loss), abs(bound)) if apart > 0 else 0.0
