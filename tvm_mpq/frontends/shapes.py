@@ -45,7 +45,8 @@ class Shapes:
     def fix(self, inputs: Mapping[str, Declared]) -> dict[str, tuple[int, ...]]:
         """The static shape of each input of a model.
 
-        A symbol has one size in all inputs. It comes from the given shapes; a free first axis that they leave open is
+        A symbol has one size in all inputs, unless one input is given with several (some exporters call every free axis
+        alike). It comes from the given shapes; a free first axis that they leave open is
         `batch`.
 
         Raises
@@ -60,6 +61,7 @@ class Shapes:
             raise InvalidValueError(
                 f"input_shapes names unknown input {unknown[0]!r}; the model's inputs are {', '.join(inputs)}"
             )
+        inputs = {n: None if d is None else [_named(axis) for axis in d] for n, d in inputs.items()}
         sizes: dict[str, int] = {}
         for name, given in self._given.items():
             self._take(name, inputs[name], given, sizes)
@@ -86,7 +88,8 @@ class Shapes:
                 f"input {name!r} has shape {_pattern(declared)} in the model (got {text(given)} in input_shapes)"
             )
         for axis, (d, n) in enumerate(zip(declared, given, strict=True)):
-            if isinstance(d, str) and sizes.setdefault(d, n) != n:
+            alike = {m for e, m in zip(declared, given, strict=True) if e == d}
+            if isinstance(d, str) and len(alike) == 1 and sizes.setdefault(d, n) != n:
                 raise InvalidValueError(
                     f"axis {axis} ({d}) of input {name!r} has size {n} in input_shapes and {sizes[d]} in another "
                     "input; give equal sizes"
@@ -149,6 +152,11 @@ def text(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
 
 
+def _named(axis: int | str | None) -> int | str | None:
+    """Without names that say nothing: `?`, `-1`."""
+    return axis if isinstance(axis, int) or (axis and axis[0].isalpha()) else None
+
+
 def _pattern(declared: Sequence[int | str | None]) -> str:
     return "x".join(str(d) if isinstance(d, int) else "?" for d in declared) or "() (no axes)"
 
@@ -193,7 +201,7 @@ def fix_symbols(mod: tvm.IRModule, shapes: Shapes, input_names: list[str]) -> tv
         bound = [_declared(d) for d in param.ty.shape]
         if bound != list(fixed[name]):  # an axis that is said to be twice another one
             raise InvalidValueError(
-                f"input {name!r} is {'x'.join(map(str, declared[name]))} in the model, which comes to "
+                f"input {name!r} is {'x'.join(str(_declared(d)) for d in declared[name])} in the model, which comes to "
                 f"{'x'.join(map(str, bound))} (got {text(fixed[name])})"
             )
     return mod

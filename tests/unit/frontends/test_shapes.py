@@ -58,6 +58,13 @@ def test_a_symbol_has_one_size_in_all_inputs() -> None:
         Shapes(1, {"ids": (2, 7), "mask": (2, 8)}).fix(tokens)
 
 
+def test_names_that_say_nothing_are_no_symbols() -> None:
+    assert Shapes(1, {"x": (1, 3, 48, 192)}).fix({"x": ["-1", 3, "?", "?"]}) == {"x": (1, 3, 48, 192)}
+    assert Shapes(1, {"x": (1, 3, 48, 192)}).fix({"x": ["b", 3, "any", "any"]}) == {"x": (1, 3, 48, 192)}
+    with pytest.raises(UnsupportedModelError, match="axes 2 and 3"):
+        Shapes(1, None).fix({"x": ["?", 3, "?", "?"]})
+
+
 def test_given_shapes_win_and_must_agree() -> None:
     shapes = Shapes(1, {"x": (2, 3, 8, 9)})
     assert shapes.fix({"x": ["N", 3, "h", "w"]}) == {"x": (2, 3, 8, 9)}
