@@ -30,7 +30,7 @@ PEERS = {
     p.name: p
     for p in (
         Peer("fp32", "run_fp32.py", ("onnxruntime", "numpy"), ("float",)),
-        Peer("ours", "run_ours.py", (), ("nearest", "gptq")),
+        Peer("ours", "run_ours.py", (), ("nearest", "gptq", "adaround")),
         Peer("aimet", "run_aimet.py", ("aimet-onnx", "torch"), ("nearest", "adaround")),
         Peer("nncf", "run_nncf.py", ("nncf", "openvino"), ("nearest",)),
         Peer("mct", "run_mct.py", ("model-compression-toolkit", "onnx2torch", "torch"), ("nearest", "gptq")),

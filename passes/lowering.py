@@ -71,6 +71,20 @@ class ReshapeStep:
 Step = KernelStep | FloatStep | ReshapeStep
 
 
+def read_by(step: Step) -> tuple[StoredValue, ...]:
+    """What a step reads, each as often as it reads it."""
+    if isinstance(step, KernelStep):
+        return step.inputs
+    if isinstance(step, ReshapeStep):
+        return (step.input,)
+    return tuple(StoredValue(name, FLOAT_BITS) for name in step.node.inputs)
+
+
+def made_by(step: Step) -> StoredValue:
+    """What a step leaves."""
+    return StoredValue(step.node.output, FLOAT_BITS) if isinstance(step, FloatStep) else step.output
+
+
 def stored_shape(graph: Graph, value: StoredValue) -> tuple[int, ...]:
     """The physical shape: channels padded when integer."""
     shape = graph.tensors[value.tensor].shape

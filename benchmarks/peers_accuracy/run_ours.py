@@ -47,4 +47,4 @@ def ours(task: Task) -> Outcome:
 
 
 if __name__ == "__main__":
-    run({"nearest": ours, "gptq": ours})
+    run({"nearest": ours, "gptq": ours, "adaround": ours})

@@ -247,7 +247,7 @@ def test_a_report_is_shown_again_and_its_page_made(run: Run, tmp_path: Path) -> 
         ("--max-drop", "-1", ("max_drop", "0 or more")),
         ("--precisions", "w4a8,w4", ("w<bits>a<bits>", "'w4'")),
         ("--observer", "entropy", ("minmax, mse, output, percentile", "'entropy'")),
-        ("--rounding", "adaround", ("rounding must be one of nearest, gptq", "'adaround'")),
+        ("--rounding", "stochastic", ("rounding must be one of nearest, gptq, adaround", "'stochastic'")),
     ],
 )
 def test_a_bad_value_is_found_before_anything_is_done(

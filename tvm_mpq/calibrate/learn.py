@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from tvm_mpq.calibrate.data import Dataset
 from tvm_mpq.calibrate.ranges import calibrate, range_bits
-from tvm_mpq.calibrate.rounding import NEAREST, float_side, round_alone
+from tvm_mpq.calibrate.rounding import GPTQ, NEAREST, float_side, round_alone
 from tvm_mpq.calibrate.sensitivity import Loss, Trial, float_plan, measure_losses, trials
 from tvm_mpq.execute.accuracy import metric_for
 from tvm_mpq.execute.emulate import emulated_on_int8
@@ -102,12 +102,13 @@ def losses(
 ) -> dict[tuple[str, str], Loss]:
     """(operator, precision) -> Loss, from at most `options.sensitivity_samples` samples; goes on where it stopped.
 
-    Each operator is tried with the weights that `options.rounding` gives it when it alone is quantized.
+    Each operator is tried with the weights that rounding gives it when it alone is quantized: to nearest, or in closed
+    form, from which learned rounding starts.
     """
     used = data.head(options.sensitivity_samples)
     graph = prepared.graph
     todo = trials(graph, plan, prepared.features)
-    method = NEAREST if data.synthetic else options.rounding
+    method = NEAREST if data.synthetic or options.rounding == NEAREST else GPTQ
     key = _key(
         prepared, used, options.observer, method, prepared.own.digest, *(f"{t.operator}={t.precision}" for t in todo)
     )

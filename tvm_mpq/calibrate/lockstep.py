@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from tvm_mpq.execute.interpreter import Interpreter, Sample
 from tvm_mpq.passes.graph import Graph
-from tvm_mpq.passes.lowering import FloatStep, KernelStep, ReshapeStep, Step, StoredValue, stored_shape
+from tvm_mpq.passes.lowering import ReshapeStep, Step, StoredValue, made_by, read_by, stored_shape
 from tvm_mpq.schema import FLOAT_BITS
 
 
@@ -27,7 +27,7 @@ class Lockstep:
         self._graph, self._interpreter, self._steps = graph, interpreter, steps
         self._tags = [f"{name}{i}" for i in range(len(samples))]
         self._held = [interpreter.load(sample) for sample in samples]
-        self._readers = Counter(value for step in steps for value in _inputs(step))
+        self._readers = Counter(value for step in steps for value in read_by(step))
         self._done = 0
 
     def __len__(self) -> int:
@@ -56,7 +56,7 @@ class Lockstep:
         self._done += 1
         for i, tag in enumerate(self._tags):
             self._held[i] = self._interpreter.run([run], self._held[i], tag=tag)
-        for value in _inputs(step):
+        for value in read_by(step):
             self._readers[value] -= 1
             if not self._readers[value]:
                 self._forget(value)
@@ -69,14 +69,14 @@ class Lockstep:
 
 def peak_bytes(graph: Graph, steps: Sequence[Step]) -> int:
     """What the tensors of one sample take at most while the steps run and what nobody reads any more is let go."""
-    readers = Counter(value for step in steps for value in _inputs(step))
+    readers = Counter(value for step in steps for value in read_by(step))
     live = {StoredValue(name, FLOAT_BITS): 0 for name in graph.inputs}
     most = 0
     for step in steps:
-        made = _output(step)
+        made = made_by(step)
         live[made] = 0 if isinstance(step, ReshapeStep) else _bytes(graph, made)
         most = max(most, sum(live.values()))
-        for value in _inputs(step):
+        for value in read_by(step):
             readers[value] -= 1
             if not readers[value]:
                 del live[value]
@@ -85,17 +85,3 @@ def peak_bytes(graph: Graph, steps: Sequence[Step]) -> int:
 
 def _bytes(graph: Graph, value: StoredValue) -> int:
     return math.prod(stored_shape(graph, value)) * (4 if value.bits == FLOAT_BITS else 1)
-
-
-def _output(step: Step) -> StoredValue:
-    return StoredValue(step.node.output, FLOAT_BITS) if isinstance(step, FloatStep) else step.output
-
-
-def _inputs(step: Step) -> tuple[StoredValue, ...]:
-    """What a step reads, each as often as it reads it."""
-    if isinstance(step, KernelStep):
-        return step.inputs
-    if isinstance(step, ReshapeStep):
-        return (step.input,)
-    assert isinstance(step, FloatStep)
-    return tuple(StoredValue(name, FLOAT_BITS) for name in step.node.inputs)

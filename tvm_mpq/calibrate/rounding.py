@@ -27,10 +27,10 @@ from tvm_mpq.passes.graph import Graph, Node
 from tvm_mpq.passes.lowering import KernelStep, Step, lower
 from tvm_mpq.schema import Plan, Precision, Progress, TensorQuant
 
-NEAREST, GPTQ = "nearest", "gptq"
+NEAREST, GPTQ, ADAROUND = "nearest", "gptq", "adaround"
 
-ROUNDINGS = (NEAREST, GPTQ)
-"""How weights are rounded: each alone, or to their operator's outputs on calibration data."""
+ROUNDINGS = (NEAREST, GPTQ, ADAROUND)
+"""How weights are rounded: each alone, to their operator's outputs on calibration data, or from there on learned."""
 
 ALONE_SWEEPS = 1
 """Of coordinate descent where operators are only tried: each is, at every precision."""
@@ -82,7 +82,7 @@ def round_plan(
         changed: Step | None = None
         if isinstance(step, KernelStep) and step.node in nodes and not step.kernel.request.precision.is_float:
             node = nodes[step.node]
-            weight = _rounded(node, step, _moments_of(node, step, mixed, wide, walk))
+            weight = rounded_operator(node, step, _moments_of(node, step, mixed, wide, walk))
             found[node.name, weight.bits] = weight
             changed = dataclasses.replace(step, operands=dataclasses.replace(step.operands, codes=weight))
         mixed.advance(changed)
@@ -105,7 +105,8 @@ def _moments_of(node: Node, step: KernelStep, mixed: Lockstep, wide: FloatSide, 
     return InputMoments.of(dequantize_codes(integers, quant), walk.inputs(node))
 
 
-def _rounded(node: Node, step: KernelStep, moments: InputMoments) -> QuantizedWeight:
+def rounded_operator(node: Node, step: KernelStep, moments: InputMoments) -> QuantizedWeight:
+    """The weight of an integer operator, rounded to its outputs on inputs of these moments."""
     quant, bits = step.operands.inputs[0], step.operands.weight_bits or step.kernel.request.precision.weight_bits
     assert quant is not None
     return _to_bits(node, _rounding_of(node, moments), bits, quant)

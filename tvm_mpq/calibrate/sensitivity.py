@@ -26,7 +26,7 @@ from tvm_mpq.execute.accuracy import relative_error
 from tvm_mpq.execute.interpreter import Interpreter, Sample, Values
 from tvm_mpq.numerics.arrays import Array
 from tvm_mpq.passes.graph import Graph
-from tvm_mpq.passes.lowering import FloatStep, KernelStep, ReshapeStep, Step, StoredValue, lower
+from tvm_mpq.passes.lowering import KernelStep, ReshapeStep, Step, StoredValue, lower, made_by
 from tvm_mpq.schema import FLOAT_BITS, FP32, Plan, Precision, Progress
 
 Labels = npt.NDArray[np.int64]
@@ -100,7 +100,7 @@ def trials(graph: Graph, float_plan: Plan, features: frozenset[str]) -> list[Tri
             operators = {**float_plan.operators, node.name: text}
             plan = Plan(float_plan.target, float_plan.tvm_target_attrs, operators, float_plan.tensors, _floats(graph))
             steps = lower(graph, plan, features)
-            changed = [s for s in steps if _identity(s) not in base or _output(s).tensor in reachable]
+            changed = [s for s in steps if _identity(s) not in base or made_by(s).tensor in reachable]
             found.append(Trial(node.name, precision, tuple(changed)))
     return found
 
@@ -150,7 +150,7 @@ def measure_losses(
 
 def _first_broken(steps: Sequence[Step], values: Values) -> str:
     """The first of these steps, which were run, whose float result is not finite."""
-    broken = (s for s in steps if not np.isfinite(values[_output(s)].numpy()).all())
+    broken = (s for s in steps if not np.isfinite(values[made_by(s)].numpy()).all())
     return _identity(next(broken))[0]
 
 
@@ -172,15 +172,11 @@ def _floats(graph: Graph) -> dict[str, int]:
     return dict.fromkeys(graph.tensors, FLOAT_BITS)
 
 
-def _output(step: Step) -> StoredValue:
-    return StoredValue(step.node.output, FLOAT_BITS) if isinstance(step, FloatStep) else step.output
-
-
 def _identity(step: Step) -> tuple[str, str, StoredValue]:
     if isinstance(step, KernelStep):
         return step.node, step.kernel.request.key, step.output
     name = step.node if isinstance(step, ReshapeStep) else step.node.name
-    return name, type(step).__name__, _output(step)
+    return name, type(step).__name__, made_by(step)
 
 
 def _downstream(graph: Graph, tensor: str) -> set[str]:

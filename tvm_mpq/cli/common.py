@@ -22,7 +22,7 @@ Command = Callable[..., None]
 OBSERVERS = ("minmax", "mse", "output", "percentile")
 """Named here again, so that a wrong one is found before hours of work; a test compares with `calibrate`."""
 
-ROUNDINGS = ("nearest", "gptq")
+ROUNDINGS = ("nearest", "gptq", "adaround")
 """As above."""
 
 
@@ -136,7 +136,8 @@ def work_options(command: Command) -> Command:
             "--rounding",
             default="gptq",
             callback=one_of(ROUNDINGS),
-            help="Weights: nearest, or to each operator's outputs on the calibration data: gptq.",
+            help="Weights: nearest; gptq: to each operator's outputs on the calibration data; adaround: from there on "
+            "learned block by block, which takes minutes a plan and PyTorch.",
         ),
         click.option("--data", type=click.Path(path_type=Path), help="Calibration .npz, arrays named as the inputs."),
     ):

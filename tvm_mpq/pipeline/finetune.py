@@ -38,8 +38,7 @@ class Finetuner:
             require_torch()
             if data.synthetic:
                 raise DataError("fine-tuning needs data of the network's own kind; give them with --data")
-            if data.whole:
-                raise DataError(f"fine-tuning needs a batch axis in every input (input {min(data.whole)!r} has none)")
+            require_batch_axes(data, "fine-tuning")
             check_labels(data.labels, classifies=classifies(context.prepared.graph))
 
     def __call__(self, plan: Plan) -> WeightCodes:
@@ -112,12 +111,18 @@ def tuned_build(context: RunContext, plan: Plan, codes: WeightCodes) -> tuple[Pl
     return learned, tuner(learned), report
 
 
-def require_torch() -> None:
-    """Raises MissingDependencyError when PyTorch is not installed."""
+def require_torch(what: str = "fine-tuning") -> None:
+    """Raises MissingDependencyError when PyTorch, which `what` needs, is not installed."""
     try:
         import torch  # noqa: F401 - only whether it is there
     except ImportError as e:
-        raise MissingDependencyError("fine-tuning needs PyTorch; install it with pip install 'tvm-mpq[torch]'") from e
+        raise MissingDependencyError(f"{what} needs PyTorch; install it with pip install 'tvm-mpq[torch]'") from e
+
+
+def require_batch_axes(data: Dataset, what: str) -> None:
+    """Raises DataError when `what` needs them and an input has none."""
+    if data.whole:
+        raise DataError(f"{what} needs a batch axis in every input (input {min(data.whole)!r} has none)")
 
 
 def _name(plan: Plan) -> str:

@@ -55,19 +55,26 @@ class Convolution(nn.Module):
             raise InvalidValueError("conv2d needs a weight (got none)")
         self.work, self.precision, self.linear = work, precision, linear
         weight, codes = operands.weight, operands.codes
-        bias = operands.bias if codes is None or codes.bias is None else codes.bias
         self.bits = precision.weight_bits if operands.weight_bits is None else operands.weight_bits
+        self._own = np.zeros(len(weight), np.float32) if operands.bias is None else operands.bias
+        self.weight = nn.Parameter(torch.from_numpy(np.array(weight, np.float32)))
+        self.bias = nn.Parameter(torch.from_numpy(np.array(self._own, np.float32)))
         if not precision.is_float:
-            scale = weight_scale(weight, self.bits) if codes is None else codes.scales
-            if codes is not None:
-                weight = _near(weight, codes)
             high, count = weight_range(self.bits)[1], math.prod(weight.shape[1:])
             self._gradient_factor = 1 / math.sqrt(max(1, count) * high)
+            scale = weight_scale(weight, self.bits) if codes is None else codes.scales
             self.register_buffer("initial_step", torch.from_numpy(np.array(scale, np.float32)))
             self.log_ratio = nn.Parameter(torch.zeros(len(weight)))
-        self.weight = nn.Parameter(torch.from_numpy(np.array(weight, np.float32)))
-        zeros = np.zeros(len(weight), np.float32)
-        self.bias = nn.Parameter(torch.from_numpy(np.array(zeros if bias is None else bias, np.float32)))
+            if codes is not None:
+                self.start_from(weight, codes)
+
+    @torch.no_grad()
+    def start_from(self, weight: FloatArray, codes: QuantizedWeight) -> None:
+        """Take these codes, scales and biases, by the values next to `weight` that round to them."""
+        self.weight.copy_(torch.from_numpy(_near(weight, codes)))
+        self.bias.copy_(torch.from_numpy(np.array(self._own if codes.bias is None else codes.bias)))
+        self.initial_step.copy_(torch.from_numpy(np.array(codes.scales)))
+        self.log_ratio.zero_()
 
     def integers(self, x: Quant) -> IntegerWeight:
         """The weight as the kernel for an input of these steps gets it."""

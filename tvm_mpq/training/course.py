@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import math
 
@@ -47,12 +46,11 @@ def share_of_rate(done: int, total: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (done - rise) / max(1, total - rise)))
 
 
-def identity(plan: Plan, codes: WeightCodes | None, data: Dataset, settings: FinetuneSettings, graph: Graph) -> str:
-    """Of all that the result depends on, the machine's number of threads among it."""
+def identity(plan: Plan, codes: WeightCodes | None, data: Dataset, settings: object, graph: Graph) -> str:
+    """Of all that the result depends on, the machine's number of threads among it; settings: by their `repr`."""
     digest = hashlib.sha256()
     ranges = repr(sorted(plan.tensors.items()))
-    chosen = dataclasses.replace(settings, checkpoint_minutes=0)
-    for part in (VERSION, sorted(plan.operators.items()), sorted(plan.formats.items()), ranges, chosen):
+    for part in (VERSION, sorted(plan.operators.items()), sorted(plan.formats.items()), ranges, settings):
         digest.update(repr(part).encode())
     digest.update((codes.digest if codes else "").encode())
     digest.update(data.fingerprint.encode())

@@ -21,12 +21,13 @@ from torch import Tensor
 
 from tvm_mpq.calibrate.data import Dataset
 from tvm_mpq.calibrate.sensitivity import float_plan
-from tvm_mpq.errors import DataError, InvalidValueError, UnsupportedModelError
+from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.execute.accuracy import classifies
 from tvm_mpq.numerics.weight_codes import WeightCodes
 from tvm_mpq.passes.graph import Graph
 from tvm_mpq.schema import Plan, Progress
 from tvm_mpq.training.augment import Augmentation, chosen_augmentation
+from tvm_mpq.training.batches import check_batches, check_finite
 from tvm_mpq.training.checkpoint import Checkpoint
 from tvm_mpq.training.course import generator, identity, share_of_rate, split
 from tvm_mpq.training.network import QuantizedNetwork
@@ -126,15 +127,18 @@ class _Training:
         self._rows, self._held = split(len(self._inputs[0]), settings)
         held = [x[self._held] for x in self._inputs]
         self._teacher_held = self._outputs(self._teacher, held)
-        self._check_teacher(held)
+        check_finite(self._teacher_held)
+        check_batches(self._teacher, [x[:2] for x in held])
         self._augmentation = chosen_augmentation(self._teacher, held, settings, classifier=classifier)
         # A network is sure of what it was trained on: laid over each other, such samples are as hard as new ones.
         mixed = Augmentation(mix=self._augmentation.mix)(held[0], generator(settings.seed, 0, 0, 0))
         self._judged = [mixed, *held[1:]]
         self._teacher_judged = self._outputs(self._teacher, self._judged)
-        self._optimizer = ScaledAdam(self._network, settings.weight_rate, settings.step_rate)
+        self._optimizer = ScaledAdam(
+            trained(self._network), self._network.ranges.values(), settings.weight_rate, settings.step_rate
+        )
         self._batches = math.ceil(len(self._rows) / settings.batch)
-        of = identity(plan, codes, data, settings, graph)
+        of = identity(plan, codes, data, dataclasses.replace(settings, checkpoint_minutes=0), graph)
         self._checkpoint = None if checkpoint is None else Checkpoint(checkpoint, of)
         self._epochs: list[Epoch] = []
         self._best: dict[str, Any] = {}
@@ -220,26 +224,6 @@ class _Training:
     def _outputs(self, network: QuantizedNetwork, inputs: list[Tensor]) -> tuple[Tensor, ...]:
         parts = [network(*some) for some in zip(*(x.split(self._settings.batch) for x in inputs), strict=True)]
         return tuple(torch.cat(outputs) for outputs in zip(*parts, strict=True))
-
-    def _check_teacher(self, held: list[Tensor]) -> None:
-        """Outputs of a batch are those of its samples, and finite."""
-        if not all(bool(torch.isfinite(y).all()) for y in self._teacher_held):
-            raise DataError(
-                "the fp32 network gives NaN or infinity on the data to fine-tune with; check data and weights"
-            )
-        with torch.no_grad():
-            alone = [self._teacher(*(x[row : row + 1] for x in held)) for row in range(min(2, len(held[0])))]
-        for i, y in enumerate(zip(*alone, strict=True)):
-            singly, together = torch.cat(y), self._teacher_held[i]
-            rows = len(y[0])
-            bound = 1e-4 * float(singly.abs().max()) + 1e-30
-            if len(together) != rows * len(self._held) or not torch.allclose(
-                singly, together[: len(singly)], rtol=1e-3, atol=bound
-            ):
-                raise UnsupportedModelError(
-                    "the network cannot be trained in batches: its results for two samples at once are not those for "
-                    "each alone; axis 0 of every tensor must be the batch"
-                )
 
     def _save(self, done: int, loss_sum: float) -> None:
         if self._checkpoint is None:

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from tvm_mpq.numerics.weight_codes import WeightCodes
 from tvm_mpq.passes.graph import Graph
-from tvm_mpq.passes.lowering import FloatStep, KernelStep, ReshapeStep, Step, StoredValue, lower
+from tvm_mpq.passes.lowering import (
+    FloatStep,
+    KernelStep,
+    ReshapeStep,
+    Step,
+    StoredValue,
+    lower,
+    made_by,
+    read_by,
+)
 from tvm_mpq.schema import FLOAT_BITS, Conv2dWorkload, Plan, TensorQuant
 from tvm_mpq.training.convolution import Convolution
 from tvm_mpq.training.float_operators import FloatOperator
-from tvm_mpq.training.values import LearnedRange, TensorValue
+from tvm_mpq.training.values import LearnedRange, Quant, TensorValue
 from tvm_mpq.training.weightless import Rule, rule
 
 Key = tuple[str, int]
@@ -70,7 +79,7 @@ class QuantizedNetwork(nn.Module):
         operands = step.operands
         values = (*step.inputs, step.output)
         for value, quant in zip(values, (*operands.inputs, operands.output), strict=True):
-            self._add_range(self._key(value), quant, self.graph.tensors[value.tensor].shape)
+            self._add_range(self.key(value), quant, self.graph.tensors[value.tensor].shape)
         if operands.pre_activation is not None:
             shape = self.graph.tensors[step.output.tensor].shape
             self._add_range(_before(step), operands.pre_activation, shape)
@@ -106,7 +115,7 @@ class QuantizedNetwork(nn.Module):
     def _keyed_ranges(self) -> Iterator[tuple[Key, LearnedRange]]:
         for step in self.steps:
             if isinstance(step, KernelStep):
-                keys = [self._key(value) for value in (*step.inputs, step.output)]
+                keys = [self.key(value) for value in (*step.inputs, step.output)]
                 for key in (*keys, _before(step)):
                     name = _module_name(*key)
                     if name in self._ranges:
@@ -114,7 +123,8 @@ class QuantizedNetwork(nn.Module):
                         assert isinstance(held, LearnedRange)
                         yield key, held
 
-    def _key(self, value: StoredValue) -> Key:
+    def key(self, value: StoredValue) -> Key:
+        """Under which `quants` has the quantization of a stored tensor."""
         return self.graph.quant_root(value.tensor), value.bits
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -130,32 +140,43 @@ class QuantizedNetwork(nn.Module):
         return self._run(inputs, forget=False)
 
     def _run(self, inputs: tuple[Tensor, ...], *, forget: bool) -> dict[StoredValue, TensorValue]:
-        exact = self.exact or not self.training
-        quants = {key: held.quant() for key, held in self.ranges.items()}
-        held = {
-            StoredValue(name, FLOAT_BITS): TensorValue(x) for name, x in zip(self.graph.inputs, inputs, strict=True)
-        }
-        for i, step in enumerate(self.steps):
-            run = self._runs.get(i)
-            if isinstance(step, ReshapeStep):
-                held[step.output] = held[step.input].reshaped(-1, *self.graph.tensors[step.output.tensor].shape[1:])
-            elif isinstance(step, FloatStep):
-                assert isinstance(run, FloatOperator)
-                floats = {v.tensor: x.data for v, x in held.items() if v.bits == FLOAT_BITS}
-                held[StoredValue(step.node.output, FLOAT_BITS)] = TensorValue(run(floats))
-            else:
-                assert run is not None and not isinstance(run, FloatOperator)
-                output = quants.get(self._key(step.output))
-                result = run([held[v] for v in step.inputs], output, quants.get(_before(step)), exact)
-                held[step.output] = result.reshaped(-1, *self.graph.tensors[step.output.tensor].shape[1:])
+        held = self.start(inputs)
+        quants = self.quants()
+        for i in range(len(self.steps)):
+            self.run_step(i, held, quants)
             for value in self._last_use[i] if forget else ():
                 del held[value]
         return held
 
+    def start(self, inputs: Sequence[Tensor]) -> dict[StoredValue, TensorValue]:
+        """What is there before the first step."""
+        return {
+            StoredValue(name, FLOAT_BITS): TensorValue(x) for name, x in zip(self.graph.inputs, inputs, strict=True)
+        }
+
+    def quants(self) -> dict[Key, Quant]:
+        """Every tensor's quantization with today's step sizes, which gradients reach."""
+        return {key: held.quant() for key, held in self._keyed_ranges()}
+
+    def run_step(self, i: int, held: dict[StoredValue, TensorValue], quants: Mapping[Key, Quant]) -> None:
+        """Add what step i makes to `held`, which has what it reads."""
+        step, run = self.steps[i], self._runs.get(i)
+        if isinstance(step, ReshapeStep):
+            held[step.output] = held[step.input].reshaped(-1, *self.graph.tensors[step.output.tensor].shape[1:])
+        elif isinstance(step, FloatStep):
+            assert isinstance(run, FloatOperator)
+            floats = {v.tensor: x.data for v, x in held.items() if v.bits == FLOAT_BITS}
+            held[StoredValue(step.node.output, FLOAT_BITS)] = TensorValue(run(floats))
+        else:
+            assert run is not None and not isinstance(run, FloatOperator)
+            output, exact = quants.get(self.key(step.output)), self.exact or not self.training
+            result = run([held[v] for v in step.inputs], output, quants.get(_before(step)), exact)
+            held[step.output] = result.reshaped(-1, *self.graph.tensors[step.output.tensor].shape[1:])
+
     def input_range(self, operator: str) -> LearnedRange:
         """Of what an integer operator reads."""
         step = next(s for s in self.steps if isinstance(s, KernelStep) and s.node == operator)
-        return self.ranges[self._key(step.inputs[0])]
+        return self.ranges[self.key(step.inputs[0])]
 
     @torch.no_grad()
     def learned_codes(self) -> WeightCodes:
@@ -194,13 +215,7 @@ def _last_uses(steps: tuple[Step, ...], graph: Graph) -> Mapping[int, list[Store
     """Step -> the values that nothing reads after it."""
     last: dict[StoredValue, int] = {}
     for i, step in enumerate(steps):
-        if isinstance(step, FloatStep):
-            touched = [StoredValue(name, FLOAT_BITS) for name in (*step.node.inputs, step.node.output)]
-        elif isinstance(step, ReshapeStep):
-            touched = [step.input, step.output]
-        else:
-            touched = [*step.inputs, step.output]
-        last.update(dict.fromkeys(touched, i))
+        last.update(dict.fromkeys((*read_by(step), made_by(step)), i))
     kept = {StoredValue(name, FLOAT_BITS) for name in graph.outputs}
     ends: dict[int, list[StoredValue]] = {i: [] for i in range(len(steps))}
     for value, i in last.items():

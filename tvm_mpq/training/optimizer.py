@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from tvm_mpq.training.convolution import Convolution
 from tvm_mpq.training.network import QuantizedNetwork
+from tvm_mpq.training.values import LearnedRange
 
 
 class ScaledAdam:
@@ -17,14 +19,22 @@ class ScaledAdam:
 
     Batch norms that were folded leave channels whose weights differ by orders of magnitude; in steps they are alike.
     A bias moves in units of the noise that its channel's sum has: weight step * input step * sqrt(terms). Step sizes
-    are logarithms already. Operators in float stay as they are.
+    are logarithms already.
+
+    parts: operators, each with its input's step size. ranges: of activations, whose step sizes learn too.
     """
 
-    def __init__(self, network: QuantizedNetwork, weight_rate: float, step_rate: float) -> None:
+    def __init__(
+        self,
+        parts: Iterable[tuple[Convolution, float]],
+        ranges: Iterable[LearnedRange],
+        weight_rate: float,
+        step_rate: float,
+    ) -> None:
         weights: list[nn.Parameter] = []
         self._units: list[tuple[nn.Parameter, Tensor]] = []
-        steps: list[nn.Parameter] = [held.log_ratio for held in network.ranges.values()]
-        for convolution, step in trained(network):
+        steps: list[nn.Parameter] = [held.log_ratio for held in ranges]
+        for convolution, step in parts:
             unit = convolution.initial_step.reshape(-1, 1, 1, 1)
             noise = convolution.initial_step * step * math.sqrt(max(1, convolution.weight[0].numel()))
             self._units += [(convolution.weight, unit), (convolution.bias, noise)]

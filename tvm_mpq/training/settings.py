@@ -1,4 +1,4 @@
-"""How a plan is fine-tuned."""
+"""How a plan is fine-tuned, and how its rounding is learned."""
 
 from __future__ import annotations
 
@@ -49,3 +49,41 @@ class FinetuneSettings:
             raise InvalidValueError(f"label_weight must be 0 or more (got {self.label_weight:g})")
         if not 0 <= self.held_share < 1:
             raise InvalidValueError(f"held_share must be in [0, 1) (got {self.held_share:g})")
+
+
+@dataclass(frozen=True)
+class ReconstructionSettings:
+    """How rounding is learned, block by block.
+
+    updates: of each block. weight_rate is in integer steps an update, step_rate the relative change of a step size;
+    both rise and follow a cosine to 0. positions: of a block's output that an update sees, as far as `least_batch` to
+    `most_batch` samples have them. fisher_samples: that tell which errors count. samples: to learn from, at most.
+
+    Raises
+    ------
+    InvalidValueError
+        If a number is outside its range.
+    """
+
+    updates: int = 300
+    positions: int = 4096
+    least_batch: int = 4
+    most_batch: int = 32
+    weight_rate: float = 0.01
+    step_rate: float = 0.0005
+    fisher_samples: int = 256
+    samples: int = 1024
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("updates", "positions", "least_batch", "most_batch", "fisher_samples", "samples"):
+            if getattr(self, name) < 1:
+                raise InvalidValueError(f"{name} must be 1 or more (got {getattr(self, name)})")
+        for name in ("weight_rate", "step_rate"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise InvalidValueError(f"{name} must be above 0 (got {value:g})")
+
+    def batch_of(self, positions: int) -> int:
+        """Samples of one update of a block whose output has so many positions a sample."""
+        return min(self.most_batch, max(self.least_batch, self.positions // max(1, positions)))
