@@ -27,7 +27,9 @@ def build(task: Task, folder: Path) -> str:
     images = folder / "calibration.npz"
     np.savez(images, **{task.input_name: task.calibration})
     call = [*CLI, "build", str(task.model), *words, "--data", str(images), "--out", str(folder), "--json"]
-    subprocess.run(call, check=True, stdout=sys.stderr)
+    code = subprocess.run(call, stdout=sys.stderr).returncode
+    if code:
+        sys.exit(code)  # without a traceback: the table shows the last line, which is then the reason
     return " ".join(words)
 
 
