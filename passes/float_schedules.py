@@ -88,7 +88,7 @@ class FloatScheduler:
 
     @staticmethod
     def _shared_axes(blocks: Sequence[BlockFacts]) -> int:
-        count = min(min(b.leading for b in blocks), len(blocks[-1].extents) - 1)
+        count = min(b.leading for b in blocks)
         while count and len({b.extents[:count] for b in blocks}) > 1:
             count -= 1
         return count

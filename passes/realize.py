@@ -22,6 +22,7 @@ from tvm_mpq.passes.fuse_norm import FuseNorm
 from tvm_mpq.passes.graph import Graph, read_graph
 from tvm_mpq.passes.lower_transpose import LowerTranspose
 from tvm_mpq.passes.lowering import FloatStep, KernelStep, ReshapeStep, StoredValue, lower, stored_shape
+from tvm_mpq.passes.merge_reduced import MergeReduced
 from tvm_mpq.passes.schedule_float import ScheduleFloat
 from tvm_mpq.schema import FLOAT_BITS, Plan
 
@@ -76,6 +77,7 @@ def finish(mod: tvm.IRModule, features: frozenset[str], threads: int = 1) -> tvm
             FuseAttention(features=features, threads=threads),
             FuseNorm(features=features, threads=threads, kernel_attr=KERNEL_ATTR),
             LowerTranspose(features=features, threads=threads),
+            MergeReduced(),
             relax.transform.LegalizeOps(skip_ops=["relax.reshape"]),  # TVM's default pipeline makes views of these
             relax.transform.AnnotateTIROpPattern(),
             relax.transform.FuseOps(),

@@ -65,6 +65,7 @@ CASES = {
     "mean_map": (lambda b, x: op.mean(x, [1, 2]), [(1, 9, 9, 70)], 81),
     "mean_map_nchw": (lambda b, x: op.mean(x, [2, 3]), [(1, 70, 7, 7)], 49),
     "sum_row": (lambda b, x: op.sum(x, [-1]), [(40, 997)], 997),
+    "mean_row": (lambda b, x: op.mean(x, [-1]), [(1, 40, 640)], 640),
     "max_row": (lambda b, x: op.max(x, [-1]), [(40, 997)], 1),
     "sum_all": (lambda b, x: op.sum(x), [(9, 100)], 900),
     "variance": (lambda b, x: op.variance(x, [-1]), [(8, 333)], 333),
@@ -196,3 +197,12 @@ def test_function_without_blocks_is_only_marked():
 def test_refuses_a_threshold_below_one():
     with pytest.raises(InvalidValueError, match="parallel_elements must be 1 or more"):
         ScheduleFloat(parallel_elements=0)
+
+
+@pytest.mark.parametrize("keepdims", [False, True])
+def test_a_mean_is_done_row_by_row(keepdims):
+    """Also where no axis is left behind the rows: all rows' partial sums at once would not stay in the caches."""
+    mod = ScheduleFloat(features=FEATURES)(lowered(lambda b, x: op.mean(x, [-1], keepdims), (2, 20, 640)))
+    (func,) = (f for f in mod.functions.values() if isinstance(f, tvm.tirx.PrimFunc))
+    body = func.body.block.body
+    assert isinstance(body, tvm.tirx.For) and int(body.extent) == 40
