@@ -14,9 +14,11 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from tvm_mpq.errors import NoReferenceError, VerificationError
+from tvm_mpq.errors import MPQError, NoReferenceError, UnsupportedModelError, VerificationError
+from tvm_mpq.execute.host_runtime import float_module
 from tvm_mpq.execute.interpreter import Interpreter, Sample
 from tvm_mpq.execute.prepare import Prepared
+from tvm_mpq.frontends.checks import one_line
 from tvm_mpq.frontends.naming import operator_of
 from tvm_mpq.frontends.reference import Reference
 from tvm_mpq.numerics.arrays import Array
@@ -66,12 +68,22 @@ def check_import(prepared: Prepared, interpreter: Interpreter, sample: Sample) -
     ------
     VerificationError
         When an output differs; the text names the first operator whose result does.
+    UnsupportedModelError
+        When TVM cannot compile the network; the text names the operator that it cannot.
     """
     reference = prepared.loaded.reference
     if reference is None:
         return ImportCheck(skipped="no evaluator of this kind of model is installed")
     start = time.perf_counter()
-    found = fp32_outputs(prepared, interpreter, sample)
+    try:
+        found = fp32_outputs(prepared, interpreter, sample)
+    except MPQError:
+        raise
+    except Exception as e:  # of TVM's passes and of LLVM: any
+        raise UnsupportedModelError(
+            f"{prepared.loaded.name}: {_uncompilable(prepared) or 'the network'} cannot be compiled: {one_line(e)}; "
+            "write it with other operators"
+        ) from e
     flips = FLIPS if decides(prepared.loaded.mod) else 0.0
     faults: dict[str, str] = {}
     try:
@@ -88,6 +100,19 @@ def check_import(prepared: Prepared, interpreter: Interpreter, sample: Sample) -
         f"{prepared.loaded.name}: the imported network does not compute what {' or '.join(faults)} does: {place}; "
         "write that operator otherwise, or take the network as it is with --no-verify-import"
     )
+
+
+def _uncompilable(prepared: Prepared) -> str:
+    """The first float operator that TVM cannot compile alone; "" when it can each."""
+    for node in prepared.graph.nodes:
+        if node.kind == "float" and node.binding is not None:
+            try:
+                tvm.compile(
+                    finish(float_module(prepared.graph, [node]), prepared.features), target=prepared.tvm_target()
+                )
+            except Exception:  # noqa: BLE001 - whatever it is, it was told of already
+                return f"{operator_of(node.binding.value) or 'operator'} {node.name!r}"
+    return ""
 
 
 def _difference(found: list[Array], wanted: list[Array], flips: float) -> str:

@@ -18,6 +18,7 @@ from tvm_mpq.frontends.checks import GenericArray
 from tvm_mpq.frontends.onnx_fold import evaluated
 from tvm_mpq.frontends.onnx_functions import body_of
 from tvm_mpq.frontends.onnx_nodes import STANDARD, VersionedNode, attribute, names_read, renamed, schema_of
+from tvm_mpq.frontends.onnx_scan import unrolled
 from tvm_mpq.frontends.onnx_versions import modernized
 
 Expanded = Callable[[VersionedNode, dict[str, onnx.TypeProto]], bool]
@@ -57,6 +58,9 @@ class Walk:
             if self._folded(item):
                 continue
             instead = self._branch(item)
+            if instead is None:
+                sizes = {name: static_dims(self._types.get(name)) for name in item.node.input}
+                instead = unrolled(item, sizes, self._versions)
             if instead is None:
                 instead = modernized(item, self._types, self._constants)
             if instead is None and self._expand(item, self._types):

@@ -11,7 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tvm import relax
 
-from tvm_mpq.errors import NoReferenceError, VerificationError
+from tvm_mpq.errors import NoReferenceError, UnsupportedModelError, VerificationError
+from tvm_mpq.execute import import_check
 from tvm_mpq.execute.host_runtime import HostRuntime
 from tvm_mpq.execute.import_check import check_import, fault, relative_difference
 from tvm_mpq.execute.interpreter import Interpreter
@@ -90,6 +91,19 @@ def test_a_wrong_import_is_refused_in_one_line_that_names_the_operator(
     monkeypatch.setitem(onnx_operators.CONVERTERS, "Softsign", lambda inputs, attrs: relax.op.tanh(inputs[0]))
     with pytest.raises(VerificationError, match=r"^net: [^\n]*at tanh 'act\.Softsign' \d+ of 108 values[^\n]*$"):
         check(prepared(), tmp_path)
+
+
+def test_what_tvm_cannot_compile_is_refused_in_one_line(
+    prepared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise RuntimeError("Check failed: no\nrule")
+
+    network = prepared()
+    monkeypatch.setattr(import_check, "fp32_outputs", fails)
+    monkeypatch.setattr(import_check, "finish", fails)
+    with pytest.raises(UnsupportedModelError, match=r"^net: abs 'act[^\n]*cannot be compiled: Check failed: no;.*$"):
+        check(network, tmp_path)
 
 
 def test_without_an_answer_in_time_it_is_said_that_nothing_was_verified(

@@ -242,3 +242,35 @@ def test_no_huge_constant_is_made(imported: Any) -> None:
     ]
     onnx_file = model_of(nodes, {"shape": ints(1 << 35, 8), "row": np.int64(3)})
     assert "broadcast_to" in operators_of(imported(onnx_file))
+
+
+@pytest.mark.parametrize("backward", [0, 1])
+def test_a_scan_is_its_steps(backward: int, imported: Any, run: Any) -> None:
+    """Running sums along axis 1: the state is an initializer, the body reads a tensor from outside."""
+    info = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [
+            node("Mul", ["piece", "two"], ["m"]),
+            node("Add", ["state", "m"], ["sum"]),
+            node("Identity", ["sum"], ["out"]),
+        ],
+        "body",
+        [info("state", TensorProto.FLOAT, (3,)), info("piece", TensorProto.FLOAT, (3,))],
+        [info("sum", TensorProto.FLOAT, (3,)), info("out", TensorProto.FLOAT, (3,))],
+    )
+    scan = node(
+        "Scan",
+        ["zeros", "x"],
+        ["last", "y"],
+        body=body,
+        num_scan_inputs=1,
+        scan_input_axes=[1],
+        scan_input_directions=[backward],
+        scan_output_axes=[1],
+    )
+    weights = {"zeros": np.zeros(3, np.float32), "two": np.float32(2)}
+    x = rng.standard_normal((3, 4), dtype=np.float32)
+    found = run(imported(model_of([scan], weights, shape=(3, 4), outputs=("y", "last"))), x)
+    turned = x[:, ::-1] if backward else x
+    np.testing.assert_allclose(found[0], 2 * np.cumsum(turned, 1), rtol=1e-5)
+    np.testing.assert_allclose(found[1], 2 * x.sum(1), rtol=1e-5, atol=1e-6)
