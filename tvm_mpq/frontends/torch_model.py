@@ -19,6 +19,7 @@ from tvm_mpq.frontends.checks import GenericArray, check_values, one_line
 from tvm_mpq.frontends.imported import Imported, abandon
 from tvm_mpq.frontends.naming import is_anonymous, owner_of
 from tvm_mpq.frontends.shapes import Shapes, fix_symbols
+from tvm_mpq.frontends.torch_arguments import honour_arguments
 from tvm_mpq.frontends.torch_reference import TorchReference
 
 _WEIGHTED = frozenset(
@@ -161,7 +162,7 @@ def _import(program: Any, shapes: Shapes, what: str) -> Imported:
     try:
         with _quiet():
             program = program.run_decompositions(decompositions())
-            _count_from_the_start(program)
+            honour_arguments(program, what)
             importer.convert_map.update(converters(program, importer))
             _check_operators(program, importer, what)
             mod = importer.from_exported_program(program, False, True, False, None)
@@ -212,16 +213,6 @@ def _check_operators(program: Any, importer: Any, what: str) -> None:
             f"{what}: unknown operator{'s' * (len(unknown) > 1)} {', '.join(unknown)}; "
             "write the model with operators that TVM's torch frontend knows"
         )
-
-
-def _count_from_the_start(program: Any) -> None:
-    """`x[:, -1]` names its element from the end; TVM would read what lies before the tensor."""
-    for node in program.graph.nodes:
-        if node.op == "call_function" and _short(node) == "select":
-            x, axis, index = node.args
-            size = x.meta["val"].shape[axis]
-            if isinstance(index, int) and index < 0 and isinstance(size, int):
-                node.args = (x, axis, index + size)
 
 
 def _owners(program: Any, env: Mapping[Any, Any]) -> dict[str, str]:

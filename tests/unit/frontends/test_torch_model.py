@@ -11,6 +11,7 @@ from tvm_mpq.frontends import load_model
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
+F = nn.functional
 
 
 class Block(nn.Module):
@@ -250,3 +251,54 @@ def test_without_torch_the_extra_is_named(tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(MissingDependencyError, match=r"tvm-mpq\[torch\]"):
         load_model(tmp_path / "net.pt2")
+
+
+class Called(nn.Module):
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.add(x, x * x, alpha=0.3) - torch.rsub(x, 2.0, alpha=3.0),
+        lambda x: F.avg_pool2d(x, 3, 2, 1, divisor_override=5),
+        lambda x: F.avg_pool3d(x[:, :, None].expand(2, 3, 4, 15, 15), 2, divisor_override=3),
+        lambda x: F.interpolate(x, scale_factor=2.0, mode="bilinear"),
+        lambda x: F.interpolate(x, scale_factor=1.37, mode="bilinear", recompute_scale_factor=True),
+    ],
+)
+def test_arguments_that_tvm_does_not_read(function, image, run) -> None:
+    (y,) = run(load_model(Called(function), example_inputs=image), image.numpy())
+    np.testing.assert_allclose(y, function(image).numpy(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda x: F.interpolate(x, scale_factor=1.37, mode="bilinear"), "scale_factor 1.37 gives 20 of 15 elements"),
+        (lambda x: F.interpolate(x, scale_factor=1.3), "recompute_scale_factor=True"),
+        (lambda x: F.interpolate(x, size=(5, 6), mode="bilinear", antialias=True), "antialias"),
+        (lambda x: F.avg_pool2d(x, 3, 2, 1, ceil_mode=True, divisor_override=5), "divisor_override .* with ceil_mode"),
+    ],
+)
+def test_arguments_that_cannot_be_kept_are_refused(function, words: str, image) -> None:
+    with pytest.raises(UnsupportedModelError, match=words):
+        load_model(Called(function), example_inputs=image)
+
+
+def test_several_inputs_by_name_and_a_dict_of_results(image, run) -> None:
+    class Both(nn.Module):
+        def forward(self, x, *, gain, shift=None):
+            return {"sum": x * gain + shift, "first": x[:, :1]}
+
+    inputs = {"x": image, "gain": torch.tensor(2.0), "shift": torch.ones(1, 3, 1, 1)}
+    loaded = load_model(Both(), example_inputs=inputs)
+    assert loaded.input_names == ("x", "gain", "shift")
+    total, first = run(loaded, *(np.asarray(v) for v in inputs.values()))
+    np.testing.assert_allclose(total, image.numpy() * 2 + 1, rtol=1e-6)
+    np.testing.assert_array_equal(first, image.numpy()[:, :1])
