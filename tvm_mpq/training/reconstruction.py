@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from tvm_mpq.passes.lowering import KernelStep, StoredValue, made_by
 from tvm_mpq.schema import FLOAT_BITS, Plan, Progress
 from tvm_mpq.training.batched_walk import CHUNK, BatchedWalk
 from tvm_mpq.training.batches import check_batches
+from tvm_mpq.training.block_goal import BlockGoal
 from tvm_mpq.training.blocks import blocks, learns, read_after
 from tvm_mpq.training.checkpoint import Checkpoint
 from tvm_mpq.training.convolution import Convolution
@@ -43,7 +44,6 @@ from tvm_mpq.training.fisher import error_factors
 from tvm_mpq.training.network import QuantizedNetwork
 from tvm_mpq.training.optimizer import ScaledAdam
 from tvm_mpq.training.settings import ReconstructionSettings
-from tvm_mpq.training.values import TensorValue
 
 LEAST_RUNS = 128
 """Of the network, whose tensors the closed form looks at; more where an output has few positions."""
@@ -160,7 +160,7 @@ class _Reconstruction:
                     reals = {v: StoredValue(v.tensor, FLOAT_BITS) for v in outputs}
                     wide.advance(wide.stop_for(list(reals.values())), list(reals.values()))
                     wanted = {v: wide.value(real).data for v, real in reals.items()}
-                    goal = _Goal(wanted, {v: factors[v.tensor] for v in outputs if v.tensor in factors})
+                    goal = BlockGoal(wanted, {v: factors[v.tensor] for v in outputs if v.tensor in factors})
                     self._learn(block, mixed, goal, done, total)
                     self._save(done + 1)
                 done += 1
@@ -225,7 +225,7 @@ class _Reconstruction:
             parts.append(patches(node.conv, np.split(x, len(some)), some, zero))
         return np.concatenate(parts, axis=1)
 
-    def _learn(self, block: range, mixed: BatchedWalk, goal: _Goal, number: int, total: int) -> None:
+    def _learn(self, block: range, mixed: BatchedWalk, goal: BlockGoal, number: int, total: int) -> None:
         """Improve the block's weights; they stay as they are where that fails."""
         settings, operators = self._settings, self._operators(block)
         before = goal.errors(mixed, block)
@@ -276,36 +276,3 @@ class _Reconstruction:
             return 0
         self._network.load_state_dict(state["network"])
         return int(state["finished"])
-
-
-class _Goal:
-    """What a block shall leave. wanted: float32[N, ...] by output; factors: `error_factors`, where there are any."""
-
-    def __init__(self, wanted: Mapping[StoredValue, Tensor], factors: Mapping[StoredValue, Tensor]) -> None:
-        self.wanted, self._factors = wanted, factors
-
-    def squares(self, held: Mapping[StoredValue, TensorValue], rows: Tensor | slice) -> dict[StoredValue, Tensor]:
-        """float32[] mean squared error of each output for some samples, each error by how much it counts."""
-        found = {}
-        for value, wanted in self.wanted.items():
-            goal = wanted[rows]
-            error = held[value].real.reshape(goal.shape) - goal
-            factor = self._factors.get(value)
-            found[value] = (error if factor is None else error @ factor).square().mean()
-        return found
-
-    def errors(self, walk: BatchedWalk, block: range) -> dict[StoredValue, float]:
-        """The same over all samples, with the integers of now."""
-        sums = dict.fromkeys(self.wanted, 0.0)
-        for start in range(0, walk.count, CHUNK):
-            rows = slice(start, start + CHUNK)
-            count = min(CHUNK, walk.count - start)
-            for value, square in self.squares(walk.run(block, rows), rows).items():
-                sums[value] += float(square) * count / walk.count
-        return sums
-
-    @staticmethod
-    def relative(errors: Mapping[StoredValue, Tensor], before: Mapping[StoredValue, float]) -> Tensor:
-        """Mean over outputs of the error over what it was; outputs that had none are left out."""
-        shares: list[Tensor] = [errors[value] / old for value, old in before.items() if old > 0]
-        return torch.stack(shares).mean()
