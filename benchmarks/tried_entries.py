@@ -49,7 +49,7 @@ def _word(name: str) -> Entry:
         "wake word",
         "pymicro-wakeword==2.5.0",
         f"pymicro_wakeword/models/{name}.tflite",
-        remark=_STORED,
+        remark=f"{_STORED}; keeps state between runs",
     )
 
 
