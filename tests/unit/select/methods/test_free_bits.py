@@ -75,6 +75,14 @@ def test_readers_of_one_tensor_are_raised_together():
     assert after(problem).choices == {"a": "w4a4", "b": "w8a8", "c": "w8a8"}
 
 
+def test_weights_do_not_pay_for_activations():
+    """Faster with more bits of one and fewer of the other is not free."""
+    choices = (Choice("w4a4", 4, {8: 5.0}), Choice("w2a8", 8, {8: 1.0}), Choice("w8a2", 2, {8: 1.0}))
+    tensors = (Tensor("x", (8, 4, 2), {(8, 4): 0.0, (8, 2): 0.0}, fixed=8), Tensor("y", (8,)))
+    problem = Problem((Operator("a", ("x",), "y", choices, (True,)),), tensors)
+    assert raised(problem, cost(problem, {"a": "w4a4"})).choices == {"a": "w4a4"}
+
+
 def test_limits_are_kept():
     problem = chain((5, 3), (5, 6), (5, 5), size=(10, 20))
     assert after(problem, Limits(size_bytes=30)).choices == LOW
