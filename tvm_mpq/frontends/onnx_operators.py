@@ -85,6 +85,8 @@ def _clip(inputs: list[Any], attrs: dict[str, Any]) -> Any:
         return relax.op.nn.relu(data) if low == 0 else relax.op.maximum(data, relax.const(np.float32(low)))
     if math.isinf(low):
         return relax.op.minimum(data, relax.const(np.float32(high)))
+    if low > high:  # ONNX applies the upper bound last
+        return relax.op.full_like(data, relax.const(np.float32(high)))
     return relax.op.clip(data, low, high)
 
 

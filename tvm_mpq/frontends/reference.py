@@ -26,7 +26,7 @@ class Reference(Protocol):
     def answers(self, inputs: Mapping[str, GenericArray]) -> Iterator[Answer]:
         """For inputs by the model's own names; from one evaluator after another, computed when it is asked for.
 
-        An import is right when it agrees with any of them: evaluators have faults of their own.
+        The first one decides, which is the one that users run; where evaluators differ, nobody's word is safe to build.
 
         Raises
         ------

@@ -22,6 +22,12 @@ INF, NAN = np.inf, np.nan
 ODD = np.float32([1, -1, INF, -INF, NAN, 0])
 
 CASES = {  # case -> (node, input, weights, expected)
+    "clip_min_above_max": (
+        node("Clip", ["x", "lo", "hi"], ["y"]),
+        X,
+        {"lo": np.float32(2), "hi": np.float32(1)},
+        np.ones_like(X),
+    ),
     "isinf_positive": (node("IsInf", ["x"], ["y"], detect_negative=0), ODD, {}, ODD == INF),
     "isinf_negative": (node("IsInf", ["x"], ["y"], detect_positive=0), ODD, {}, ODD == -INF),
     "isinf_neither": (node("IsInf", ["x"], ["y"], detect_positive=0, detect_negative=0), ODD, {}, ODD == 77),
