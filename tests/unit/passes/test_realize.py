@@ -149,3 +149,15 @@ def test_loop_nests_and_constant_results_of_an_importer_are_kept() -> None:
             through = result
     np.testing.assert_allclose(through.numpy(), wanted, rtol=1e-6)
     np.testing.assert_array_equal(result.numpy(), np.float32([7, 8]))
+
+
+def test_a_loop_nest_of_operands_that_do_not_broadcast_is_nobody_elses() -> None:
+    """An Einsum of two tensors is no maximum of them."""
+    x, w = (relax.Var(n, relax.TensorType(s, "float32")) for n, s in (("x", (1, 6, 16)), ("w", (16, 2, 8))))
+    builder = relax.BlockBuilder()
+    with builder.function("main", [x, w]):
+        with builder.dataflow():
+            out = builder.emit_output(builder.call_te(tvm.topi.einsum, "bld,dhk->bhlk", x, w))
+        builder.emit_func_output(out)
+    (node,) = prepare(builder.get()).graph.nodes
+    assert node.kind == "float" and node.inputs == ("x", "w")
