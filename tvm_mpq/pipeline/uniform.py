@@ -8,11 +8,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tvm_mpq.calibrate import learn
 from tvm_mpq.calibrate.data import load_dataset
 from tvm_mpq.costs.profiler import tuned_kernel
 from tvm_mpq.errors import InvalidValueError, NoKernelError
 from tvm_mpq.execute import network
+from tvm_mpq.execute.build_check import check_build
 from tvm_mpq.execute.prepare import Prepared
 from tvm_mpq.kernels import Request, fitting, longest_sum
 from tvm_mpq.numerics.saved_plan import load_plan, save_plan
@@ -26,6 +29,7 @@ from tvm_mpq.pipeline.rounding import Rounder
 from tvm_mpq.pipeline.verification import import_verification
 from tvm_mpq.report.answers import BuildReport
 from tvm_mpq.schema import FLOAT_BITS, Plan, Precision, TensorQuant
+from tvm_mpq.tuning.devices.boards import Boards
 
 SavedPlan = tuple[Plan, WeightCodes]
 """A plan and the integers of its weights, as `load_plan` gives them."""
@@ -50,6 +54,8 @@ def build_network(
 
     Raises
     ------
+    VerificationError
+        If the library computes something else than its operators one by one.
     InvalidValueError
         If neither or both of `uniform` and `plan` are given, or `keep` names an unknown operator.
     """
@@ -100,6 +106,7 @@ def _build(
     folder = Path(work.name)
     options.tell("compiling")
     built = network.build(prepared, chosen, folder / "model.so", network.realize(prepared, chosen, codes))
+    _check(context, chosen, codes, folder / "model.so")
     chosen = dataclasses.replace(chosen, info={**chosen.info, **network.plan_info(prepared, built)})
     chosen = save_plan(chosen, codes, folder)
     report: BuildReport = {
@@ -115,6 +122,19 @@ def _build(
     if learned is not None:
         report["finetune"] = learned
     return Result(chosen, report, work)
+
+
+def _check(context: RunContext, plan: Plan, codes: WeightCodes, library: Path) -> None:
+    """Run what was built on one sample, where code for the target runs. Raises VerificationError."""
+    if not isinstance(context.pool, Boards) and context.host_interpreter() is None:
+        return
+    context.options.tell("verifying what was built")
+    prepared = context.prepared
+    data = load_dataset(context.options.data, prepared.inputs).runs(np.arange(1))
+    inputs = [[data.sample(0)[name] for name in prepared.inputs]]
+    (output,) = context.pool.do(lambda session: network.run_library(session, library, inputs))
+    (sample,) = learn.graph_samples(prepared, data)
+    context.interpret(lambda run: check_build(prepared, run, context.store, plan, codes, sample, output))
 
 
 def _fitted(plan: Plan, context: RunContext) -> Plan:

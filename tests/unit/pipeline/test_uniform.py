@@ -12,7 +12,8 @@ from tvm import relax
 
 from mpq_testing.networks import residual_network
 from mpq_testing.onnx_models import OnnxNet, depthwise_and_shortcut
-from tvm_mpq.errors import NoKernelError
+from tvm_mpq.errors import NoKernelError, VerificationError
+from tvm_mpq.execute import network
 from tvm_mpq.execute.prepare import prepare
 from tvm_mpq.frontends import load_model
 from tvm_mpq.numerics.saved_plan import load_plan
@@ -138,3 +139,15 @@ def test_a_precision_that_nobody_gains_by_runs_on_the_code_of_more_bits(rounded:
     precisions = uniform_precisions(prepared, wanted, ("first",), running)
     assert list(precisions.values()) == ["w8a8", "w5a3", "w5a3", "w5a3"]
     assert not list(fallen_back(prepared, precisions, wanted, running))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "w8a8"])
+def test_a_library_that_computes_something_else_is_not_kept(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx.save(depthwise_and_shortcut(9, 37), str(tmp_path / "net.onnx"))
+    options = Options(str(tmp_path / "net.onnx"), db=tmp_path / "latency.db", verify_import=False)
+    real = network.run_library
+    monkeypatch.setattr(network, "run_library", lambda *given: [1.2 * y for y in real(*given)])
+    with pytest.raises(VerificationError, match="one by one"):
+        build_network(options, uniform=precision)
