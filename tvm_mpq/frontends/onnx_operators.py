@@ -99,7 +99,8 @@ def _constant(inputs: list[Any], attrs: dict[str, Any]) -> Any:
 
 
 def _explicit_pads(inputs: list[Any], attrs: dict[str, Any]) -> Any:
-    """Rewrites auto_pad SAME in `attrs` to numbers, and lets TVM go on; TVM would put a TE function `pad` before it."""
+    """Rewrites auto_pad SAME in `attrs` to numbers, and lets TVM go on; TVM would put a TE function `pad` before a
+    convolution, and pools of SAME_LOWER would be too small."""
     mode = attrs.get("auto_pad", b"NOTSET").decode()
     if mode not in ("SAME_UPPER", "SAME_LOWER"):
         return None
@@ -128,7 +129,7 @@ def _transposed_pads(inputs: list[Any], attrs: dict[str, Any]) -> Any:
 
 
 def _window(inputs: list[Any], attrs: dict[str, Any]) -> list[tuple[int, int, int, int]]:
-    """Size of the data, of the kernel, stride and dilation along each spatial axis of a convolution."""
+    """Size of the data, of the kernel, stride and dilation along each spatial axis of a convolution or pool."""
     sizes = [int(d) for d in inputs[0].ty.shape][2:]
     kernel = attrs.get("kernel_shape") or [int(d) for d in inputs[1].ty.shape][2:]
     ones = [1] * len(sizes)
@@ -163,6 +164,7 @@ def _tile(inputs: list[Any], attrs: dict[str, Any]) -> Any:
 
 
 CONVERTERS: dict[str, Converter] = {
+    "AveragePool": _explicit_pads,
     "BatchNormalization": arithmetic.batch_normalization,
     "Clip": _clip,
     "Compress": arithmetic.compress,
@@ -175,6 +177,8 @@ CONVERTERS: dict[str, Converter] = {
     "IsInf": arithmetic.is_inf,
     "LSTM": lstm,
     "LpNormalization": arithmetic.lp_normalization,
+    "LpPool": _explicit_pads,
+    "MaxPool": _explicit_pads,
     "Mod": arithmetic.mod,
     "NonMaxSuppression": arithmetic.data_dependent,
     "NonZero": arithmetic.data_dependent,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-from tvm_mpq.errors import UnsupportedModelError
+from tvm_mpq.errors import NoReferenceError, UnsupportedModelError
 from tvm_mpq.frontends import load_model
 from tvm_mpq.frontends.onnx_resize import interpolation
 
@@ -66,6 +67,27 @@ def test_operators(case: str, save_onnx: Callable[..., Path], run: Any) -> None:
     (found,) = run(loaded, x)
     assert found.dtype == expected.dtype
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["SAME_UPPER", "SAME_LOWER"])
+@pytest.mark.parametrize("operator", ["MaxPool", "AveragePool"])
+def test_pools_of_the_same_size(operator: str, mode: str, save_onnx: Callable[..., Path], run: Any) -> None:
+    """A window of 3 with stride 2 over 4 rows (pads 1 in all) and 6 columns (1): padding does not count."""
+    x = X[:1, :1]
+    pooled = node(operator, ["x"], ["y"], kernel_shape=(3, 3), strides=(2, 2), auto_pad=mode)
+    loaded = load_model(save_onnx([pooled], {"x": (x.shape, "float32")}))
+    front = 0 if mode == "SAME_UPPER" else 1
+    of = np.nanmax if operator == "MaxPool" else np.nanmean
+    padded = np.pad(x[0, 0], ((front, 1 - front),) * 2, constant_values=np.nan)
+    expected = [[of(padded[i : i + 3, j : j + 3]) for j in (0, 2, 4)] for i in (0, 2)]
+    np.testing.assert_allclose(run(loaded, x)[0][0, 0], expected, rtol=1e-6)
+    assert loaded.reference is not None
+    answers = loaded.reference.answers({"x": x})
+    if mode == "SAME_LOWER" and importlib.util.find_spec("onnxruntime") is None:
+        with pytest.raises(NoReferenceError, match="SAME_LOWER"):
+            list(answers)
+    else:
+        np.testing.assert_allclose(next(answers).outputs[0][0, 0], expected, rtol=1e-6)
 
 
 def test_mod_has_the_sign_of_the_divisor_also_of_infinity(save_onnx: Callable[..., Path], run: Any) -> None:
