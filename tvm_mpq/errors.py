@@ -61,6 +61,10 @@ class MeasurementError(MPQError, RuntimeError):
     """A kernel could not be measured, or its times are too noisy to be stored."""
 
 
+class UnsteadyError(MeasurementError):
+    """Times of a network scatter or drift too much to be stated; the text says how."""
+
+
 class DeviceLostError(MeasurementError, ConnectionError):
     """The device (local worker or remote board) stopped answering."""
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy.typing as npt
 from tvm import relax
 
-from tvm_mpq.errors import MeasurementError
+from tvm_mpq.errors import UnsteadyError
 from tvm_mpq.schema import FailureKind
 from tvm_mpq.tuning.devices.baseline import SpeedBaseline
 from tvm_mpq.tuning.devices.sentinel import FUNCTION, build_sentinel, sentinel_args
@@ -129,7 +129,7 @@ class _Network:
     def latency(self) -> WholeNetworkLatency:
         verdict = self.verdict
         if verdict.median_us is None or verdict.iqr_us is None:
-            raise MeasurementError(f"latency of {self._path.name} cannot be stated: {verdict.failure}")
+            raise UnsteadyError(f"latency of {self._path.name} cannot be stated: {verdict.failure}")
         return WholeNetworkLatency(
             verdict.median_us, verdict.iqr_us, verdict.repeats, self._load_ms, self._first_run_us, self._threads
         )

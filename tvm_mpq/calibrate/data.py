@@ -78,6 +78,20 @@ class Dataset:
         return digest.hexdigest()[:16]
 
 
+FEWEST = 8
+"""Samples below which activation ranges are mostly luck."""
+
+
+def doubt(data: Dataset) -> str | None:
+    """A line for the user where data are too poor to calibrate on: hardly any samples, or all of them the same."""
+    runs = len(data)
+    if runs > 1 and all((x == x[:1]).all() for x in data.arrays.values()):
+        return f"all {runs} calibration samples are the same: ranges hold for nothing else; give real data with --data"
+    if runs * data.batch < FEWEST:
+        return f"calibration samples: only {runs * data.batch}; ranges are luck below {FEWEST}, better with 64 or more"
+    return None
+
+
 def load_dataset(source: str | Path | Mapping[str, Any] | npt.NDArray[Any] | None, inputs: InputSpecs) -> Dataset:
     """Read and check data for a model.
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from tvm_mpq.calibrate.data import load_dataset
+from tvm_mpq.calibrate.data import doubt, load_dataset
 from tvm_mpq.errors import InfeasibleError
 from tvm_mpq.execute import network
 from tvm_mpq.execute.accuracy import check_labels, classifies
@@ -50,6 +50,8 @@ def _optimize(context: RunContext, options: Options) -> Result[OptimizeReport]:
         check_labels(given.labels, classifies=classifies(prepared.graph))
     if data.synthetic:
         options.tell("no calibration data given: synthetic data (standard normal) are used; expect poor ranges")
+    if poor := doubt(data):
+        options.tell(poor)
     if not any(prepared.graph.weighted()):
         options.tell("the model has no quantizable operator: it is built as fp32")
     rounder = Rounder(context, data)

@@ -9,7 +9,7 @@ import numpy as np
 
 from tvm_mpq import targets
 from tvm_mpq.calibrate.data import load_dataset
-from tvm_mpq.errors import FileFormatError, MissingFileError
+from tvm_mpq.errors import FileFormatError, MissingFileError, UnsteadyError
 from tvm_mpq.execute import network
 from tvm_mpq.execute.accuracy import accuracy, check_labels, relative_error, require_finite
 from tvm_mpq.execute.prepare import InputSpecs
@@ -60,13 +60,19 @@ def run_folder(
     if rpc is not None:
         pool = open_boards(rpc, key, threads, targets.resolve(plan.tvm_target()), None)
 
-    def on_device(session: Session) -> tuple[list[Any], list[Any] | None, WholeNetworkLatency, list[float]]:
+    def on_device(
+        session: Session,
+    ) -> tuple[list[Any], list[Any] | None, WholeNetworkLatency | UnsteadyError, list[float]]:
         outputs = network.run_library(session, folder / "model.so", samples)
         compared = None
         if reference is not None:
             _plan(reference)
             compared = network.run_library(session, reference / "model.so", samples)
-        time = measure_network(session, folder / "model.so", samples[0], presets.NETWORKS, sentinel=pool.sentinel())
+        time: WholeNetworkLatency | UnsteadyError
+        try:
+            time = measure_network(session, folder / "model.so", samples[0], presets.NETWORKS, sentinel=pool.sentinel())
+        except UnsteadyError as e:  # what the library computes can be told all the same
+            time = e
         return outputs, compared, time, time_calls(session, folder / "model.so", calls)
 
     try:
@@ -75,11 +81,16 @@ def run_folder(
         pool.close()
     report: RunReport = {
         "folder": str(folder),
-        "latency_ms": {"median": time.median_us / 1000, "iqr": time.iqr_us / 1000, "threads": threads},
-        "load_ms": time.load_ms,
-        "first_run_ms": time.first_run_us / 1000,
+        "latency_ms": None,
+        "load_ms": None,
+        "first_run_ms": None,
         "samples": len(outputs),
     }
+    if isinstance(time, UnsteadyError):
+        report["unsteady"] = str(time)
+    else:
+        report["latency_ms"] = {"median": time.median_us / 1000, "iqr": time.iqr_us / 1000, "threads": threads}
+        report["load_ms"], report["first_run_ms"] = time.load_ms, time.first_run_us / 1000
     if profile:
         report["profile"] = [
             {"operator": call.operator, "kernel": call.function, "us": us}

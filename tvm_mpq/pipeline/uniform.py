@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tvm_mpq.calibrate import learn
-from tvm_mpq.calibrate.data import load_dataset
+from tvm_mpq.calibrate.data import doubt, load_dataset
 from tvm_mpq.costs.profiler import tuned_kernel
 from tvm_mpq.errors import InvalidValueError, NoKernelError
 from tvm_mpq.execute import network
@@ -94,6 +94,8 @@ def _build(
         if not floats:
             if data.synthetic and not prepared.own.covers(prepared.graph):
                 options.tell("no calibration data given: synthetic data (standard normal) are used; expect poor ranges")
+            if poor := doubt(data):
+                options.tell(poor)
             ranges = context.interpret(lambda run: learn.ranges(prepared, run, data, context.db, options))
         chosen = Plan(prepared.row.name, prepared.tvm_target_attrs, precisions, ranges)
         chosen = dataclasses.replace(chosen, kernels=_tuned(context, chosen))

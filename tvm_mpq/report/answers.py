@@ -208,9 +208,9 @@ class OutputDifference(TypedDict):
 
 class _RunCore(TypedDict):
     folder: str
-    latency_ms: RunLatency
-    load_ms: float
-    first_run_ms: float
+    latency_ms: RunLatency | None
+    load_ms: float | None
+    first_run_ms: float | None
     samples: int
 
 
@@ -223,8 +223,12 @@ class CallTime(TypedDict):
 
 
 class RunReport(_RunCore, total=False):
-    """The answer of `run`; accuracy with labels or a reference, difference with a reference, profile when asked for."""
+    """The answer of `run`; accuracy with labels or a reference, difference with a reference, profile when asked for.
 
+    unsteady: why there is no latency, where there is none.
+    """
+
+    unsteady: str
     accuracy: RunAccuracy
     difference: OutputDifference
     profile: list[CallTime]

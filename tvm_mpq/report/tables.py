@@ -277,10 +277,13 @@ def show_build(report: BuildReport) -> None:
 def show_run(report: RunReport) -> None:
     """Latency, accuracy and difference of a built folder."""
     latency, found, difference = report["latency_ms"], report.get("accuracy"), report.get("difference")
-    threads = f"{latency['threads']} thread{'s' if latency['threads'] > 1 else ''}"
+    words = f"none: {report.get('unsteady', '')}; repeat when nothing else runs on the machine"
+    if latency is not None:
+        threads = f"{latency['threads']} thread{'s' if latency['threads'] > 1 else ''}"
+        words = f"{number(latency['median'], ' ms')} (IQR {number(latency['iqr'])}), {threads}"
     facts = [
         ("folder", report["folder"]),
-        ("latency", f"{number(latency['median'], ' ms')} (IQR {number(latency['iqr'])}), {threads}"),
+        ("latency", words),
         ("load", number(report.get("load_ms"), " ms")),
         ("first run", number(report.get("first_run_ms"), " ms")),
         ("samples", str(report["samples"])),

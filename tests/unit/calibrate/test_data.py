@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tvm_mpq.calibrate.data import SYNTHETIC_SAMPLES, load_dataset
+from tvm_mpq.calibrate.data import SYNTHETIC_SAMPLES, doubt, load_dataset
 from tvm_mpq.errors import DataError
 
 ONE = {"x": ((1, 2, 3), "float32")}
@@ -43,6 +44,16 @@ def test_fingerprint_sees_values_and_labels() -> None:
         for source in (x, other, {"x": x, "labels": np.zeros(5, int)}, {"x": x, "labels": np.ones(5, int)}, x[:4])
     ]
     assert len(set(prints)) == 5
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [(np.zeros((20, 2, 3)), "all 20 .* the same"), (np.arange(18).reshape(3, 2, 3), "only 3"), (None, None)],
+)
+def test_data_too_poor_to_calibrate_on_are_named(images: np.ndarray | None, said: str | None) -> None:
+    x = np.random.default_rng(0).normal(size=(8, 2, 3)) if images is None else images
+    found = doubt(load_dataset(x.astype(np.float32), ONE))
+    assert found is None if said is None else re.search(said, str(found))
 
 
 def test_samples_keep_the_batch_axis() -> None:

@@ -10,11 +10,12 @@ import onnx
 import pytest
 
 from mpq_testing.onnx_models import OnnxNet
-from tvm_mpq.errors import FileFormatError
+from tvm_mpq.errors import FileFormatError, UnsteadyError
 from tvm_mpq.execute.profile import KernelCall
 from tvm_mpq.pipeline import run
 from tvm_mpq.pipeline.options import Options
 from tvm_mpq.pipeline.uniform import build_network
+from tvm_mpq.report.tables import show_run
 from tvm_mpq.tuning.measure.networks import WholeNetworkLatency
 
 
@@ -31,6 +32,22 @@ def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     build_network(Options(path, db=tmp_path / "db", verify_import=False), uniform="fp32").save(out)
     np.savez(tmp_path / "data.npz", x=np.zeros((1, 4, 40, 40), np.float32))
     return out
+
+
+def test_a_busy_machine_hides_the_time_and_nothing_else(
+    built: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def drifting(*_: object, **__: object) -> None:
+        raise UnsteadyError("latency of model.so cannot be stated: it drifts")
+
+    monkeypatch.setattr(run, "measure_network", drifting)
+    np.savez(built.parent / "two.npz", x=np.zeros((2, 4, 40, 40), np.float32))
+    report = run.run_folder(built, built.parent / "two.npz", built)
+    assert report["latency_ms"] is None and report["load_ms"] is None and "drifts" in report["unsteady"]
+    assert report["samples"] == 2 and report["difference"]["largest_absolute"] == 0
+    show_run(report)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "drifts" in printed and "largest 0" in printed
 
 
 def test_each_operator_has_a_time(built: Path) -> None:
