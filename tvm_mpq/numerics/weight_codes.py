@@ -130,24 +130,21 @@ class WeightCodes(Mapping[WeightKey, QuantizedWeight]):
 
     @classmethod
     def load(cls, path: str | Path) -> WeightCodes:
-        """Read what `save` wrote. Raises MissingFileError, FileFormatError or InvalidValueError."""
+        """Read what `save` wrote. Raises MissingFileError or FileFormatError."""
         try:
             with np.load(path, allow_pickle=False) as archive:
                 names, bits = archive["operators"], archive["bits"]
-                return cls(
-                    {
-                        (str(name), int(b)): QuantizedWeight(
-                            archive[f"codes{i}"],
-                            archive[f"scales{i}"],
-                            int(b),
-                            archive.get(f"bias{i}"),
-                        )
-                        for i, (name, b) in enumerate(zip(names, bits, strict=True))
-                    }
-                )
+                found = {}
+                for i, (name, b) in enumerate(zip(names, bits, strict=True)):
+                    arrays = archive[f"codes{i}"], archive[f"scales{i}"], int(b), archive.get(f"bias{i}")
+                    try:
+                        found[str(name), int(b)] = QuantizedWeight(*arrays)
+                    except InvalidValueError as e:
+                        raise FileFormatError(f"{str(path)!r} is damaged: operator {str(name)!r}: {e}") from e
+                return cls(found)
         except FileNotFoundError as e:
             raise MissingFileError(f"no weight codes at {str(path)!r}") from e
-        except InvalidValueError:
+        except FileFormatError:
             raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as e:
             raise FileFormatError(f"{str(path)!r} is not a file of weight codes: {e}") from e

@@ -129,6 +129,11 @@ def test_bad_files(tmp_path: Path, rng: np.random.Generator) -> None:
     for name in ("text.npz", "other.npz", "pickled.npz", "bare.npy"):
         with pytest.raises(FileFormatError):
             WeightCodes.load(tmp_path / name)
+    WeightCodes({("a/b", 4): weight(rng, 4)}).save(tmp_path / "cut.npz")
+    with np.load(tmp_path / "cut.npz") as archive:
+        np.savez(tmp_path / "cut.npz", **{**archive, "codes0": archive["codes0"][:1]})
+    with pytest.raises(FileFormatError, match=r"cut\.npz.*'a/b'.*one scale per output channel"):
+        WeightCodes.load(tmp_path / "cut.npz")
     with pytest.raises(OutputError):
         WeightCodes().save(tmp_path / "no" / "folder.npz")
 
