@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tvm_mpq.errors import InfeasibleError
-from tvm_mpq.select.ilp import Solution
+from tvm_mpq.select.ilp import Solution, relative_gap
 from tvm_mpq.select.methods.free_bits import FreeBits
 from tvm_mpq.select.methods.search import PlanSearcher, TracePoint
 from tvm_mpq.select.methods.table import ILP
@@ -79,5 +79,4 @@ def _entry(
 def _gap(solution: Solution | None, bound: float | None) -> float | None:
     if solution is None or bound is None:
         return None
-    apart = solution.loss - bound
-    return apart / max(abs(solution.loss), abs(bound)) if apart > 0 else 0.0
+    return relative_gap(solution.loss, bound)

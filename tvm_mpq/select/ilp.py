@@ -28,6 +28,12 @@ _RESCALE_BELOW = 1e-3  # an objective this small beside its largest coefficient:
 _MAX_RESCALES = 20
 
 
+def relative_gap(objective: float, bound: float, noise: float = 0.0) -> float:
+    """What the objective is above the bound, as a share of the larger magnitude; 0 where that is not above `noise`."""
+    apart = objective - bound
+    return apart / max(abs(objective), abs(bound)) if apart > noise else 0.0
+
+
 @dataclass(frozen=True)
 class Solution:
     """An assignment, its price, and how well it is proven.
@@ -55,6 +61,44 @@ class Solution:
     seconds: float
     solver: str
     evaluations: int = 0
+
+    @classmethod
+    def priced(
+        cls,
+        choices: dict[str, str],
+        formats: dict[str, int],
+        cost: Cost,
+        goal: str,
+        *,
+        bound: float,
+        noise: float = 0.0,
+        status: str,
+        seconds: float,
+        solver: str,
+        evaluations: int = 0,
+    ) -> Solution:
+        """An assignment and its cost. bound: may be above the objective, which then is its own bound. noise: as of
+        `relative_gap`."""
+        objective = cost.quantity(goal)
+        bound = min(bound, objective)
+        return cls(
+            choices=choices,
+            formats=formats,
+            conversions=cost.conversions,
+            reads=cost.reads,
+            latency_us=cost.latency_us,
+            size_bytes=cost.size_bytes,
+            loss=cost.loss,
+            energy_mj=cost.energy_mj,
+            goal=goal,
+            objective=objective,
+            bound=bound,
+            gap=relative_gap(objective, bound, noise),
+            status=status,
+            seconds=seconds,
+            solver=solver,
+            evaluations=evaluations,
+        )
 
     def quantity(self, name: str) -> float:
         """The total of `loss`, `size`, `energy` (NaN where some choice's is unknown) or `latency`."""
@@ -140,7 +184,18 @@ def solve(
             status = status if step.status == OPTIMAL else step.status
             best = step if step.cost is not None and step.value <= _value(problem, best, quantity) else best
         previous = quantity
-    return _solution(objective, best, first, status, seconds)
+    assert best.cost is not None, "refused above when nothing was found"
+    return Solution.priced(
+        best.labels,
+        best.formats,
+        best.cost,
+        objective,
+        bound=first.bound,
+        noise=first.noise,
+        status=status,
+        seconds=seconds,
+        solver=solver_name(),
+    )
 
 
 def k_best(
@@ -242,32 +297,6 @@ def _missing_bits(formats: Mapping[str, int]) -> float:
 
 def _has_spare_bits(problem: Problem, formats: Mapping[str, int]) -> bool:
     return any(is_integer(formats[t.name]) and formats[t.name] < max(t.integer_formats) for t in problem.tensors)
-
-
-def _solution(goal: str, best: Minimum, first: Minimum, status: str, seconds: float) -> Solution:
-    assert best.cost is not None, "solve refuses before this when nothing was found"
-    cost = best.cost
-    objective = cost.quantity(goal)
-    bound = min(first.bound, objective)
-    apart = objective - bound
-    gap = apart / max(abs(objective), abs(bound)) if apart > first.noise else 0.0
-    return Solution(
-        choices=best.labels,
-        formats=best.formats,
-        conversions=cost.conversions,
-        reads=cost.reads,
-        latency_us=cost.latency_us,
-        size_bytes=cost.size_bytes,
-        loss=cost.loss,
-        energy_mj=cost.energy_mj,
-        goal=goal,
-        objective=objective,
-        bound=bound,
-        gap=gap,
-        status=status,
-        seconds=seconds,
-        solver=solver_name(),
-    )
 
 
 def _check_arguments(order: Sequence[str], time_limit_sec: float) -> None:

@@ -80,22 +80,12 @@ def solution_of(
     """A plan as what a `Searcher` answers, priced anew. The bound is that of the cheapest choices alone."""
     labels, formats = completion.assignment(plan)
     cost = price(completion.problem, labels, formats)
-    objective = cost.quantity(goal)
-    bound = min(completion.problem.least(goal), objective)
-    apart = objective - bound
-    return Solution(
-        choices=labels,
-        formats=formats,
-        conversions=cost.conversions,
-        reads=cost.reads,
-        latency_us=cost.latency_us,
-        size_bytes=cost.size_bytes,
-        loss=cost.loss,
-        energy_mj=cost.energy_mj,
-        goal=goal,
-        objective=objective,
-        bound=bound,
-        gap=apart / max(abs(objective), abs(bound)) if apart > 0 else 0.0,
+    return Solution.priced(
+        labels,
+        formats,
+        cost,
+        goal,
+        bound=completion.problem.least(goal),
         status=HEURISTIC,
         seconds=seconds,
         solver=solver,
