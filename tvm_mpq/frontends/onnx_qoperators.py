@@ -69,14 +69,23 @@ def _plain(op_type: str, operands: int, dropped: Sequence[str] = ()) -> Convert:
     return convert
 
 
+def _bias(reader: IntegerReader, node: onnx.NodeProto, at: int) -> str | None:
+    """The name of the real bias of an operator whose data's scale is input 1 and its weight's input 4; None where it is
+    no constant."""
+    x, w = (reader.affine(node, node.input[i], "") for i in (1, 4))
+    bias = reader.constant(node.input[at])
+    if bias is None:
+        return None
+    return reader.hold(f"{node.input[at]}_real", (bias * (x.scale * w.scale).reshape(-1)).astype(np.float32))
+
+
 def _conv(reader: IntegerReader, node: onnx.NodeProto) -> bool:
     reals = [_operand(reader, node, 0), _operand(reader, node, 3, axis=0)]
     if _input(node, 8):
-        x, w = (reader.affine(node, node.input[i], "") for i in (1, 4))
-        bias = reader.constant(node.input[8])
+        bias = _bias(reader, node, 8)
         if bias is None:
             return False
-        reals.append(reader.hold(f"{node.input[8]}_real", (bias * (x.scale * w.scale).reshape(-1)).astype(np.float32)))
+        reals.append(bias)
     return _finish(reader, node, reader.add("Conv", reals, reader.result(node), node), 6)
 
 
@@ -89,11 +98,10 @@ def _gemm(reader: IntegerReader, node: onnx.NodeProto) -> bool:
     transposed = _attribute(node, "transB", 0)
     reals = [_operand(reader, node, 0), _operand(reader, node, 3, axis=0 if transposed else 1)]
     if _input(node, 6):
-        a, b = (reader.affine(node, node.input[i], "") for i in (1, 4))
-        bias = reader.constant(node.input[6])
+        bias = _bias(reader, node, 6)
         if bias is None:
             return False
-        reals.append(reader.hold(f"{node.input[6]}_real", (bias * (a.scale * b.scale).reshape(-1)).astype(np.float32)))
+        reals.append(bias)
     if not _input(node, 7):  # the result is real
         reader.equate(node.output[0], reader.add("Gemm", reals, reader.result(node), node))
         return True
