@@ -71,6 +71,16 @@ def known_precisions(context: click.Context, parameter: click.Parameter, value: 
     return None if value is None else tuple(str(Precision.parse(text.strip())) for text in value.split(","))
 
 
+def solver_option(command: Command) -> Command:
+    return click.option(
+        "--solver-seconds",
+        "solver_time_limit_sec",
+        type=click.FloatRange(0, 1e6, min_open=True),
+        default=60.0,
+        help="Solver's time limit for each solve.",
+    )(command)
+
+
 def precisions_option(command: Command) -> Command:
     return click.option(
         "--precisions",

@@ -20,6 +20,7 @@ from tvm_mpq.cli.common import (
     method_options,
     model_options,
     precisions_option,
+    solver_option,
     with_progress,
     work_options,
 )
@@ -41,13 +42,7 @@ from tvm_mpq.errors import InvalidValueError
     help="Data that decide whether a plan keeps --max-drop; eval: those of --eval, which no longer test the result.",
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for library, plan and report.")
-@click.option(
-    "--solver-seconds",
-    "solver_time_limit_sec",
-    type=click.FloatRange(0, 1e6, min_open=True),
-    default=60.0,
-    help="Solver's time limit for each solve.",
-)
+@solver_option
 @click.option(
     "--measure-fraction",
     type=click.FloatRange(0, 1, min_open=True),
@@ -137,13 +132,7 @@ def _build(out: Path, as_json: bool, uniform: str | None, keep: str, plan: Path 
 )
 @click.option("--measure", is_flag=True, help="Also build every plan and time it, in turns with the others.")
 @click.option("--eval", "eval_data", type=click.Path(path_type=Path), help="Also run every plan on this .npz.")
-@click.option(
-    "--solver-seconds",
-    "solver_time_limit_sec",
-    type=click.FloatRange(0, 1e6, min_open=True),
-    default=60.0,
-    help="Solver's time limit for each solve.",
-)
+@solver_option
 @json_option
 def compare(as_json: bool, methods: tuple[str, ...], budgets: tuple[float, ...], measure: bool, **fields: Any) -> None:
     """Show what each search method finds for MODEL within each budget, beside the solver's proven bound."""
