@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tvm_mpq.errors import InvalidValueError
@@ -38,13 +39,7 @@ class FinetuneSettings:
     checkpoint_minutes: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch"):
-            if getattr(self, name) < 1:
-                raise InvalidValueError(f"{name} must be 1 or more (got {getattr(self, name)})")
-        for name in ("weight_rate", "step_rate", "temperature"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise InvalidValueError(f"{name} must be above 0 (got {value:g})")
+        _check(self, counts=("epochs", "batch"), rates=("weight_rate", "step_rate", "temperature"))
         if not (math.isfinite(self.label_weight) and self.label_weight >= 0):
             raise InvalidValueError(f"label_weight must be 0 or more (got {self.label_weight:g})")
         if not 0 <= self.held_share < 1:
@@ -76,14 +71,20 @@ class ReconstructionSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("updates", "positions", "least_batch", "most_batch", "fisher_samples", "samples"):
-            if getattr(self, name) < 1:
-                raise InvalidValueError(f"{name} must be 1 or more (got {getattr(self, name)})")
-        for name in ("weight_rate", "step_rate"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise InvalidValueError(f"{name} must be above 0 (got {value:g})")
+        counts = ("updates", "positions", "least_batch", "most_batch", "fisher_samples", "samples")
+        _check(self, counts=counts, rates=("weight_rate", "step_rate"))
 
     def batch_of(self, positions: int) -> int:
         """Samples of one update of a block whose output has so many positions a sample."""
         return min(self.most_batch, max(self.least_batch, self.positions // max(1, positions)))
+
+
+def _check(settings: FinetuneSettings | ReconstructionSettings, counts: Sequence[str], rates: Sequence[str]) -> None:
+    """Raises InvalidValueError if a count is below 1, or a rate not above 0."""
+    for name in counts:
+        if getattr(settings, name) < 1:
+            raise InvalidValueError(f"{name} must be 1 or more (got {getattr(settings, name)})")
+    for name in rates:
+        value = getattr(settings, name)
+        if not (math.isfinite(value) and value > 0):
+            raise InvalidValueError(f"{name} must be above 0 (got {value:g})")
