@@ -46,7 +46,7 @@ def compare(options: Options, *, methods: Sequence[str], budgets: Sequence[float
 def _compare(
     context: RunContext, options: Options, methods: Sequence[str], budgets: Sequence[float], measure: bool
 ) -> CompareReport:
-    data = load_dataset(options.data, context.prepared.inputs)
+    data = context.data
     builds = context.build_cache(data.sample(0), Rounder(context, data))
     tables = corrected_tables(context, build_tables(context, data), builds)
     int8_us = tables.int8.latency_us

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
 from tvm_mpq import targets
+from tvm_mpq.calibrate.data import Dataset, load_dataset
 from tvm_mpq.costs.profiler import KernelProfiler
 from tvm_mpq.errors import TargetMismatchError
 from tvm_mpq.execute.board_runtime import BoardRuntime
@@ -55,6 +57,11 @@ class RunContext:
     health: Reading  # of the device, before the work
     import_check: ImportCheck = DECLINED
     _interpreter: tuple[Any, Interpreter] | None = None  # and the connection it belongs to
+
+    @cached_property
+    def data(self) -> Dataset:
+        """The calibration data, read once. Raises as `load_dataset` does."""
+        return load_dataset(self.options.data, self.prepared.inputs)
 
     def profiler(self) -> KernelProfiler:
         return KernelProfiler(
@@ -167,7 +174,7 @@ def open_context(options: Options, *, compile_only: bool = False) -> RunContext:
         pool.close()
         raise
     try:
-        context.import_check = verified(context.prepared, options, context.host_interpreter())
+        context.import_check = verified(context.prepared, options, context.host_interpreter(), lambda: context.data)
     except BaseException:
         context.close()
         raise

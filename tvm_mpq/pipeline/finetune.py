@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from tvm_mpq.calibrate.data import Dataset, load_dataset
+from tvm_mpq.calibrate.data import Dataset
 from tvm_mpq.errors import DataError, MissingDependencyError
 from tvm_mpq.execute.accuracy import check_labels, classifies
 from tvm_mpq.numerics.weight_codes import WeightCodes
@@ -105,8 +105,7 @@ def tuned_build(context: RunContext, plan: Plan, codes: WeightCodes) -> tuple[Pl
     """A plan that is built without a search, after learning where `options.finetune_epochs` says so."""
     if not context.options.finetune_epochs:
         return plan, codes, None
-    data = load_dataset(context.options.data, context.prepared.inputs)
-    tuner = Finetuner(context, data, lambda plan: codes)
+    tuner = Finetuner(context, context.data, lambda plan: codes)
     learned, report = tuner.tuned(plan)
     return learned, tuner(learned), report
 

@@ -44,7 +44,7 @@ def optimize(options: Options) -> Result[OptimizeReport]:
 
 def _optimize(context: RunContext, options: Options) -> Result[OptimizeReport]:
     prepared = context.prepared
-    data = load_dataset(options.data, prepared.inputs)
+    data = context.data
     eval_data = load_dataset(options.eval_data, prepared.inputs) if options.eval_data is not None else data
     for given in (data, eval_data):
         check_labels(given.labels, classifies=classifies(prepared.graph))

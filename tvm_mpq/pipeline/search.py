@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from tvm_mpq.calibrate.data import load_dataset
 from tvm_mpq.pipeline.context import RunContext, open_context
 from tvm_mpq.pipeline.options import Options
 from tvm_mpq.pipeline.rounding import Rounder
@@ -22,7 +21,7 @@ def search(options: Options, *, points: int, axis: str) -> SearchReport:
 
 
 def _search(context: RunContext, options: Options, points: int, axis: str) -> SearchReport:
-    data = load_dataset(options.data, context.prepared.inputs)
+    data = context.data
     tables = corrected_tables(
         context, build_tables(context, data), context.build_cache(data.sample(0), Rounder(context, data))
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from tvm_mpq.calibrate import learn
-from tvm_mpq.calibrate.data import load_dataset
 from tvm_mpq.execute.accuracy import check_labels, classifies, metric_for
 from tvm_mpq.pipeline.context import RunContext, open_context
 from tvm_mpq.pipeline.options import Options
@@ -24,7 +23,7 @@ def sensitivity(options: Options) -> SensitivityReport:
 
 def _sensitivity(context: RunContext) -> SensitivityReport:
     options, prepared = context.options, context.prepared
-    data = load_dataset(options.data, prepared.inputs)
+    data = context.data
     check_labels(data.labels, classifies=classifies(prepared.graph))
     if data.synthetic:
         options.tell("no calibration data given: synthetic data (standard normal) are used; expect poor estimates")

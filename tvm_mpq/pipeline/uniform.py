@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tvm_mpq.calibrate import learn
-from tvm_mpq.calibrate.data import doubt, load_dataset
+from tvm_mpq.calibrate.data import doubt
 from tvm_mpq.costs.profiler import tuned_kernel
 from tvm_mpq.errors import InvalidValueError, NoKernelError
 from tvm_mpq.execute import network
@@ -88,7 +88,7 @@ def _build(
         precisions = uniform_precisions(prepared, wanted, keep, running)
         for line in fallen_back(prepared, precisions, wanted, running):
             options.tell(line)
-        data = load_dataset(options.data, prepared.inputs)
+        data = context.data
         floats = all(Precision.parse(p).is_float for p in precisions.values())
         ranges: dict[str, list[TensorQuant]] = {}
         if not floats:
@@ -132,7 +132,7 @@ def _check(context: RunContext, plan: Plan, codes: WeightCodes, library: Path) -
         return
     context.options.tell("verifying what was built")
     prepared = context.prepared
-    data = load_dataset(context.options.data, prepared.inputs).runs(np.arange(1))
+    data = context.data.runs(np.arange(1))
     inputs = [[data.sample(0)[name] for name in prepared.inputs]]
     (output,) = context.pool.do(lambda session: network.run_library(session, library, inputs))
     (sample,) = learn.graph_samples(prepared, data)

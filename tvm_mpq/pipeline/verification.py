@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from tvm_mpq import targets
-from tvm_mpq.calibrate.data import load_dataset
+from tvm_mpq.calibrate.data import Dataset
 from tvm_mpq.execute.host_runtime import HostRuntime
 from tvm_mpq.execute.import_check import ImportCheck, check_import
 from tvm_mpq.execute.interpreter import Interpreter
@@ -18,7 +19,9 @@ from tvm_mpq.tuning.compile.kernel_store import KernelStore
 DECLINED = ImportCheck(skipped="--no-verify-import")
 
 
-def verified(prepared: Prepared, options: Options, here: Interpreter | None) -> ImportCheck:
+def verified(
+    prepared: Prepared, options: Options, here: Interpreter | None, data: Callable[[], Dataset]
+) -> ImportCheck:
     """Compare the import with its source's evaluator on the first sample of the data, and tell of it.
 
     Parameters
@@ -26,6 +29,8 @@ def verified(prepared: Prepared, options: Options, here: Interpreter | None) -> 
     here : Interpreter or None
         Of this network on this machine, whose compiled kernels are used again; None where its target's code does not
         run here: the same import is then prepared for this CPU.
+    data
+        Gives the calibration data; not asked where nothing is verified.
 
     Raises
     ------
@@ -40,7 +45,7 @@ def verified(prepared: Prepared, options: Options, here: Interpreter | None) -> 
         check = ImportCheck(skipped="there is no independent evaluator for this kind of model")
     else:
         options.tell("verifying the import")
-        sample = load_dataset(options.data, prepared.inputs).sample(0)
+        sample = data().sample(0)
         if here is not None:
             check = check_import(prepared, here, sample)
         else:

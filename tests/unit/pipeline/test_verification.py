@@ -10,6 +10,7 @@ from tvm import relax
 
 from mpq_testing.networks import residual_network
 from mpq_testing.onnx_models import OnnxNet
+from tvm_mpq.calibrate.data import load_dataset
 from tvm_mpq.errors import VerificationError
 from tvm_mpq.execute.prepare import prepare
 from tvm_mpq.frontends import onnx_operators
@@ -42,9 +43,11 @@ def test_a_wrong_import_is_built_only_when_told_to(options: dict[str, object], m
 
 def test_a_network_for_another_cpu_is_verified_on_this_one(options: dict[str, object]) -> None:
     prepared = prepare(options["model"], target="cortex-a72")
-    assert verified(prepared, Options(**options), None).skipped == ""
+    data = load_dataset(None, prepared.inputs)
+    assert verified(prepared, Options(**options), None, lambda: data).skipped == ""
 
 
 def test_a_relax_module_has_nothing_to_be_compared_with(tmp_path: Path) -> None:
     network = prepare(residual_network())
-    assert "no independent evaluator" in verified(network, Options(residual_network()), None).skipped
+    data = load_dataset(None, network.inputs)
+    assert "no independent evaluator" in verified(network, Options(residual_network()), None, lambda: data).skipped
