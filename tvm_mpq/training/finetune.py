@@ -125,15 +125,16 @@ class _Training:
         classifier = classifies(graph)
         self._objective = Objective(classifier, settings.temperature, settings.label_weight)
         self._rows, self._held = split(len(self._inputs[0]), settings)
-        held = [x[self._held] for x in self._inputs]
+        self._plain = held = [x[self._held] for x in self._inputs]
         self._teacher_held = self._outputs(self._teacher, held)
         check_finite(self._teacher_held)
         check_batches(self._teacher, [x[:2] for x in held])
         self._augmentation = chosen_augmentation(self._teacher, held, settings, classifier=classifier)
-        # A network is sure of what it was trained on: laid over each other, such samples are as hard as new ones.
-        mixed = Augmentation(mix=self._augmentation.mix)(held[0], generator(settings.seed, 0, 0, 0))
-        self._judged = [mixed, *held[1:]]
-        self._teacher_judged = self._outputs(self._teacher, self._judged)
+        self._judged, self._teacher_judged = held, self._teacher_held
+        if self._augmentation.mix:
+            # A network is sure of what it was trained on: laid over each other, such samples are as hard as new ones.
+            self._judged = [Augmentation(mix=True)(held[0], generator(settings.seed, 0, 0, 0)), *held[1:]]
+            self._teacher_judged = self._outputs(self._teacher, self._judged)
         self._optimizer = ScaledAdam(
             trained(self._network), self._network.ranges.values(), settings.weight_rate, settings.step_rate
         )
@@ -197,9 +198,10 @@ class _Training:
         """See how the network does on what it does not learn from, and keep it if it is the best so far."""
         network, wanted = self._network.eval(), self._wanted(self._held)
         labels = wanted if self._labels is not None else None
-        held_loss = float(self._objective.loss(self._outputs(network, self._judged), self._teacher_judged, labels))
-        right = hits(self._outputs(network, [x[self._held] for x in self._inputs])[0], wanted)
-        found = Epoch(epoch, loss, held_loss, right, len(self._held))
+        plain = self._outputs(network, self._plain)
+        judged = plain if self._judged is self._plain else self._outputs(network, self._judged)
+        held_loss = float(self._objective.loss(judged, self._teacher_judged, labels))
+        found = Epoch(epoch, loss, held_loss, hits(plain[0], wanted), len(self._held))
         if not self._epochs or held_loss <= min(e.held_loss for e in self._epochs):
             self._best, self._kept = copy.deepcopy(self._network.state_dict()), epoch
         self._epochs.append(found)
