@@ -19,6 +19,9 @@ NEON = frozenset({"fp-armv8", "neon"})
 DOTPROD = NEON | {"dotprod"}
 """sdot: four products of signed bytes added to each int32."""
 
+_WITH_32_REGISTERS = {"avx512f", "fp-armv8", "f"}
+"""Features that only such CPUs have; `f` is RISC-V's. Rows of x86 name no feature that all of x86 has."""
+
 
 def native_lanes(features: frozenset[str]) -> int:
     """float32 elements of the CPU's widest vector: 16, 8 or 4."""
@@ -28,6 +31,5 @@ def native_lanes(features: frozenset[str]) -> int:
 
 
 def vector_registers(features: frozenset[str]) -> int:
-    """32 with AVX-512 and on ARM and RISC-V, 16 on older x86."""
-    x86 = "sse2" in features
-    return 16 if x86 and "avx512f" not in features else 32
+    """32 with AVX-512, on 64-bit ARM and on RISC-V, 16 elsewhere."""
+    return 32 if features & _WITH_32_REGISTERS else 16

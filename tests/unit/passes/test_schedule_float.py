@@ -105,7 +105,7 @@ def test_outputs_equal_the_unscheduled_module(name, parallel_elements):
     assert np.all(abs(got - expected) <= (length + 8) * EPS * scale + 1e-30)
 
 
-@pytest.mark.parametrize("features", [frozenset({"sse2", "avx", "avx2"}), frozenset({"neon"})], ids=["avx2", "neon"])
+@pytest.mark.parametrize("features", [frozenset({"avx", "avx2"}), frozenset({"neon"})], ids=["avx2", "neon"])
 @pytest.mark.parametrize("name", ["softmax_prime_row", "matmul_padded", "avg_pool"])
 def test_other_vector_widths(name, features):
     build, shapes, length = CASES[name]
