@@ -136,14 +136,14 @@ def emulator(cache: Path, architecture: str) -> str:
     return str(program)
 
 
-def cross_compiler(cache: Path, architecture: str) -> str:
-    """gcc for an architecture: the installed one, else unpacked under `cache` behind a script that finds its parts."""
-    name = f"{TRIPLES[architecture]}-gcc"
+def cross_compiler(cache: Path, architecture: str, driver: str = "gcc") -> str:
+    """gcc or g++ for an architecture: the installed one, else unpacked under `cache` behind a script that starts it."""
+    name = f"{TRIPLES[architecture]}-{driver}"
     if found := shutil.which(name):
         return found
     root, script = cache / "tools", cache / "bin" / name
     if not script.exists():
-        package = f"gcc-{TRIPLES[architecture]}"
+        package = f"{driver}-{TRIPLES[architecture]}"
         _announce(name, package, root)
         # gcc only recommends its C library.
         library = f"libc6-dev-{debian_architecture(architecture)}-cross"

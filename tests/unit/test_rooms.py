@@ -62,10 +62,11 @@ TABLE = {
     ),
     "costs": Room(SHARED | {"select", "targets", "kernels", "tuning", "execute"}, {"tvm", "numpy"}),
     "report": Room(SHARED, {"rich", "numpy", "jinja2"}),
+    "deploy": Room(SHARED | {"report"}, {"numpy", "jinja2"}),
     "pipeline": Room(
         SHARED
         | {"numerics", "select", "targets", "frontends", "kernels", "tuning", "passes", "execute", "calibrate", "costs"}
-        | {"report"},
+        | {"report", "deploy"},
         {"tvm", "tvm_ffi", "numpy", "rich"},
         lazy=frozenset({"training", "torch", "sklearn"}),
     ),
@@ -257,7 +258,7 @@ def test_the_table_has_no_circle(table: dict[str, Room]) -> None:
         done |= ready
 
 
-LIGHT = ["errors", "schema", "cli", "report", "select", "numerics", "targets"]
+LIGHT = ["errors", "schema", "cli", "report", "deploy", "select", "numerics", "targets"]
 
 
 @pytest.mark.parametrize("module", ["tvm_mpq", *(f"tvm_mpq.{m}" for m in LIGHT)])

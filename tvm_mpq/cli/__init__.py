@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from tvm_mpq.cli import db, machine, model
+from tvm_mpq.cli import db, deploy, machine, model
 from tvm_mpq.errors import MPQError
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
@@ -27,7 +27,7 @@ def cli() -> None:
 
 for _command in (
     *(model.optimize, model.tune, model.sensitivity, model.search, model.build, model.finetune),
-    *(model.compare, model.inspect, model.run),
+    *(model.compare, model.inspect, model.run, deploy.export),
     *(model.bench, model.report, model.demo, machine.targets, machine.devices, machine.doctor, db.db),
 ):
     cli.add_command(_command)

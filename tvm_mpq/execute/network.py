@@ -150,6 +150,16 @@ def run_library(
     progress: Callable[[int], None] | None = None,
 ) -> list[npt.NDArray[Any]]:
     """First output of a built library for each sample, on the device, through plain TVM runtime."""
+    return [outputs[0] for outputs in run_outputs(session, path, inputs, progress)]
+
+
+def run_outputs(
+    session: Session,
+    path: Path,
+    inputs: Sequence[Sequence[npt.NDArray[Any]]],
+    progress: Callable[[int], None] | None = None,
+) -> list[list[npt.NDArray[Any]]]:
+    """All outputs for each sample."""
     module = session.upload_module(path)
     machine = session.guarded("set-up of the network", lambda: relax.VirtualMachine(module, session.device))
     outputs = []
@@ -162,7 +172,7 @@ def run_library(
             return machine.get_outputs("main")
 
         result = session.guarded("a run of the network", run)
-        outputs.append(session.fetch(result[0] if isinstance(result, (list, tuple)) else result))
+        outputs.append([session.fetch(t) for t in (result if isinstance(result, (list, tuple)) else [result])])
         if progress:
             progress(i + 1)
     return outputs

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tvm_mpq.pipeline.demo import demo as demo_network
     from tvm_mpq.pipeline.devices import devices as list_devices
     from tvm_mpq.pipeline.doctor import diagnose
+    from tvm_mpq.pipeline.export import export_folder
     from tvm_mpq.pipeline.inspect import inspect as inspect_network
     from tvm_mpq.pipeline.optimize import optimize as optimize_network
     from tvm_mpq.pipeline.options import Options, Result, check_output
@@ -31,6 +32,7 @@ __all__ = [
     "compare_methods",
     "demo_network",
     "diagnose",
+    "export_folder",
     "inspect_network",
     "list_devices",
     "network_sensitivity",
@@ -49,6 +51,7 @@ _HOMES = {
     "compare_methods": ("compare", "compare"),
     "demo_network": ("demo", "demo"),
     "diagnose": ("doctor", "diagnose"),
+    "export_folder": ("export", "export_folder"),
     "inspect_network": ("inspect", "inspect"),
     "list_devices": ("devices", "devices"),
     "optimize_network": ("optimize", "optimize"),

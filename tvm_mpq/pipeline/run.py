@@ -9,14 +9,13 @@ import numpy as np
 
 from tvm_mpq import targets
 from tvm_mpq.calibrate.data import load_dataset
-from tvm_mpq.errors import FileFormatError, MissingFileError, UnsteadyError
+from tvm_mpq.errors import UnsteadyError
 from tvm_mpq.execute import network
 from tvm_mpq.execute.accuracy import accuracy, check_labels, relative_error, require_finite
-from tvm_mpq.execute.prepare import InputSpecs
-from tvm_mpq.execute.profile import KernelCall, time_calls
+from tvm_mpq.execute.profile import time_calls
+from tvm_mpq.pipeline.built_folder import built_plan, open_folder
 from tvm_mpq.pipeline.context import open_boards
 from tvm_mpq.report.answers import RunReport
-from tvm_mpq.schema import Plan
 from tvm_mpq.tuning.devices.pool import DevicePool, ThisMachine
 from tvm_mpq.tuning.devices.session_base import Session
 from tvm_mpq.tuning.measure import presets
@@ -46,34 +45,30 @@ def run_folder(
     DataError
         If the data do not fit, or outputs hold NaN or infinity.
     """
-    plan = _plan(folder)
-    try:
-        inputs = _inputs(plan)
-        threads, classifies = int(plan.info["threads"]), bool(plan.info["classifies"])
-    except (KeyError, TypeError, ValueError) as e:
-        raise FileFormatError(f"{str(folder / 'plan.json')!r} does not describe the inputs; build it again") from e
-    calls = _calls(plan, folder) if profile else []
+    built = open_folder(folder)
+    inputs, threads = built.inputs, built.threads
+    calls = built.calls() if profile else []
     dataset = load_dataset(data, inputs)
-    check_labels(dataset.labels, classifies=classifies)
+    check_labels(dataset.labels, classifies=built.classifies)
     samples = [[sample[n] for n in inputs] for sample in dataset.samples()]
     pool: DevicePool = ThisMachine(threads)
     if rpc is not None:
-        pool = open_boards(rpc, key, threads, targets.resolve(plan.tvm_target()), None)
+        pool = open_boards(rpc, key, threads, targets.resolve(built.plan.tvm_target()), None)
 
     def on_device(
         session: Session,
     ) -> tuple[list[Any], list[Any] | None, WholeNetworkLatency | UnsteadyError, list[float]]:
-        outputs = network.run_library(session, folder / "model.so", samples)
+        outputs = network.run_library(session, built.library, samples)
         compared = None
         if reference is not None:
-            _plan(reference)
+            built_plan(reference)
             compared = network.run_library(session, reference / "model.so", samples)
         time: WholeNetworkLatency | UnsteadyError
         try:
-            time = measure_network(session, folder / "model.so", samples[0], presets.NETWORKS, sentinel=pool.sentinel())
+            time = measure_network(session, built.library, samples[0], presets.NETWORKS, sentinel=pool.sentinel())
         except UnsteadyError as e:  # what the library computes can be told all the same
             time = e
-        return outputs, compared, time, time_calls(session, folder / "model.so", calls)
+        return outputs, compared, time, time_calls(session, built.library, calls)
 
     try:
         outputs, compared, time, call_us = pool.do(on_device)
@@ -100,7 +95,7 @@ def run_folder(
     if compared is not None:
         require_finite(compared, str(reference))
     if compared is not None or dataset.labels is not None:
-        quality = accuracy(outputs, compared or outputs, dataset.labels, classifies=classifies)
+        quality = accuracy(outputs, compared or outputs, dataset.labels, classifies=built.classifies)
         report["accuracy"] = {
             "metric": quality.metric,
             "value": quality.value,
@@ -112,27 +107,3 @@ def run_folder(
         relative = [relative_error(o, r) for o, r in zip(outputs, compared, strict=True)]
         report["difference"] = {"largest_absolute": max(largest), "mean_relative_norm": float(np.mean(relative))}
     return report
-
-
-def _inputs(plan: Plan) -> InputSpecs:
-    """In the order in which the library takes them. Older plans had lost it, and can serve one input only."""
-    stored = plan.info["inputs"]
-    if isinstance(stored, dict):
-        stored = [[name, *spec] for name, spec in stored.items()]
-        if len(stored) > 1:
-            raise ValueError("the order of the inputs is not known")
-    return {str(name): (tuple(shape), str(dtype)) for name, shape, dtype in stored}
-
-
-def _calls(plan: Plan, folder: Path) -> list[KernelCall]:
-    """Raises FileFormatError where the folder was built before calls were written down."""
-    try:
-        return [KernelCall.from_json(row) for row in plan.info["calls"]]
-    except (KeyError, TypeError, ValueError) as e:
-        raise FileFormatError(f"{str(folder / 'plan.json')!r} does not list the kernels; build it again") from e
-
-
-def _plan(folder: Path) -> Plan:
-    if not (folder / "model.so").is_file():
-        raise MissingFileError(f"no model.so in {str(folder)!r}; build one with tvm-mpq optimize or build")
-    return Plan.load(folder / "plan.json")
