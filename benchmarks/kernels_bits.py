@@ -8,8 +8,8 @@ that of the precision, table building and requantization included, and both side
 a precision the first candidates are measured (all with `--all`), and the fastest is taken, or with `--families` the
 fastest of each kind of family. The letter behind a ratio tells the kind: t look-up tables, p packed linear, s
 bit-serial, none products. Times are the least of turns that alternate, because other work on the machine only ever
-makes a turn longer; the last line of a group is the geometric mean. `--target haswell` compiles for AVX2 without VNNI,
-whatever CPU runs it.
+makes a turn longer; the last line of a group is the geometric mean. Below each layer stand per cent of the kernels' own
+ceilings (`ceilings.py`). `--target haswell` compiles for AVX2 without VNNI, whatever CPU runs it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import tvm
+from ceilings import Ceilings, Share, add_target
 from kernels_conv import layer, seconds
 from kernels_linear import arguments
 
@@ -60,7 +61,11 @@ class Best:
     """A precision's fastest kernel of one layer."""
 
     kernel: Kernel
-    least: float  # seconds
+    share: Share
+
+    @property
+    def least(self) -> float:
+        return self.share.least
 
     @property
     def mark(self) -> str:
@@ -74,19 +79,18 @@ def candidates(w: Conv2dWorkload, precision: Precision, target: str, every: bool
     return [Kernel(request, f, knobs) for f in rows for knobs in f.knob_space(request)[: None if every else TRIED]]
 
 
-def measure(w: Conv2dWorkload, precisions: list[Precision], target: str, every: bool) -> list[Best]:
+def measure(w: Conv2dWorkload, precisions: list[Precision], target: str, every: bool, tops: Ceilings) -> list[Best]:
     """The fastest kernel of each precision and kind of family, the fastest first."""
     rng, compiled_for = np.random.default_rng(0), to_tvm(resolve(target))
     kernels = [k for p in precisions for k in candidates(w, p, target, every)]
     runs = [tvm.compile(tvm.IRModule({"main": k.build()}), target=compiled_for)["main"] for k in kernels]
     args = [arguments(k, rng) for k in kernels]
     times = [max(1, int(TURN_SECONDS / seconds(r, a, 3))) for r, a in zip(runs, args, strict=True)]
-    least = [float("inf")] * len(kernels)
+    found = [Best(k, Share(w.macs, tops.of(k))) for k in kernels]
     for _ in range(ROUNDS):
-        for i, (run, a, n) in enumerate(zip(runs, args, times, strict=True)):
+        for best, run, a, n in zip(found, runs, args, times, strict=True):
             run(*a)  # the caches see its weights once
-            least[i] = min(least[i], seconds(run, a, n))
-    found = [Best(*each) for each in zip(kernels, least, strict=True)]
+            best.share.turn(seconds(run, a, n))
     found.sort(key=lambda b: b.least)
     first: dict[tuple[Precision, str], Best] = {}
     for each in found:
@@ -97,7 +101,7 @@ def measure(w: Conv2dWorkload, precisions: list[Precision], target: str, every: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("groups", nargs="*", default=list(LAYERS), metavar="GROUP", help=", ".join(LAYERS))
-    parser.add_argument("--target", default="local")
+    add_target(parser)
     parser.add_argument("--precisions", help="by commas")
     parser.add_argument("--all", action="store_true", help="measure every candidate")
     parser.add_argument("--families", action="store_true", help="a ratio for each kind of family")
@@ -105,22 +109,26 @@ def main() -> None:
     machine = "avx512vnni" if "avx512vnni" in features(resolve(options.target)) else "avx2"
     texts = (options.precisions or PRECISIONS[machine]).split(",")
     precisions = list(map(Precision.parse, texts))
+    tops = Ceilings(options.target)
     kinds = (" ", *MARKS.values()) if options.families else ("",)
     columns = [(p, kind) for p in precisions for kind in kinds]
     for group in options.groups:
         print(f"{group:24s} {'w8a8':>9s}  " + "".join(f"{f'{p}{kind}'.strip():>8s}" for p, kind in columns))
         ratios: dict[tuple[Precision, str], list[float]] = {}
         for w in LAYERS[group]:
-            found = measure(w, [W8A8, *precisions], options.target, options.all)
+            found = measure(w, [W8A8, *precisions], options.target, options.all, tops)
             base = next(b for b in found if b.kernel.request.precision == W8A8)
-            cells = []
+            cells, shares = [], []
             for p, kind in columns:
                 own = [b for b in found if b.kernel.request.precision == p and kind in ("", b.mark)]
                 cells.append(f"{base.least / own[0].least:7.2f}{own[0].mark}" if own else " " * 8)
+                best = own[0].share.best if own else None
+                shares.append(f"{best:7.0%} " if best else " " * 8)
                 ratios.setdefault((p, kind), []).extend(base.least / b.least for b in own[:1])
             taps = f"{w.kernel[0]}x{w.kernel[1]}/{w.stride[0]}"
             name = f"{w.in_channels}->{w.out_channels} {taps} {w.in_height}x{w.in_width}"
-            print(f"{name:24s} {base.least * 1e6:6.1f} us  {''.join(cells)}", flush=True)
+            print(f"{name:24s} {base.least * 1e6:6.1f} us  {''.join(cells)}")
+            print(f"{'of ceiling':24s} {base.share.best or 0:9.0%}  {''.join(shares)}", flush=True)
         means = [f"{np.exp(np.mean(np.log(r))):7.2f} " if r else " " * 8 for r in ratios.values()]
         print(f"{'mean':24s} {'':9s}  {''.join(means)}\n", flush=True)
 

@@ -1,32 +1,33 @@
-"""Rates of the integer convolution kernels beside the machine's own ceiling, interleaved.
+"""Rates of the integer convolution kernels in per cent of their own ceilings, interleaved.
 
-    taskset -c 1 env TVM_NUM_THREADS=1 python benchmarks/kernels_conv.py [w8a8|w4a8] [NETWORK ...] [--all|--tune]
+    taskset -c 1 env TVM_NUM_THREADS=1 python benchmarks/kernels_conv.py [w8a8|w4a8] [NETWORK ...] [--target haswell]
+        [--all|--tune]
 
 Without a network: a few layers of each kind. `--all` measures every candidate of the default family instead of its
-first; `--tune` prints the default beside the best of all candidates, layer by layer and for each network. The ceiling
-is a loop of 28 independent vpdpbusd; padded channels count as work there and not in the rates. Network totals count a
-layer as often as the network has it.
+first; `--tune` prints the default beside the best of all candidates, layer by layer and for each network. Ceilings are
+those of `ceilings.py`; padded channels count as work there and not in the rates. Percentages: of the fastest turns,
+and in brackets the quartiles turn by turn. Network totals count a layer as often as the network has it, and beside
+them the time of their layers at their ceilings.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import tvm
+from ceilings import Ceilings, Share, add_target
 
-from tvm_mpq.kernels.emit import Parameter, Register, function, loop
 from tvm_mpq.kernels.families import dense  # noqa: F401  registers the rows
-from tvm_mpq.kernels.machines.vnni512 import dot
 from tvm_mpq.kernels.registry import Kernel, Request, fitting
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import Conv2dWorkload, Precision, TensorQuant, padded_channels
-from tvm_mpq.targets import features, local_row, to_tvm
+from tvm_mpq.targets import features, resolve, to_tvm
 
-ROUNDS, TRIPS = 25, 10_000
+ROUNDS, TURN_SECONDS = 40, 0.001
 
 
 def layer(
@@ -110,25 +111,6 @@ def network(name: str) -> list[Counted]:
     return out
 
 
-def ceiling() -> Callable[[], float]:
-    """A function that measures the rate of vpdpbusd alone, in GMAC/s."""
-    params = [Parameter("x", (64,), "uint8"), Parameter("w", (64,), "int8"), Parameter("out", (448,), "int32")]
-    with function(params) as f:
-        x, w, out = (f.flat(name) for name in ("x", "w", "out"))
-        sums = [Register(16, "int32") for _ in range(28)]
-        for i, total in enumerate(sums):
-            total.value = out.load(16 * i, 16)
-        with loop(TRIPS):
-            for total in sums:
-                total.value = dot(total.value, x.load(0, 64), w.load(0, 64))
-        for i, total in enumerate(sums):
-            out.store(16 * i, total.value)
-    func = f.func
-    run = tvm.compile(tvm.IRModule({"main": func}), target=to_tvm(local_row()))["main"]
-    args = [tvm.runtime.tensor(np.zeros(n, t)) for n, t in ((64, "uint8"), (64, "int8"), (448, "int32"))]
-    return lambda: 28 * 64 * TRIPS / seconds(run, args, 1) / 1e9
-
-
 def seconds(run: Callable[..., None], args: list[tvm.runtime.Tensor], times: int) -> float:
     start = time.perf_counter()
     for _ in range(times):
@@ -149,61 +131,73 @@ def arguments(kernel: Kernel, rng: np.random.Generator) -> list[tvm.runtime.Tens
 
 @dataclass(frozen=True)
 class Measured:
-    """The least times of some kernels of one layer."""
+    """Some kernels of one layer."""
 
     kernels: list[Kernel]
-    least: list[float]  # seconds
-    peak: float  # GMAC/s of the ceiling in the same rounds
+    shares: list[Share]
+
+    @property
+    def least(self) -> list[float]:
+        """Seconds of each kernel's fastest turn."""
+        return [share.least for share in self.shares]
+
+    @property
+    def floor(self) -> float:
+        """Seconds that the first kernel takes at its ceiling; those it took where it has none."""
+        return self.least[0] * (self.shares[0].best or 1.0)
 
     def text(self, i: int) -> str:
         w = self.kernels[i].request.workload
         assert isinstance(w, Conv2dWorkload)
-        rate = w.macs / self.least[i] / 1e9
+        share = self.shares[i]
         taps = f"{w.kernel[0]}x{w.kernel[1]}/{w.stride[0]}{'+r' if w.residual else ''}"
         name = f"{w.in_channels}->{w.out_channels} {taps}{'d' * (w.groups > 1)} {w.in_height}x{w.in_width}"
-        speed = f"{self.least[i] * 1e6:8.1f} us {rate:6.1f} GMAC/s {rate / self.peak:4.0%}"
+        speed = f"{share.least * 1e6:8.1f} us {w.macs / share.least / 1e9:6.1f} GMAC/s {share}"
         return f"{name:26s} {speed} {self.kernels[i].family.name:34s} {self.kernels[i].knobs_text}"
 
 
 def measure(
-    w: Conv2dWorkload, precision: Precision, every: bool, top: Callable[[], float], rng: np.random.Generator
+    w: Conv2dWorkload, precision: Precision, target: str, every: bool, tops: Ceilings, rng: np.random.Generator
 ) -> Measured:
-    row = local_row()
+    row = resolve(target)
     request = Request(w, precision, 8, features(row))
     family = fitting(request)[0]
     space = family.knob_space(request)
     cases = [Kernel(request, family, knobs) for knobs in (space if every else space[:1])]
     runs = [tvm.compile(tvm.IRModule({"main": k.build()}), target=to_tvm(row))["main"] for k in cases]
     args = [arguments(k, rng) for k in cases]
-    times = max(1, int(0.002 / seconds(runs[0], args[0], 3)))
-    best, peak = [float("inf")] * len(cases), 0.0
-    for _ in range(ROUNDS):  # the least time of short turns: other processes share the core
-        peak = max(peak, top())
-        best = [min(b, seconds(r, a, times)) for b, r, a in zip(best, runs, args, strict=True)]
-    return Measured(cases, best, peak)
+    times = max(1, int(TURN_SECONDS / seconds(runs[0], args[0], 3)))
+    shares = [Share(w.macs, tops.of(k)) for k in cases]
+    for _ in range(ROUNDS):  # short turns: other processes share the core
+        for share, run, a in zip(shares, runs, args, strict=True):
+            share.turn(seconds(run, a, times))
+    return Measured(cases, shares)
 
 
 def main() -> None:
-    words = [a for a in sys.argv[1:] if not a.startswith("-")]
-    precision = Precision.parse(next((a for a in words if a not in NETWORKS), "w8a8"))
-    names = [a for a in words if a in NETWORKS]
-    tune, every = "--tune" in sys.argv, "--all" in sys.argv or "--tune" in sys.argv
-    rng, top = np.random.default_rng(0), ceiling()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("words", nargs="*", metavar="WORD", help=f"a precision, and any of {', '.join(NETWORKS)}")
+    parser.add_argument("--all", action="store_true", help="measure every candidate of the default family")
+    parser.add_argument("--tune", action="store_true", help="print the default beside the best of all candidates")
+    add_target(parser)
+    options = parser.parse_args()
+    precision = Precision.parse(next((word for word in options.words if word not in NETWORKS), "w8a8"))
+    names = [word for word in options.words if word in NETWORKS]
+    rng, tops = np.random.default_rng(0), Ceilings(options.target)
     for name in names or [""]:
         layers = network(name) if name else [Counted(w, 1) for w in LAYERS]
-        default = best = macs = 0.0
-        peak = 0.0
+        default = best = floor = 0.0
         for each in layers:
-            m = measure(each.workload, precision, every, top, rng)
+            m = measure(each.workload, precision, options.target, options.all or options.tune, tops, rng)
             first = m.least.index(min(m.least))
-            for i in [0, first] if tune else range(len(m.kernels)):
-                note = f"  {m.least[0] / m.least[i]:.2f}" if tune and i else ""
+            for i in [0, first] if options.tune else range(len(m.kernels)):
+                note = f"  {m.least[0] / m.least[i]:.2f}" if options.tune and i else ""
                 print(m.text(i) + note, flush=True)
             default, best = default + each.times * m.least[0], best + each.times * min(m.least)
-            macs, peak = macs + each.times * each.workload.macs, max(peak, m.peak)
+            floor += each.times * m.floor
         if name:
-            share = f"{macs / default / 1e9 / peak:.0%} of {peak:.0f} GMAC/s"
-            print(f"{name}: default {default * 1e3:.3f} ms, best {best * 1e3:.3f} ms, {share}\n", flush=True)
+            times = f"default {default * 1e3:.3f} ms, best {best * 1e3:.3f} ms, ceiling {floor * 1e3:.3f} ms"
+            print(f"{name}: {times}, {floor / default:.0%} of it\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,25 +1,26 @@
-"""Float kernels beside a reference near this core's ceiling: `python benchmarks/kernels_float.py [network ...]`.
+"""Float kernels in per cent of this core's multiply-add ceiling.
 
-Pin it (`taskset -c 0`) and set TVM_NUM_THREADS=1. Rates on a shared machine mean little by themselves: each layer
-stands beside a reference measured in turns with it, a 1x1 convolution that stays in the caches and runs within a few
-per cent of the ceiling. Where the machine has bfloat16, the same layer at bf16 takes its turn too.
+    taskset -c 1 env TVM_NUM_THREADS=1 python benchmarks/kernels_float.py [NETWORK ...] [--target haswell] [--all]
+
+Every layer takes turns with its ceiling (`ceilings.py`); percentages are of the fastest turns, and in brackets the
+quartiles turn by turn. Where the target has bfloat16, the same layer at bf16 takes its turn too. `--all` prints every
+candidate.
 """
 
 from __future__ import annotations
 
-import math
-import sys
+import argparse
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import tvm
+from ceilings import Ceilings, Share, add_target
 
-from tvm_mpq.kernels import Request, default_kernel, fitting
+from tvm_mpq.kernels import Kernel, Request, fitting
 from tvm_mpq.numerics.operands import Operands
-from tvm_mpq.schema import BF16, FLOAT_BITS, FP32, Conv2dWorkload, Precision
-from tvm_mpq.targets import features, local_row, to_tvm
+from tvm_mpq.schema import BF16, FLOAT_BITS, FP32, Conv2dWorkload
+from tvm_mpq.targets import features, resolve, to_tvm
 
 _SAME = (1, 1, 1, 1)
 _ROUNDS = 60
@@ -60,66 +61,51 @@ LAYERS = {
 }  # fmt: skip
 
 
-def _compile(func: tvm.tirx.PrimFunc) -> Callable[..., None]:
-    entry: Callable[..., None] = tvm.compile(
-        tvm.IRModule({"main": func.with_attr("global_symbol", "main")}), target=to_tvm(local_row())
-    )["main"]
-    return entry
-
-
-def _kernel_call(w: Conv2dWorkload, precision: Precision) -> _Call:
-    """A call of the default kernel on random data, with its family and knobs."""
-    rng = np.random.default_rng(0)
-    kernel = default_kernel(Request(w, precision, FLOAT_BITS, features(local_row())))
-    entry = _compile(kernel.build())
+def _call(kernel: Kernel, target: str) -> Callable[[], object]:
+    """A call of the kernel on random data."""
+    w, rng = kernel.request.workload, np.random.default_rng(0)
+    assert isinstance(w, Conv2dWorkload)
+    entry = tvm.compile(tvm.IRModule({"main": kernel.build()}), target=to_tvm(resolve(target)))["main"]
     x = rng.standard_normal((w.batch, w.in_height, w.in_width, w.in_channels), dtype=np.float32)
     weight = rng.standard_normal((w.out_channels, *w.kernel, w.in_channels // w.groups), dtype=np.float32)
     constants = kernel.constants(Operands((None,), None, weight, np.zeros(w.out_channels, np.float32)))
     out = np.zeros((w.batch, w.out_height, w.out_width, w.out_channels), np.float32)
     arguments = [tvm.runtime.tensor(a) for a in (x, *constants, out)]
-    return _Call(lambda: entry(*arguments), w.macs, f"{kernel.family.name} {kernel.knobs_text}")
+    return lambda: entry(*arguments)
 
 
-@dataclass
-class _Call:
-    call: Callable[[], None]
-    macs: int
-    name: str
-    seconds: float = math.inf
-
-    def turn(self) -> None:
-        """Time a few calls and keep the least."""
-        count = max(1, int(_ROUND_MACS / self.macs))
-        start = time.perf_counter()
-        for _ in range(count):
-            self.call()
-        self.seconds = min(self.seconds, (time.perf_counter() - start) / count)
-
-    @property
-    def rate(self) -> float:
-        """10^9 multiply-adds a second."""
-        return self.macs / self.seconds / 1e9
+def _seconds(call: Callable[[], object], times: int) -> float:
+    start = time.perf_counter()
+    for _ in range(times):
+        call()
+    return (time.perf_counter() - start) / times
 
 
 def main() -> None:
-    """Print one line a layer."""
-    wanted = sys.argv[1:] or list(LAYERS)
-    peak = _kernel_call(Conv2dWorkload(1, 1, 56, 256, 64, (1, 1)), FP32)
-    for network in wanted:
-        for w in LAYERS[network]:
-            peak.seconds = math.inf
-            precisions = [p for p in (FP32, BF16) if fitting(Request(w, p, FLOAT_BITS, features(local_row())))]
-            calls = [_kernel_call(w, p) for p in precisions]
-            for _ in range(_ROUNDS):
-                for one in (*calls, peak):
-                    one.turn()
-            line = f"{network:12s} {w.in_height:4d}x{w.in_channels:<4d} -> {w.out_channels:<4d}"
-            line += f" k{w.kernel[0]} s{w.stride[0]}{' dw' if w.is_depthwise else '   '}"
-            line += f" {calls[0].seconds * 1e6:8.1f} us {calls[0].rate:6.1f} GMAC/s"
-            line += f" {calls[0].rate / peak.rate:5.2f} of {peak.rate:.1f}"
-            line += f"  bf16 {calls[0].seconds / calls[1].seconds:5.2f}x" if len(calls) > 1 else " " * 12
-            sys.stdout.write(f"{line}  {' | '.join(one.name for one in calls)}\n")
-            sys.stdout.flush()
+    """Print one line a kernel."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("networks", nargs="*", default=list(LAYERS), metavar="NETWORK", help=", ".join(LAYERS))
+    parser.add_argument("--all", action="store_true", help="measure every candidate")
+    add_target(parser)
+    options = parser.parse_args()
+    tops, offered = Ceilings(options.target), features(resolve(options.target))
+    for w in [w for name in options.networks for w in LAYERS[name]]:
+        kernels = []
+        for precision in (FP32, BF16):
+            request = Request(w, precision, FLOAT_BITS, offered)
+            for family in fitting(request)[:1]:
+                space = family.knob_space(request)
+                kernels += [Kernel(request, family, knobs) for knobs in (space if options.all else space[:1])]
+        calls = [_call(kernel, options.target) for kernel in kernels]
+        shares = [Share(w.macs, tops.of(kernel)) for kernel in kernels]
+        for _ in range(_ROUNDS):
+            for share, call in zip(shares, calls, strict=True):
+                share.turn(_seconds(call, max(1, int(_ROUND_MACS / w.macs))))
+        name = f"{w.in_channels}->{w.out_channels} {w.kernel[0]}x{w.kernel[1]}/{w.stride[0]}{'d' * w.is_depthwise}"
+        name += f" {w.in_height}x{w.in_width}"
+        for kernel, share in zip(kernels, shares, strict=True):
+            speed = f"{share.least * 1e6:8.1f} us {w.macs / share.least / 1e9:6.1f} GMAC/s {share}"
+            print(f"{name:26s} {speed} {shares[0].least / share.least:5.2f}  {kernel.family.name} {kernel.knobs_text}")
 
 
 if __name__ == "__main__":
