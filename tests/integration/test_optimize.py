@@ -112,6 +112,18 @@ def test_the_size_budget_is_kept_by_a_mix(digits: dict[str, Any]) -> None:
     assert report["solver"]["status"].lower() == "optimal" and report["solver"]["gap"] < 1e-3
 
 
+def test_what_the_page_draws_adds_up(digits: dict[str, Any]) -> None:
+    report = digits["first"].report
+    (chosen,) = (point for point in report["front"] if point["name"] == "chosen")
+    assert chosen["latency_ms"] == pytest.approx(report["predicted_ms"]["mixed"])
+    assert chosen["plan"] == report["plan"]
+    assert any(not point["name"] for point in report["front"]) and len(report["front"]) > 3
+    change_ms = sum(step["change_us"] for step in report["waterfall"]) / 1000
+    assert change_ms == pytest.approx(report["predicted_ms"]["mixed"] - report["predicted_ms"]["int8"])
+    digests = report["provenance"]["digests"]
+    assert digests == digits["second"].report["provenance"]["digests"] and all(digests.values())
+
+
 def test_a_second_run_measures_nothing_and_agrees(digits: dict[str, Any]) -> None:
     first, second = digits["first"], digits["second"]
     entries = second.report["latency_entries"]

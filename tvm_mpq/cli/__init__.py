@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -67,7 +68,8 @@ def _run(args: Sequence[str] | None) -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a name outside the terminal's encoding is no reason to stop
     try:
-        cli(args, standalone_mode=False)
+        command = shlex.join(["tvm-mpq", *(sys.argv[1:] if args is None else args)])
+        cli(args, standalone_mode=False, obj=command)
     except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo("interrupted; everything measured so far is kept: run the same command again to go on", err=True)
         sys.exit(130)

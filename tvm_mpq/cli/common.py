@@ -221,7 +221,8 @@ def with_progress(body: Callable[[Options], _T], **fields: Any) -> _T:
     from tvm_mpq.report.progress import ProgressLine
 
     with ProgressLine() as line:
-        return body(Options(**fields, progress=line.update, say=line.say))
+        command = click.get_current_context().find_root().obj or ""  # as `cli.main` was given it
+        return body(Options(**fields, command=command, progress=line.update, say=line.say))
 
 
 def answer(report: _T, as_json: bool, show: Callable[[_T], None]) -> None:

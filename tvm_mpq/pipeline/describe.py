@@ -9,7 +9,9 @@ from tvm_mpq.calibrate.data import Dataset
 from tvm_mpq.execute import network
 from tvm_mpq.execute.build_cache import Checked
 from tvm_mpq.pipeline.context import RunContext
+from tvm_mpq.pipeline.front import picture_points
 from tvm_mpq.pipeline.judgement import held, tried_plan
+from tvm_mpq.pipeline.provenance import provenance
 from tvm_mpq.pipeline.tables import Tables
 from tvm_mpq.pipeline.verification import import_verification
 from tvm_mpq.report.contract import FinetuneReport, Judgement, OperatorChoice, OptimizeReport
@@ -17,6 +19,7 @@ from tvm_mpq.schema import Plan
 from tvm_mpq.select.choose import effective_budget
 from tvm_mpq.select.quality import Tried
 from tvm_mpq.select.reasons import reasons
+from tvm_mpq.select.waterfall import waterfall
 
 
 def describe(
@@ -99,6 +102,12 @@ def describe(
         "correction": dataclasses.asdict(tables.correction),
         "latency_entries": tables.latency.entries,
         "predictor": tables.latency.predictor,
+        "front": picture_points(tables, solution, context.options.solver_time_limit_sec),
+        "waterfall": [
+            {"name": step.name, "change_us": step.change_us}
+            for step in waterfall(tables.problem, tables.int8, solution)
+        ],
+        "provenance": provenance(context, data, eval_data, plans["mixed"]),
         "boundaries": network.conversions(network.all_steps(context.prepared, plans["mixed"])),
         "calibration": {"samples": len(data), "synthetic": data.synthetic, "observer": context.options.observer},
         "import_check": import_verification(context.import_check),

@@ -72,6 +72,7 @@ class Options:
     method_seconds: float | None = None  # after which such a method ends
     pin_ends: bool = False  # amed holds first and last operator at 8 bits
     free_bits: bool = False  # the free-bits step after the method
+    command: str = ""  # that asks for this, for a report that says how to repeat it
     progress: Progress | None = None
     say: Callable[[str], None] | None = None
 

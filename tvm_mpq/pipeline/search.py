@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tvm_mpq.pipeline.context import RunContext, open_context
+from tvm_mpq.pipeline.front import front_point
 from tvm_mpq.pipeline.options import Options
 from tvm_mpq.pipeline.rounding import Rounder
 from tvm_mpq.pipeline.tables import build_tables, corrected_tables
@@ -32,20 +33,7 @@ def _search(context: RunContext, options: Options, points: int, axis: str) -> Se
         "model": context.prepared.loaded.name,
         "method": options.method,
         "axis": axis,
-        "points": [
-            {
-                "name": point.name,
-                "latency_ms": point.solution.latency_us / 1000,
-                "size_mb": point.solution.size_bytes / 1e6,
-                "loss": point.solution.loss,
-                "dominated": point.dominated,
-                "plan": {n: point.solution.choices[n] for n in names},
-                "gap": point.solution.gap,
-                "status": point.solution.status,
-                "evaluations": point.solution.evaluations,
-            }
-            for point in found
-        ],
+        "points": [front_point(point, names) for point in found],
         "latency_entries": tables.latency.entries,
         **context.condition(),
     }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
-from tvm_mpq.report.contract import Condition, FinetuneReport, ImportVerification, Reading
+from tvm_mpq.report.contract import Condition, FinetuneReport, FrontPoint, ImportVerification, Reading
 from tvm_mpq.schema import FailureKind
 
 
@@ -96,23 +96,6 @@ class SensitivityReport(Condition):
     samples: int
     synthetic: bool
     operators: list[OperatorLosses]
-
-
-class FrontPoint(TypedDict):
-    """One plan. name: empty for a point of the front; dominated: another plan beats it in both.
-
-    status: `optimal`, `time_limit`, or `heuristic` where the method proves nothing; evaluations: plans it priced.
-    """
-
-    name: str
-    latency_ms: float
-    size_mb: float
-    loss: float
-    dominated: bool
-    plan: dict[str, str]
-    gap: float
-    status: str
-    evaluations: int
 
 
 class SearchReport(Condition):

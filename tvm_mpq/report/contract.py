@@ -220,6 +220,39 @@ class ImportVerification(TypedDict):
     skipped: str
 
 
+class FrontPoint(TypedDict):
+    """One plan. name: empty for a point of the front, `chosen` for the plan taken; dominated: another beats it in both.
+
+    status: `optimal`, `time_limit`, or `heuristic` where the method proves nothing; evaluations: plans it priced.
+    """
+
+    name: str
+    latency_ms: float
+    size_mb: float
+    loss: float
+    dominated: bool
+    plan: dict[str, str]
+    gap: float
+    status: str
+    evaluations: int
+
+
+class LatencyChange(TypedDict):
+    """Part of the way from uniform 8 bit to mixed, by the tables. name: an operator, or what is none."""
+
+    name: str
+    change_us: float
+
+
+class Provenance(TypedDict):
+    """What the result stands on. command: empty where it came from Python; digests: of model, data and plan."""
+
+    created: str
+    command: str
+    versions: dict[str, str]
+    digests: dict[str, str]
+
+
 class _OptimizeCore(TypedDict):
     operators: list[OperatorChoice]
     plan: dict[str, str]
@@ -233,7 +266,8 @@ class OptimizeReport(_OptimizeCore, Condition, total=False):
     also `predicted` (of mixed). budget, correction: fields of `Budget` and `Correction`. latency_entries: how many were
     `measured`, `cached` (measured before) and `predicted`; predictor: its held-out errors, None when none was needed.
     boundaries: conversions between formats. finetune: None = no weights learned. artifacts: name -> path. held: what
-    `int8` and `mixed` lose on the evaluation data, where labels or agreement tell.
+    `int8` and `mixed` lose on the evaluation data, where labels or agreement tell. front: plans by the tables, of which
+    the losses are sums. waterfall: from the predicted latency of `int8` to that of `mixed`.
     """
 
     model: str
@@ -255,6 +289,9 @@ class OptimizeReport(_OptimizeCore, Condition, total=False):
     latency_entries: dict[str, int]
     predictor: dict[str, Any] | None
     boundaries: list[str]
+    front: list[FrontPoint]
+    waterfall: list[LatencyChange]
+    provenance: Provenance
     calibration: Calibration
     import_check: ImportVerification
     finetune: FinetuneReport | None

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tvm_mpq.errors import OutputError
 from tvm_mpq.report import condition, judging, learning, summary, text
-from tvm_mpq.report.bars import latency_bars, legend
 from tvm_mpq.report.contract import OperatorChoice, OptimizeReport
-from tvm_mpq.report.text import NOTHING, number, percent, ratio
+from tvm_mpq.report.pictures.agreement import agreement
+from tvm_mpq.report.pictures.latency import latency_bars
+from tvm_mpq.report.pictures.pareto import pareto
+from tvm_mpq.report.pictures.strip import legend, strip
+from tvm_mpq.report.pictures.tradeoff import tradeoff
+from tvm_mpq.report.pictures.waterfall import waterfall_bars
+from tvm_mpq.report.text import NOTHING, number
 
 TEMPLATES = Environment(
     loader=PackageLoader("tvm_mpq.report"),
@@ -43,38 +50,59 @@ def render(report: OptimizeReport) -> str:
     """The whole page."""
     operators = report.get("operators", [])
     labels = summary.labels(report)
+    parts: dict[str, Any] = {
+        "pareto": pareto(report),
+        "agreement": agreement(report),
+        "strip": strip(operators),
+        "legend": legend(operators),
+        "waterfall": waterfall_bars(report) if operators else [],
+        "latency": latency_bars(operators),
+        "tradeoff": tradeoff(operators),
+        "operators": [_operator(operator, labels) for operator in operators],
+        "provenance": report.get("provenance"),
+    }
     return TEMPLATES.get_template("page.html.j2").render(
         model=report.get("model", "network"),
         target=report.get("target", NOTHING),
-        device=report.get("device", NOTHING),
+        device=_device(report.get("device", NOTHING)),
+        contents=_contents(parts),
         cautions=summary.cautions(report),
         metric=summary.metric(report),
         networks=summary.network_rows(report),
         limits=summary.limits(report),
         answers=list(summary.answers(report)),
-        predictions=_predictions(report),
-        bars=latency_bars(operators),
-        legend=legend(operators),
         labels=labels,
-        operators=[_operator(operator, labels) for operator in operators],
         facts=_method(report),
         boards_used=condition.boards_used(report),
         boards_lost=condition.boards_lost(report),
         condition=condition.rows(report),
+        **parts,
     )
 
 
-def _predictions(report: OptimizeReport) -> list[tuple[str, ...]]:
-    """Whole-network latency: what the table said against what the clock said."""
-    measured, predicted = report.get("latency_ms", {}), report.get("predicted_ms", {})
-    iqr = report.get("latency_iqr_ms", {})
-    rows: list[tuple[str, ...]] = []
-    for key, name in summary.NETWORKS.items():
-        if key in measured:
-            share = ratio(predicted.get(key), measured[key])
-            error = NOTHING if share is None else percent(share - 1, signed=True)
-            rows.append((name, number(predicted.get(key)), number(measured[key]), number(iqr.get(key)), error))
-    return rows
+def _device(key: str) -> str:
+    """Processor and core of a device's key; the whole of it stands among the facts."""
+    model, _, rest = key.partition("|")
+    core = rest.partition("|")[0]
+    return f"{model} ({core})" if core else model
+
+
+def _contents(parts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(anchor, title) of the parts that the page has."""
+    there = [
+        ("result", "Result", True),
+        ("pareto", "Latency against loss", parts["pareto"]),
+        ("predicted", "Predicted and measured", True),
+        ("bits", "Bits along the network", True),
+        ("waterfall", "From 8 bit to mixed", parts["waterfall"]),
+        ("time", "Where the time goes", parts["operators"]),
+        ("tradeoff", "Sensitivity against saving", parts["tradeoff"]),
+        ("operators", "Operators", parts["operators"]),
+        ("method", "How this was found", True),
+        ("device", "The device", True),
+        ("provenance", "To repeat it", parts["provenance"]),
+    ]
+    return [(anchor, title) for anchor, title, shown in there if shown]
 
 
 @dataclass(frozen=True)

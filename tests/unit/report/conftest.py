@@ -27,6 +27,11 @@ def operator(name: str, precision: str, *, w4a8_us: float = 14.0) -> dict[str, A
     }
 
 
+def point(name: str, latency_ms: float, loss: float, dominated: bool = False) -> dict[str, Any]:
+    row = {"name": name, "latency_ms": latency_ms, "size_mb": 0.3, "loss": loss, "dominated": dominated}
+    return {**row, "plan": {"stem": "w8a8"}, "gap": 0.0, "status": "optimal", "evaluations": 1}
+
+
 @pytest.fixture
 def report() -> dict[str, Any]:
     names = {"stem": "w8a8", LONG_NAME: "w4a8", "block2.conv": "w4a8", "fc": "fp32"}
@@ -91,6 +96,24 @@ def report() -> dict[str, Any]:
         "held": {"mixed": {"estimate": 0.37, "low": -0.2, "high": 0.9, "images": 539, "better": 1, "worse": 3}},
         "latency_entries": {"measured": 20, "predicted": 0, "cached": 4},
         "boundaries": ["fc:8->32"],
+        "front": [
+            point("", 0.2, 0.04),
+            point("chosen", 0.21, 0.04),
+            point("uniform w8a8", 0.25, 4e-4),
+            point("uniform w4a8", 0.26, 0.08, dominated=True),
+            point("uniform fp32", 0.8, 0.0),
+        ],
+        "waterfall": [
+            {"name": LONG_NAME, "change_us": -30.0},
+            {"name": "block2.conv", "change_us": -14.0},
+            {"name": "conversions between formats", "change_us": 4.0},
+        ],
+        "provenance": {
+            "created": "2026-01-02T03:04:05+00:00",
+            "command": "tvm-mpq optimize digits.onnx --out 'a b'",
+            "versions": {"TVM": "0.27"},
+            "digests": {"model": "0123456789abcdef"},
+        },
         "calibration": {"samples": 64, "synthetic": False, "observer": "mse"},
         "artifacts": {"model.so": "/out/model.so"},
     }

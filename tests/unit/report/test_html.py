@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
 
@@ -82,7 +81,10 @@ def test_the_page_holds_everything(report: Report, tmp_path: Path) -> None:
 def test_nothing_is_loaded_from_elsewhere(report: Report) -> None:
     checker = parsed(render(report))
     assert not {"script", "link", "img", "iframe", "object"} & set(checker.tags)
-    assert not {"src", "href", "srcset"} & {name for name, _ in checker.attributes}
+    assert not {"src", "srcset"} & {name for name, _ in checker.attributes}
+    anchors = {value for name, value in checker.attributes if name == "id"}
+    targets = [value for name, value in checker.attributes if name == "href"]
+    assert len(targets) == 11 and {f"#{anchor}" for anchor in anchors} == set(targets), "contents, within the page"
     assert not re.search(r"https?://|url\(|@import", render(report))
 
 
@@ -101,7 +103,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 KEY = "its name"
-OUTSIDE_KEYS = {("operators", 0, "candidates"), ("plan",)}
+OUTSIDE_KEYS = {("operators", 0, "candidates"), ("plan",), ("provenance", "versions"), ("provenance", "digests")}
 
 
 def poisoned(report: Report, path: tuple[Any, ...]) -> Report:
@@ -123,10 +125,11 @@ def test_names_are_escaped_wherever_they_stand(report: Report) -> None:
     reading = {"governor": "performance", "throttled": "hot", "warnings": ["load 3.0"]}
     lost = [{"board": "k at h:1", "reason": "no answer", "came_back": False}]
     report |= {"health": {"start": reading, "end": dict(reading)}, "boards": {"used": ["k at h:2"], "lost": lost}}
-    report["operators"] = report["operators"][:1]
+    report["operators"], report["front"] = report["operators"][:1], report["front"][-1:]
     allowed = {
         *("lang", "charset", "name", "content", "class", "title", "role", "aria-label", "viewbox", "width", "style"),
-        *("x", "y", "height", "fill", "text-anchor"),
+        *("x", "y", "height", "text-anchor", "id", "href"),
+        *("x1", "x2", "y1", "y2", "cx", "cy", "r", "points"),
     }
     shown = set()
     for path in places(report):
@@ -138,17 +141,22 @@ def test_names_are_escaped_wherever_they_stand(report: Report) -> None:
     names = {("model",), ("target",), ("device",), ("accuracy", "metric"), ("calibration", "observer")}
     names |= {("solver", "name"), ("solver", "status"), ("plan", "stem"), ("boundaries", 0), ("boards", "used", 0)}
     names |= {(*first, "name"), (*first, "workload"), (*first, "precision"), (*first, "candidates", "fp32", KEY)}
+    names |= {("front", 0, "name"), ("front", 0, "plan", "stem"), ("waterfall", 0, "name")}
+    names |= {("provenance", what) for what in ("command", "created")}
+    names |= {("provenance", "versions", "TVM"), ("provenance", "digests", "model", KEY)}
     names |= {(*board, "board"), (*board, "reason"), ("health", "start", "warnings", 0)}
     names |= {("health", when, what) for when in ("start", "end") for what in ("governor", "throttled")}
     assert names <= shown
 
 
-def test_bars_are_proportional(report: Report) -> None:
-    svg = re.search(r"<svg.*?</svg>", render(report), re.S)
-    assert svg
-    bars = [float(r.attrib["width"]) for g in ElementTree.fromstring(svg[0]).iter("g") for r in g.iter("rect")]
-    assert bars == pytest.approx([420 * t / 40 for t in (12, 14, 14, 40)], abs=0.05)
-    assert "15.0 % · 12 µs" in svg[0]
+def test_what_an_older_version_did_not_say_is_left_out(report: Report) -> None:
+    """report.json of before: no front, no steps, no provenance."""
+    for key in ("front", "waterfall", "provenance"):
+        del report[key]
+    checker = parsed(render(report))
+    anchors = {value for name, value in checker.attributes if name == "id"}
+    assert "result" in anchors and not {"pareto", "waterfall", "provenance"} & anchors
+    assert {value for name, value in checker.attributes if name == "href"} == {f"#{anchor}" for anchor in anchors}
 
 
 def test_the_page_is_the_same_from_json(report: Report) -> None:
