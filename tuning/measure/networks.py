@@ -5,9 +5,10 @@ Loading, first run and steady run are three numbers. Networks to be compared are
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from tvm_mpq.tuning.measure.statistics import TimedRound, Verdict, summarize_sam
 
 @dataclass(frozen=True)
 class WholeNetworkLatency:
-    """One network on one device."""
+    """One network on one device. rounds_us: by the rounds' numbers, those that did not count for the median too."""
 
     median_us: float  # steady run
     iqr_us: float
@@ -33,6 +34,7 @@ class WholeNetworkLatency:
     load_ms: float  # loading the library, and setting up the virtual machine with the weights
     first_run_us: float  # the connection's own delay taken off
     threads: int
+    rounds_us: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,9 @@ def measure_networks(
         read_sentinel = timing(session, session.upload_module(sentinel), FUNCTION, arrays, settings)
     networks = [_Network(session, job, settings) for job in jobs]
     open_ = list(networks)
+    numbers = itertools.count()
     for _ in range(1 + settings.retakes):
-        for _ in range(settings.repeats):
+        for number in itertools.islice(numbers, settings.repeats):
             before = read_sentinel()
             values = [network.once() for network in open_]
             after = read_sentinel()
@@ -96,6 +99,7 @@ def measure_networks(
             baseline.add(after)
             for network, value in zip(open_, values, strict=True):
                 network.samples.append(TimedRound(value, before, after))
+                network.rounds_us[number] = value
         for network in open_:
             network.verdict = summarize_samples(network.samples, baseline, settings)
         open_ = [network for network in open_ if network.verdict.failure is not None]
@@ -124,6 +128,7 @@ class _Network:
         self._first_run_us = max(0.0, first - delay)
         self.once = timing(session, machine.module, "invoke_stateful", [job.function], settings)
         self.samples: list[TimedRound] = []
+        self.rounds_us: dict[int, float] = {}
         self.verdict = Verdict(failure="never timed", kind=FailureKind.UNTIMED)
 
     def latency(self) -> WholeNetworkLatency:
@@ -131,7 +136,13 @@ class _Network:
         if verdict.median_us is None or verdict.iqr_us is None:
             raise UnsteadyError(f"latency of {self._path.name} cannot be stated: {verdict.failure}")
         return WholeNetworkLatency(
-            verdict.median_us, verdict.iqr_us, verdict.repeats, self._load_ms, self._first_run_us, self._threads
+            verdict.median_us,
+            verdict.iqr_us,
+            verdict.repeats,
+            self._load_ms,
+            self._first_run_us,
+            self._threads,
+            self.rounds_us,
         )
 
 

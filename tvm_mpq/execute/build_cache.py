@@ -35,13 +35,14 @@ ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class Checked:
-    """One built network, measured. latency in microseconds."""
+    """One built network, measured. latency in microseconds; rounds_us: as of `WholeNetworkLatency`."""
 
     median_us: float
     iqr_us: float
     accuracy: Accuracy
     bytes: int
     activation_bytes: int
+    rounds_us: Mapping[int, float] = dataclasses.field(default_factory=dict)
 
 
 class NetworkBuildCache:
@@ -151,7 +152,9 @@ class NetworkBuildCache:
             )
             time = times[name]
             built = self.build(plan)
-            results[name] = Checked(time.median_us, time.iqr_us, quality, built.bytes, built.activation_bytes)
+            results[name] = Checked(
+                time.median_us, time.iqr_us, quality, built.bytes, built.activation_bytes, time.rounds_us
+            )
         return results
 
     def _realize(self, plan: Plan) -> tuple[str, tvm.IRModule]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 
 from tvm_mpq.calibrate.data import Dataset
@@ -14,12 +15,13 @@ from tvm_mpq.pipeline.judgement import held, tried_plan
 from tvm_mpq.pipeline.provenance import provenance
 from tvm_mpq.pipeline.tables import Tables
 from tvm_mpq.pipeline.verification import import_verification
-from tvm_mpq.report.contract import FinetuneReport, Judgement, OperatorChoice, OptimizeReport
+from tvm_mpq.report.contract import FinetuneReport, Judgement, OperatorChoice, OptimizeReport, SpeedupFigures
 from tvm_mpq.schema import Plan
 from tvm_mpq.select.choose import effective_budget
 from tvm_mpq.select.quality import Tried
 from tvm_mpq.select.reasons import reasons
 from tvm_mpq.select.waterfall import waterfall
+from tvm_mpq.tuning.measure.paired_ratio import paired_ratio
 
 
 def describe(
@@ -70,6 +72,7 @@ def describe(
         "plan": dict(plans["mixed"].operators),
         "latency_ms": {**measured, "predicted": predicted["mixed"]},
         "latency_iqr_ms": {name: c.iqr_us / 1000 for name, c in checked.items()},
+        "speedups": _speedups(checked),
         "predicted_ms": predicted,
         "accuracy": {
             "metric": metric,
@@ -115,3 +118,18 @@ def describe(
         "artifacts": {},
         **context.condition(),
     }
+
+
+def _speedups(checked: Mapping[str, Checked]) -> dict[str, SpeedupFigures]:
+    found: dict[str, SpeedupFigures] = {}
+    for slow, fast in itertools.combinations(("fp32", "int8", "mixed"), 2):
+        ratio = paired_ratio(checked[slow].rounds_us, checked[fast].rounds_us)
+        if ratio is not None:
+            figures: SpeedupFigures = {
+                "median": ratio.median,
+                "low": ratio.low,
+                "high": ratio.high,
+                "rounds": ratio.rounds,
+            }
+            found[f"{fast}_to_{slow}"] = figures
+    return found

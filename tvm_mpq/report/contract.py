@@ -106,6 +106,15 @@ class SolverRun(TypedDict):
     seconds: float
 
 
+class SpeedupFigures(TypedDict):
+    """How many times as fast one network is as another, from rounds with both: median, and its interval at 95 %."""
+
+    median: float
+    low: float
+    high: float
+    rounds: int
+
+
 class _TriedCore(TypedDict):
     predicted_ms: float
     loss: float
@@ -267,7 +276,8 @@ class OptimizeReport(_OptimizeCore, Condition, total=False):
     `measured`, `cached` (measured before) and `predicted`; predictor: its held-out errors, None when none was needed.
     boundaries: conversions between formats. finetune: None = no weights learned. artifacts: name -> path. held: what
     `int8` and `mixed` lose on the evaluation data, where labels or agreement tell. front: plans by the tables, of which
-    the losses are sums. waterfall: from the predicted latency of `int8` to that of `mixed`.
+    the losses are sums. waterfall: from the predicted latency of `int8` to that of `mixed`. speedups: `mixed_to_int8`,
+    `int8_to_fp32`, `mixed_to_fp32`, without those of too few rounds.
     """
 
     model: str
@@ -275,6 +285,7 @@ class OptimizeReport(_OptimizeCore, Condition, total=False):
     device: str
     threads: int
     latency_iqr_ms: dict[str, float]
+    speedups: dict[str, SpeedupFigures]
     predicted_ms: dict[str, float]
     accuracy: AccuracyFigures
     size_bytes: dict[str, int]

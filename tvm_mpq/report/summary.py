@@ -9,15 +9,10 @@ from dataclasses import dataclass
 from tvm_mpq.report import condition, judging, text
 from tvm_mpq.report.answers import BuildReport
 from tvm_mpq.report.contract import CandidateFigures, OptimizeReport
-from tvm_mpq.report.text import is_number, number, percent, ratio, times
-
-NETWORKS = {"fp32": "fp32", "int8": "uniform 8 bit", "mixed": "mixed"}
-"""Key in the report -> what people call it, in the order shown."""
+from tvm_mpq.report.speed import NETWORKS, SpeedComparison, share_interval
+from tvm_mpq.report.text import is_number, number, percent, ratio
 
 METRICS = {"top1": "top-1", "agreement": "agreement with fp32", "relative_error": "error relative to fp32"}
-
-SAME_SPEED = 0.02
-"""Relative difference of two measured latencies that is called no difference."""
 
 PREDICTION_ERROR = 0.15
 """Relative error of the predicted whole-network latency above which the report warns."""
@@ -57,7 +52,7 @@ def network_rows(report: OptimizeReport) -> list[NetworkRow]:
                 text.size(report.get("size_bytes", {}).get(key)),
                 text.size(report.get("weight_bytes", {}).get(key)),
                 text.size(report.get("activation_bytes", {}).get(key)),
-                times(ratio(latency.get("int8"), latency[key])),
+                SpeedComparison(report, key, "int8").text(),
             )
         )
     return rows
@@ -124,15 +119,21 @@ def entries_line(entries: Mapping[str, int]) -> str:
 
 @dataclass(frozen=True)
 class Limit:
-    """One limit of the budget. got and allowed as text; met: None when it cannot be told."""
+    """One limit of the budget. got and allowed as text; met: None when it cannot be told.
+
+    between: the interval of what was got, as text, where the limit lies within it.
+    """
 
     name: str
     allowed: str
     got: str
     met: bool | None
+    between: str = ""
 
     def __str__(self) -> str:
         verdict = {True: "met", False: "NOT met", None: "not checked"}[self.met]
+        if self.between:
+            verdict += f", not settled ({self.between}): repeat it on a quiet machine"
         return f"{self.name} at most {self.allowed}: {self.got}, {verdict}"
 
 
@@ -158,10 +159,22 @@ def limits(report: OptimizeReport) -> list[Limit]:
         ("max_drop", "accuracy drop" + (", upper bound," if judged else ""), drop, " points"),
     )
     return [
-        Limit(name, number(most, unit), number(got, unit), got <= most if is_number(got) else None)
+        Limit(
+            name,
+            number(most, unit),
+            number(got, unit),
+            got <= most if is_number(got) else None,
+            _between(report, key, most),
+        )
         for key, name, got, unit in rows
         if is_number(most := budget.get(key))
     ]
+
+
+def _between(report: OptimizeReport, limit: str, most: float) -> str:
+    """The interval of the mixed network's share, where the limit lies within it."""
+    interval = share_interval(report) if limit == "latency_ratio" else None
+    return f"{number(interval[0])} to {number(interval[1])}" if interval and interval[0] <= most < interval[1] else ""
 
 
 def cautions(report: OptimizeReport) -> list[str]:
@@ -224,21 +237,9 @@ def _table_answer(report: OptimizeReport) -> str:
     )
 
 
-def _compare(fast: float | None, slow: float | None) -> str:
-    """`1.50x as fast (1 ms against 1.5 ms)`."""
-    factor = ratio(slow, fast)
-    pair = f"({number(fast, ' ms')} against {number(slow, ' ms')})"
-    if factor is None:
-        return ""
-    if abs(factor - 1) <= SAME_SPEED:
-        return f"No difference to speak of: {times(factor)} {pair}."
-    return f"{'Yes' if factor > 1 else 'No'}: {times(factor)} as fast {pair}."
-
-
 def mixed_answer(report: OptimizeReport) -> str:
     """Whether mixed is faster than uniform 8 bit, and what the table says of the reasons."""
-    latency = report.get("latency_ms", {})
-    first = _compare(latency.get("mixed"), latency.get("int8"))
+    first = SpeedComparison(report, "mixed", "int8").claim()
     if not first:
         return "Not measured."
     plan = report.get("plan", {})
@@ -276,8 +277,7 @@ def mixed_answer(report: OptimizeReport) -> str:
 
 def int8_answer(report: OptimizeReport) -> str:
     """Whether uniform 8 bit is faster than fp32, and which operators are not."""
-    latency = report.get("latency_ms", {})
-    first = _compare(latency.get("int8"), latency.get("fp32"))
+    first = SpeedComparison(report, "int8", "fp32").claim()
     if not first:
         return "Not measured."
     slower = [

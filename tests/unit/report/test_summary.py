@@ -74,7 +74,7 @@ def test_cautions(report: Report) -> None:
 
 def test_mixed_is_faster(report: Report) -> None:
     answer = summary.mixed_answer(report)
-    assert answer.startswith("Yes: 1.25x as fast (0.200 ms against 0.250 ms).")
+    assert answer.startswith("Yes: 1.25x as fast, 0.200 ms against 0.250 ms.")
     assert "3 operators do not run at 8 bit; by the table that costs 32 us" in answer  # twice 14 - 12, once 40 - 12
     assert "Of 4 operators that can go below 8 bit, 0 are faster there" in answer
     assert "70.0 %" in answer

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tvm_mpq.report import summary
 from tvm_mpq.report.contract import OptimizeReport
+from tvm_mpq.report.speed import NETWORKS
 from tvm_mpq.report.text import is_number, number, percent, ratio
 
 
@@ -24,7 +24,7 @@ def agreement(report: OptimizeReport) -> list[AgreementRow]:
     """The interquartile range is drawn centred on the median: its ends are not in the report."""
     measured, predicted = report.get("latency_ms", {}), report.get("predicted_ms", {})
     iqr = report.get("latency_iqr_ms", {})
-    found = [(key, name, measured[key]) for key, name in summary.NETWORKS.items() if is_number(measured.get(key))]
+    found = [(key, name, measured[key]) for key, name in NETWORKS.items() if is_number(measured.get(key))]
     spreads = {key: x if is_number(x := iqr.get(key)) else 0.0 for key, _, _ in found}
     guesses = {key: x for key, _, _ in found if is_number(x := predicted.get(key))}
     widest = max([ms + spreads[key] / 2 for key, _, ms in found] + list(guesses.values()), default=0.0)

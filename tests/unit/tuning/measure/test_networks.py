@@ -42,6 +42,8 @@ def test_networks_are_timed_in_turns(session, networks):
         assert found.load_ms > 0
         assert found.first_run_us > 0
         assert found.iqr_us < EASY.max_relative_iqr * found.median_us
+        assert len(found.rounds_us) >= found.repeats and all(us > 0 for us in found.rounds_us.values())
+    assert one.rounds_us.keys() & ten.rounds_us.keys() >= set(range(5)), "rounds in which both were timed"
 
 
 def test_a_network_that_cannot_run_is_an_error(session, networks):
