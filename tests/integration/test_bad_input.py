@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from onnx import numpy_helper
 
 import tvm_mpq as mpq
 from mpq_testing import onnx_models
 from tvm_mpq import errors, targets
+from tvm_mpq.cli import cli
 from tvm_mpq.costs import profiler
 
 SHAPE = (1, 3, 8, 8)
@@ -85,9 +87,9 @@ def test_nan_or_infinity_in_weights_names_the_tensor(refused: Refused, tmp_path:
         ({"x": GOOD, "z": GOOD}, ["'x'", "'z'"]),
         ({"x": GOOD.astype(np.float64)}, ["float32", "float64"]),
         ({"x": GOOD.astype(np.uint8)}, ["float32", "uint8"]),
-        ({"x": GOOD[:, :, :4]}, ["samplesx3x8x8", "4x3x4x8"]),
-        ({"x": GOOD[0]}, ["samplesx3x8x8", "3x8x8"]),
-        (GOOD[..., None], ["samplesx3x8x8", "4x3x8x8x1"]),
+        ({"x": GOOD[:, :, :4]}, ["(samples, 3, 8, 8)", "(4, 3, 4, 8)"]),
+        ({"x": GOOD[0]}, ["(samples, 3, 8, 8)", "(3, 8, 8)"]),
+        (GOOD[..., None], ["(samples, 3, 8, 8)", "(4, 3, 8, 8, 1)"]),
         ({"x": GOOD[:0]}, ["'x'", "empty", "at least one"]),
         ({"x": GOOD, "labels": np.zeros(3, np.int64)}, ["labels", "(4,)", "(3,)"]),
         ({"x": GOOD, "labels": np.zeros((4, 1), np.int64)}, ["labels", "(4,)", "(4, 1)"]),
@@ -207,3 +209,18 @@ def test_the_program_says_one_line(model: Path, tmp_path: Path, args: list[str],
     assert "Traceback" not in done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and word in lines[0]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["optimize", "none.onnx", "--data", "none.npz", "--out", "o"],
+        ["optimize", "none.onnx", "--eval", "none.npz", "--out", "o"],
+        ["compare", "none.onnx", "--eval", "none.npz"],
+        ["bench", "none.onnx", "--data", "none.npz"],
+        ["run", "none", "--data", "none.npz"],
+    ],
+)
+def test_missing_data_are_named_before_the_model_is_read(args: list[str]) -> None:
+    done = CliRunner().invoke(cli, args)
+    assert isinstance(done.exception, errors.MissingFileError) and str(done.exception) == "no data file at 'none.npz'"

@@ -317,7 +317,7 @@ def test_an_output_folder_that_cannot_be_made(run: Run, tmp_path: Path, command:
 
 
 def test_run_of_a_folder_that_holds_no_library(run: Run, tmp_path: Path) -> None:
-    failed(run("run", tmp_path, "--data", tmp_path / "x.npz"), "model.so", str(tmp_path))
+    failed(run("run", tmp_path, "--data", __file__), "model.so", str(tmp_path))
 
 
 @pytest.mark.parametrize("content", [b"not a database" * 100, b"SQLite format 3\0" + b"x" * 5000])

@@ -78,6 +78,8 @@ class Dataset:
         return digest.hexdigest()[:16]
 
 
+_SAVE = "save numbers with numpy.savez(path, <input name>=array)"
+
 FEWEST = 8
 """Samples below which activation ranges are mostly luck."""
 
@@ -184,15 +186,15 @@ def _arrays(source: Any, inputs: InputSpecs) -> dict[str, npt.NDArray[Any]]:
     try:
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise FileFormatError(
-                f"{str(path)!r} holds one bare array; save with numpy.savez(path, <input name>=array)"
-            )
+            raise FileFormatError(f"{str(path)!r} holds one bare array; {_SAVE}")
         with archive:
             return {name: archive[name] for name in archive.files}
     except FileFormatError:
         raise
-    except Exception as e:  # zipfile, zlib, pickle and numpy each raise their own for a damaged archive
-        raise FileFormatError(f"{str(path)!r} is not a readable .npz archive: {e}") from e
+    except Exception as e:  # zipfile, zlib and numpy each raise their own for a damaged archive
+        # NumPy takes whatever it cannot read for a pickle, and would have the user load it unsafely.
+        why = "it holds Python objects, or is no archive at all" if "pickle" in str(e) else str(e)
+        raise FileFormatError(f"{str(path)!r} is not a readable .npz archive: {why}; {_SAVE}") from e
 
 
 def _check(name: str, x: npt.NDArray[Any], shape: tuple[int, ...], dtype: str) -> None:
@@ -213,7 +215,7 @@ def _check(name: str, x: npt.NDArray[Any], shape: tuple[int, ...], dtype: str) -
 
 
 def _pattern(shape: Sequence[int | str]) -> str:
-    return "x".join(map(str, shape)) or "() without axes"
+    return f"({', '.join(map(str, shape))})"
 
 
 def _check_labels(labels: npt.NDArray[Any] | None, count: int) -> npt.NDArray[np.int64] | None:

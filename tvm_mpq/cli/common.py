@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from tvm_mpq.errors import InvalidValueError
+from tvm_mpq.errors import InvalidValueError, MissingFileError
 
 if TYPE_CHECKING:
     from tvm_mpq.pipeline.options import Options
@@ -24,6 +24,18 @@ OBSERVERS = ("minmax", "mse", "output", "percentile")
 
 ROUNDINGS = ("nearest", "gptq", "adaround")
 """As above."""
+
+
+def data_option(flag: str, field: str, text: str, required: bool = False) -> Callable[[Command], Command]:
+    """An option that takes an `.npz`, which must be there: said before the model is imported and verified."""
+
+    def check(context: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
+        if value is not None and not value.exists():
+            raise MissingFileError(f"no data file at {str(value)!r}")
+        return value
+
+    path = click.Path(path_type=Path)
+    return click.option(flag, field, type=path, callback=check, required=required, help=text)
 
 
 def one_of(names: tuple[str, ...]) -> Callable[[click.Context, click.Parameter, str], str]:
@@ -149,7 +161,7 @@ def work_options(command: Command) -> Command:
             help="Weights: nearest; gptq: to each operator's outputs on the calibration data; adaround: from there on "
             "learned block by block, which takes minutes a plan and PyTorch.",
         ),
-        click.option("--data", type=click.Path(path_type=Path), help="Calibration .npz, arrays named as the inputs."),
+        data_option("--data", "data", "Calibration .npz, arrays named as the inputs."),
     ):
         command = option(command)
     return command

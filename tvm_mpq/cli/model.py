@@ -11,6 +11,7 @@ from tvm_mpq.cli.common import (
     answer,
     board_options,
     budget_options,
+    data_option,
     effort_options,
     input_shape_option,
     json_option,
@@ -34,7 +35,7 @@ from tvm_mpq.errors import InvalidValueError
 @board_options
 @budget_options
 @method_options
-@click.option("--eval", "eval_data", type=click.Path(path_type=Path), help="Evaluation .npz with labels.")
+@data_option("--eval", "eval_data", "Evaluation .npz with labels.")
 @click.option(
     "--judge",
     type=click.Choice(["calib", "eval"]),
@@ -131,7 +132,7 @@ def _build(out: Path, as_json: bool, uniform: str | None, keep: str, plan: Path 
     "--budgets", default="0.9,0.8,0.7,0.6", callback=known_shares, help="Shares of uniform 8 bit latency, by commas."
 )
 @click.option("--measure", is_flag=True, help="Also build every plan and time it, in turns with the others.")
-@click.option("--eval", "eval_data", type=click.Path(path_type=Path), help="Also run every plan on this .npz.")
+@data_option("--eval", "eval_data", "Also run every plan on this .npz.")
 @solver_option
 @json_option
 def compare(as_json: bool, methods: tuple[str, ...], budgets: tuple[float, ...], measure: bool, **fields: Any) -> None:
@@ -181,7 +182,7 @@ def finetune(**fields: Any) -> None:
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="Evaluation .npz, labels optional.")
+@data_option("--data", "data", "Evaluation .npz, labels optional.", required=True)
 @click.option("--reference", type=click.Path(path_type=Path), help="Another built folder to compare outputs with.")
 @click.option("--profile", is_flag=True, help="Also the time of each operator, each timed alone.")
 @board_options
@@ -197,9 +198,9 @@ def run(
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path, exists=False))
+@click.argument("model", type=click.Path(path_type=Path))
 @input_shape_option
-@click.option("--data", type=click.Path(path_type=Path), help="Calibration .npz; with labels, also top-1.")
+@data_option("--data", "data", "Calibration .npz; with labels, also top-1.")
 @click.option("--engines", default="all", help="By commas: ours-int8, ours-w2a4, ort-int8, openvino-fp32, ...; or all.")
 @click.option("--threads", default="1", help="Thread counts, by commas.")
 @click.option("--rounds", type=click.IntRange(1), default=15, help="Calm rounds wanted for each ratio.")

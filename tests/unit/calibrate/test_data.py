@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tvm_mpq.calibrate.data import SYNTHETIC_SAMPLES, doubt, load_dataset
-from tvm_mpq.errors import DataError
+from tvm_mpq.errors import DataError, FileFormatError
 
 ONE = {"x": ((1, 2, 3), "float32")}
 TWO = {"x": ((1, 2), "float32"), "mask": ((1, 2), "int64")}
@@ -153,11 +153,11 @@ def test_a_single_row_may_be_given_for_each_sample() -> None:
 @pytest.mark.parametrize(
     ("others", "words"),
     [
-        ({"p": numbered(5, 3)}, "same number of samples.*x 12x2, for 3 runs, p 5x3, for 5 runs"),
-        ({"p": numbered(12, 1, 3)}, "p 12x1x3, for 12 runs"),
-        ({"p": numbered(3, 2, 3)}, r"'p' must have shape samplesx3, or runsx1x3 \(got 3x2x3\)"),
-        ({"t": np.zeros((3, 1), np.int64)}, r"'t' must have shape runs \(got 3x1\)"),
-        ({"t": np.int64(3)}, r"'t' must have shape runs \(got \(\) without axes\)"),
+        ({"p": numbered(5, 3)}, r"same number of samples.*x \(12, 2\), for 3 runs, p \(5, 3\), for 5 runs"),
+        ({"p": numbered(12, 1, 3)}, r"p \(12, 1, 3\), for 12 runs"),
+        ({"p": numbered(3, 2, 3)}, r"'p' must have shape \(samples, 3\), or \(runs, 1, 3\) \(got \(3, 2, 3\)\)"),
+        ({"t": np.zeros((3, 1), np.int64)}, r"'t' must have shape \(runs\) \(got \(3, 1\)\)"),
+        ({"t": np.int64(3)}, r"'t' must have shape \(runs\) \(got \(\)\)"),
         ({"t": np.zeros(3, np.int32)}, "'t' must be int64"),
         ({"x": numbered(3, 2)}, "for 0 runs"),
         ({"labels": np.arange(3)}, r"labels must have shape \(12,\)"),
@@ -180,3 +180,15 @@ def test_synthetic_data_fit_every_kind_of_input() -> None:
 def test_a_network_without_a_batch_axis_anywhere() -> None:
     data = load_dataset(np.float32([1, 2, 3]), {"t": ((), "float32")})
     assert [s["t"].tolist() for s in data] == [1, 2, 3]
+
+
+def test_what_numpy_would_unpickle_is_refused_without_its_advice(tmp_path: Path) -> None:
+    text, objects = tmp_path / "text.npz", tmp_path / "objects.npz"
+    text.write_text("not an archive")
+    np.savez(objects, x=np.array([{}], dtype=object))
+    for path in (text, objects):
+        with pytest.raises(
+            FileFormatError, match="it holds Python objects, or is no archive at all; save numbers"
+        ) as e:
+            load_dataset(path, {"x": ((1, 3), "float32")})
+        assert "allow_pickle" not in str(e.value)
