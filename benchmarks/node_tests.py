@@ -169,6 +169,19 @@ def _ort_is_right(case: Any) -> bool:
         return False
 
 
+def _share_device() -> None:
+    """In a worker process: all its cases run on one device process, whose start takes longer than a case."""
+    from tvm_mpq.pipeline import context
+    from tvm_mpq.tuning.devices.pool import ThisMachine
+
+    class Kept(ThisMachine):
+        def close(self) -> None:
+            """It serves the next case; it ends with this process."""
+
+    machine = Kept(1)
+    context.ThisMachine = lambda threads: machine  # type: ignore[assignment, misc]
+
+
 def _work(name: str, ort: bool) -> Verdict:
     return judge(_by_name()[name], ort)
 
@@ -178,7 +191,7 @@ def run(names: Sequence[str], workers: int, ort: bool) -> Iterator[Verdict]:
     context = multiprocessing.get_context("spawn")
     todo = list(names)
     while todo:
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        with ProcessPoolExecutor(workers, context, _share_device) as pool:
             futures = [(name, pool.submit(_work, name, ort)) for name in todo]
             for name, future in futures:
                 try:
@@ -187,7 +200,7 @@ def run(names: Sequence[str], workers: int, ort: bool) -> Iterator[Verdict]:
                 except BrokenProcessPool:
                     break
         if todo:  # whose process ended is known once it runs alone
-            with ProcessPoolExecutor(1, mp_context=context) as alone:
+            with ProcessPoolExecutor(1, context, _share_device) as alone:
                 try:
                     yield alone.submit(_work, todo[0], ort).result()
                 except BrokenProcessPool:

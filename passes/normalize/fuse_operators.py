@@ -6,7 +6,8 @@
     pooling, concat, slice and pad, reshape, activation     one composite each, a recurrent layer's loop too
 
 Stands last: expects ChannelsLast, MergeCopy and FoldAffine before it. Leaves alone whatever has no composite form
-(softmax, normalisation, matmul of two activations, arithmetic with constants, ...), and composites made before.
+(softmax, normalisation, matmul of two activations, arithmetic with constants, what holds infinities, ...), and
+composites made before.
 A residual add of two convolutions is fused into the later one. The form is described in composites.py.
 """
 
@@ -18,6 +19,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from tvm_mpq.errors import UnsupportedModelError
 from tvm_mpq.passes.normalize.activations import Activation, find_activation
 from tvm_mpq.passes.normalize.composites import Composite, Emit, Names, build_function, global_name, readable_name
 from tvm_mpq.passes.normalize.conv_transpose import dilated, dilation_of
@@ -32,6 +34,7 @@ from tvm_mpq.passes.normalize.exprs import (
     prod,
     shape_of,
 )
+from tvm_mpq.passes.normalize.infinite import infinite
 from tvm_mpq.passes.normalize.recurrent import find_recurrent
 from tvm_mpq.passes.normalize.rewrite import Rewriter
 from tvm_mpq.passes.normalize.weightless import find_weightless
@@ -40,7 +43,13 @@ from tvm_mpq.schema import ActivationWorkload, AddWorkload, Conv2dWorkload, Mult
 
 @tvm.transform.module_pass(opt_level=0, name="tvm_mpq.FuseOperators")
 class FuseOperators:
-    """Group operators into composite functions."""
+    """Group operators into composite functions.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If a weight holds NaN or infinity.
+    """
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         return _Rewriter(mod).run()
@@ -60,6 +69,7 @@ class _Rewriter(Rewriter):
     def __init__(self, mod: tvm.IRModule) -> None:
         super().__init__(mod)
         self._swallowed: set[relax.Var] = set()
+        self._infinite = infinite(self.bindings)
         self._acts = self._find_activations()
         self._layers = self._find_layers()
         self._composites = self._plan()
@@ -104,13 +114,14 @@ class _Rewriter(Rewriter):
         for var, value in self.bindings:
             if not (_is_conv2d(value) or _is_linear(value)) or not is_float(var):
                 continue
+            _check_finite(var, value.args[1])
             outputs = (shape_of(var) or (0,))[-1]
             bias, end = np.zeros(outputs, np.float32), var
             user = self._user(var)
             if user is not None and op_name(self.value[user]) == "relax.add" and shape_of(user) == shape_of(var):
                 a, b = self.value[user].args
                 vector = channel_vector(b if a.same_as(var) else a, len(shape_of(var) or ()), outputs)
-                if vector is not None:
+                if vector is not None and np.isfinite(vector).all():
                     bias, end = vector.astype(np.float32), user
             layers[end] = _Layer(var, value, end, bias)
         return layers
@@ -127,7 +138,7 @@ class _Rewriter(Rewriter):
         parts = {v for act in self._standalone.values() for v in (*act.inner, act.root)}
         reshapes = []
         for var, value in reversed(self.bindings):  # a pad takes the slice before it
-            if var not in self._swallowed and var not in plan and var not in parts:
+            if var not in self._swallowed | self._infinite and var not in plan and var not in parts:
                 weightless = find_recurrent(self.mod, var, value)
                 weightless = weightless or find_weightless(var, value, self._slice_before(value))
                 if weightless is not None and weightless.kind == "reshape":
@@ -135,7 +146,7 @@ class _Rewriter(Rewriter):
                 elif weightless is not None:
                     self._keep(self._with_activation(weightless), plan)
         for var, act in self._standalone.items():
-            if var not in self._swallowed and var not in plan:
+            if var not in self._swallowed and var not in plan and act.x not in self._infinite:
                 workload = ActivationWorkload(shape_of(var) or (), act.text)
                 readable = readable_name(var)
                 whole = Composite("activation", (act.x,), var, _nothing, (), workload, act.text, readable, act.inner)
@@ -216,12 +227,26 @@ class _Rewriter(Rewriter):
         other = b if a.same_as(layer.end) else a
         if not isinstance(other, relax.Var) or other.same_as(layer.end) or not is_float(other):
             return None, layer.end
+        if other in self._infinite:
+            return None, layer.end
         if shape_of(other) != shape_of(layer.end):
             return None, layer.end
         rival = self._layers.get(other)
         if rival is not None and self._user(other) is not None and self.index[rival.var] > self.index[layer.var]:
             return None, layer.end
         return other, user
+
+
+def _check_finite(layer: relax.Var, weight: relax.Expr) -> None:
+    values = array_of(weight)
+    count = int(np.count_nonzero(~np.isfinite(values)))
+    if count:
+        what = "NaN" if np.isnan(values).any() else "infinity"
+        raise UnsupportedModelError(
+            f"weights that may be quantized must be finite (got {what} in those of operator "
+            f"{readable_name(layer) or layer.name!r}, {count} of {values.size} values); "
+            "export the model from a sound checkpoint"
+        )
 
 
 def _nothing(params: list[relax.Var], _emit: Emit) -> relax.Expr:

@@ -27,10 +27,10 @@ def one_line(error: BaseException) -> str:
 
 
 def check_values(tensors: Iterable[tuple[str, GenericArray]]) -> None:
-    """Refuse NaN, infinity and float types other than float32.
+    """Refuse NaN, and float types other than float32; a single number may be float64.
 
-    An attention mask (a float tensor of 0 and -infinity) and single numbers (bounds of a clip) may be infinite; a
-    single number may be float64.
+    Infinities have a meaning (bounds of a clip, attention masks); weights that hold one are refused where it is known
+    that they are weights (`passes.normalize.fuse_operators`).
 
     Raises
     ------
@@ -42,17 +42,12 @@ def check_values(tensors: Iterable[tuple[str, GenericArray]]) -> None:
             raise UnsupportedModelError(
                 f"weights must be float32 (got {values.dtype.name} in tensor {name!r}); export the model in float32"
             )
-        if values.dtype.kind != "f" or np.isfinite(values).all():
-            continue
-        nan = np.isnan(values)
-        if not nan.any() and (values.size == 1 or not values[np.isfinite(values)].any()):
-            continue
-        what = "NaN" if nan.any() else "infinity"
-        count = int(np.count_nonzero(~np.isfinite(values)))
-        raise UnsupportedModelError(
-            f"weights must be finite (got {what} in tensor {name!r}, {count} of {values.size} values); "
-            "export the model from a sound checkpoint"
-        )
+        count = int(np.count_nonzero(np.isnan(values))) if values.dtype.kind == "f" else 0
+        if count:
+            raise UnsupportedModelError(
+                f"constants must be numbers (got NaN in tensor {name!r}, {count} of {values.size} values); "
+                "export the model from a sound checkpoint"
+            )
 
 
 def check_module(mod: tvm.IRModule, what: str) -> None:

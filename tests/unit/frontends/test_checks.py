@@ -13,17 +13,16 @@ from tvm_mpq.errors import UnsupportedModelError
 from tvm_mpq.frontends.checks import check_module, check_values, fingerprint, one_line
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_non_finite_weight_is_refused_by_name(bad: float) -> None:
-    weight = np.array([1, bad, 3], np.float32)
-    with pytest.raises(UnsupportedModelError, match=r"tensor 'fc.weight', 1 of 3 values"):
+def test_nan_is_refused_by_name() -> None:
+    weight = np.array([1, np.nan, -np.inf], np.float32)
+    with pytest.raises(UnsupportedModelError, match=r"NaN in tensor 'fc.weight', 1 of 3 values"):
         check_values([("ok", np.ones(3, np.float32)), ("fc.weight", weight)])
 
 
-def test_masks_bounds_and_integers_pass() -> None:
+def test_infinities_and_integers_pass() -> None:
     check_values(
         [
-            ("mask", np.array([[0, -np.inf], [0, 0]], np.float32)),
+            ("table", np.array([[0.5, -np.inf], [0, 0]], np.float32)),
             ("bound", np.array(np.inf, np.float32)),
             ("ids", np.array([1, 2])),
             ("number", np.array(0.5, np.float64)),

@@ -132,12 +132,11 @@ def test_control_flow_and_operators_without_their_inputs_are_refused(kind, text,
         load_model(path)
 
 
-@pytest.mark.parametrize(("bad", "what"), [(np.nan, "NaN"), (np.inf, "infinity")])
-def test_non_finite_weights_are_refused_by_name(bad, what, save_onnx) -> None:
+def test_weights_of_nan_are_refused_by_name(save_onnx) -> None:
     weight = np.ones((2, 2), np.float32)
-    weight[0, 1] = bad
+    weight[0, 1] = np.nan
     path = save_onnx([node("MatMul", ["x", "fc.weight"], ["y"])], {"x": ((1, 2), "float32")}, {"fc.weight": weight})
-    with pytest.raises(UnsupportedModelError, match=f"{what} in tensor 'fc.weight'"):
+    with pytest.raises(UnsupportedModelError, match="NaN in tensor 'fc.weight'"):
         load_model(path)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from tvm import relax
 
+from tvm_mpq.errors import UnsupportedModelError
 from tvm_mpq.passes.normalize.fuse_operators import FuseOperators
 from tvm_mpq.schema import AddWorkload, ConcatWorkload, Conv2dWorkload, CopyWorkload, MultiplyWorkload, Pool2dWorkload
 
@@ -243,3 +244,43 @@ def test_equal_names_are_told_apart(lab) -> None:
     _, attrs = fused(lab, body)
     assert set(attrs) == {"conv2d_1", "conv2d_2"}
     assert set(lab.attrs(FuseOperators()(mod))) == {"conv2d_1", "conv2d_2"}
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_a_weight_that_is_not_finite_is_refused_by_its_operator(lab, bad) -> None:
+    weight = np.ones((4, 9), np.float32)
+    weight[3, 1] = bad
+    what = "NaN" if np.isnan(bad) else "infinity"
+    with pytest.raises(UnsupportedModelError, match=f"{what} in those of operator 'fc', 1 of 36 values"):
+        fused(lab, lambda b, x: b(op.matmul(x, relax.const(weight)), "fc"), (3, 4))
+
+
+MASK = np.where(np.tri(3, 4), np.float32(0), np.float32(-np.inf))
+MASKS = {
+    "looked up": lambda b, x: b(op.take(relax.const(MASK), relax.const(np.int64([2, 0, 1])), 0)),
+    "chosen": lambda b, x: b(op.where(b(op.greater(x, relax.const(np.float32(0)))), x, relax.const(MASK))),
+    "on a view": lambda b, x: b(op.reshape(b(op.add(b(op.tanh(x)), relax.const(MASK))), (3, 4))),
+}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_no_integer_operator_reads_or_makes_a_mask_of_infinities(lab, mask) -> None:
+    """The sum of a layer and a mask, which would be its residual, and of two activations, and what follows."""
+
+    def body(b, x):
+        m = MASKS[mask](b, x)
+        y = b(op.add(b(op.matmul(x, b.const(4, 4)), "fc"), m))
+        return b(relax.Tuple([b(op.nn.softmax(b(op.nn.silu(y)))), b(op.add(m, x))]))
+
+    ops, attrs = fused(lab, body, (3, 4))
+    assert not attrs["fc"]["workload"].residual
+    kinds = {a["kind"] for name, a in attrs.items() if name != "fc"}
+    assert kinds <= {"activation"} and ops.count("add") >= 2
+    assert all(a["activation"] != "silu" for a in attrs.values())
+
+
+def test_a_bias_of_infinities_stays_a_sum_of_its_own(lab) -> None:
+    """Words that a classifier shall never choose."""
+    bias = relax.const(np.float32([0, -np.inf, 1, 2]))
+    ops, attrs = fused(lab, lambda b, x: b(op.add(b(op.matmul(x, b.const(4, 4)), "fc"), bias)), (3, 4))
+    assert ops == ["linear", "add"] and set(attrs) == {"fc"}
