@@ -12,6 +12,8 @@ import tvm
 from tvm import relax
 
 from tvm_mpq.errors import UnsupportedModelError
+from tvm_mpq.frontends.checks import refusing
+from tvm_mpq.frontends.naming import operator_of
 from tvm_mpq.passes.normalize.exprs import shape_of
 
 OUTPUT = -1
@@ -56,7 +58,8 @@ class Rewriter:
     def run(self) -> tvm.IRModule:
         """The module with the new main."""
         for var, value in self.bindings:
-            self.visit(var, value)
+            with refusing(f"{operator_of(value) or 'tensor'} {var.name!r} cannot be brought into normal form"):
+                self.visit(var, value)
         return self._finish(self.remap(self.result))
 
     def visit(self, var: relax.Var, value: relax.Expr) -> None:

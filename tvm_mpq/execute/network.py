@@ -20,6 +20,7 @@ from tvm_mpq.errors import OutputError
 from tvm_mpq.execute.accuracy import classifies
 from tvm_mpq.execute.prepare import Prepared
 from tvm_mpq.execute.profile import KernelCall, kernel_calls
+from tvm_mpq.frontends.checks import refusing
 from tvm_mpq.numerics.weight_codes import WeightCodes
 from tvm_mpq.passes.lowering import KernelStep, Step, lower
 from tvm_mpq.passes.realize import KERNEL_ATTR, Realize
@@ -56,11 +57,22 @@ def realize(prepared: Prepared, plan: Plan, codes: WeightCodes | None = None) ->
 
 
 def build(prepared: Prepared, plan: Plan, path: Path, mod: tvm.IRModule | None = None) -> Built:
-    """Compile and export. mod: the plan realized, if it is already. Raises OutputError when it cannot be written."""
-    mod = realize(prepared, plan) if mod is None else mod
+    """Compile and export.
+
+    mod: the plan realized, if it is already.
+
+    Raises
+    ------
+    UnsupportedModelError
+        When TVM cannot compile it.
+    OutputError
+        When it cannot be written.
+    """
     memory = PlannedMemory()
-    with tvm.transform.PassContext(opt_level=3, instruments=[memory]):
-        executable = compile_network(mod, prepared.tvm_target())
+    with refusing(f"{prepared.loaded.name} cannot be compiled"):
+        mod = realize(prepared, plan) if mod is None else mod
+        with tvm.transform.PassContext(opt_level=3, instruments=[memory]):
+            executable = compile_network(mod, prepared.tvm_target())
     try:
         export(executable, path, targets.linker_of(prepared.row))
     except OSError as e:

@@ -10,6 +10,7 @@ import tvm
 
 from tvm_mpq import frontends, targets
 from tvm_mpq.execute.own_integers import OwnIntegers, own_integers
+from tvm_mpq.frontends.checks import refusing
 from tvm_mpq.kernels import OFFERED
 from tvm_mpq.passes.annotate import Annotate
 from tvm_mpq.passes.graph import Graph, read_graph
@@ -77,11 +78,12 @@ def prepare(
 def annotated(
     loaded: frontends.Loaded, row: TargetRow, threads: int, offered: Iterable[Precision], *, requantize: bool = False
 ) -> Prepared:
-    """An imported network, normalized and annotated for one target."""
+    """An imported network, normalized and annotated for one target. Raises UnsupportedModelError."""
     passes = [Normalize(), Annotate(target=row, threads=threads, offered=offered)]
-    mod = tvm.transform.Sequential(passes)(loaded.mod)
+    with refusing(f"{loaded.name} cannot be brought into normal form"):
+        mod = tvm.transform.Sequential(passes)(loaded.mod)
+        graph = read_graph(mod)
     attrs = targets.to_tvm_attrs(row, threads)
-    graph = read_graph(mod)
     own = OwnIntegers() if requantize else own_integers(loaded, graph)
     if loaded.stored is not None:
         loaded = replace(loaded, notes=(*loaded.notes, _own_text(own, graph)))

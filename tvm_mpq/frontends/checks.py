@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator
 
@@ -10,7 +11,7 @@ import numpy.typing as npt
 import tvm
 from tvm import relax
 
-from tvm_mpq.errors import UnsupportedModelError
+from tvm_mpq.errors import MPQError, UnsupportedModelError
 from tvm_mpq.frontends.naming import bindings
 
 GenericArray = npt.NDArray[np.generic]
@@ -24,6 +25,26 @@ def one_line(error: BaseException) -> str:
     lines = [s for s in lines if s and not s.startswith(("Traceback", "File ", "During handling"))]
     text = lines[0] if lines else type(error).__name__
     return text if len(text) <= 200 else text[:197] + "..."
+
+
+@contextlib.contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Turn whatever goes wrong inside, and nobody foresaw, into a refusal of one line that begins with `what`.
+
+    Importers and passes meet networks that nobody has tried; the error that they stumbled on is kept as the cause.
+
+    Raises
+    ------
+    UnsupportedModelError
+    """
+    try:
+        yield
+    except (MPQError, MemoryError):
+        raise
+    except Exception as e:
+        reason = one_line(e)
+        kind = "" if reason == type(e).__name__ else f"{type(e).__name__}: "
+        raise UnsupportedModelError(f"{what}: {kind}{reason}") from e
 
 
 def check_values(tensors: Iterable[tuple[str, GenericArray]]) -> None:

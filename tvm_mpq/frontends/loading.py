@@ -11,7 +11,7 @@ import tvm
 from tvm import relax
 
 from tvm_mpq.errors import FileFormatError, MissingFileError, UnsupportedModelError
-from tvm_mpq.frontends.checks import check_module, fingerprint
+from tvm_mpq.frontends.checks import check_module, fingerprint, refusing
 from tvm_mpq.frontends.imported import Imported
 from tvm_mpq.frontends.naming import UniqueNames, bindings, names_by_variable, new_names, rename, safe
 from tvm_mpq.frontends.reference import Reference
@@ -77,7 +77,16 @@ def load_model(
         For a wrong `batch`, `input_shapes` or `example_inputs`.
     """
     shapes = Shapes(batch, input_shapes)
-    imported, name = _import(model, example_inputs, shapes)
+    with refusing(f"{_name(model)} cannot be imported"):
+        return _loaded(*_import(model, example_inputs, shapes), shapes)
+
+
+def _name(model: Any) -> str:
+    return Path(model).name if isinstance(model, (str, Path)) else f"the {type(model).__name__}"
+
+
+def _loaded(imported: Imported, name: str, shapes: Shapes) -> Loaded:
+    """With names and checks."""
     names = UniqueNames()
     parameters = [names.unique(safe(n).replace(".", "_")) for n in imported.input_names]
     variables = names_by_variable(imported.mod["main"], imported.owners)

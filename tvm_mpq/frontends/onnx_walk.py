@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper, shape_inference
 
-from tvm_mpq.frontends.checks import GenericArray
+from tvm_mpq.frontends.checks import GenericArray, refusing
 from tvm_mpq.frontends.onnx_fold import evaluated
 from tvm_mpq.frontends.onnx_functions import body_of
 from tvm_mpq.frontends.onnx_nodes import STANDARD, VersionedNode, attribute, names_read, renamed, schema_of
@@ -54,24 +54,29 @@ class Walk:
         kept: list[VersionedNode] = []
         while self._todo:
             item = self._todo.popleft()
-            self._infer(item)
-            if self._folded(item):
-                continue
-            instead = self._branch(item)
-            if instead is None:
-                sizes = {name: static_dims(self._types.get(name)) for name in item.node.input}
-                instead = unrolled(item, sizes, self._versions)
-            if instead is None:
-                instead = modernized(item, self._types, self._constants)
-            if instead is None and self._expand(item, self._types):
-                instead = body_of(item, self._types)
-            if instead is not None:
-                self._todo.extendleft(reversed(instead))
-                continue
-            kept.append(item)
+            with refusing(f"operator {item.node.op_type} (node {item.source!r}) cannot be read"):
+                if self._stays(item):
+                    kept.append(item)
         nodes = self._alive(kept)
         read = {n for item in nodes for n in names_read(item.node)} | set(self._outputs)
         return Walked(nodes, {n: t for n, t in self._constants.items() if n in read}, self._types)
+
+    def _stays(self, item: VersionedNode) -> bool:
+        """Whether the node goes to the importer as it is; what takes its place, if anything, is visited next."""
+        self._infer(item)
+        if self._folded(item):
+            return False
+        instead = self._branch(item)
+        if instead is None:
+            sizes = {name: static_dims(self._types.get(name)) for name in item.node.input}
+            instead = unrolled(item, sizes, self._versions)
+        if instead is None:
+            instead = modernized(item, self._types, self._constants)
+        if instead is None and self._expand(item, self._types):
+            instead = body_of(item, self._types)
+        if instead is not None:
+            self._todo.extendleft(reversed(instead))
+        return instead is None
 
     def _folded(self, item: VersionedNode) -> bool:
         """Compute the node if all it reads is known: constants, or shapes."""
