@@ -1,12 +1,10 @@
 """How many accuracy points a plan will lose on new images, told from images that may have been trained on.
 
 The estimate is `crossed` of `tvm_mpq.select.paired`: noise that the plan puts onto logits, against how close calls
-are for fp32. The noise of an image is the same whether it was trained on or not; how close its call is, is not: fp32 is
-sure of images that it was trained on, and nothing changes their class. Where they look trained on, calls are therefore
-those of fp32 on pairs of them laid over each other, MIX * one + (1 - MIX) * another, as mixup trains with (Zhang et
-al., arXiv 1710.09412): measured on CIFAR-10, calls on such pairs are as close as on test images. Probabilities are
-fp32's own: most networks are surer than they are right (Guo et al., arXiv 1706.04599), so that regrets are rather too
-large; where labels show that a network is right more often than it says, its probabilities are sharpened.
+are for fp32. fp32 is sure of images that it was trained on, and nothing changes their class. Where they look trained
+on, both networks are therefore run on pairs of them laid over each other, MIX * one + (1 - MIX) * another, as mixup
+trains with (Zhang et al., arXiv 1710.09412); whoever names the class of the first is right. Measured on CIFAR-10, calls
+on such pairs are as close as on test images, and fp32 is surer than it is right, though less so than there.
 
 Images are looked at in a fixed random order, and no more of them than it takes: after `LOOKS` images a plan that is
 clearly within what is allowed, or clearly not, is done with. So that looking often does not make luck likelier, each
@@ -18,7 +16,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,12 +29,9 @@ from tvm_mpq.select.paired import (
     CONFIDENCE,
     Doubles,
     Interval,
-    Ranked,
     crossed,
     exact,
     mean_of,
-    noise,
-    regrets,
     softmax,
     student,
     temperature,
@@ -55,10 +50,6 @@ TRAINED_ON = 0.98
 LOOKS = (25, 100, 300)
 """Runs after which a plan may be done with early."""
 
-FEWEST_CHANGES = 5
-"""Changed classes from which the regrets seen are the estimate, on images that are like new ones. Crossing takes noise
-and close calls for independent, but networks put more noise onto what they are surer of. With fewer it is steadier."""
-
 EARLY_ERROR = 0.01
 """Share of the allowed error that each early look spends, one-sided."""
 
@@ -76,22 +67,22 @@ def shuffled(data: Dataset, count: int) -> Dataset:
 
 
 def mixed(data: Dataset, count: int) -> Dataset | None:
-    """At most `count` runs of pairs of images, laid over each other; None where inputs are not floats, or
-    have no batch axis, or there is one image."""
+    """At most `count` runs of pairs of images, laid over each other, with the labels of the first of each; None where
+    inputs are not floats, or have no batch axis, or there is one image."""
     used = data.head(count)
     images = len(used) * used.batch
     if images < 2 or used.whole or any(x.dtype.kind != "f" for x in used.arrays.values()):
         return None
     other = (np.arange(images) + np.random.default_rng(SEED).integers(1, images, images)) % images
     arrays = {n: (MIX * x[:images] + (1 - MIX) * x[other]).astype(x.dtype) for n, x in used.arrays.items()}
-    return Dataset(arrays, None, used.batch, used.synthetic)
+    return replace(used, arrays=arrays)
 
 
 @dataclass(frozen=True)
 class Basis:
     """What judgements stand on. right: share of images that fp32 gets right, None without labels; sure: its mean
-    probability of the class it names; mixed: pairs whose calls stand for those of new images, 0 = none do; temperature:
-    what fp32's logits are divided by before they are probabilities."""
+    probability of the class it names; mixed: pairs that stand for new images, 0 = none do; temperature: what fp32's
+    logits are divided by before they are probabilities, 1 without labels."""
 
     images: int
     right: float | None
@@ -126,21 +117,27 @@ class Judge:
         started = time.monotonic()
         self._data, self._classifies, self._metric, self._allowed = data, classifies, metric, allowed
         self._reference = fp32(data)
-        self._ranked: Ranked | None = None
         self.basis = Basis(len(data) * data.batch, None, 0.0, False, 0)
         self.plans = 0
         if classifies:
-            logits = rows_of(self._reference)
-            right = None if data.labels is None else float((logits.argmax(1) == data.labels[: len(logits)]).mean())
-            sure = float(softmax(logits).max(axis=1).mean())
-            trained_on = not new and not data.synthetic and (sure if right is None else right) >= TRAINED_ON
-            pairs = mixed(data, MIXED_RUNS) if trained_on else None
-            labels = None if trained_on else data.labels
-            sharper = 1.0 if labels is None else temperature(logits, labels[: len(logits)])
-            self._ranked = Ranked.of(logits if pairs is None else rows_of(fp32(pairs)), sharper)
-            count = 0 if pairs is None else len(self._ranked.logits)
-            self.basis = Basis(len(logits), right, sure, trained_on, count, sharper)
+            self._look_at_classes(fp32, new)
         self.seconds = time.monotonic() - started
+
+    def _look_at_classes(self, fp32: OutputsOf, new: bool) -> None:
+        """Find out what the images are worth; where they look trained on, take pairs of them instead."""
+        data, logits = self._data, rows_of(self._reference)
+        count, named = len(logits), logits.argmax(axis=1)
+        right = None if data.labels is None else float((named == data.labels[:count]).mean())
+        sure = float(softmax(logits).max(axis=1).mean())
+        trained_on = not new and not data.synthetic and (sure if right is None else right) >= TRAINED_ON
+        known = replace(data, labels=named) if trained_on and data.labels is None else data
+        pairs = mixed(known, MIXED_RUNS) if trained_on else None
+        if pairs is not None:
+            self._data, self._reference = pairs, fp32(pairs)
+            logits = rows_of(self._reference)
+        labels = self._data.labels
+        heat = 1.0 if labels is None else temperature(logits, labels[: len(logits)])
+        self.basis = Basis(count, right, sure, trained_on, 0 if pairs is None else len(logits), heat)
 
     def __call__(self, run: OutputsOf, allowed: float | None = None) -> Quality:
         """The quality of the plan whose network `run` runs; allowed: as above, for this plan alone."""
@@ -167,17 +164,11 @@ class Judge:
 
     def _drop(self, outputs: list[npt.NDArray[Any]], level: float) -> Interval:
         reference = self._reference[: len(outputs)]
-        if self._ranked is None:
+        if not self._classifies:
             errors = [relative_error(o, r) for o, r in zip(outputs, reference, strict=True)]
             return mean_of(np.array(errors), student(len(errors), level))
         before, after = rows_of(reference), rows_of(outputs)
-        z = student(len(before), level)
-        seen = mean_of(regrets(before, after, self.basis.temperature), z)
-        changed = int((before.argmax(axis=1) != after.argmax(axis=1)).sum())
-        if not self.basis.trained_on and changed >= FEWEST_CHANGES:
-            return seen
-        found = crossed(self._ranked, noise(before, after), z)
-        return found if seen.low <= found.estimate else _lifted(found, seen.estimate)
+        return crossed(before, after, student(len(before), level), self.basis.temperature)
 
     def _loss(self, outputs: list[npt.NDArray[Any]]) -> float:
         sums = Loss()
@@ -188,12 +179,6 @@ class Judge:
 
 def _is_clear(drop: Interval, allowed: float | None) -> bool:
     return allowed is not None and (drop.high <= allowed or drop.low > allowed)
-
-
-def _lifted(found: Interval, seen: float) -> Interval:
-    """Where images lose more, beyond chance, than noise independent of them would cost, that is the estimate."""
-    more = seen - found.estimate
-    return Interval(seen, found.low, found.high + more, found.images)
 
 
 def rows_of(outputs: Sequence[npt.NDArray[Any]]) -> Doubles:

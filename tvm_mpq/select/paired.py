@@ -3,15 +3,17 @@
 Comparing who is right moves by whole images: of n images with f changed answers, the drop is known to sqrt(f) / n, a
 point or more for a few hundred. Two things are therefore not counted but expected:
 
-    regret     p[fp32's class] - p[the plan's class], p = softmax of fp32's logits: the accuracy that an image is
-               expected to lose by its changed class, should fp32's probabilities be true. Changed classes are nearly
-               always close calls for fp32 itself, and lose little.
-    crossing   quantization moves logits by some noise, seen on every image, whether its class changes or not. Every
-               image's noise is put onto every image's fp32 logits, class by class in the order of fp32's ranking, and
-               the regrets of all pairs are averaged: a two-sample U-statistic (Hoeffding, Ann. Math. Stat. 19, 1948;
-               its variance is that of both samples' means, Lehmann 1951), for which n images are n * n.
+    regret     p[fp32's class] - p[the plan's class], p = softmax of fp32's logits / temperature: the accuracy that an
+               image is expected to lose by its changed class, should those probabilities be true. Changed classes are
+               nearly always close calls for fp32 itself, and lose little.
+    crossing   quantization moves logits by some noise, seen on every image, whether its class changes or not. An
+               image's noise is put onto the fp32 logits of images whose calls are about as close, class by class in the
+               order of fp32's ranking, and the regrets of all such pairs are averaged: a two-sample U-statistic
+               (Hoeffding, Ann. Math. Stat. 19, 1948; its variance is that of both samples' means, Lehmann 1951). Only
+               among images of like margins: networks put other noise onto what they are sure of.
 
-Images whose logits are ranked need not be those whose noise is seen: see `tvm_mpq.calibrate.judge`.
+Most networks are surer than they are right, some are less sure (Guo et al., arXiv 1706.04599): where labels are known
+the temperature is fitted to them.
 """
 
 from __future__ import annotations
@@ -30,13 +32,16 @@ Doubles = npt.NDArray[np.float64]
 RANKS = 5
 """Classes of an image that may win, the likeliest by fp32: noise that lifts a later one above all these is no noise."""
 
-TEMPERATURES = tuple(1 - 0.05 * step for step in range(15))
-"""1 first, so that it is taken when others are as likely."""
+ALIKE = 100
+"""Images of nearest margin, of whose noise each image meets all."""
+
+TEMPERATURES = tuple(1.02**step for step in range(-70, 71))
+"""From a quarter to four: a few images of which all are right would ask for none at all."""
 
 CONFIDENCE = 0.9
 """One-sided: the share of cases in which the truth lies below `Interval.high`, and as many above `Interval.low`."""
 
-_CHUNK = 64  # images whose noise is crossed at once
+_CHUNK = 64  # images that meet noise at once
 _MOST = 20.0  # logarithm of the widest factor that a bound stands away
 
 
@@ -67,14 +72,17 @@ def softmax(logits: Doubles) -> Doubles:
 
 
 def temperature(logits: Doubles, labels: npt.NDArray[np.int64]) -> float:
-    """What logits are to be divided by where the network is right more often than it says: 1 or less.
+    """What logits are divided by so that the network is as sure as it is right: the likeliest of `TEMPERATURES`.
 
-    The likeliest of `TEMPERATURES` (Guo et al., arXiv 1706.04599). Networks that say too much are left as they are:
-    that makes regrets larger, and on images that they were trained on it would not show.
+    Above 1 where it is surer than right (Guo et al., arXiv 1706.04599).
     """
     rows = np.arange(len(logits))
-    likelihood = [float(np.log(np.maximum(softmax(logits / t)[rows, labels], 1e-30)).sum()) for t in TEMPERATURES]
-    return TEMPERATURES[int(np.argmax(likelihood))]
+    logits = logits - logits.max(axis=1, keepdims=True)
+
+    def surprise(t: float) -> float:
+        return float((np.log(np.exp(logits / t).sum(axis=1)) - logits[rows, labels] / t).sum())
+
+    return min(TEMPERATURES, key=lambda t: (surprise(t), abs(t - 1)))
 
 
 def regrets(reference: Doubles, changed: Doubles, temperature: float = 1.0) -> Doubles:
@@ -88,62 +96,40 @@ def regrets(reference: Doubles, changed: Doubles, temperature: float = 1.0) -> D
     return np.asarray(p[rows, reference.argmax(axis=1)] - p[rows, changed.argmax(axis=1)])
 
 
-@dataclass(frozen=True)
-class Ranked:
-    """Images by fp32's ranking of their classes. logits, probabilities: float64[images, ranks], best first."""
-
-    logits: Doubles
-    probabilities: Doubles
-
-    @classmethod
-    def of(cls, logits: Doubles, temperature: float = 1.0) -> Ranked:
-        """logits: float64[images, classes]."""
-        order = ranking(logits)
-        p = softmax(logits / temperature)
-        return cls(np.take_along_axis(logits, order, 1), np.take_along_axis(p, order, 1))
-
-
-def ranking(logits: Doubles) -> npt.NDArray[np.intp]:
-    """int[images, ranks]: the likeliest classes of each image, best first; at most `RANKS`."""
-    return np.argsort(-logits, axis=1, kind="stable")[:, :RANKS]
-
-
-def noise(reference: Doubles, changed: Doubles) -> Doubles:
-    """float64[images, ranks]: what quantization adds to each image's likeliest classes, best first."""
-    return np.asarray(np.take_along_axis(changed - reference, ranking(reference), 1))
-
-
-def crossed(images: Ranked, noises: Doubles, z: float) -> Interval:
-    """Expected accuracy points lost, when each image may meet each noise.
+def crossed(before: Doubles, after: Doubles, z: float, temperature: float = 1.0) -> Interval:
+    """Expected accuracy points lost, when each image may meet the noise of each image whose call is about as close.
 
     Parameters
     ----------
-    images
-        M images as fp32 sees them.
-    noises
-        float64[N, ranks], of N images that both networks have seen.
+    before, after
+        float64[N, classes], logits of fp32 and of the plan.
     z
         How many standard errors the bounds stand away: `student(N, level)`.
+    temperature
+        What fp32's logits are divided by before they are probabilities.
 
     Returns
     -------
     Interval
-        mean * exp(+- z * error / mean), error = sqrt(var_i(mean_j h) / M + var_j(mean_i h) / N), h[i, j] the regret of
-        image i under noise j.
+        mean * exp(+- z * error / mean), error = sqrt((var_i(mean_j h) + var_j(mean_i h)) / N), h[i, j] the regret of
+        image i under the noise of image j, one of the `ALIKE` that are nearest in the order of margins.
     """
-    by_image = np.zeros(len(images.logits))
-    by_noise = np.empty(len(noises))
-    rows = np.arange(len(images.logits))[:, None]
-    best = images.probabilities[:, :1]
-    for start in range(0, len(noises), _CHUNK):
-        part = noises[start : start + _CHUNK]
-        winner = (images.logits[:, None, :] + part[None]).argmax(axis=2)
-        regret = best - images.probabilities[rows, winner]
-        by_image += regret.sum(axis=1)
-        by_noise[start : start + len(part)] = regret.mean(axis=0)
-    by_image /= len(noises)
-    error = math.sqrt(_variance(by_image) / len(by_image) + _variance(by_noise) / len(by_noise))
-    return _around(float(by_noise.mean()), error, z, len(noises))
+    images, near = len(before), min(ALIKE, len(before))
+    classes = np.argsort(-before, axis=1, kind="stable")[:, :RANKS]
+    logits, moved, p = (np.take_along_axis(x, classes, 1) for x in (before, after, softmax(before / temperature)))
+    order = np.argsort(logits[:, 0] - logits[:, min(1, logits.shape[1] - 1)], kind="stable")
+    logits, noise, p = logits[order], (moved - logits)[order], p[order]
+    first = np.clip(np.arange(images) - near // 2, 0, images - near)
+    by_image, by_noise = np.empty(images), np.zeros(images)
+    for start in range(0, images, _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        met = first[rows, None] + np.arange(near)
+        winner = (logits[rows, None] + noise[met]).argmax(axis=2)
+        regret = p[rows, :1] - np.take_along_axis(p[rows], winner, 1)
+        by_image[rows] = regret.mean(axis=1)
+        by_noise += np.bincount(met.ravel(), regret.ravel(), images) / near
+    error = math.sqrt((_variance(by_image) + _variance(by_noise)) / images)
+    return _around(float(by_image.mean()), error, z, images)
 
 
 def mean_of(losses: Doubles, z: float) -> Interval:
