@@ -315,9 +315,9 @@ def test_a_budget_that_no_built_network_keeps_is_given_up(
 @pytest.mark.parametrize(
     ("budget", "text"),
     [
-        (mpq.Budget(latency_ratio=1e-6), "latency"),
-        (mpq.Budget(latency_ms=1e-9), "latency"),
-        (mpq.Budget(size_mb=1e-6), "size"),
+        (mpq.Budget(latency_ratio=1e-6), "latency_ratio 1e-06 .* latency_ratio 0"),
+        (mpq.Budget(latency_ms=1e-9), "latency_ms 1e-09 .* latency_ms 0"),
+        (mpq.Budget(size_mb=1e-6), "size_mb 1e-06 .* size_mb 0"),
     ],
 )
 def test_an_unreachable_budget_says_what_would_do(small: Callable[..., Result], budget: mpq.Budget, text: str) -> None:
@@ -325,4 +325,15 @@ def test_an_unreachable_budget_says_what_would_do(small: Callable[..., Result], 
 
     with pytest.raises(InfeasibleError, match=text) as caught:
         small(onnx_models.multilayer(), budget=budget)
-    assert "\n" not in str(caught.value) and "least" in str(caught.value)
+    assert "\n" not in str(caught.value) and "least" in str(caught.value) and "--nearest" in str(caught.value)
+
+
+def test_the_nearest_plan_is_built_when_that_is_asked_for(small: Callable[..., Result]) -> None:
+    said: list[str] = []
+    asked = mpq.Budget(size_mb=1e-6, latency_ms=1e-9)
+    report = small(onnx_models.multilayer(), budget=asked, nearest=True, say=said.append).report
+    kept = report["nearest_budget"]
+    assert any("out of reach" in text for text in said)
+    assert report["budget"] == {**kept, "size_mb": 1e-6, "latency_ms": 1e-9}
+    assert report["weight_bytes"]["mixed"] <= kept["size_mb"] * 1e6
+    assert report["predicted_ms"]["mixed"] <= kept["latency_ms"]

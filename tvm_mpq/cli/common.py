@@ -218,6 +218,7 @@ def json_option(command: Command) -> Command:
 
 def budget_options(command: Command) -> Command:
     for option in (
+        click.option("--nearest", is_flag=True, help="Where no plan keeps the budget, build the nearest one."),
         click.option("--max-drop", type=float, help="Accuracy points that may be lost; 1 when no budget is given."),
         click.option("--size-mb", type=float, help="Weights, in megabytes of 10^6 bytes."),
         click.option("--latency-ms", type=float, help="Whole-network latency, milliseconds."),

@@ -91,6 +91,7 @@ def describe(
             "mixed": chosen.solution.size_bytes,
         },
         "budget": dataclasses.asdict(effective_budget(context.options.budget)),
+        "nearest_budget": None,
         "solver": {
             "name": solution.solver,
             "status": solution.status,

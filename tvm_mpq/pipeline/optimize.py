@@ -62,7 +62,7 @@ def _optimize(context: RunContext, options: Options) -> Result[OptimizeReport]:
     tables, chosen, tried = selector.select(tables, 1.0)
     share = 1.0
     for attempt in range(TIGHTENINGS + 1):
-        chosen, contest = _contested(context, tables, builds, chosen, tried)
+        chosen, contest = _contested(context, tables, builds, chosen, tried, selector.budget)
         solutions = {"fp32": tables.fp32, "int8": tables.int8, "mixed": chosen.solution}
         plans = {name: plan_of(context, tables, solution) for name, solution in solutions.items()}
         plans["mixed"], learned = tuner.tuned(plans["mixed"])
@@ -70,7 +70,7 @@ def _optimize(context: RunContext, options: Options) -> Result[OptimizeReport]:
         checked = builds.check(
             plans, eval_data.samples(), eval_data.labels, {name: s.latency_us for name, s in solutions.items()}
         )
-        over = excess(options.budget, {name: c.median_us for name, c in checked.items()})
+        over = excess(selector.budget, {name: c.median_us for name, c in checked.items()})
         if over <= 1 + TOLERANCE or attempt == TIGHTENINGS:
             break  # at last, what is told of is what was built
         share /= over
@@ -82,6 +82,9 @@ def _optimize(context: RunContext, options: Options) -> Result[OptimizeReport]:
             break
     judged = judgement(options, selector.judge, chosen, tried, contest)
     report = describe(context, tables, data, eval_data, chosen, tried, plans, checked, judged, learned)
+
+    if selector.budget != options.budget:
+        report["nearest_budget"] = dataclasses.asdict(selector.budget)
 
     built = builds.build(plans["mixed"])
     plan = dataclasses.replace(plans["mixed"], info=network.plan_info(prepared, built))
@@ -102,10 +105,15 @@ def rival_of(chosen: Tried, tried: Sequence[Tried], budget: Budget) -> Tried | N
 
 
 def _contested(
-    context: RunContext, tables: Tables, builds: NetworkBuildCache, chosen: Tried, tried: Sequence[Tried]
+    context: RunContext,
+    tables: Tables,
+    builds: NetworkBuildCache,
+    chosen: Tried,
+    tried: Sequence[Tried],
+    budget: Budget,
 ) -> tuple[Tried, RivalPlan | None]:
     """The chosen plan, or the best uniform one where that is faster once both are built and timed in turns."""
-    rival = rival_of(chosen, tried, context.options.budget)
+    rival = rival_of(chosen, tried, budget)
     if rival is None:
         return chosen, None
     context.options.tell(f"timing the best plan found beside {rival.name}")

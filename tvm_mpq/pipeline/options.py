@@ -65,6 +65,7 @@ class Options:
     finetune_epochs: int = 0  # in which the chosen plan's weights learn from the fp32 network; 0 = not at all
     measure_fraction: float = 1.0  # of the latencies that are missing; the others are predicted
     judge: str = "calib"  # what decides whether a plan keeps the drop: `calib`, or `eval` = eval_data
+    nearest: bool = False  # where no plan keeps the budget, build the nearest one
     solver_time_limit_sec: float = 60.0
     method: str = ILP  # that searches plans
     seed: int = 0  # of a method that draws

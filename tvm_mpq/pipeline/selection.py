@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 from tvm_mpq.calibrate.data import Dataset
@@ -19,6 +20,7 @@ from tvm_mpq.schema import Budget, Plan
 from tvm_mpq.select.bolder import fastest_learned
 from tvm_mpq.select.choose import choose, effective_budget
 from tvm_mpq.select.ilp import Solution
+from tvm_mpq.select.nearest import nearest_budgets, out_of_reach, rounded_up
 from tvm_mpq.select.pricing import price
 from tvm_mpq.select.problem import Problem
 from tvm_mpq.select.quality import Quality, Tried
@@ -34,8 +36,11 @@ class Selector:
         self._context, self._tuner, self._data = context, tuner, data
         self._evaluator = self._evaluator_on(data, tables, lambda plan: plan, rounder)
         self._evaluate = remembered(self._evaluator)
+        self._seen: list[Quality] = []
         self.judge: Judge = self._evaluator.judge
         """That the plan selected last was judged by."""
+        self.budget = context.options.budget
+        """That plans are selected by: the nearest one that can be kept, where that was asked for."""
         text = warning(self.judge)
         if text:
             context.options.tell(text)
@@ -46,19 +51,46 @@ class Selector:
         Raises
         ------
         InfeasibleError
-            If nothing keeps the budget.
+            If nothing keeps the budget; the text says what the nearest one is.
         """
         options = self._context.options
         self.judge = self._evaluator.judge
         while True:
             options.tell("selecting")
-            chosen, tried = self._choose(tables, options.budget, self._evaluate, latency_share)
+            try:
+                chosen, tried = self._choose(tables, self.budget, self._noted, latency_share)
+            except InfeasibleError as e:
+                if latency_share < 1:
+                    raise
+                self._relax(tables, e)
+                continue
             settled = measure_chosen_predictions(self._context, tables, chosen.solution)
             if settled is None:
                 break
             tables = settled
         chosen, tried = self._taught(tables, chosen, tried, latency_share)
         return tables, chosen, [_repriced(tables.problem, t) for t in tried]
+
+    def _noted(self, solution: Solution) -> Quality:
+        self._seen.append(self._evaluate(solution))
+        return self._seen[-1]
+
+    def _relax(self, tables: Tables, refused: InfeasibleError) -> None:
+        """Go on with the nearest budget that can be kept, where that is asked for; else, or without one, raise."""
+        options, problem = self._context.options, tables.optimistic
+        found = nearest_budgets(problem, self.budget, tables.int8.latency_us, options.solver_time_limit_sec)
+        text = out_of_reach(problem, self.budget, found) if found else str(refused)
+        drop = min((q.drop.high for q in self._seen), default=math.inf)
+        if found:
+            nearest = found[0].budget
+        elif effective_budget(self.budget).max_drop is not None and 0 < drop < math.inf:
+            nearest = dataclasses.replace(self.budget, max_drop=rounded_up(drop))
+        else:
+            raise refused
+        if not options.nearest or nearest == self.budget:
+            raise InfeasibleError(f"{text}; --nearest builds that plan") from refused
+        options.tell(f"{text}; selecting within that")
+        self.budget = nearest
 
     def _choose(
         self, tables: Tables, budget: Budget, evaluate: Callable[[Solution], Quality], latency_share: float
@@ -79,7 +111,7 @@ class Selector:
     ) -> tuple[Tried, list[Tried]]:
         """The plan chosen, or where plans may learn a faster one that keeps the drop after that."""
         options = self._context.options
-        max_drop = effective_budget(options.budget).max_drop
+        max_drop = effective_budget(self.budget).max_drop
         if not options.finetune_epochs or max_drop is None:
             return chosen, tried
         # A plan fits what it learned from: it is judged on samples that it did not.
@@ -88,7 +120,7 @@ class Selector:
 
         def within(drop: float) -> Tried | None:
             options.tell(f"selecting a plan that may lose {drop:g} points before it learns")
-            bolder = dataclasses.replace(options.budget, max_drop=drop)
+            bolder = dataclasses.replace(self.budget, max_drop=drop)
             evaluate = remembered(lambda solution: self._evaluator(solution, drop))
             try:
                 return self._choose(tables, bolder, evaluate, latency_share)[0]

@@ -272,8 +272,9 @@ class OptimizeReport(_OptimizeCore, Condition, total=False):
     """The answer of `optimize`, `report` and `demo`.
 
     plan: operator -> precision. A dict by network has the keys `fp32`, `int8` (uniform 8 bit) and `mixed`, latency_ms
-    also `predicted` (of mixed). budget, correction: fields of `Budget` and `Correction`. latency_entries: how many were
-    `measured`, `cached` (measured before) and `predicted`; predictor: its held-out errors, None when none was needed.
+    also `predicted` (of mixed). budget, correction: fields of `Budget` and `Correction`; nearest_budget: the one
+    that was kept where `budget` could not be. latency_entries: how many were `measured`, `cached` (measured before) and
+    `predicted`; predictor: its held-out errors, None when none was needed.
     boundaries: conversions between formats. finetune: None = no weights learned. artifacts: name -> path. held: what
     `int8` and `mixed` lose on the evaluation data, where labels or agreement tell. front: plans by the tables, of which
     the losses are sums. waterfall: from the predicted latency of `int8` to that of `mixed`. speedups: `mixed_to_int8`,
@@ -292,6 +293,7 @@ class OptimizeReport(_OptimizeCore, Condition, total=False):
     activation_bytes: dict[str, int]
     weight_bytes: dict[str, int]
     budget: dict[str, float | None] | None
+    nearest_budget: dict[str, float | None] | None
     solver: SolverRun
     plans_tried: list[TriedPlan]
     judgement: Judgement

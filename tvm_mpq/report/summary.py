@@ -133,7 +133,7 @@ class Limit:
     def __str__(self) -> str:
         verdict = {True: "met", False: "NOT met", None: "not checked"}[self.met]
         if self.between:
-            verdict += f", not settled ({self.between}): repeat it on a quiet machine"
+            verdict = f"not settled ({self.between}): repeat it on a quiet machine"
         return f"{self.name} at most {self.allowed}: {self.got}, {verdict}"
 
 
@@ -179,7 +179,7 @@ def _between(report: OptimizeReport, limit: str, most: float) -> str:
 
 def cautions(report: OptimizeReport) -> list[str]:
     """What a reader must know before believing the numbers."""
-    notes = []
+    notes = _nearest(report)
     calibration, found = report.get("calibration", {}), report.get("accuracy", {})
     if calibration.get("synthetic"):
         notes.append("Calibrated on synthetic data (standard normal): accuracy says little; give data with --data.")
@@ -196,6 +196,14 @@ def cautions(report: OptimizeReport) -> list[str]:
     if report.get("solver", {}).get("status") == "time_limit":
         notes.append("The solver ran out of time: a better plan may exist; allow more with --solver-seconds.")
     return notes + condition.cautions(report)
+
+
+def _nearest(report: OptimizeReport) -> list[str]:
+    asked, kept = report.get("budget") or {}, report.get("nearest_budget")
+    if not kept:
+        return []
+    changes = [f"{k} {number(kept.get(k))} in place of {number(v)}" for k, v in asked.items() if kept.get(k) != v]
+    return [f"No plan keeps the budget; this is the nearest: {', '.join(changes)}."]
 
 
 def time_of(candidate: CandidateFigures) -> float | None:
