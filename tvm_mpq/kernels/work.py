@@ -70,14 +70,14 @@ def array_bytes(arrays: Iterable[Parameter]) -> int:
 class Tiling:
     """The loops around a register tile of `positions` outputs x some vectors of output channels.
 
-    spots: tiles of positions, of all images and phases; parts: how many tiles of channels have how many vectors; steps:
-    vectors multiplied or looked up one after the other for each output vector; by_positions: whether the tiles of
-    channels change innermost, so that all weights pass for each tile of positions; phases: kinds of positions that have
-    weights of their own.
+    spots: tiles of positions, of all images and phases; positions: of one, their mean where they differ; parts: how
+    many tiles of channels have how many vectors; steps: vectors multiplied or looked up one after the other for each
+    output vector; by_positions: whether the tiles of channels change innermost, so that all weights pass for each tile
+    of positions; phases: kinds of positions that have weights of their own.
     """
 
     spots: float
-    positions: int
+    positions: float
     parts: Sequence[tuple[int, int]]
     steps: float
     by_positions: bool

@@ -2,8 +2,8 @@
 
 Loops: tasks (batch x blocks of positions x chunks of channel tiles) / groups / channel tiles / tiles of positions /
 reduction. An input that needs a border or another type is first copied, block by block, into a scratch (`staging`), so
-that the inner loops know neither. Tails of positions and of channels overlap their neighbours: the same values are
-written twice.
+that the inner loops know neither. Tails of rows and of channels overlap their neighbours: the same values are written
+twice. Tiles of columns have two widths instead: on a map of 7 columns, an overlap of one is an eighth of the work.
 
 Tiles, reduction and steps are those of `convolution.py`, but not the loops around them: inputs and weights are four
 times as large here, so that a task takes a block of positions whose inputs stay in the second-level cache, stages them
@@ -31,7 +31,7 @@ from tvm_mpq.kernels.emit import (
     activate,
     bind,
     equal,
-    even_tile,
+    even_blocks,
     function,
     let,
     loop,
@@ -41,6 +41,7 @@ from tvm_mpq.kernels.emit import (
     tiles,
     when,
 )
+from tvm_mpq.kernels.frames.convolution_writer import PREFETCHED_BYTES
 from tvm_mpq.kernels.frames.float_product import FloatProduct
 from tvm_mpq.kernels.frames.phase import Phase, each_phase
 from tvm_mpq.kernels.frames.reduction import Reduction
@@ -55,6 +56,12 @@ TASKS_PER_THREAD = 2
 
 _INPUT_BLOCK_BYTES = 192 * 1024
 """Input that one task walks over again for each tile of output channels: it should stay in a second-level cache."""
+
+_STAGED_BLOCK_BYTES = 300 * 1024
+"""The same where it is copied: smaller blocks copy more rows twice, and read all weights again."""
+
+_BLOCK_ROWS = 0.25
+"""What a block costs beside its rows, in rows: measured blocks of 14 of 56 rows are faster than of 8."""
 
 
 class FloatConvolution:
@@ -90,6 +97,32 @@ class FloatConvolution:
         self.position_blocks = tiles(g.out_width, self.block_columns) * tiles(g.out_height, self.block_rows)
 
     @property
+    def column_tiles(self) -> list[tuple[int, int]]:
+        """(columns, how many) of a block's tiles: of two widths where that saves an overlap.
+
+        Phases differ in their columns, so that their last tiles overlap anyway.
+        """
+        if self.g.phases is not None:
+            return [(self.columns, tiles(self.block_columns, self.columns))]
+        return even_blocks(self.block_columns, self.columns)
+
+    @property
+    def columns_count(self) -> int:
+        """Tiles of one row."""
+        return sum(count for _, count in self.column_tiles)
+
+    @property
+    def position_tiles(self) -> int:
+        """Of one block."""
+        return tiles(self.block_rows, self.rows) * self.columns_count
+
+    @property
+    def prefetches(self) -> bool:
+        """Whether weights are too many to stay near, and a tile of them is used more than once."""
+        large = self.workload.groups == 1 and self.taps * self.g.out_cells * 4 >= PREFETCHED_BYTES
+        return large and self.position_tiles > 1
+
+    @property
     def parameters(self) -> Parameters:
         """What the kernel takes: weight and bias as `pack_direct` lays them out."""
         w = self.workload
@@ -104,10 +137,9 @@ class FloatConvolution:
     @property
     def work(self) -> Work:
         g, parameters, groups = self.g, self.parameters, self.workload.groups
-        tile_rows, tile_columns = tiles(self.block_rows, self.rows), tiles(self.block_columns, self.columns)
         tiling = Tiling(
-            spots=g.batch * self.position_blocks * tile_rows * tile_columns * g.phase_count,
-            positions=self.rows * self.columns,
+            spots=g.batch * self.position_blocks * self.position_tiles * g.phase_count,
+            positions=self.rows * sum(size * count for size, count in self.column_tiles) / self.columns_count,
             parts=[(groups * part.count, part.blocks) for part in self.parts],
             steps=self.segments.count * self.steps,
             by_positions=False,
@@ -134,13 +166,14 @@ class FloatConvolution:
 
 
 class _Writer:
-    """Writes the loops of one frame into an open function."""
+    """Writes the loops of one frame into an open function. tile: number of the tile of positions within its block."""
 
     chunk: Value
     block: Block
     inputs: Buffer
     phase: Phase
     group: Value
+    tile: Value
 
     def __init__(self, frame: FloatConvolution, f: Function) -> None:
         self.frame, self.g, self.product = frame, frame.g, frame.product
@@ -181,38 +214,53 @@ class _Writer:
         starts = [overlap(first + n, lanes, out_group) for n in range(blocks)]
         self.channels = [let(self.group * out_group + start, "channel") for start in starts]
         self.vector = let(self.group * frame.vectors + first, "vector")
-        accs = accumulators(frame.rows * frame.columns, [lanes] * blocks, "float32")
-        with (
-            loop(tiles(frame.block_rows, frame.rows)) as row,
-            loop(tiles(frame.block_columns, frame.columns)) as column,
-        ):
-            oh = self.block.oh + overlap(row, frame.rows, frame.block_rows)
-            ow = self.block.ow + overlap(column, frame.columns, frame.block_columns)
-            if self.g.phases is not None:  # some have fewer outputs than the longest
-                oh, ow = minimum(oh, self.phase.height - frame.rows), minimum(ow, self.phase.width - frame.columns)
-            oh, ow = let(oh, "oh"), let(ow, "ow")
-            for n in range(blocks):
-                for acc in accs:
-                    acc[n].value = self.bias.load((self.vector + n) * lanes, lanes)
-            self._reduce(oh, ow, accs, blocks)
-            self._finish(oh, ow, accs)
+        start, done = 0, 0
+        for size, count in frame.column_tiles:
+            covered = min(size * count, frame.block_columns - start)
+            accs = accumulators(frame.rows * size, [lanes] * blocks, "float32")
+            with loop(tiles(frame.block_rows, frame.rows)) as row, loop(count) as column:
+                self.tile = row * frame.columns_count + (column + done)
+                oh = self.block.oh + overlap(row, frame.rows, frame.block_rows)
+                ow = self.block.ow + start + overlap(column, size, covered)
+                if self.g.phases is not None:  # some have fewer outputs than the longest
+                    oh, ow = minimum(oh, self.phase.height - frame.rows), minimum(ow, self.phase.width - size)
+                oh, ow = let(oh, "oh"), let(ow, "ow")
+                for n in range(blocks):
+                    for acc in accs:
+                        acc[n].value = self.bias.load((self.vector + n) * lanes, lanes)
+                self._reduce(oh, ow, accs, size)
+                self._finish(oh, ow, accs, size)
+            start, done = start + covered, done + count
 
-    def _reduce(self, oh: Value, ow: Value, accs: list[list[Register]], blocks: int) -> None:
-        frame, staging, width = self.frame, self.frame.staging, self.product.width
+    def _reduce(self, oh: Value, ow: Value, accs: list[list[Register]], columns: int) -> None:
+        frame, staging, width, blocks = self.frame, self.frame.staging, self.product.width, len(accs[0])
         lanes, merged = frame.lanes, frame.segments.merged
         x = let(staging.index(self.block, self.phase, oh, ow) + self.group * frame.segments.in_group, "x_tile")
         w = (self.phase.number * (frame.workload.groups * frame.vectors) + self.vector) * (lanes * frame.taps)
-        shifts = [staging.shift(r, c) for r in range(frame.rows) for c in range(frame.columns)]
+        shifts = [staging.shift(r, c) for r in range(frame.rows) for c in range(columns)]
         reduction = Reduction.of(self.g, merged, frame.steps, staging.row_size, width, blocks * lanes * width)
         with reduction.loops(x, w) as place:
             inputs = [Pointer(self.inputs, place.x + shift) for shift in shifts]
             weights = [Pointer(self.weight, place.weights + n * lanes * width) for n in range(blocks)]
+            if frame.prefetches:
+                self._prefetch(w, place.step, blocks)
             self.product.step(inputs, weights, accs)
 
-    def _finish(self, oh: Value, ow: Value, accs: list[list[Register]]) -> None:
+    def _prefetch(self, weights: Value, step: Index, blocks: int) -> None:
+        """Ask for the weights of the next tile of channels, a little in every step of this one's tiles of positions.
+
+        They come from the third-level cache or memory, which the processor's own prefetching hides badly where a map is
+        small. Behind the last tile the address is out of bounds, which a prefetch may be.
+        """
+        frame = self.frame
+        size, steps = blocks * frame.lanes * frame.taps, frame.segments.count * frame.steps
+        stride = tiles(size, steps * frame.position_tiles)
+        self.weight.prefetch(weights + (self.tile * steps + step) * stride + size)
+
+    def _finish(self, oh: Value, ow: Value, accs: list[list[Register]], columns: int) -> None:
         frame, g = self.frame, self.g
         y = let(self.phase.position(self.block.image, oh, ow) * g.out_cells, "y")
-        shifts = [self.phase.shift(r, c) * g.out_cells for r in range(frame.rows) for c in range(frame.columns)]
+        shifts = [self.phase.shift(r, c) * g.out_cells for r in range(frame.rows) for c in range(columns)]
         for shift, row in zip(shifts, accs, strict=True):
             for acc, channel in zip(row, self.channels, strict=False):
                 start, value = y + shift + channel, acc.value
@@ -222,12 +270,12 @@ class _Writer:
 
 
 def _row_block(g: Geometry, rows: int, tasks: int) -> int:
-    """Output rows of one task: few enough for the cache and for `tasks` tasks, a multiple of `rows` where possible."""
+    """Output rows of one task: few enough for the cache and for `tasks` tasks, and such that blocks hardly overlap."""
     limit = g.out_height if tasks <= 1 else max(rows, tiles(g.out_height, tasks))
     row_bytes = (g.reach(1, g.out_width) if g.bordered else g.in_width) * g.in_cells * 4
-    while limit > rows and g.reach(0, limit) * row_bytes > _INPUT_BLOCK_BYTES:
+    while limit > rows and g.reach(0, limit) * row_bytes > _STAGED_BLOCK_BYTES:
         limit -= 1
-    return min(g.out_height, tiles(even_tile(g.out_height, limit), rows) * rows)
+    return _even_block(g.out_height, rows, limit)
 
 
 def _column_block(g: Geometry, columns: int, tasks: int) -> int:
@@ -235,4 +283,10 @@ def _column_block(g: Geometry, columns: int, tasks: int) -> int:
     limit = max(columns, _INPUT_BLOCK_BYTES // (g.in_cells * 4 * g.stride[1]))
     if tasks > 1:
         limit = min(limit, max(columns, tiles(g.out_width, tasks)))
-    return min(g.out_width, tiles(even_tile(g.out_width, limit), columns) * columns)
+    return _even_block(g.out_width, columns, limit)
+
+
+def _even_block(extent: int, tile: int, limit: int) -> int:
+    """The block of about `limit` that costs least: the last one is moved back, and computes again what it overlaps."""
+    sizes = [min(extent, tiles(size, tile) * tile) for size in range(1, limit + 1)]
+    return min(sizes, key=lambda size: tiles(extent, size) * (size + _BLOCK_ROWS))

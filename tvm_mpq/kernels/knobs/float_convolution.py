@@ -6,7 +6,9 @@ reduction loads `blocks` weight vectors, broadcasts `rows * cols` inputs and iss
 
 from __future__ import annotations
 
-from tvm_mpq.kernels.emit import fit_lanes, tiles
+import math
+
+from tvm_mpq.kernels.emit import even_blocks, fit_lanes, tiles
 from tvm_mpq.kernels.features import native_lanes, vector_registers
 from tvm_mpq.kernels.registry import Knobs
 from tvm_mpq.kernels.shapes.geometry import Geometry, Segments
@@ -15,6 +17,10 @@ from tvm_mpq.schema import Conv2dWorkload
 _FIRST_LEVEL_BYTES = 24 * 1024
 _MOST_COLUMNS = 8
 """Longer tiles read more streams at once than hardware prefetchers follow, and are slower on maps beyond the caches."""
+_PAGE = 4096
+"""Bytes after which the sets of a first-level cache come again."""
+_CROWDED = 1.25
+"""Times as long take tiles whose inputs drive each other out of the cache: measured with 14 columns of 1024 floats."""
 _CHUNKED_INPUT_BYTES = 2 * 1024 * 1024
 """A larger input comes from afar, and whole rows come faster than parts of them."""
 
@@ -23,22 +29,34 @@ def conv_tiles(w: Conv2dWorkload, features: frozenset[str], only_lanes: int | No
     """Tiles ordered by estimated time; the first is the default, the list holds about ten."""
     g, segments, native = Geometry.of_floats(w), Segments.of(w), native_lanes(features)
     widest = fit_lanes(segments.out_group, native)
-    registers = vector_registers(features)
+    registers, most_columns = vector_registers(features), _columns_apart(g)
     ranked: list[tuple[float, int, Knobs]] = []
     for lanes in {only_lanes} if only_lanes else {widest, max(widest // 2, 1)}:
         vectors = tiles(segments.out_group, lanes)
         for rows in range(1, min(4, g.out_height) + 1):
             for cols in range(1, min(28, g.out_width) + 1):
+                sizes = even_blocks(g.out_width, cols)
+                if sizes[0][0] < cols:
+                    continue  # the same tiles as with fewer columns
                 for blocks in range(1, min(vectors, 16) + 1):
                     if not _fits(rows * cols, blocks, registers):
                         break
-                    count = tiles(g.out_height, rows) * tiles(g.out_width, cols)
                     width = 1.0 if lanes == native else 0.6
                     group_bytes = segments.count * segments.length * blocks * lanes * 4
-                    cost = count * _tile_cost(rows * cols, blocks, vectors, width, group_bytes)
+                    costs = (n * _tile_cost(rows * c, blocks, vectors, width, group_bytes) for c, n in sizes)
+                    cost = tiles(g.out_height, rows) * sum(costs) * (_CROWDED if cols > most_columns else 1)
                     ranked.append((cost, len(ranked), {"lanes": lanes, "rows": rows, "cols": cols, "blocks": blocks}))
     ranked.sort(key=lambda found: found[:2])
     return [knobs for _, _, knobs in ranked[:10]]
+
+
+def _columns_apart(g: Geometry) -> int:
+    """Neighbouring columns whose inputs a first-level cache can hold at once beside the weights.
+
+    Inputs a multiple of 4096 bytes apart share one of its sets, of eight lines or more.
+    """
+    distance = g.in_cells * g.stride[1] * 4
+    return 7 * (_PAGE // math.gcd(_PAGE, distance))
 
 
 def _fits(positions: int, blocks: int, registers: int) -> bool:
