@@ -31,7 +31,7 @@ from tvm_mpq.costs.predicted import REFUSED_AT_ONCE, UP_FRONT
 from tvm_mpq.costs.profiler import latency_key
 from tvm_mpq.costs.table import LatencyTable, optimistic_estimate_us
 from tvm_mpq.errors import MeasurementError
-from tvm_mpq.kernels.registry import Kernel, Request, default_kernel
+from tvm_mpq.kernels.registry import Request, default_kernel
 from tvm_mpq.passes.graph import WEIGHTED_KINDS
 from tvm_mpq.pipeline import Options
 from tvm_mpq.pipeline.context import RunContext, open_context
@@ -155,12 +155,9 @@ def losses_of(context: RunContext) -> dict[tuple[str, str], float]:
 
 
 def problem_of(context: RunContext, us: Callable[[Request], float]) -> Problem:
-    kernels: dict[str, Kernel] = {}
-
-    def kernel(request: Request) -> Kernel:
-        return kernels.setdefault(request.key, default_kernel(request))
-
-    return build_problem(space_of(context), us, kernel, losses_of(context), fixed_us=0.0, call_us=0.3)
+    return build_problem(
+        space_of(context), us, LatencyTable("default kernels"), losses_of(context), fixed_us=0.0, call_us=0.3
+    )
 
 
 def best(problem: Problem) -> Solution:

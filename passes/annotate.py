@@ -31,14 +31,22 @@ class Annotate:
         Threads the kernels will use; None = `num-cores` of a `tvm.target.Target` that names them, else 1.
     offered
         Precisions to choose from; `fp32` and `w8a8` always are.
+    same_code
+        Also those that run the same code here as more bits do: they are priced for another machine.
     """
 
     def __init__(
-        self, *, target: object = "local", threads: int | None = None, offered: Iterable[Precision] = OFFERED
+        self,
+        *,
+        target: object = "local",
+        threads: int | None = None,
+        offered: Iterable[Precision] = OFFERED,
+        same_code: bool = False,
     ) -> None:
         self._features = targets.features(targets.resolve(target))
         self._threads = threads or targets.threads_of(target)
         self._offered = tuple(offered)
+        self._same_code = same_code
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         functions = {}
@@ -46,7 +54,9 @@ class Annotate:
             attrs = function.attrs
             if attrs is not None and "mpq.kind" in attrs and str(attrs["mpq.kind"]) in WEIGHTED_KINDS:
                 workload = Workload.from_json(json.loads(str(attrs["mpq.workload"])))
-                found = candidate_precisions(workload, self._features, self._threads, self._offered)
+                found = candidate_precisions(
+                    workload, self._features, self._threads, self._offered, same_code=self._same_code
+                )
                 function = function.with_attr("mpq.candidates", " ".join(map(str, found)))
             functions[var] = function
         return tvm.IRModule(functions, attrs=mod.attrs, global_infos=mod.global_infos)

@@ -148,10 +148,10 @@ def test_version() -> None:
         ["optimize"],
         ["optimize", "m.onnx"],  # no --out
         ["optimize", "m.onnx", "--out", "o", "--latency", "fast"],
-        ["optimize", "m.onnx", "--out", "o", "--energy-mj", "3"],  # nothing knows energies yet
+        ["optimize", "m.onnx", "--out", "o", "--energy-mj", "3"],  # what it builds is measured, and gives no energies
         ["inspect", "m.onnx", "--threads", "0"],
         ["search", "m.onnx", "--points", "1"],
-        ["search", "m.onnx", "--axis", "energy"],
+        ["search", "m.onnx", "--axis", "loss"],
         ["search", "m.onnx", "--method", "best"],
         ["optimize", "m.onnx", "--out", "o", "--solver-seconds", "0"],
         ["targets", "--no-such-option"],

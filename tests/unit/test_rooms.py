@@ -61,12 +61,13 @@ TABLE = {
         {"tvm", "numpy", "torch"},
     ),
     "costs": Room(SHARED | {"select", "targets", "kernels", "tuning", "execute"}, {"tvm", "numpy"}),
+    "simulators": Room(SHARED | {"processes", "kernels", "tuning", "costs"}, set()),
     "report": Room(SHARED, {"rich", "numpy", "jinja2"}),
     "deploy": Room(SHARED | {"report"}, {"numpy", "jinja2"}),
     "pipeline": Room(
         SHARED
         | {"numerics", "select", "targets", "frontends", "kernels", "tuning", "passes", "execute", "calibrate", "costs"}
-        | {"report", "deploy"},
+        | {"simulators", "report", "deploy"},
         {"tvm", "tvm_ffi", "numpy", "rich"},
         lazy=frozenset({"training", "torch", "sklearn"}),
     ),

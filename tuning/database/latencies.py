@@ -49,6 +49,7 @@ class Stats:
     records: int
     measured: int
     predicted: int
+    simulated: int
     failures: int
     devices: dict[str, int]  # device key -> records
     targets: dict[str, int]
@@ -230,6 +231,7 @@ class LatencyDatabase:
                 records=one("SELECT count(*) FROM latency"),
                 measured=one("SELECT count(*) FROM latency WHERE provenance = 'measured' AND failure IS NULL"),
                 predicted=one("SELECT count(*) FROM latency WHERE provenance = 'predicted' AND failure IS NULL"),
+                simulated=one("SELECT count(*) FROM latency WHERE provenance = 'simulated' AND failure IS NULL"),
                 failures=one("SELECT count(*) FROM latency WHERE failure IS NOT NULL"),
                 devices=counts("device"),
                 targets=counts("target"),

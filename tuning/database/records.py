@@ -8,28 +8,29 @@ import math
 from typing import Any
 
 from tvm_mpq.errors import FileFormatError, InvalidValueError
-from tvm_mpq.schema import FailureKind, LatencyKey, LatencyRecord
+from tvm_mpq.schema import PROVENANCES, FailureKind, LatencyKey, LatencyRecord
 from tvm_mpq.tuning.database.store import instant_us
 
 KEY_COLUMNS = tuple(f.name for f in dataclasses.fields(LatencyKey))
 COLUMNS = (*KEY_COLUMNS, *(f.name for f in dataclasses.fields(LatencyRecord) if f.name != "key"))
 
-_OPTIONAL = {"median_us", "iqr_us", "stated_error", "failure", "failure_kind"}
-_LATER = {"failure_kind"}
+_OPTIONAL = {"median_us", "iqr_us", "stated_error", "failure", "failure_kind", "energy_mj"}
+_LATER = {"failure_kind", "energy_mj"}
 """Fields that files of older versions lack."""
 
-_NUMBERS = {"median_us", "iqr_us", "stated_error"}
+_NUMBERS = {"median_us", "iqr_us", "stated_error", "energy_mj"}
 _INTEGERS = {"out_bits", "repeats"}
 
 
 def check(record: LatencyRecord) -> None:
     """Raises InvalidValueError when a record contradicts itself or holds NaN or infinity."""
     where = f"{record.key.workload} at {record.key.precision}"
-    if record.provenance not in ("measured", "predicted"):
-        raise InvalidValueError(f"provenance must be measured or predicted (got {record.provenance!r} for {where})")
+    if record.provenance not in PROVENANCES:
+        known = ", ".join(PROVENANCES)
+        raise InvalidValueError(f"provenance must be one of {known} (got {record.provenance!r} for {where})")
     if (record.failure is None) == (record.median_us is None):
         raise InvalidValueError(f"a record has either median_us or a failure (got both or neither for {where})")
-    for name in ("median_us", "iqr_us", "stated_error"):
+    for name in sorted(_NUMBERS):
         value = getattr(record, name)
         if value is not None and not (math.isfinite(value) and value >= 0):
             raise InvalidValueError(f"{name} must be finite and 0 or more (got {value} for {where})")
@@ -49,12 +50,11 @@ def to_row(record: LatencyRecord) -> tuple[Any, ...]:
 
 def from_row(row: tuple[Any, ...]) -> LatencyRecord:
     """Inverse of `to_row`; further columns are ignored. Raises FileFormatError for an unknown kind of failure."""
-    cut = len(KEY_COLUMNS)
-    kind = row[len(COLUMNS) - 1]
+    named = dict(zip(COLUMNS, row, strict=False))
+    key = LatencyKey(*(named.pop(name) for name in KEY_COLUMNS))
+    kind = named.pop("failure_kind")
     try:
-        known = None if kind is None else FailureKind(kind)
-        rest = (*row[cut : len(COLUMNS) - 1], known)
-        return LatencyRecord(LatencyKey(*row[:cut]), *rest)
+        return LatencyRecord(key, **named, failure_kind=None if kind is None else FailureKind(kind))
     except ValueError as e:
         raise FileFormatError(f"failure_kind must be one of {', '.join(FailureKind)} (got {kind!r})") from e
 

@@ -48,6 +48,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         )""",
     ),
     ("ALTER TABLE latency ADD COLUMN failure_kind TEXT",),
+    ("ALTER TABLE latency ADD COLUMN energy_mj REAL",),
 )
 """Statements that lead from one schema version to the next; version = how many entries a file has seen."""
 

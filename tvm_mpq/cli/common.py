@@ -203,6 +203,18 @@ def method_options(command: Command) -> Command:
     )
 
 
+def source_options(command: Command) -> Command:
+    """Whose costs plans are weighed by, and the limit that only some sources can hold."""
+    energy = "Millijoule a run that each plan may take; where the latency source gives energies."
+    command = click.option("--energy-mj", type=float, help=energy)(command)
+    from_simulators = "a simulated machine: mpic, mpic:8cores, mpic:8bit, mpic:8cores-8bit"
+    return click.option(
+        "--latency-source",
+        default="measured",
+        help=f"Whose latencies (and energies): measured, of the target; or {from_simulators}.",
+    )(command)
+
+
 def board_options(command: Command) -> Command:
     for option in (
         click.option("--key", help="With --rpc: the boards' key at the tracker."),
@@ -217,9 +229,18 @@ def json_option(command: Command) -> Command:
 
 
 def budget_options(command: Command) -> Command:
+    command = limit_options(command)
     for option in (
         click.option("--nearest", is_flag=True, help="Where no plan keeps the budget, build the nearest one."),
         click.option("--max-drop", type=float, help="Accuracy points that may be lost; 1 when no budget is given."),
+    ):
+        command = option(command)
+    return command
+
+
+def limit_options(command: Command) -> Command:
+    """What a plan may cost by the tables."""
+    for option in (
         click.option("--size-mb", type=float, help="Weights, in megabytes of 10^6 bytes."),
         click.option("--latency-ms", type=float, help="Whole-network latency, milliseconds."),
         click.option("--latency", "latency_ratio", type=float, help="Latency as a share of uniform 8 bit, 0 to 1."),

@@ -1,4 +1,4 @@
-"""The best known kernel of each request, its time, and whether that was measured or predicted."""
+"""The best known kernel of each request, its time, and where that came from."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tvm_mpq.kernels.registry import Kernel, Request, default_kernel
+from tvm_mpq.kernels.work import array_bytes
 from tvm_mpq.schema import LatencyKey, LatencyRecord
 
 OPTIMISM = 0.3
@@ -19,6 +20,11 @@ with 0.3, for 2 to 5 % more of the entries measured (replays over three loss lim
 def optimistic_estimate_us(predicted_us: float, stated_error: float) -> float:
     """A prediction, moved by `OPTIMISM` towards the fast end of what its error allows."""
     return predicted_us / math.pow(1 + stated_error, OPTIMISM)
+
+
+def weight_bytes(kernel: Kernel) -> int:
+    """Bytes of the constants this kernel will carry in the library: every buffer but activations and the output."""
+    return array_bytes(kernel.family.parameters(kernel.request, kernel.knobs).constants)
 
 
 @dataclass
@@ -46,6 +52,15 @@ class LatencyTable:
 
     def kernel(self, request: Request) -> Kernel:
         return self.kernels.get(request.key) or default_kernel(request)
+
+    def size_bytes(self, request: Request) -> int:
+        """What the constants of an operator with weights take."""
+        return weight_bytes(self.kernel(request))
+
+    def energy_mj(self, request: Request) -> float | None:
+        """Millijoule of one run, None where the source knows none."""
+        record = self.records.get(request.key)
+        return None if record is None else record.energy_mj
 
     def offer(self, kernel: Kernel, record: LatencyRecord) -> None:
         """Keep the faster of what is known and this; a measurement takes the place of its own prediction."""

@@ -60,10 +60,11 @@ def prepare(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     offered: Iterable[Precision] = OFFERED,
     requantize: bool = False,
+    same_code: bool = False,
 ) -> Prepared:
     """Load, normalize and annotate with the precisions of `offered` that the target has kernels for.
 
-    requantize: forget the scales of a file that was quantized elsewhere.
+    same_code: as of `Annotate`. requantize: forget the scales of a file that was quantized elsewhere.
 
     Raises
     ------
@@ -72,14 +73,20 @@ def prepare(
     """
     row = targets.resolve(target)
     loaded = frontends.load_model(model, example_inputs=example_inputs, batch=batch, input_shapes=input_shapes)
-    return annotated(loaded, row, threads, offered, requantize=requantize)
+    return annotated(loaded, row, threads, offered, requantize=requantize, same_code=same_code)
 
 
 def annotated(
-    loaded: frontends.Loaded, row: TargetRow, threads: int, offered: Iterable[Precision], *, requantize: bool = False
+    loaded: frontends.Loaded,
+    row: TargetRow,
+    threads: int,
+    offered: Iterable[Precision],
+    *,
+    requantize: bool = False,
+    same_code: bool = False,
 ) -> Prepared:
     """An imported network, normalized and annotated for one target. Raises UnsupportedModelError."""
-    passes = [Normalize(), Annotate(target=row, threads=threads, offered=offered)]
+    passes = [Normalize(), Annotate(target=row, threads=threads, offered=offered, same_code=same_code)]
     with refusing(f"{loaded.name} cannot be brought into normal form"):
         mod = tvm.transform.Sequential(passes)(loaded.mod)
         graph = read_graph(mod)

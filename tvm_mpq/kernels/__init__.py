@@ -46,10 +46,13 @@ def candidate_precisions(
     features: frozenset[str],
     threads: int = 1,
     offered: Iterable[Precision] = OFFERED,
+    *,
+    same_code: bool = False,
 ) -> list[Precision]:
     """The offered precisions that code of their own serves for this workload.
 
-    Fewer bits served by the same code as more bits would only lose accuracy, so they are no candidates.
+    Fewer bits served by the same code as more bits would only lose accuracy, so they are no candidates. same_code: they
+    are all the same, for whoever asks what they cost on another machine than this code's.
     """
     found: dict[tuple[str, Any], Precision] = {}
     for precision in sorted({*ALWAYS, *offered}, reverse=True):
@@ -57,7 +60,8 @@ def candidate_precisions(
         request = Request(workload, precision, out_bits, features, threads)
         rows = fitting(request)
         if rows:
-            found.setdefault((rows[0].name, rows[0].variant(request)), precision)
+            code = (rows[0].name, precision if same_code else rows[0].variant(request))
+            found.setdefault(code, precision)
     return list(found.values())
 
 

@@ -16,21 +16,30 @@ from tvm_mpq.pipeline.options import Options
 from tvm_mpq.pipeline.rounding import Rounder
 from tvm_mpq.pipeline.tables import Tables, build_tables, corrected_tables, plan_of
 from tvm_mpq.report.answers import CompareReport, MethodRow
+from tvm_mpq.select.choose import limits_of
 from tvm_mpq.select.contest import Found, contest
 from tvm_mpq.select.methods.table import METHODS
 
 
-def compare(options: Options, *, methods: Sequence[str], budgets: Sequence[float], measure: bool) -> CompareReport:
-    """Every method within every budget, priced by the same measured tables.
+def compare(
+    options: Options, *, methods: Sequence[str], budgets: Sequence[float], measure: bool, axis: str = "latency"
+) -> CompareReport:
+    """Every method within every budget, priced by the same tables.
 
-    methods: of `METHODS`, or `all`. budgets: shares of uniform 8 bit's latency. measure: also build every plan found
+    methods: of `METHODS`, or `all`. budgets: shares of what uniform 8 bit takes of `axis`: `latency`, or `energy` of a
+    source that gives it. The options' own budget, its drop aside, is kept beside each.
+    measure: also build every plan found
     and time it in turns with the others; with evaluation data in the options they are built, timed and run on those.
 
     Raises
     ------
     InvalidValueError
-        For an unknown method or a budget that is no share.
+        For an unknown method, a budget that is no share, an energy that the latency source does not give, and where
+        plans priced for a simulated machine are to be built.
     """
+    options.require_axis(axis)
+    if measure or options.eval_data is not None:
+        options.require_measured("compare with --measure or --eval")
     chosen = METHODS if list(methods) == ["all"] else tuple(dict.fromkeys(methods))
     for method in chosen:
         options.searcher(method)
@@ -40,18 +49,28 @@ def compare(options: Options, *, methods: Sequence[str], budgets: Sequence[float
         if not (math.isfinite(share) and share > 0):
             raise InvalidValueError(f"a budget is a share of uniform 8 bit and must be above 0 (got {share:g})")
     with open_context(options) as context:
-        return _compare(context, options, chosen, budgets, measure)
+        return _compare(context, options, chosen, budgets, measure, axis)
 
 
 def _compare(
-    context: RunContext, options: Options, methods: Sequence[str], budgets: Sequence[float], measure: bool
+    context: RunContext, options: Options, methods: Sequence[str], budgets: Sequence[float], measure: bool, axis: str
 ) -> CompareReport:
     data = context.data
     builds = context.build_cache(data.sample(0), Rounder(context, data))
     tables = corrected_tables(context, build_tables(context, data), builds)
-    int8_us = tables.int8.latency_us
-    entries = contest(tables.problem, int8_us, budgets, methods, options.searcher, time.perf_counter, options.tell)
-    rows = [_row(context, entry, int8_us) for entry in entries]
+    int8 = tables.int8
+    entries = contest(
+        tables.problem,
+        int8.quantity(axis),
+        budgets,
+        methods,
+        options.searcher,
+        time.perf_counter,
+        options.tell,
+        quantity=axis,
+        within=limits_of(options.budget, int8.latency_us),
+    )
+    rows = [_row(context, entry, int8.quantity(axis), axis) for entry in entries]
     metric = ""
     if measure or options.eval_data is not None:
         metric = _verify(context, options, tables, builds, entries, rows)
@@ -59,7 +78,10 @@ def _compare(
         "model": context.prepared.loaded.name,
         "target": context.prepared.row.name,
         "device": context.device.key,
-        "int8_ms": int8_us / 1000,
+        "latency_source": options.latency_source,
+        "axis": axis,
+        "int8_ms": int8.latency_us / 1000,
+        "int8_mj": int8.energy_mj,
         "seed": options.seed,
         "free_bits": options.free_bits,
         "metric": metric,
@@ -69,7 +91,7 @@ def _compare(
     }
 
 
-def _row(context: RunContext, entry: Found, int8_us: float) -> MethodRow:
+def _row(context: RunContext, entry: Found, int8: float, axis: str) -> MethodRow:
     solution = entry.solution
     names = sorted(n.name for n in context.prepared.graph.weighted())
     row: MethodRow = {
@@ -83,6 +105,7 @@ def _row(context: RunContext, entry: Found, int8_us: float) -> MethodRow:
         "predicted_ms": None,
         "ratio": None,
         "size_mb": None,
+        "energy_mj": None,
         "evaluations": 0,
         "status": "",
         "plan": {},
@@ -94,8 +117,9 @@ def _row(context: RunContext, entry: Found, int8_us: float) -> MethodRow:
         row |= {
             "loss": solution.loss,
             "predicted_ms": solution.latency_us / 1000,
-            "ratio": solution.latency_us / int8_us,
+            "ratio": solution.quantity(axis) / int8,
             "size_mb": solution.size_bytes / 1e6,
+            "energy_mj": solution.energy_mj,
             "evaluations": solution.evaluations,
             "status": solution.status,
             "plan": {name: solution.choices[name] for name in names},

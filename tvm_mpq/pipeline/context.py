@@ -194,6 +194,7 @@ def _equipped(options: Options, row: TargetRow, pool: DevicePool, device: Device
         input_shapes=options.input_shapes,
         offered=options.offered,
         requantize=options.requantize,
+        same_code=options.simulator is not None,
     )
     for note in prepared.loaded.notes:
         options.tell(note)

@@ -23,6 +23,7 @@ def front_point(point: ParetoPoint, names: Sequence[str]) -> FrontPoint:
         "name": point.name,
         "latency_ms": solution.latency_us / 1000,
         "size_mb": solution.size_bytes / 1e6,
+        "energy_mj": solution.energy_mj,
         "loss": solution.loss,
         "dominated": point.dominated,
         "plan": {n: solution.choices[n] for n in names},

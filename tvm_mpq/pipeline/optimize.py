@@ -38,6 +38,7 @@ TOLERANCE = 0.01
 
 def optimize(options: Options) -> Result[OptimizeReport]:
     """Find, build and verify. See `tvm_mpq.optimize`."""
+    options.require_measured("optimize")
     with open_context(options) as context:
         return _optimize(context, options)
 

@@ -21,9 +21,14 @@ from tvm_mpq.schema import Budget, Plan, Precision, Progress
 from tvm_mpq.select.methods.search import Effort
 from tvm_mpq.select.methods.table import ILP, searcher_for
 from tvm_mpq.select.searcher import Searcher
+from tvm_mpq.simulators.machines import MEASURED_HERE, simulator_named, with_energy
+from tvm_mpq.simulators.simulator import Simulator
 
 R = TypeVar("R", OptimizeReport, BuildReport)
 
+
+SIMULATED_OFFERED = tuple(Precision(weights, activations) for weights in (8, 4, 2) for activations in (8, 4, 2))
+"""Precisions that are searched for a simulated machine when nothing else is said: those of the published searches."""
 
 JUDGES = ("calib", "eval")
 """Data on which plans may be judged."""
@@ -49,7 +54,8 @@ class Options:
     batch: int | None = 1
     input_shapes: Mapping[str, Sequence[int]] | None = None  # of inputs with dynamic axes, the batch among them
     requantize: bool = False  # a file that was quantized elsewhere: find scales and integers anew
-    precisions: Sequence[str] | None = None  # to choose from; None = all that pay on the target
+    precisions: Sequence[str] | None = None  # to choose from; None = all that pay on the target, or are usual
+    latency_source: str = MEASURED_HERE  # or a simulated machine, for `search` and `compare`
     threads: int | None = None  # None = those of the plan that is built, else 1
     workers: int | None = None  # processes that compile kernels; None = one for each core of this process
     db: str | Path | None = None
@@ -81,11 +87,7 @@ class Options:
         check_method(self.observer)
         if self.rounding not in ROUNDINGS:
             raise InvalidValueError(f"rounding must be one of {', '.join(ROUNDINGS)} (got {self.rounding!r})")
-        if self.budget.energy_mj is not None:
-            raise InvalidValueError(
-                "budget energy_mj cannot be kept: there is no source of energy numbers yet; limit latency_ratio, "
-                f"latency_ms, size_mb or max_drop instead (got {self.budget.energy_mj:g} mJ)"
-            )
+        self._check_source()
         _ = self.offered
         if self.judge not in JUDGES:
             raise InvalidValueError(f"judge must be one of {', '.join(JUDGES)} (got {self.judge!r})")
@@ -104,10 +106,49 @@ class Options:
             raise InvalidValueError(f"solver_time_limit_sec must be above 0 (got {self.solver_time_limit_sec:g})")
         self.searcher()
 
+    def _check_source(self) -> None:
+        simulator = self.simulator
+        if self.budget.energy_mj is not None and (simulator is None or not simulator.gives_energy):
+            raise InvalidValueError(
+                f"budget energy_mj cannot be kept: latency source {self.latency_source!r} gives no energies; take one "
+                f"that does ({', '.join(with_energy())}), or limit latency_ratio, latency_ms, size_mb or max_drop "
+                f"instead (got {self.budget.energy_mj:g} mJ)"
+            )
+        if simulator is None:
+            return
+        for name, given in (("rpc", self.rpc is not None), ("measure_fraction", self.measure_fraction < 1)):
+            if given:
+                raise InvalidValueError(
+                    f"latency source {self.latency_source!r} is simulated and nothing is measured: leave out {name}"
+                )
+
+    @property
+    def simulator(self) -> Simulator | None:
+        """The machine that latencies are simulated of; None where they are measured."""
+        return simulator_named(self.latency_source)
+
+    def require_axis(self, axis: str) -> None:
+        """Raises InvalidValueError where plans are to be weighed by an energy that the latency source does not give."""
+        if axis == "energy" and (self.simulator is None or not self.simulator.gives_energy):
+            raise InvalidValueError(
+                f"axis energy needs a latency source that gives energies: {', '.join(with_energy())} "
+                f"(got {self.latency_source!r})"
+            )
+
+    def require_measured(self, job: str) -> None:
+        """Raises InvalidValueError where latencies are simulated: `job` needs the device they speak of."""
+        if self.simulator is not None:
+            raise InvalidValueError(
+                f"{job} builds networks and times them on this device, but latency source {self.latency_source!r} "
+                "prices plans for a machine that is not here: use search or compare, whose --json has the plans"
+            )
+
     @property
     def offered(self) -> tuple[Precision, ...]:
         """The precisions to choose from; fp32 and w8a8 are there whatever `precisions` says."""
-        return OFFERED if self.precisions is None else tuple(Precision.parse(str(p)) for p in self.precisions)
+        if self.precisions is not None:
+            return tuple(Precision.parse(str(p)) for p in self.precisions)
+        return OFFERED if self.simulator is None else SIMULATED_OFFERED
 
     def searcher(self, method: str | None = None) -> Searcher:
         """A new searcher of the method named, or of the one that was asked for. Raises InvalidValueError."""

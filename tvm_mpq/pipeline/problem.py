@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
-from tvm_mpq.kernels.registry import Kernel, Request, fitting
-from tvm_mpq.kernels.work import array_bytes
+from tvm_mpq.kernels.registry import Request, fitting
 from tvm_mpq.passes.graph import FLOAT_KINDS, TIED_KINDS, WEIGHTED_KINDS, Graph, Node
 from tvm_mpq.passes.lowering import BYTE, conversion_request, request_for
 from tvm_mpq.schema import FLOAT_BITS, FP32, W8A8, Precision
@@ -84,10 +84,20 @@ class Space:
         return found
 
 
+class Costs(Protocol):
+    """What requests cost beside time."""
+
+    def size_bytes(self, request: Request) -> int:
+        """What the constants of an operator with weights take."""
+
+    def energy_mj(self, request: Request) -> float | None:
+        """Millijoule, None where nobody knows."""
+
+
 def build_problem(
     space: Space,
     latency_us: Callable[[Request], float],
-    kernel: Callable[[Request], Kernel],
+    costs: Costs,
     losses: Mapping[tuple[str, str], float],
     *,
     fixed_us: float,
@@ -97,8 +107,10 @@ def build_problem(
 
     Parameters
     ----------
-    latency_us, kernel
-        Median microseconds of a request, and the kernel that was measured.
+    latency_us
+        Median microseconds of a request; infinite for what cannot run.
+    costs
+        Size and energy. A choice has the energy of emitting integers where it can; boundaries have none.
     losses
         (operator, precision text) -> loss; absent means 0 (fp32), and what is infinite is not offered.
     fixed_us
@@ -110,7 +122,7 @@ def build_problem(
         tensors.append(_tensor(space, name, latency_us, fixed=FLOAT_BITS))
     for node in graph.nodes:
         tensors.append(_tensor(space, node.output, latency_us))
-        choices = tuple(_choices(space, node, latency_us, kernel, losses))
+        choices = tuple(_choices(space, node, latency_us, costs, losses))
         exact = tuple(node.kind in WEIGHTED_KINDS and i == 0 for i in range(len(node.inputs)))
         operators.append(Operator(node.name, node.inputs, node.output, choices, exact))
     return Problem(tuple(operators), tuple(tensors), fixed_us, call_us)
@@ -143,28 +155,28 @@ def _choices(
     space: Space,
     node: Node,
     latency_us: Callable[[Request], float],
-    kernel: Callable[[Request], Kernel],
+    costs: Costs,
     losses: Mapping[tuple[str, str], float],
 ) -> Iterator[Choice]:
     if node.kind == "float":
-        yield Choice(WEIGHTLESS_FLOAT, FLOAT_BITS, {FLOAT_BITS: 0.0})
+        yield Choice(WEIGHTLESS_FLOAT, FLOAT_BITS, {FLOAT_BITS: 0.0}, energy_mj=0.0)
     elif node.kind == "layout":
         times = {pair[1]: latency_us(r) for pair, r in space.conversions(node.output).items() if pair[0] == pair[1]}
-        yield Choice("layout", FLOAT_BITS, {emitted_class(bits): t for bits, t in times.items()})
+        yield Choice("layout", FLOAT_BITS, {emitted_class(bits): t for bits, t in times.items()}, energy_mj=0.0)
     elif node.kind == "reshape":
-        yield Choice(WEIGHTLESS_FLOAT, FLOAT_BITS, {FLOAT_BITS: 0.0})
+        yield Choice(WEIGHTLESS_FLOAT, FLOAT_BITS, {FLOAT_BITS: 0.0}, energy_mj=0.0)
         for bits in space.formats(node.output):
             if bits != FLOAT_BITS and bits in space.formats(node.inputs[0]):
-                yield Choice(f"a{bits}", bits, {BYTE: 0.0})
+                yield Choice(f"a{bits}", bits, {BYTE: 0.0}, energy_mj=0.0)
     else:
         for label, requests in space.options(node).items():
             times = {bits: latency_us(request) for bits, request in requests.items()}
             usable = {bits: t for bits, t in times.items() if math.isfinite(t)}
             loss = losses.get((node.name, label), 0.0)
             if usable and math.isfinite(loss):  # else the network's output holds NaN or infinity
-                size = weight_bytes(kernel(next(iter(requests.values())))) if node.weight is not None else 0
-                in_bits = _in_bits(node, label)
-                yield Choice(label, in_bits, usable, size, loss)
+                first = next(iter(requests.values()))
+                size = costs.size_bytes(first) if node.weight is not None else 0
+                yield Choice(label, _in_bits(node, label), usable, size, loss, costs.energy_mj(first))
 
 
 def _in_bits(node: Node, label: str) -> int:
@@ -172,8 +184,3 @@ def _in_bits(node: Node, label: str) -> int:
         precision = Precision.parse(label)
         return FLOAT_BITS if precision.is_float else precision.activation_bits
     return FLOAT_BITS if label == WEIGHTLESS_FLOAT else BYTE
-
-
-def weight_bytes(kernel: Kernel) -> int:
-    """Bytes of the constants this kernel will carry in the library: every buffer but activations and the output."""
-    return array_bytes(kernel.family.parameters(kernel.request, kernel.knobs).constants)

@@ -8,6 +8,7 @@ from tvm_mpq.pipeline.options import Options
 from tvm_mpq.pipeline.rounding import Rounder
 from tvm_mpq.pipeline.tables import build_tables, corrected_tables
 from tvm_mpq.report.answers import SearchReport
+from tvm_mpq.select.choose import limits_of
 from tvm_mpq.select.pareto import front
 from tvm_mpq.select.uniforms import uniform_plans
 
@@ -15,8 +16,15 @@ from tvm_mpq.select.uniforms import uniform_plans
 def search(options: Options, *, points: int, axis: str) -> SearchReport:
     """Sweep budgets over measured tables; only the uniform networks are built, to correct them.
 
-    axis: `latency` or `size`, against loss. Uniform plans are priced by the same tables and marked when dominated.
+    axis: `latency`, `size` or, of a source that gives it, `energy`, against loss. The options' budget, its drop aside,
+    is kept by the points of the front. Uniform plans are priced by the same tables and marked when dominated.
+
+    Raises
+    ------
+    InvalidValueError
+        For the axis `energy` where the latency source gives none.
     """
+    options.require_axis(axis)
     with open_context(options) as context:
         return _search(context, options, points, axis)
 
@@ -28,10 +36,13 @@ def _search(context: RunContext, options: Options, points: int, axis: str) -> Se
     )
     options.tell("selecting")
     names = sorted(n.name for n in context.prepared.graph.weighted())
-    found = front(tables.problem, axis, points, searcher=options.searcher(), given=uniform_plans(tables.problem))
+    limits = limits_of(options.budget, tables.int8.latency_us)
+    given = uniform_plans(tables.problem)
+    found = front(tables.problem, axis, points, limits=limits, searcher=options.searcher(), given=given)
     return {
         "model": context.prepared.loaded.name,
         "method": options.method,
+        "latency_source": options.latency_source,
         "axis": axis,
         "points": [front_point(point, names) for point in found],
         "latency_entries": tables.latency.entries,

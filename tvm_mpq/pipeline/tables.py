@@ -17,7 +17,7 @@ from tvm_mpq.costs.fixed import float_time_us
 from tvm_mpq.costs.measured import complete, measure_all
 from tvm_mpq.costs.source import LatencySource, MeasuredLatencies, PredictedLatencies
 from tvm_mpq.costs.table import LatencyTable
-from tvm_mpq.errors import InvalidValueError
+from tvm_mpq.errors import InvalidValueError, NoKernelError
 from tvm_mpq.execute import network
 from tvm_mpq.execute.build_cache import NetworkBuildCache
 from tvm_mpq.kernels.registry import Request
@@ -28,6 +28,7 @@ from tvm_mpq.schema import Plan, Precision
 from tvm_mpq.select.evaluate import cost, uniform
 from tvm_mpq.select.ilp import Solution
 from tvm_mpq.select.problem import Problem
+from tvm_mpq.simulators.source import SimulatedLatencies
 
 UNIFORM = "w8a8"
 
@@ -61,10 +62,13 @@ class Tables:
 
 
 def build_tables(context: RunContext, data: Dataset) -> Tables:
-    """Measure latencies, calibrate, estimate sensitivity; whatever the database knows is not done again."""
+    """Measure or simulate latencies, calibrate, estimate sensitivity; whatever the database knows is not done again."""
     options, prepared = context.options, context.prepared
     space = Space(prepared.graph, prepared.features, prepared.threads)
-    options.tell("measuring kernels on " + ("this CPU" if options.rpc is None else "the board"))
+    if options.simulator is None:
+        options.tell("measuring kernels on " + ("this CPU" if options.rpc is None else "the board"))
+    else:
+        _check_integers(space, options.latency_source)
     table = _source(context).table(space.requests())
     options.tell("calibrating")
     ranges = context.interpret(lambda run: learn.ranges(prepared, run, data, context.db, options))
@@ -77,9 +81,21 @@ def build_tables(context: RunContext, data: Dataset) -> Tables:
 
 def _source(context: RunContext) -> LatencySource:
     options, profiler = context.options, context.profiler()
+    if options.simulator is not None:
+        return SimulatedLatencies(options.simulator, context.db, options.progress)
     if options.measure_fraction < 1:
         return PredictedLatencies(profiler, context.prepared.row, options.measure_fraction, options.tell)
     return MeasuredLatencies(profiler)
+
+
+def _check_integers(space: Space, source: str) -> None:
+    """Raises NoKernelError where an operator has only floating-point kernels: simulated machines have no floats."""
+    for node in space.graph.weighted():
+        if all(Precision.parse(label).is_float for label in space.options(node)):
+            raise NoKernelError(
+                f"latency source {source!r} prices integers only, and operator {node.name!r} has no integer kernel "
+                "here; use --latency-source measured"
+            )
 
 
 def _problems(
@@ -87,12 +103,16 @@ def _problems(
 ) -> tuple[Problem, Problem]:
     """The selection problem of the table as it is now, not corrected, and the optimistic one."""
     prepared, profiler = context.prepared, context.profiler()
-    fixed_us = float_time_us(profiler, network.float_functions(network.realize(prepared, plan)))
-    call_us = fixed.call_us(profiler)
+    fixed_us = call_us = 0.0
+    if context.options.simulator is None:
+        fixed_us = float_time_us(profiler, network.float_functions(network.realize(prepared, plan)))
+        call_us = fixed.call_us(profiler)
+    elif left_out := sum(node.kind == "float" for node in prepared.graph.nodes):
+        context.options.tell(f"{left_out} float operators that no plan changes are not in the simulated latencies")
 
     def problem(us: Callable[[Request], float]) -> Problem:
         space = Space(prepared.graph, prepared.features, prepared.threads)
-        return build_problem(space, us, table.kernel, losses, fixed_us=fixed_us, call_us=call_us)
+        return build_problem(space, us, table, losses, fixed_us=fixed_us, call_us=call_us)
 
     measured = problem(table.latency_us)
     return measured, problem(table.optimistic_us) if table.predicted() else measured
@@ -119,8 +139,11 @@ def measure_chosen_predictions(context: RunContext, tables: Tables, solution: So
 def corrected_tables(context: RunContext, tables: Tables, builds: NetworkBuildCache) -> Tables:
     """The same tables, corrected by what uniform fp32 and 8 bit networks really take on this device.
 
-    The runs are kept in the database, so that a repeated search sees the same tables.
+    The runs are kept in the database, so that a repeated search sees the same tables. Tables of a machine that is not
+    here stay as they are.
     """
+    if context.options.simulator is not None:
+        return tables
     context.options.tell("building and measuring uniform networks")
     solutions = references(tables)
     measured_us = builds.known_us({name: plan_of(context, tables, solution) for name, solution in solutions.items()})

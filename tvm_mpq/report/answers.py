@@ -99,21 +99,23 @@ class SensitivityReport(Condition):
 
 
 class SearchReport(Condition):
-    """The answer of `search`. axis: `latency` or `size`."""
+    """The answer of `search`. axis: `latency`, `size` or `energy`."""
 
     model: str
     method: str
+    latency_source: str
     axis: str
     points: list[FrontPoint]
     latency_entries: dict[str, int]
 
 
 class MethodRow(TypedDict):
-    """What one method found within one budget, a share of uniform 8 bit's latency.
+    """What one method found within one budget, a share of what uniform 8 bit takes of the report's `axis`.
 
     None: it found nothing, for the `reason`; of measured_ms and accuracy, that they were not asked for. bound: no plan
-    within the budget loses less. gap: the plan's loss beyond it, as a share of the larger. ratio: predicted to 8 bit.
-    trace, of a method that samples: evaluations, score, least loss within the budget so far, share accepted so far.
+    within the budget loses less. gap: the plan's loss beyond it, as a share of the larger. ratio: of the axis, to
+    8 bit. trace, of a method that samples: evaluations, score, least loss within the budget so far, share accepted so
+    far.
     """
 
     method: str
@@ -126,6 +128,7 @@ class MethodRow(TypedDict):
     predicted_ms: float | None
     ratio: float | None
     size_mb: float | None
+    energy_mj: float | None
     evaluations: int
     status: str
     plan: dict[str, str]
@@ -135,12 +138,16 @@ class MethodRow(TypedDict):
 
 
 class CompareReport(Condition):
-    """The answer of `compare`. metric: of the rows' accuracy, empty where it was not asked for."""
+    """The answer of `compare`. metric: of the rows' accuracy, empty where it was not asked for. int8_mj: None where the
+    latency source gives no energies."""
 
     model: str
     target: str
     device: str
+    latency_source: str
+    axis: str
     int8_ms: float
+    int8_mj: float | None
     seed: int
     free_bits: bool
     metric: str
@@ -308,6 +315,7 @@ class Record(TypedDict):
     stated_error: float | None
     failure: str | None
     failure_kind: FailureKind | None
+    energy_mj: float | None
 
 
 class RecordInFull(Record):

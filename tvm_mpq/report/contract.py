@@ -238,6 +238,7 @@ class FrontPoint(TypedDict):
     name: str
     latency_ms: float
     size_mb: float
+    energy_mj: float | None  # where the latency source knows it
     loss: float
     dominated: bool
     plan: dict[str, str]

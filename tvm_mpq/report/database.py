@@ -76,13 +76,15 @@ def _in_full(record: RecordInFull) -> list[tuple[str, str]]:
         facts += [("median", _microseconds(record["median_us"])), ("IQR", _microseconds(record["iqr_us"]))]
     else:
         facts.append(("failure", record["failure"]))
+    if record["energy_mj"] is not None:
+        facts.append(("energy", number(record["energy_mj"], " mJ")))
     error = record["stated_error"]
     return [
         *facts,
         ("repeats", str(record["repeats"])),
         ("source", record["provenance"] + (f", stated error {percent(error)}" if is_number(error) else "")),
         ("measured at", record["measured_at"]),
-        ("TVM", record["tvm_version"]),
+        ("TVM", record["tvm_version"] or NOTHING),
         ("kernel version", record["kernel_version"]),
     ]
 

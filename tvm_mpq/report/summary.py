@@ -113,6 +113,8 @@ def solver_line(report: OptimizeReport) -> str:
 
 def entries_line(entries: Mapping[str, int]) -> str:
     """Where the latency table's entries came from."""
+    if "simulated" in entries:
+        return f"{entries['simulated']} operators simulated now, {entries.get('cached', 0)} before (database)"
     now, before, predicted = (entries.get(source, 0) for source in ("measured", "cached", "predicted"))
     return f"{now} measured now, {before} measured before (database), {predicted} predicted"
 

@@ -192,25 +192,34 @@ def show_sensitivity(report: SensitivityReport) -> None:
     _notes(console, [*synthetic, *condition.cautions(report)])
 
 
+SIMULATED = "costs are simulated ({}), nothing of them was measured here; --json has the plans"
+
+
 def show_search(report: SearchReport) -> None:
     """The front by ascending cost; plans that another one beats are marked."""
     console = _console()
     console.print(f"{one_line(report['model'])}: {report['axis']} against loss, by {report['method']}", soft_wrap=True)
-    headers = ("plan", "latency ms", "weights MB", "loss", "operators", "")
+    energies = any(point["energy_mj"] is not None for point in report["points"])
+    costs = ["latency ms", "weights MB", *(["energy mJ"] if energies else []), "loss"]
+    headers = ("plan", *costs, "operators", "")
     rows = [
         (
             point["name"] or f"front {i}",
             number(point["latency_ms"]),
             number(point["size_mb"]),
+            *([number(point["energy_mj"])] if energies else []),
             number(point["loss"]),
             summary.plan_counts(point["plan"]),
             Text("dominated", "dim") if point["dominated"] else "",
         )
         for i, point in enumerate(report["points"], 1)
     ]
-    _table(console, headers, rows, right=headers[1:4])
+    _table(console, headers, rows, right=costs)
     _notes(console, condition.cautions(report))
-    console.print("latencies are predicted from the table of measured kernels; optimize measures the whole network")
+    if report["latency_source"] == "measured":
+        console.print("latencies are predicted from the table of measured kernels; optimize measures the whole network")
+    else:
+        console.print(SIMULATED.format(report["latency_source"]), soft_wrap=True)
     _facts(console, [("latency entries", summary.entries_line(report["latency_entries"]))])
 
 
@@ -222,7 +231,9 @@ def show_compare(report: CompareReport) -> None:
     rows = report["rows"]
     measured = any(row["measured_ms"] is not None for row in rows)
     judged = [summary.metric_name(report["metric"])] if report["metric"] else []
-    headers = ["method", "budget", "loss", "gap to bound", "predicted ms", *(["measured ms"] if measured else [])]
+    energies = report["int8_mj"] is not None
+    headers = ["method", "budget", "loss", "gap to bound", "predicted ms", *(["energy mJ"] if energies else [])]
+    headers += ["measured ms"] if measured else []
     headers += [*judged, "evaluations", "seconds", "operators"]
     _table(
         console,
@@ -234,6 +245,7 @@ def show_compare(report: CompareReport) -> None:
                 number(row["loss"]),
                 percent(row["gap"]),
                 number(row["predicted_ms"]),
+                *([number(row["energy_mj"])] if energies else []),
                 *([number(row["measured_ms"])] if measured else []),
                 *([number(row["accuracy"], " %")] if judged else []),
                 str(row["evaluations"] or ""),
@@ -249,11 +261,18 @@ def show_compare(report: CompareReport) -> None:
     )
     _notes(console, condition.cautions(report))
     console.print(
-        f"budgets are shares of uniform 8 bit, {number(report['int8_ms'], ' ms')} predicted; losses are the table's "
-        "sums; the bound is the solver's: no plan within the budget loses less",
+        f"budgets are shares of the {report['axis']} of uniform 8 bit, {_int8(report)} predicted; losses are the "
+        "table's sums; the bound is the solver's: no plan within the budget loses less",
         soft_wrap=True,
     )
+    if report["latency_source"] != "measured":
+        console.print(SIMULATED.format(report["latency_source"]), soft_wrap=True)
     _facts(console, [("latency entries", summary.entries_line(report["latency_entries"]))])
+
+
+def _int8(report: CompareReport) -> str:
+    energy = "" if report["int8_mj"] is None else f" and {number(report['int8_mj'], ' mJ')}"
+    return number(report["int8_ms"], " ms") + energy
 
 
 def show_build(report: BuildReport) -> None:

@@ -11,7 +11,16 @@ LatencyRecord  one row of the latency database
 from __future__ import annotations
 
 from tvm_mpq.schema.formats import BF16, FLOAT_BITS, FP32, W4A8, W8A8, DType, Precision, TensorQuant, padded_channels
-from tvm_mpq.schema.latency import DeviceIdentity, FailureKind, LatencyKey, LatencyRecord
+from tvm_mpq.schema.latency import (
+    MEASURED,
+    PREDICTED,
+    PROVENANCES,
+    SIMULATED,
+    DeviceIdentity,
+    FailureKind,
+    LatencyKey,
+    LatencyRecord,
+)
 from tvm_mpq.schema.plan import Budget, Plan, Progress
 from tvm_mpq.schema.recurrent import WORKLOAD_ATTRIBUTE, RecurrentWorkload
 from tvm_mpq.schema.stored import StoredQuantization
@@ -34,6 +43,10 @@ __all__ = [
     "BF16",
     "FLOAT_BITS",
     "FP32",
+    "MEASURED",
+    "PREDICTED",
+    "PROVENANCES",
+    "SIMULATED",
     "W4A8",
     "W8A8",
     "WORKLOAD_ATTRIBUTE",

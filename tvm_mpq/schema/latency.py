@@ -1,4 +1,4 @@
-"""What a latency speaks of: which code, on which device, measured or predicted."""
+"""What a latency speaks of: which code, on which device, and whether it was measured, predicted or simulated."""
 
 from __future__ import annotations
 
@@ -64,12 +64,18 @@ class FailureKind(str, enum.Enum):
         return self in (FailureKind.NOISE, FailureKind.DRIFT)
 
 
+MEASURED, PREDICTED, SIMULATED = PROVENANCES = ("measured", "predicted", "simulated")
+
+
 @dataclass(frozen=True)
 class LatencyRecord:
     """One row of the latency database. A failure is a record with a reason and no time.
 
     failure: in words, for people. failure_kind: for programs; None where there is no failure, and in failures that
-    versions before it stored.
+    versions before it stored. energy_mj: millijoule of one run, None where its source knows none.
+
+    Of a simulated record, `device` is what simulated which machine (tool, version, digest of its configuration), family
+    the tool, and `tvm_version` is empty.
     """
 
     key: LatencyKey
@@ -80,7 +86,8 @@ class LatencyRecord:
     iqr_us: float | None
     repeats: int
     measured_at: str  # ISO 8601, UTC
-    provenance: str  # "measured" | "predicted"
+    provenance: str  # of `PROVENANCES`
     stated_error: float | None = None  # relative, of a prediction
     failure: str | None = None
     failure_kind: FailureKind | None = None
+    energy_mj: float | None = None

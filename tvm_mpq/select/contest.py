@@ -21,7 +21,7 @@ OBJECTIVE = "loss"
 class Found:
     """What one method found under one budget.
 
-    share: of uniform 8 bit's latency that is allowed. solution: None = nothing within it, for the `reason`. bound: no
+    share: of what uniform 8 bit takes that is allowed. solution: None = nothing within it, for the `reason`. bound: no
     plan within the budget loses less; None where nothing is within it. gap: what the plan loses beyond it, as a share
     of the larger of the two. seconds: by the clock. trace: of a method that samples.
     """
@@ -38,21 +38,25 @@ class Found:
 
 def contest(
     problem: Problem,
-    int8_us: float,
+    int8: float,
     shares: Sequence[float],
     methods: Sequence[str],
     searcher: Callable[[str], Searcher],
     clock: Callable[[], float],
     tell: Callable[[str], None],
+    *,
+    quantity: str = "latency",
+    within: Limits | None = None,
 ) -> list[Found]:
-    """Every method under every budget, the least loss within each share of `int8_us`; budgets as they are given.
+    """Every method under every budget, the least loss within each share of `int8`; budgets as they are given.
 
+    int8: what uniform 8 bit takes of `quantity`, one of `QUANTITIES`. within: other limits, kept under every budget.
     searcher: a new one of a method's name. The solver runs under every budget, for its bound, also when `methods` leave
     it out.
     """
     entries = []
     for share in shares:
-        limits = Limits(latency_us=share * int8_us)
+        limits = (within or Limits()).tightened(quantity, share * int8)
         tell(f"solving for {share:g} of 8 bit")
         exact = _entry(problem, limits, share, ILP, searcher(ILP), clock)
         bound = None if exact.solution is None else exact.solution.bound

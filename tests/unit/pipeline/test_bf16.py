@@ -11,7 +11,7 @@ import pytest
 from mpq_testing.definition import assert_steps_follow_the_definition
 from mpq_testing.lab import Lab
 from mpq_testing.onnx_models import depthwise_and_shortcut
-from tvm_mpq.kernels.registry import default_kernel
+from tvm_mpq.costs.table import LatencyTable
 from tvm_mpq.passes.lowering import KernelStep
 from tvm_mpq.pipeline.problem import Space, build_problem
 from tvm_mpq.pipeline.uniform import running_at, uniform_precisions
@@ -55,7 +55,7 @@ def test_the_solver_weighs_it(lab: Lab) -> None:
     problem = build_problem(
         Space(lab.graph, lab.prepared.features, 1),
         lambda request: times.get(str(request.precision), 4.9),
-        default_kernel,
+        LatencyTable("default kernels"),
         losses,
         fixed_us=0.0,
         call_us=0.0,

@@ -15,11 +15,12 @@ import pytest
 from mpq_testing.onnx_models import GRAPHS
 from tvm_mpq import targets
 from tvm_mpq.calibrate import learn
+from tvm_mpq.costs.table import LatencyTable, weight_bytes
 from tvm_mpq.execute import network
 from tvm_mpq.execute.prepare import Prepared, prepare
-from tvm_mpq.kernels.registry import Kernel, Request, default_kernel
+from tvm_mpq.kernels.registry import Request, default_kernel
 from tvm_mpq.passes.lowering import KernelStep
-from tvm_mpq.pipeline.problem import Space, build_problem, weight_bytes
+from tvm_mpq.pipeline.problem import Space, build_problem
 from tvm_mpq.schema import FLOAT_BITS, FP32, W4A8, W8A8, Conv2dWorkload, TensorQuant
 from tvm_mpq.select.ilp import Limits, Solution, solve
 from tvm_mpq.select.problem import Problem
@@ -38,13 +39,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory):
     return get
 
 
-@lru_cache
-def _default(key: str, request: Request) -> Kernel:
-    return default_kernel(request)
-
-
-def kernel_of(request: Request) -> Kernel:
-    return _default(request.key, request)
+COSTS = LatencyTable("default kernels")
 
 
 def invented_us(request: Request, seed: int) -> float:
@@ -58,7 +53,7 @@ def test_a_precision_that_breaks_the_network_is_not_offered(prepared) -> None:
     node = next(n for n in found.graph.weighted() if len(n.candidates) > 1)
     space = Space(found.graph, found.features, 1)
     losses = {(node.name, "w8a8"): math.inf}
-    problem = build_problem(space, lambda r: invented_us(r, 0), kernel_of, losses, fixed_us=0.0, call_us=0.0)
+    problem = build_problem(space, lambda r: invented_us(r, 0), COSTS, losses, fixed_us=0.0, call_us=0.0)
     offered = {c.label for c in problem.operator(node.name).choices}
     assert "w8a8" not in offered and "fp32" in offered
 
@@ -69,7 +64,7 @@ def problem_of(found: Prepared, seed: int) -> Problem:
     losses = {
         (n.name, c): float(rng.integers(1, 9)) for n in found.graph.weighted() for c in n.candidates if c != "fp32"
     }
-    return build_problem(space, lambda r: invented_us(r, seed), kernel_of, losses, fixed_us=0.0, call_us=0.0)
+    return build_problem(space, lambda r: invented_us(r, seed), COSTS, losses, fixed_us=0.0, call_us=0.0)
 
 
 def lowered_us(found: Prepared, solution: Solution, seed: int) -> float:
@@ -108,7 +103,7 @@ def test_every_request_is_asked_for(prepared, name: str) -> None:
         priced.add(request.key)
         return 1.0
 
-    build_problem(space, spy, kernel_of, {}, fixed_us=0.0, call_us=0.0)
+    build_problem(space, spy, COSTS, {}, fixed_us=0.0, call_us=0.0)
     assert priced == asked
 
 

@@ -28,7 +28,8 @@ def operator(name: str, precision: str, *, w4a8_us: float = 14.0) -> dict[str, A
 
 
 def point(name: str, latency_ms: float, loss: float, dominated: bool = False) -> dict[str, Any]:
-    row = {"name": name, "latency_ms": latency_ms, "size_mb": 0.3, "loss": loss, "dominated": dominated}
+    row = {"name": name, "latency_ms": latency_ms, "size_mb": 0.3, "energy_mj": None}
+    row |= {"loss": loss, "dominated": dominated}
     return {**row, "plan": {"stem": "w8a8"}, "gap": 0.0, "status": "optimal", "evaluations": 1}
 
 

@@ -10,7 +10,7 @@ KEY = {"workload": "w", "precision": "w8a8", "out_bits": 8, "family": "f", "knob
 GOOD = {
     "id": "0a1b", "key": KEY, "median_us": 1.5, "iqr_us": 0.1, "failure": None, "provenance": "measured",
     "measured_at": "2025-01-01", "device": "d", "repeats": 9, "stated_error": None, "tvm_version": "0.27",
-    "kernel_version": "c0de",
+    "kernel_version": "c0de", "energy_mj": None,
 }  # fmt: skip
 IDENTITY = {"cpu_model": "A CPU", "core_type": "znver4", "isa_features": ["avx2", "fma"], "cores": 2, "threads": 1}
 
@@ -37,6 +37,11 @@ def test_counts_and_problems(capsys: pytest.CaptureFixture[str]) -> None:
 def shown(capsys: pytest.CaptureFixture[str], **other: Any) -> dict[str, str]:
     show_db({"database": "x", "record": {**GOOD, "device_identity": IDENTITY, **other}})
     return {name.strip(): value.strip() for name, value in (line.split(":", 1) for line in lines(capsys))}
+
+
+def test_a_simulated_record_in_full(capsys: pytest.CaptureFixture[str]) -> None:
+    found = shown(capsys, provenance="simulated", tvm_version="", energy_mj=0.25, device_identity=None)
+    assert (found["source"], found["TVM"], found["energy"], found["device"]) == ("simulated", "-", "0.250 mJ", "d")
 
 
 def test_a_record_in_full(capsys: pytest.CaptureFixture[str]) -> None:

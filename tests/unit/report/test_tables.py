@@ -125,41 +125,51 @@ def test_search(capsys: pytest.CaptureFixture[str]) -> None:
     point = {
         "latency_ms": 1.5,
         "size_mb": 0.25,
+        "energy_mj": None,
         "loss": 0.01,
         "plan": {"a": "w4a8"},
         "gap": 0.0,
         "status": "optimal",
         "evaluations": 0,
     }
-    tables.show_search(
-        {
-            "model": "m",
-            "method": "ilp",
-            "axis": "latency",
-            "points": [
-                {**point, "name": "", "dominated": False},
-                {**point, "name": "uniform w8a8", "dominated": True},
-            ],
-            "latency_entries": {"measured": 1, "predicted": 0, "cached": 2},
-            "boards": {"used": ["b"], "lost": [{"board": "a", "reason": "no answer", "came_back": True}]},
-        }
-    )
+    report: Any = {
+        "model": "m",
+        "method": "ilp",
+        "latency_source": "measured",
+        "axis": "latency",
+        "points": [
+            {**point, "name": "", "dominated": False},
+            {**point, "name": "uniform w8a8", "dominated": True},
+        ],
+        "latency_entries": {"measured": 1, "predicted": 0, "cached": 2},
+        "boards": {"used": ["b"], "lost": [{"board": "a", "reason": "no answer", "came_back": True}]},
+    }
+    tables.show_search(report)
     text = lines(capsys)
     assert "note: Board a was lost (no answer); it came back." in text
+    assert any("optimize measures" in line for line in text) and not any("energy" in line for line in text)
     found = [line.split() for line in text]
     assert ["front", "1", "1.50", "0.250", "0.0100", "1", "x", "w4a8"] in found
     assert ["uniform", "w8a8", "1.50", "0.250", "0.0100", "1", "x", "w4a8", "dominated"] in found
+    simulated = {"measured": 0, "predicted": 0, "cached": 2, "simulated": 7}
+    points = [{**point, "name": "", "dominated": False, "energy_mj": 3.25}]
+    tables.show_search({**report, "latency_source": "mpic", "points": points, "latency_entries": simulated})
+    text = lines(capsys)
+    assert ["front", "1", "1.50", "0.250", "3.25", "0.0100", "1", "x", "w4a8"] in [line.split() for line in text]
+    assert any("simulated (mpic)" in line for line in text) and not any("optimize measures" in line for line in text)
+    assert any("7 operators simulated now, 2 before" in line for line in text)
 
 
 def test_compare(capsys: pytest.CaptureFixture[str]) -> None:
     row = {
         "method": "ilp", "budget": 0.75, "reason": "", "bound": 0.5, "gap": 0.0, "seconds": 1.5, "loss": 0.5,
-        "predicted_ms": 1.25, "ratio": 0.7, "size_mb": 1.0, "evaluations": 0, "status": "optimal",
+        "predicted_ms": 1.25, "ratio": 0.7, "size_mb": 1.0, "energy_mj": None, "evaluations": 0, "status": "optimal",
         "plan": {"a": "w4a8"}, "measured_ms": None, "accuracy": None, "trace": [],
     }  # fmt: skip
     nothing = {"method": "amed", "loss": None, "gap": None, "predicted_ms": None, "plan": {}, "reason": "not found"}
     report: Any = {
-        "model": "m", "target": "t", "device": "d", "int8_ms": 2.0, "seed": 3, "free_bits": False, "metric": "",
+        "model": "m", "target": "t", "device": "d", "int8_ms": 2.0, "int8_mj": None, "seed": 3,
+        "axis": "latency", "latency_source": "measured", "free_bits": False, "metric": "",
         "rows": [row, {**row, **nothing, "evaluations": 40}], "latency_entries": {}, "health": None, "boards": None,
     }  # fmt: skip
     tables.show_compare(report)

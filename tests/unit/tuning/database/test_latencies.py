@@ -117,7 +117,7 @@ def test_filters(db):
         ({"median_us": None}, "either median_us or a failure"),
         ({"failure": "x"}, "either median_us or a failure"),
         ({"failure_kind": FailureKind.CRASH}, "needs its failure in words"),
-        ({"provenance": "guessed"}, "measured or predicted"),
+        ({"provenance": "guessed"}, "one of measured, predicted, simulated"),
         ({"provenance": "predicted"}, "stated_error"),
         ({"measured_at": "yesterday"}, "ISO 8601"),
     ],
