@@ -61,7 +61,9 @@ TABLE = {
         {"tvm", "numpy", "torch"},
     ),
     "costs": Room(SHARED | {"select", "targets", "kernels", "tuning", "execute"}, {"tvm", "numpy"}),
-    "simulators": Room(SHARED | {"processes", "kernels", "tuning", "costs"}, set()),
+    "simulators": Room(
+        SHARED | {"processes", "kernels", "tuning", "costs"}, set(), lazy=frozenset({"zigzag", "scalesim", "yaml"})
+    ),
     "report": Room(SHARED, {"rich", "numpy", "jinja2"}),
     "deploy": Room(SHARED | {"report"}, {"numpy", "jinja2"}),
     "pipeline": Room(

@@ -207,7 +207,10 @@ def source_options(command: Command) -> Command:
     """Whose costs plans are weighed by, and the limit that only some sources can hold."""
     energy = "Millijoule a run that each plan may take; where the latency source gives energies."
     command = click.option("--energy-mj", type=float, help=energy)(command)
-    from_simulators = "a simulated machine: mpic, mpic:8cores, mpic:8bit, mpic:8cores-8bit"
+    from_simulators = (
+        "a simulated machine: mpic[:8cores|:8bit|:8cores-8bit], zigzag:{eyeriss_like,edge_tpu_like,tpu_like}, "
+        "scalesim:{systolic,low_memory,eyeriss}"
+    )
     return click.option(
         "--latency-source",
         default="measured",

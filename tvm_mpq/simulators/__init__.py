@@ -5,4 +5,6 @@ machines    the machines by the names that `--latency-source` takes
 source      tables filled by a simulator, kept in the database marked `simulated`
 movement    what operators without weights move
 mpic        a RISC-V microcontroller, by published multiply-adds a cycle
+zigzag      accelerators by ZigZag, in zigzag_worker;  scalesim  systolic arrays by SCALE-Sim, in scalesim_worker
+child       a tool in a process of its own;  nests  loops of a layer
 """

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from tvm_mpq.errors import InvalidValueError
-from tvm_mpq.simulators import mpic
+from tvm_mpq.simulators import mpic, scalesim, zigzag
+from tvm_mpq.simulators.child import require
 from tvm_mpq.simulators.simulator import Simulator
 
 MEASURED_HERE = "measured"
 """The source that is no simulator: latencies of the target, measured (or predicted from measurements)."""
 
+_MACHINES: Mapping[str, Simulator] = {
+    f"{machine.tool}:{machine.machine}".rstrip(":"): machine
+    for machine in (*mpic.MACHINES, *zigzag.MACHINES, *scalesim.MACHINES)
+}
+
+_PACKAGES = {"zigzag": "zigzag-dse", "scalesim": "scalesim"}
+"""What a tool is installed as, by the name under which it is imported."""
+
 
 def names() -> tuple[str, ...]:
     """All that a latency source may be called."""
-    return (MEASURED_HERE, *(f"mpic:{machine}".rstrip(":") for machine in mpic.MACHINES))
+    return (MEASURED_HERE, *_MACHINES)
 
 
 def with_energy() -> tuple[str, ...]:
     """Those whose costs have energies."""
-    found = ((name, simulator_named(name)) for name in names())
-    return tuple(name for name, simulator in found if simulator is not None and simulator.gives_energy)
+    return tuple(name for name, machine in _MACHINES.items() if machine.gives_energy)
 
 
 def simulator_named(name: str) -> Simulator | None:
@@ -28,10 +38,14 @@ def simulator_named(name: str) -> Simulator | None:
     ------
     InvalidValueError
         For an unknown name.
+    MissingDependencyError
+        If its tool is not installed.
     """
     if name == MEASURED_HERE:
         return None
-    tool, _, machine = name.partition(":")
-    if tool == "mpic" and machine in mpic.MACHINES:
-        return mpic.MACHINES[machine]
-    raise InvalidValueError(f"latency_source must be one of {', '.join(names())} (got {name!r})")
+    if name not in _MACHINES:
+        raise InvalidValueError(f"latency_source must be one of {', '.join(names())} (got {name!r})")
+    machine = _MACHINES[name]
+    if machine.tool in _PACKAGES:
+        require(machine.tool, _PACKAGES[machine.tool], name)
+    return machine

@@ -111,16 +111,13 @@ class Microcontroller:
 
 _COST_FIELDS = ("cores", "rates", "inner_bytes", "carried_bytes", "clock_mhz", "power_mw")
 
-MACHINES = {
-    core.machine: core
-    for core in (
-        Microcontroller(""),
-        Microcontroller("8cores", cores=8),
-        Microcontroller("8bit", rates={(8, 8): PUBLISHED[8, 8]}),
-        Microcontroller("8cores-8bit", cores=8, rates={(8, 8): PUBLISHED[8, 8]}),
-    )
-}
-"""By what follows `mpic:` in their name; `8bit` ones have no instructions for fewer bits."""
+MACHINES = (
+    Microcontroller(""),
+    Microcontroller("8cores", cores=8),
+    Microcontroller("8bit", rates={(8, 8): PUBLISHED[8, 8]}),
+    Microcontroller("8cores-8bit", cores=8, rates={(8, 8): PUBLISHED[8, 8]}),
+)
+"""`8bit` ones have no instructions for fewer bits."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from tvm_mpq.schema import Conv2dWorkload
 from tvm_mpq.simulators.mpic import MACHINES, PUBLISHED, Microcontroller, _tilings
 from tvm_mpq.simulators.simulator import Operation
 
-ONE, EIGHT, WIDE_ONLY = MACHINES[""], MACHINES["8cores"], MACHINES["8bit"]
+ONE, EIGHT, WIDE_ONLY, _ = MACHINES
 
 SMALL = Conv2dWorkload(1, 8, 8, 32, 32, (3, 3), padding=(1, 1, 1, 1))  # everything fits at once
 LARGE = Conv2dWorkload(1, 56, 56, 64, 64, (3, 3), padding=(1, 1, 1, 1))
@@ -87,7 +87,7 @@ def test_passes_are_as_fast_as_cores_and_memory() -> None:
 
 
 def test_whatever_changes_a_cost_changes_the_digest() -> None:
-    digests = {core.digest for core in MACHINES.values()}
+    digests = {core.digest for core in MACHINES}
     digests |= {dataclasses.replace(ONE, **{name: value}).digest for name, value in {
         "inner_bytes": 1024, "carried_bytes": 4.0, "clock_mhz": 100.0, "power_mw": 1.0,
     }.items()}  # fmt: skip
