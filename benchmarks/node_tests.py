@@ -147,7 +147,9 @@ def _built(model: onnx.ModelProto, inputs: Sequence[Any]) -> list[Any]:
         warnings.simplefilter("ignore")
         file = Path(folder, "case.onnx")
         onnx.save(model, str(file))
-        result = build_network(Options(file, db=Path(folder, "db.sqlite"), workers=1), uniform="fp32")
+        shapes = {v.name: x.shape for v, x in zip(model.graph.input, inputs, strict=True) if not x.size}
+        options = Options(file, input_shapes=shapes, db=Path(folder, "db.sqlite"), workers=1)
+        result = build_network(options, uniform="fp32")
         machine = relax.VirtualMachine(tvm.runtime.load_module(str(result.folder / "model.so")), tvm.cpu())
         out = machine["main"](*[tvm.runtime.tensor(np.array(x, order="C")) for x in inputs])
         return [t.numpy() for t in ([out] if hasattr(out, "numpy") else out)]

@@ -180,9 +180,14 @@ class CarriedLoopNests:
 def substitute(
     expr: relax.Expr, replace: Callable[[relax.Var], relax.Expr], loop_nests: CarriedLoopNests
 ) -> relax.Expr:
-    """Rebuild a binding's value with its variables replaced; nested functions and control flow do not occur here."""
+    """Rebuild a binding's value with its variables replaced; nested functions and control flow do not occur here.
+
+    A constant without elements is made when the network runs: TVM writes it into a library that nothing can load.
+    """
     if isinstance(expr, relax.Var):
         return replace(expr)
+    if isinstance(expr, tvm.ir.GenericConst) and 0 in expr.value.shape:
+        return relax.op.zeros(tuple(expr.value.shape), str(expr.value.dtype))
     if isinstance(expr, tvm.ir.GlobalVar):
         return loop_nests(expr)
     if isinstance(expr, relax.Tuple):

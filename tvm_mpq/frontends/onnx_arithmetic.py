@@ -101,6 +101,23 @@ def compress(inputs: list[Any], attrs: dict[str, Any]) -> Any:
     return relax.op.take(relax.op.reshape(inputs[0], [-1]), places, 0, mode="clip")
 
 
+def reverse_sequence(inputs: list[Any], attrs: dict[str, Any]) -> Any:
+    """The first elements of each sequence in reverse, as many as its constant length says; TVM lacks the operator."""
+    data, lengths = inputs
+    if not isinstance(lengths, tvm.ir.GenericConst):
+        raise UnsupportedModelError("the lengths of its sequences must be constant (got a computed tensor)")
+    batch, time = int(attrs.get("batch_axis", 1)), int(attrs.get("time_axis", 0))
+    shape = [int(d) for d in data.ty.shape]
+    steps = np.arange(shape[time])
+    places = np.stack([np.where(steps < n, n - 1 - steps, steps) for n in lengths.value.numpy()])
+    first = [batch, time, *(a for a in range(len(shape)) if a not in (batch, time))]
+    sizes = [shape[a] for a in first]
+    flat = relax.op.reshape(relax.op.permute_dims(data, first), [sizes[0] * sizes[1], *sizes[2:]])
+    at = relax.const((np.arange(sizes[0])[:, None] * sizes[1] + places).reshape(-1).astype(np.int64))
+    taken = relax.op.reshape(relax.op.take(flat, at, 0, mode="clip"), sizes)
+    return relax.op.permute_dims(taken, [first.index(a) for a in range(len(shape))])
+
+
 def roi_align(inputs: list[Any], attrs: dict[str, Any]) -> Any:
     """Refused in mode `max`, which ONNX defines by weighted samples; TVM and ONNX Runtime take the largest sample."""
     if attrs.get("mode", b"avg") == b"max":

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import onnx
-from onnx import helper
+from onnx import defs, helper
 from onnx.inliner import inline_local_functions
 
 from tvm_mpq.errors import UnsupportedModelError
@@ -71,7 +71,7 @@ def body_of(item: VersionedNode, types: Mapping[str, onnx.TypeProto]) -> list[Ve
     call = helper.make_node(function.name, [], [], domain=_CALL)
     call.input.extend(node.input)
     call.output.extend(node.output)
-    call.attribute.extend(node.attribute)
+    call.attribute.extend(_attributes(item))
     inputs = [onnx.ValueInfoProto(name=n) for n in dict.fromkeys(node.input) if n]
     outputs = [onnx.ValueInfoProto(name=n) for n in node.output if n]
     imports = [*function.opset_import, helper.make_opsetid(_CALL, 1)]
@@ -86,6 +86,14 @@ def body_of(item: VersionedNode, types: Mapping[str, onnx.TypeProto]) -> list[Ve
         VersionedNode(n, versions.get("" if n.domain in STANDARD else n.domain, item.opset), item.source)
         for n in renamed(nodes, lambda name: name if name in outer else f"{prefix}/{name}")
     ]
+
+
+def _attributes(item: VersionedNode) -> list[onnx.AttributeProto]:
+    """Those of the node, and the defaults of the others, which a body may read and the inliner does not know."""
+    schema: Any = schema_of(item.node, item.opset)
+    given = {a.name for a in item.node.attribute}
+    defaults = (a.default_value for a in schema.attributes.values() if a.name not in given)
+    return [*item.node.attribute, *(a for a in defaults if a.name)]
 
 
 def _function(item: VersionedNode, types: Mapping[str, onnx.TypeProto]) -> onnx.FunctionProto | None:
@@ -106,8 +114,9 @@ def _function(item: VersionedNode, types: Mapping[str, onnx.TypeProto]) -> onnx.
     function = onnx.FunctionProto()
     function.ParseFromString(data)
     function.domain, function.name = _CALL, function.name or item.node.op_type
-    if not function.opset_import:
-        function.opset_import.append(helper.make_opsetid("", item.opset))
+    if not any(o.domain in STANDARD for o in function.opset_import):  # of the newest version, in another domain
+        opset = item.opset if item.node.domain in STANDARD else defs.onnx_opset_version()
+        function.opset_import.append(helper.make_opsetid("", opset))
     if not function.input:  # a builder leaves these to the schema
         function.input.extend(i.name for i in schema.inputs)
         function.output.extend(o.name for o in schema.outputs)

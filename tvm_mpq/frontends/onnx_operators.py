@@ -15,7 +15,7 @@ import tvm
 from tvm import relax
 
 from tvm_mpq.frontends import onnx_arithmetic as arithmetic
-from tvm_mpq.frontends.onnx_nodes import STANDARD, VersionedNode
+from tvm_mpq.frontends.onnx_nodes import STANDARD, VersionedNode, attribute
 from tvm_mpq.frontends.onnx_resize import resize
 from tvm_mpq.frontends.onnx_rnn import gru, lstm, rnn
 from tvm_mpq.frontends.onnx_versions import tvm_versions
@@ -163,6 +163,13 @@ def _tile(inputs: list[Any], attrs: dict[str, Any]) -> Any:
     return relax.op.reshape(copied, [r * n for r, n in zip(repeats, sizes, strict=True)])
 
 
+def _unsqueeze(inputs: list[Any], attrs: dict[str, Any]) -> Any:
+    """One axis may be given as a number; TVM wants a list. Changed in `inputs`, and TVM goes on."""
+    axes = _integers(_input(inputs, 1))
+    if axes is not None:
+        inputs[1] = relax.const(np.array(axes, np.int64))
+
+
 CONVERTERS: dict[str, Converter] = {
     "AveragePool": _explicit_pads,
     "BatchNormalization": arithmetic.batch_normalization,
@@ -186,10 +193,12 @@ CONVERTERS: dict[str, Converter] = {
     "Pow": arithmetic.power,
     "RNN": rnn,
     "Resize": resize,
+    "ReverseSequence": arithmetic.reverse_sequence,
     "RoiAlign": arithmetic.roi_align,
     "SpaceToDepth": arithmetic.space_to_depth,
     "Tile": _tile,
     "Unique": arithmetic.data_dependent,
+    "Unsqueeze": _unsqueeze,
 }
 
 
@@ -206,7 +215,15 @@ def needs_body(item: VersionedNode, types: Mapping[str, onnx.TypeProto]) -> bool
     if node.domain not in STANDARD:
         return False
     several = node.op_type in _FIRST_OUTPUT_ONLY and sum(1 for name in node.output if name) > 1
-    return several or node.op_type in _BY_BODY or not is_known(node.op_type)
+    return several or _over_all_axes(node, types) or node.op_type in _BY_BODY or not is_known(node.op_type)
+
+
+def _over_all_axes(node: onnx.NodeProto, types: Mapping[str, onnx.TypeProto]) -> bool:
+    """An RMSNormalization that leaves no axis out, which TVM cannot compile."""
+    if node.op_type != "RMSNormalization" or node.input[0] not in types:
+        return False
+    rank = len(types[node.input[0]].tensor_type.shape.dim)
+    return int(str(attribute(node, "axis", -1))) in (0, -rank)
 
 
 _BY_BODY = frozenset(["Attention"])

@@ -66,7 +66,7 @@ class Walk:
         self._infer(item)
         if self._folded(item):
             return False
-        instead = self._branch(item)
+        instead = self._branch(item) or self._joined(item)
         if instead is None:
             sizes = {name: static_dims(self._types.get(name)) for name in item.node.input}
             instead = unrolled(item, sizes, self._versions)
@@ -82,7 +82,7 @@ class Walk:
         """Compute the node if all it reads is known: constants, or shapes."""
         if any(self._bytes(name) > _LARGEST for name in item.node.output):
             return False
-        results = self._shape(item.node) or evaluated(item.node, self._constants, item.opset)
+        results = self._shape(item.node) or self._nothing(item.node) or evaluated(item.node, self._constants, item.opset)
         if results is None:
             return False
         for name, value in results.items():
@@ -108,6 +108,30 @@ class Walk:
             return {node.output[0]: np.array(np.prod(dims, dtype=np.int64))}
         start, end = (attribute(node, name, default) for name, default in (("start", 0), ("end", len(dims))))
         return {node.output[0]: np.array(dims[int(str(start)) : int(str(end))], np.int64)}
+
+    def _nothing(self, node: onnx.NodeProto) -> dict[str, GenericArray] | None:
+        """Results that have no elements are known, whatever the node reads."""
+        if any(True for name in node.output if name and not self._is_empty(name)):
+            return None
+        types = {name: self._types[name].tensor_type for name in node.output if name}
+        return {
+            name: np.zeros([d.dim_value for d in of.shape.dim], helper.tensor_dtype_to_np_dtype(of.elem_type))
+            for name, of in types.items()
+        }
+
+    def _is_empty(self, name: str) -> bool:
+        return 0 in (static_dims(self._types.get(name)) or ())
+
+    def _joined(self, item: VersionedNode) -> list[VersionedNode] | None:
+        """A Concat of what has elements, where some of its operands have none."""
+        node = item.node
+        filled = [name for name in node.input if not self._is_empty(name)]
+        if node.op_type != "Concat" or node.domain not in STANDARD or len(filled) == len(node.input):
+            return None
+        plain = onnx.NodeProto()
+        plain.CopyFrom(node)
+        plain.input[:] = filled
+        return [VersionedNode(plain, item.opset, item.source)]
 
     def _branch(self, item: VersionedNode) -> list[VersionedNode] | None:
         """The nodes of the branch that an If on a constant takes."""
