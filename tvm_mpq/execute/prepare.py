@@ -93,8 +93,14 @@ def annotated(
     attrs = targets.to_tvm_attrs(row, threads)
     own = OwnIntegers() if requantize else own_integers(loaded, graph)
     if loaded.stored is not None:
-        loaded = replace(loaded, notes=(*loaded.notes, _own_text(own, graph)))
+        loaded = replace(loaded, notes=(*loaded.notes, _UNROUNDED, _own_text(own, graph)))
     return Prepared(loaded, mod, graph, row, targets.features(row), threads, attrs, own)
+
+
+_UNROUNDED = (
+    "fp32 leaves out the rounding of the file's activations to integers, and their saturation: where a file saturates, "
+    "only 8 bits give its results"
+)
 
 
 def _own_text(own: OwnIntegers, graph: Graph) -> str:

@@ -82,7 +82,9 @@ class Walk:
         """Compute the node if all it reads is known: constants, or shapes."""
         if any(self._bytes(name) > _LARGEST for name in item.node.output):
             return False
-        results = self._shape(item.node) or self._nothing(item.node) or evaluated(item.node, self._constants, item.opset)
+        results = (
+            self._shape(item.node) or self._nothing(item.node) or evaluated(item.node, self._constants, item.opset)
+        )
         if results is None:
             return False
         for name, value in results.items():

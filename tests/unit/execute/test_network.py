@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tvm
@@ -9,7 +11,9 @@ from tvm import relax
 
 from tvm_mpq.errors import DataError
 from tvm_mpq.execute.accuracy import accuracy, check_labels, relative_error
-from tvm_mpq.execute.network import PlannedMemory
+from tvm_mpq.execute.network import PlannedMemory, build
+from tvm_mpq.execute.prepare import prepare
+from tvm_mpq.schema import Plan
 
 
 def scores(*best: int, classes: int = 4) -> list[np.ndarray]:
@@ -74,3 +78,20 @@ def test_planned_memory_counts_storages_that_later_tensors_use_again(calls: int,
     with tvm.transform.PassContext(opt_level=3, instruments=[memory]):
         relax.pipeline.default_build_pipeline()(builder.get())
     assert memory.bytes == 400 * tensors
+
+
+def test_a_library_with_a_constant_without_elements_can_be_loaded(tmp_path: Path) -> None:
+    builder = relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType((2, 3), "float32"))
+    nothing = relax.const(np.zeros((2, 0), np.float32))
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            y = builder.emit_output(relax.op.concat([nothing, x], axis=1))
+        builder.emit_func_output(relax.Tuple([y, nothing]))
+    prepared = prepare(builder.get(), target="x86-64")
+    path = build(prepared, Plan("x86-64", prepared.tvm_target_attrs, {}, {}), tmp_path / "model.so").path
+    machine = relax.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())
+    given = np.arange(6, dtype=np.float32).reshape(2, 3)
+    joined, empty = machine["main"](tvm.runtime.tensor(given))
+    np.testing.assert_array_equal(joined.numpy(), given)
+    assert empty.numpy().shape == (2, 0)

@@ -73,6 +73,7 @@ def test_what_is_taken(model: Path) -> None:
     assert ranges["two:pre"] == TensorQuant(8, float(np.float32(0.06)), 90)
     assert ranges["two"] == TensorQuant(8, float(np.float32(0.04)), 10)
     assert "weights of 3 of 3 operators" in prepared.loaded.notes[-1]
+    assert "saturation" in prepared.loaded.notes[-2]
 
 
 def run(folder: Path, x: np.ndarray) -> np.ndarray:

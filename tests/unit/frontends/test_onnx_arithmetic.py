@@ -53,6 +53,13 @@ CASES = {  # case -> (node, input, weights, expected)
     ),
     "compress": (node("Compress", ["x", "c"], ["y"], axis=3), X, {"c": np.array([1, 0, 1], bool)}, X[..., [0, 2]]),
     "compress_flat": (node("Compress", ["x", "c"], ["y"]), X, {"c": np.array([0, 1], bool)}, X.reshape(-1)[1:2]),
+    "reverse_sequence": (
+        node("ReverseSequence", ["x", "n"], ["y"], batch_axis=2, time_axis=1),
+        X,
+        {"n": np.int64([1, 2, 4, 3])},
+        np.stack([np.concatenate([X[:, :n, i][:, ::-1], X[:, n:, i]], 1) for i, n in enumerate((1, 2, 4, 3))], 2),
+    ),
+    "unsqueeze_by_a_number": (node("Unsqueeze", ["x", "a"], ["y"]), X, {"a": np.int64(-2)}, X[..., None, :]),
     "tile": (node("Tile", ["x", "n"], ["y"]), X[0], {"n": np.int64([2, 6, 2])}, np.tile(X[0], (2, 6, 2))),
 }
 

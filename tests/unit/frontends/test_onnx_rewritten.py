@@ -203,6 +203,12 @@ BODIES = {
     ),
     "celu": model_of([node("Celu", ["x"], ["y"], alpha=0.5)]),
     "attention": attention(),
+    "swish": model_of([node("Swish", ["x"], ["y"])], opset=24),  # its body reads an attribute that is left out
+    "rms_norm_of_all": model_of(
+        [node("RMSNormalization", ["x", "g"], ["y"], axis=-4)],
+        {"g": rng.standard_normal(X.shape, dtype=np.float32)},
+        opset=23,
+    ),
 }
 
 
@@ -214,6 +220,33 @@ def test_operators_that_tvm_lacks_are_computed_by_their_schemas_body(case: str, 
     for result, wanted in zip(run(imported(model), x), expected, strict=True):
         assert result.shape == wanted.shape
         np.testing.assert_allclose(result, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_body_of_another_domain_is_written_in_the_newest_version(imported: Any, run: Any) -> None:
+    """And not in that of the domain: FlexAttention 1 gives Unsqueeze its axes as opset 13 does."""
+    domain = "ai.onnx.preview"
+    if not onnx.defs.has("FlexAttention", domain):
+        pytest.skip("this version of onnx does not know FlexAttention")
+    model = model_of([node("FlexAttention", ["x", "x", "x"], ["y"], domain=domain)], opset=26)
+    model.opset_import.append(helper.make_opsetid(domain, 1))
+    scores = np.float64(X) @ np.float64(X).swapaxes(2, 3) / np.sqrt(8)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    np.testing.assert_allclose(run(imported(model), X)[0], weights / weights.sum(-1, keepdims=True) @ X, rtol=1e-4)
+
+
+def test_what_has_no_elements_is_constant_and_not_joined(imported: Any, run: Any) -> None:
+    nodes = [
+        node("Slice", ["x", "one", "one", "one"], ["none"]),
+        node("Relu", ["none"], ["none_either"]),
+        node("Concat", ["none_either", "x", "none"], ["y"], axis=1),
+        node("ReduceSum", ["none", "one"], ["z"], keepdims=0),
+    ]
+    loaded = imported(model_of(nodes, {"one": ints(1)}, outputs=("y", "z", "none")))
+    assert "strided_slice" not in operators_of(loaded) and "nn.relu" not in operators_of(loaded)
+    joined, summed, none = run(loaded, X)
+    np.testing.assert_array_equal(joined, X)
+    np.testing.assert_array_equal(summed, np.zeros((1, 6, 8), np.float32))
+    assert none.shape == (1, 0, 6, 8)
 
 
 def test_nodes_of_a_body_are_called_after_their_operator(imported: Any) -> None:
