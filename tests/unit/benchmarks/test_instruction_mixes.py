@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import tvm
 
+from mpq_testing.assembly import inner_loops
 from tvm_mpq.kernels import families
 from tvm_mpq.schema import Conv2dWorkload
 from tvm_mpq.targets import resolve, to_tvm
@@ -57,24 +58,10 @@ def test_loops_hold_their_instructions_alone(
 ) -> None:
     mix = getattr(mixes, name)(*arguments)
     module = tvm.compile(tvm.IRModule({"main": mix.build()}), target=to_tvm(resolve(target)))
-    loop = inner_loop(module.mod.inspect_source("s"))
+    loop = max(inner_loops(module.mod.inspect_source("s")), key=len)
     assert not [line for line in loop if "(" in line], "something is read from memory"
     found: Counter[str] = Counter()
     for line in loop:
         found.update(each for each in instructions if line.startswith(each))
     passes = found[min(instructions)] // instructions[min(instructions)]  # LLVM may unroll the loop
     assert passes > 0 and dict(found) == {each: passes * times for each, times in instructions.items()}
-
-
-def inner_loop(assembly: str) -> list[str]:
-    """The longest run of vector instructions behind a label that is jumped back to."""
-    best: list[str] = []
-    label, body = "", list[str]()
-    for line in map(str.strip, assembly.splitlines()):
-        if match := re.fullmatch(r"(\.LBB\w+):.*", line):
-            label, body = match[1], []
-        elif line.startswith("v"):
-            body.append(line)
-        elif re.match(rf"j\w+\s+{re.escape(label)}$", line) and label:
-            best = max(best, body, key=len)
-    return best

@@ -6,11 +6,14 @@ import functools
 
 import numpy as np
 import pytest
+import tvm
 
 from mpq_testing import low_bit
+from mpq_testing.assembly import inner_loops
 from tvm_mpq.kernels.families import dense  # noqa: F401  registers the rows
-from tvm_mpq.kernels.machines.avx2 import Bytes, bytes_depth
-from tvm_mpq.kernels.registry import Family, Kernel, Request, families
+from tvm_mpq.kernels.frames.convolution import ConvolutionFrame
+from tvm_mpq.kernels.machines.avx2 import Bytes, Words, bytes_depth
+from tvm_mpq.kernels.registry import Family, Kernel, Request, families, fitting
 from tvm_mpq.numerics.affine import weight_range
 from tvm_mpq.schema import Conv2dWorkload, Precision
 
@@ -74,6 +77,53 @@ def test_deferred_widening_at_the_ends(precision: str, rng: np.random.Generator)
 def test_widened_operands_at_the_ends(sign: int, rng: np.random.Generator) -> None:
     r = request(C(1, 5, 5, 48, 20, (3, 3), (1, 1), SAME), "w8a8", 32)
     check(Kernel(r, family("s32"), family("s32").knob_space(r)[0]), rng, (sign,))
+
+
+WIDENED = [
+    C(1, 1, 1, 40, 33, (1, 1)),
+    C(1, 1, 3, 17, 24, (1, 1), residual=True),
+    C(1, 1, 4, 17, 24, (1, 1), activation="relu"),
+    C(3, 5, 7, 3, 10, (1, 1)),
+    C(2, 9, 7, 33, 20, (1, 1), (2, 2)),
+    C(2, 7, 7, 24, 40, (3, 3), (1, 1), SAME, residual=True),
+    C(1, 13, 9, 5, 33, (5, 3), (2, 1), (2, 0, 1, 3), (2, 3)),
+    C(1, 15, 15, 3, 20, (7, 7), (2, 2), (3, 3, 3, 3)),
+    C(1, 6, 7, 12, 36, (3, 3), (1, 1), SAME, (1, 1), 3),
+]
+
+
+@avx2
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("w", WIDENED, ids=lambda w: w.key)
+def test_inputs_are_widened_as_they_are_copied(w: C, threads: int, rng: np.random.Generator) -> None:
+    """With and without a border, for few positions (weights in 8 bits) and many, at both ends of the ranges."""
+    r = request(w, "w8a8", 32 if w.activation == "none" and not w.residual else 8, threads)
+    row = fitting(r)[0]
+    assert row.name.startswith("qu8_qs8_s32_")
+    check(Kernel(r, row, row.knob_space(r)[0]), rng, (None, 1, -1))
+
+
+@pytest.mark.parametrize(("size", "step"), [(14, {"vpmaddwd", "vpaddd"}), (1, {"vpmaddwd", "vpaddd", "vpmovsxbw"})])
+def test_steps_only_multiply_and_add(size: int, step: set[str]) -> None:
+    """Beside loads; the code is LLVM's, so whichever CPU runs the test."""
+    r = request(C(1, size, size, 256, 64, (1, 1)), "w8a8")
+    kernel = Kernel(r, family("s32"), family("s32").knob_space(r)[0])
+    target = tvm.target.Target({"kind": "llvm", "mcpu": "haswell"})
+    module = tvm.compile(tvm.IRModule({"main": kernel.build()}), target=target)
+    loops = inner_loops(module.mod.inspect_source("s"))
+    loop = min((each for each in loops if any(line.startswith("vpmaddwd") for line in each)), key=len)
+    assert step <= {line.split()[0] for line in loop} <= step | {"vmovdqa", "vmovdqu", "vpbroadcastd"}
+    assert not [line for line in loop if line.endswith(")")], "something is stored"
+
+
+@pytest.mark.parametrize(
+    ("columns", "threads", "tiles"), [(4, 1, [(4, 1), (3, 1)]), (6, 1, [(4, 1), (3, 1)]), (7, 1, [(7, 1)])]
+)
+def test_tiles_of_columns_do_not_overlap(columns: int, threads: int, tiles: list[tuple[int, int]]) -> None:
+    r = request(C(1, 7, 7, 64, 64, (3, 3), (1, 1), SAME), "w8a8", threads=threads)
+    frame = ConvolutionFrame(r, {"rows": 1, "columns": columns, "blocks": 1, "order": "channels"}, Words(49))
+    assert frame.column_tiles == tiles
+    assert frame.work.products == 49 * 64 / 8 * 9 * 64 / 2  # two channels a product
 
 
 @avx2

@@ -91,11 +91,12 @@ def chunks(count: int, sizes: Sequence[int]) -> Iterator[tuple[int, int, int]]:
 
 
 def copy(target: Buffer, to: Index, source: Buffer, start: Index, count: int, sizes: Sequence[int]) -> None:
-    """target[to + i] = source[start + i] for `count` elements."""
+    """target[to + i] = source[start + i] for `count` elements, in the type of the target."""
     for first, size, times in chunks(count, sizes):
         with loop(times) as i:
             at = first + i * size
-            target.store(to + at, source.load(start + at, size))
+            value = source.load(start + at, size)
+            target.store(to + at, value if source.dtype == target.dtype else value.cast(target.dtype))
 
 
 def fill(target: Buffer, to: Index, value: Value, count: int, sizes: Sequence[int]) -> None:

@@ -42,6 +42,11 @@ def _nibble_terms(request: Request) -> int:
     return scaled_terms(request, 16 * unsigned_range(p.activation_bits)[1] * weight_range(p.weight_bits)[1])
 
 
+def _words(request: Request) -> Words:
+    w = conv_of(request)
+    return Words(w.batch * w.out_height * w.out_width)
+
+
 def _depthwise_constants(request: Request, knobs: Knobs, operands: Operands) -> list[np.ndarray]:
     pack = partial(pack_depthwise, request, knobs)
     return convolution_constants(request, operands, pack, order=lane_order(request))
@@ -83,8 +88,8 @@ convolution_row(
     "2 * max(x) * max|w| <= 32767: w8a7, w7a8 and fewer bits",
     variant=bytes_depth,
 )
-convolution_row("qu8_qs8_s32_conv2d__avx2", AVX2, is_dense, lambda r: Words(), tiles_256)
-convolution_row("qu8_qs8_s32_gconv2d__avx2", AVX2, is_grouped, lambda r: Words(), tiles_256)
+convolution_row("qu8_qs8_s32_conv2d__avx2", AVX2, is_dense, _words, tiles_256)
+convolution_row("qu8_qs8_s32_gconv2d__avx2", AVX2, is_grouped, _words, tiles_256)
 
 convolution_row("qu8_qs8_s32_conv2d__generic", GENERIC, is_dense, lambda r: Scalar(), small_tiles)
 convolution_row("qu8_qs8_s32_dwconv2d__generic", GENERIC, is_depthwise, lambda r: Elementwise(), small_tiles)

@@ -1,4 +1,7 @@
-"""Input rows in a scratch with zero points around them, so that reduction loops never ask where they are."""
+"""Input rows in a scratch with zero points around them, so that reduction loops never ask where they are.
+
+They may be wider there than in the map.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +27,10 @@ def fill_border(
 ) -> None:
     """Copy what a share of the tiles of `rows` output rows reads of image `n`, zero points `z` around it.
 
-    share: first and one past the last tile; source: uint8 map; target: the scratch, whose rows begin at `base`.
+    share: first and one past the last tile; source: uint8 map; target: the scratch, whose rows begin at `base`; z: of
+    either's type.
     """
-    z = let(z, "z")
+    z = let(z.cast(target.dtype), "z")
     top, left, _, right = g.padding
     row_bytes, wide = g.in_width * g.in_cells, g.row_width * g.in_cells
     with loop(*rows_read(g, rows, share)) as y:

@@ -1,9 +1,10 @@
 """The frame of every dense integer convolution: tiles of positions x channels, borders, threads, requantization.
 
-Input rows that need padding are first copied into a scratch whose border holds the zero point (`border.py`). A tile is
-`rows` x `columns` output positions x `blocks` * 16 channels, all accumulators in registers; where a tile does not
-divide the map, the last one is moved back and computes some positions twice. The channels that the tiles leave over are
-a narrower tile of their own; half a block of them takes half a vector where the machine has one (`Dot.halves`).
+Input rows that need padding are first copied into a scratch whose border holds the zero point (`border.py`), and so
+are those that the machine reads in another type. A tile is `rows` x `columns` output positions x `blocks` * 16
+channels, all accumulators in registers. Where rows do not divide the map, the last tile is moved back and computes some
+positions twice; where columns do not, some tiles are narrower. The channels that the tiles leave over are a narrower
+tile of their own; half a block of them takes half a vector where the machine has one (`Dot.halves`).
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from tvm_mpq.kernels.emit import (
     Parameter,
+    even_blocks,
     split_axis,
     tiles,
 )
@@ -79,6 +83,11 @@ class ConvolutionFrame:
             self.parts = tile_channels(self.all_blocks, self.blocks, half)
 
     @property
+    def copies(self) -> bool:
+        """Whether input rows are copied into a scratch, with a border or in another type."""
+        return self.g.bordered or self.machine.input_dtype != "uint8"
+
+    @property
     def blocks_at_once(self) -> int:
         """Blocks that are unpacked together: those of a tile, or all where tiles change their channels innermost."""
         return max(part.blocks for part in self.parts) if self.by_channels else self.all_blocks
@@ -94,15 +103,23 @@ class ConvolutionFrame:
         return self.g.dilation[1] == 1 and self.window.cells == self.g.in_cells
 
     @property
-    def positions(self) -> list[tuple[int, int]]:
-        """Rows and columns of a tile."""
-        return [(r, c) for r in range(self.rows) for c in range(self.columns)]
+    def column_tiles(self) -> list[tuple[int, int]]:
+        """(columns, how many) of a row's tiles: of two widths where that saves an overlap.
 
-    @property
-    def offsets(self) -> tuple[int, ...]:
-        """How many input cells further than the first position of a tile each position reads."""
+        Phases differ in their columns, and threads share equal tiles: there the last one overlaps.
+        """
+        if self.g.phases is not None or (self.threads > 1 and self.split == "w"):
+            return [(self.columns, self.counts["w"])]
+        return even_blocks(self.g.out_width, self.columns)
+
+    def positions(self, columns: int) -> list[tuple[int, int]]:
+        """Rows and columns of a tile of so many columns."""
+        return [(r, c) for r in range(self.rows) for c in range(columns)]
+
+    def offsets(self, columns: int) -> tuple[int, ...]:
+        """How many input cells further than the first position of such a tile each position reads."""
         (down, right), cells = self.g.stride, self.g.in_cells
-        return tuple((r * down * self.g.row_width + c * right) * cells for r, c in self.positions)
+        return tuple((r * down * self.g.row_width + c * right) * cells for r, c in self.positions(columns))
 
     def vectors(self, part: ChannelTiles) -> list[LaneVector]:
         """The accumulators of one position of a tile."""
@@ -120,9 +137,10 @@ class ConvolutionFrame:
     @property
     def work(self) -> Work:
         g, machine, parameters = self.g, self.machine, self.parameters
+        computed = sum(size * count for size, count in self.column_tiles)
         tiling = Tiling(
             spots=self.counts["n"] * self.counts["h"] * self.counts["w"] * g.phase_count,
-            positions=self.rows * self.columns,
+            positions=self.rows * computed / self.counts["w"],
             parts=[(part.count, len(self.vectors(part))) for part in self.parts],
             steps=self.steps * tiles(machine.terms, _LANE_TERMS),
             by_positions=not self.by_channels,
@@ -142,5 +160,5 @@ class ConvolutionFrame:
             macs=outputs * self.all_blocks * BLOCK * self.steps * machine.terms,
             rows=g.batch * g.extents[0],
             width=g.extents[1],
-            staged_bytes=(x_bytes if g.bordered else 0) + unpacked_bytes,
+            staged_bytes=(x_bytes * np.dtype(machine.input_dtype).itemsize if self.copies else 0) + unpacked_bytes,
         )

@@ -51,7 +51,7 @@ class _Writer:
     """Writes the loops of one frame into an open function.
 
     n, oh, ow, block: image, first output row, column and block of channels of the tile that is being written; h, w: the
-    numbers of its row and column of tiles.
+    numbers of its row and column of tiles; columns: how many it has.
     """
 
     n: Value
@@ -60,6 +60,7 @@ class _Writer:
     oh: Value
     ow: Value
     block: Value
+    columns: int
     base: Index  # where this thread's input rows begin in `x`
     phase: Phase
     unpacked: Index  # where this thread's unpacked weights begin
@@ -67,7 +68,7 @@ class _Writer:
     def __init__(self, frame: ConvolutionFrame, f: Function) -> None:
         self.frame, self.machine, self.g = frame, frame.machine, frame.g
         self.source = f.flat("x")
-        self.x = alloc(frame.threads * frame.scratch, "uint8") if self.g.bordered else self.source
+        self.x = alloc(frame.threads * frame.scratch, frame.machine.input_dtype) if frame.copies else self.source
         self.packed = f.flat("weight")
         self.weights = alloc(frame.threads * frame.unpacked, "int8") if self.machine.unpacks else self.packed
         self.machine.prepare()
@@ -94,10 +95,9 @@ class _Writer:
                 self._unpack(0, frame.all_blocks)
         with loop(*self._share("n")) as n:
             self.n = n
-            self.base = bind(self.task.offset(frame.scratch), "base") if g.bordered else 0
-            if g.bordered:
-                z = self.q[0].cast("uint8")
-                fill_border(g, frame.rows, self._share("h"), self.n, self.source, self.x, self.base, z)
+            self.base = bind(self.task.offset(frame.scratch), "base") if frame.copies else 0
+            if frame.copies:
+                fill_border(g, frame.rows, self._share("h"), self.n, self.source, self.x, self.base, self.q[0])
             with each_phase(g) as self.phase:
                 if self.machine.unpacks and not frame.by_channels and g.phases is not None:
                     self._unpack(0, frame.all_blocks)
@@ -116,10 +116,20 @@ class _Writer:
             body()
 
     def _columns(self, body: Callable[[], None]) -> None:
-        with loop(*self._share("w")) as w:
-            self.w = w
-            self.ow = let(overlap(self.w, self.frame.columns, self.phase.width), "ow")
-            body()
+        tiles_of, start, done = self.frame.column_tiles, 0, 0
+        if len(tiles_of) == 1:
+            ((self.columns, _),) = tiles_of
+            with loop(*self._share("w")) as w:
+                self.w = w
+                self.ow = let(overlap(self.w, self.columns, self.phase.width), "ow")
+                body()
+            return
+        for self.columns, count in tiles_of:
+            with loop(count) as w:
+                self.w = w + done
+                self.ow = let(w * self.columns + start, "ow")
+                body()
+            start, done = start + self.columns * count, done + count
 
     def _channels(self, body: Callable[[ChannelTiles], None]) -> None:
         frame = self.frame
@@ -157,7 +167,7 @@ class _Writer:
             first = self.stored_block() * frame.block_bytes + vector * (frame.block_bytes * lanes // BLOCK)
             weights = Pointer(self.weights, first)
             biases = Pointer(self.bias, self.phase.number * (frame.all_blocks * BLOCK) + channel)
-            sums = machine.sums(Tile(self.g, inputs, frame.offsets, weights, biases))
+            sums = machine.sums(Tile(self.g, inputs, frame.offsets(self.columns), weights, biases))
             bias = None if machine.biased else let(biases.load(lanes), "bias")
             multiplier = let(self.multiplier.load(channel, lanes), "multiplier")
             if bias is not None:
@@ -168,14 +178,14 @@ class _Writer:
     def first_cell(self) -> Value:
         """The first input cell that the tile's first position reads."""
         g = self.g
-        image = self.n * g.in_height if not g.bordered else 0
+        image = self.n * g.in_height if not self.frame.copies else 0
         row, column = self.oh * g.stride[0] + self.phase.row, self.ow * g.stride[1] + self.phase.column
         first = (image + row) * g.row_width + column
         return self.base + first * g.in_cells + self.frame.window.first_cell(self.block)
 
     def places(self) -> list[Value]:
         """Which output positions the tile's are."""
-        return [self.phase.position(self.n, self.oh + r, self.ow + c) for r, c in self.frame.positions]
+        return [self.phase.position(self.n, self.oh + r, self.ow + c) for r, c in self.frame.positions(self.columns)]
 
 
 class _StepTile:
@@ -184,7 +194,9 @@ class _StepTile:
     def __init__(self, writer: _Writer, dot: Dot, part: ChannelTiles) -> None:
         self.writer, self.frame, self.g, self.dot, self.part = writer, writer.frame, writer.g, dot, part
         self.vectors = self.frame.vectors(part)
-        self.accs = accumulators(len(self.frame.positions), [vector.lanes for vector in self.vectors], "int32")
+        self.accs = accumulators(
+            len(self.frame.positions(writer.columns)), [vector.lanes for vector in self.vectors], "int32"
+        )
         self.channel = let(writer.block * BLOCK, "channel")
 
     def cells(self) -> list[Cell]:
@@ -239,7 +251,7 @@ class _StepTile:
             w = writer.stored_block() * frame.block_bytes
         reduction = Reduction.of(g, merged, length, width * g.in_cells, dot.channels, dot.step_bytes)
         with reduction.loops(x, w) as place:
-            inputs = [Pointer(writer.x, place.x + offset) for offset in frame.offsets]
+            inputs = [Pointer(writer.x, place.x + offset) for offset in frame.offsets(writer.columns)]
             size = frame.block_bytes // (BLOCK // dot.lanes)
             starts = [place.weights + vector.offset // dot.lanes * size for vector in self.vectors]
             large = frame.all_blocks * frame.block_bytes >= PREFETCHED_BYTES

@@ -17,13 +17,15 @@ from tvm_mpq.numerics.arrays import Int8Array
 class ConvolutionMachine(ABC):
     """What the frame asks of every machine.
 
-    lanes: int32 lanes of an accumulator, 16 or a divisor; channels: input channels of one step; taken: what it takes
-    from every input before it multiplies; unpacks: whether weights are expanded to int8 in a scratch before they are
+    lanes: int32 lanes of an accumulator, 16 or a divisor; channels: input channels of one step; input_dtype: of the
+    inputs that it reads, which are copied where they are not stored so; taken: what it takes from every input before it
+    multiplies; unpacks: whether weights are expanded to int8 in a scratch before they are
     used.
     """
 
     lanes: int = BLOCK
     channels: int = 4
+    input_dtype: str = "uint8"
     taken: int = 0
     weight_dtype: str = "int8"
     unpacks: bool = False

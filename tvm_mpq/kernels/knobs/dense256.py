@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from tvm_mpq.kernels.emit.tiles import even_tile, tiles
+from tvm_mpq.kernels.emit.tiles import even_blocks, even_tile, tiles
 from tvm_mpq.kernels.frames.machine import Dot
 from tvm_mpq.kernels.knobs.choices import cheapest, position_tile
 from tvm_mpq.kernels.knobs.dense import loop_order
 from tvm_mpq.kernels.machines.avx2 import HalfBlocks
 from tvm_mpq.kernels.registry import Knobs, Request
-from tvm_mpq.kernels.shapes.geometry import BLOCK, ChannelWindow, Geometry, blocks, conv_of
+from tvm_mpq.kernels.shapes.geometry import ChannelWindow, Geometry, blocks, conv_of
 from tvm_mpq.schema import Conv2dWorkload
 
 _COLUMNS = (1, 2, 3, 4, 5, 6, 7)
@@ -38,10 +38,12 @@ def tiles_256(request: Request, dot: Dot) -> list[Knobs]:
 
 def _cycles(w: Conv2dWorkload, g: Geometry, dot: HalfBlocks, rows: int, columns: int, depth: int) -> float:
     """Estimated cycles of the map: the reduction's instructions or the stream of its weights, then the end of tiles."""
-    steps = g.kernel[0] * g.kernel[1] * ChannelWindow.of(w, dot.channels).cells // 4
-    positions, vectors = rows * columns, 2 * depth
-    step = dot.instructions(positions, vectors) / _RATE
-    if depth * BLOCK * 4 * steps > _LEVEL_1:
-        step = max(step, 32 * vectors / _STREAM)
-    count = tiles(g.out_height, rows) * tiles(g.out_width, columns) * tiles(blocks(w.out_channels), depth)
-    return count * (steps * step + _END * positions * vectors + 15)
+    steps = g.kernel[0] * g.kernel[1] * ChannelWindow.of(w, dot.channels).cells / 4
+    vectors, cycles = 2 * depth, 0.0
+    read = dot.step_bytes * vectors * 4 / dot.channels
+    for size, count in even_blocks(g.out_width, columns):
+        step = dot.instructions(rows * size, vectors) / _RATE
+        if read * steps > _LEVEL_1:
+            step = max(step, read / _STREAM)
+        cycles += count * (steps * step + _END * rows * size * vectors + 15)
+    return cycles * tiles(g.out_height, rows) * tiles(blocks(w.out_channels), depth)
