@@ -14,6 +14,10 @@ class InvalidValueError(MPQError, ValueError):
     """An argument lies outside what is allowed."""
 
 
+class UnknownKeywordError(MPQError, TypeError):
+    """A function was called with a keyword that it does not have; the text names the nearest one."""
+
+
 class UnsupportedBitsError(InvalidValueError):
     """A bit-width that no definition in `numerics` covers."""
 

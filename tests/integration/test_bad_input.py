@@ -176,7 +176,7 @@ def test_databases_that_are_none(refused: Refused, tmp_path: Path) -> None:
 
 
 def test_results_that_cannot_be_written(tmp_path: Path) -> None:
-    from tvm_mpq.pipeline.options import Result
+    from tvm_mpq.pipeline.result import Result
 
     (tmp_path / "file").write_text("")
     result = Result(mpq.Plan("local", {}, {}, {}), {}, TemporaryDirectory(dir=tmp_path))

@@ -30,7 +30,8 @@ from tvm_mpq.kernels import OFFERED
 from tvm_mpq.pipeline import demo
 from tvm_mpq.pipeline import optimize as optimize_module
 from tvm_mpq.pipeline.optimize import optimize
-from tvm_mpq.pipeline.options import Options, Result
+from tvm_mpq.pipeline.options import Options
+from tvm_mpq.pipeline.result import Result
 from tvm_mpq.report import summary
 from tvm_mpq.report.stored import read_report
 from tvm_mpq.tuning.database.latencies import LatencyDatabase

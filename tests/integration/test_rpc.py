@@ -17,7 +17,7 @@ from mpq_testing.quick import measure_quickly
 from mpq_testing.rpc import Server, rpc_server
 from tvm_mpq import cli
 from tvm_mpq.execute import network
-from tvm_mpq.pipeline.options import Result
+from tvm_mpq.pipeline.result import Result
 from tvm_mpq.targets import device_identity, local_row
 from tvm_mpq.tuning.database.latencies import LatencyDatabase
 from tvm_mpq.tuning.database.results import ResultStore

@@ -66,6 +66,9 @@ TABLE = {
     ),
     "report": Room(SHARED, {"rich", "numpy", "jinja2"}),
     "deploy": Room(SHARED | {"report"}, {"numpy", "jinja2"}),
+    # The public face; TVM is imported when a function is called.
+    "keywords": Room(SHARED, set(), lazy=frozenset({"numpy"})),
+    "api": Room(SHARED | {"keywords"}, set(), lazy=frozenset({"pipeline", "report", "typing_extensions"})),
     "pipeline": Room(
         SHARED
         | {"numerics", "select", "targets", "frontends", "kernels", "tuning", "passes", "execute", "calibrate", "costs"}

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from tvm_mpq.pipeline.doctor import diagnose
     from tvm_mpq.pipeline.export import export_folder
     from tvm_mpq.pipeline.inspect import inspect as inspect_network
+    from tvm_mpq.pipeline.loaded import LoadedModel
     from tvm_mpq.pipeline.optimize import optimize as optimize_network
-    from tvm_mpq.pipeline.options import Options, Result, check_output
+    from tvm_mpq.pipeline.options import Options, check_output
     from tvm_mpq.pipeline.reread import reread as reread_report
+    from tvm_mpq.pipeline.result import Result
     from tvm_mpq.pipeline.run import run_folder
     from tvm_mpq.pipeline.search import search as search_network
     from tvm_mpq.pipeline.sensitivity import sensitivity as network_sensitivity
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from tvm_mpq.pipeline.uniform import build_network
 
 __all__ = [
+    "LoadedModel",
     "Options",
     "Result",
     "build_network",
@@ -44,8 +47,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "LoadedModel": ("loaded", "LoadedModel"),
     "Options": ("options", "Options"),
-    "Result": ("options", "Result"),
+    "Result": ("result", "Result"),
     "build_network": ("uniform", "build_network"),
     "check_output": ("options", "check_output"),
     "compare_methods": ("compare", "compare"),

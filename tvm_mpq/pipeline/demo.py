@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from tvm_mpq.errors import InfeasibleError, MissingDependencyError
 from tvm_mpq.pipeline.optimize import optimize
-from tvm_mpq.pipeline.options import Options, Result
+from tvm_mpq.pipeline.options import Options
+from tvm_mpq.pipeline.result import Result
 from tvm_mpq.report.contract import OptimizeReport
 from tvm_mpq.schema import Budget
 

@@ -19,7 +19,8 @@ from tvm_mpq.pipeline.context import RunContext, open_context
 from tvm_mpq.pipeline.describe import describe
 from tvm_mpq.pipeline.finetune import Finetuner
 from tvm_mpq.pipeline.judgement import judgement
-from tvm_mpq.pipeline.options import Options, Result, to_json
+from tvm_mpq.pipeline.options import Options, to_json
+from tvm_mpq.pipeline.result import Result
 from tvm_mpq.pipeline.rounding import Rounder
 from tvm_mpq.pipeline.selection import Selector
 from tvm_mpq.pipeline.tables import Tables, build_tables, corrected_tables, plan_of

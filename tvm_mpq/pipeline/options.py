@@ -1,31 +1,25 @@
-"""What a user asks of `optimize` and what comes back."""
+"""What a user asks of `optimize` and the other jobs."""
 
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from tvm_mpq.calibrate.observers import check_method
 from tvm_mpq.calibrate.rounding import GPTQ, ROUNDINGS
 from tvm_mpq.errors import InvalidValueError, OutputError
 from tvm_mpq.kernels import OFFERED
-from tvm_mpq.report.answers import BuildReport
 from tvm_mpq.report.contract import OptimizeReport
-from tvm_mpq.schema import Budget, Plan, Precision, Progress
+from tvm_mpq.schema import Budget, Precision, Progress
 from tvm_mpq.select.methods.search import Effort
 from tvm_mpq.select.methods.table import ILP, searcher_for
 from tvm_mpq.select.searcher import Searcher
 from tvm_mpq.simulators.machines import MEASURED_HERE, simulator_named, with_energy
 from tvm_mpq.simulators.simulator import Simulator
-
-R = TypeVar("R", OptimizeReport, BuildReport)
-
 
 SIMULATED_OFFERED = tuple(Precision(weights, activations) for weights in (8, 4, 2) for activations in (8, 4, 2))
 """Precisions that are searched for a simulated machine when nothing else is said: those of the published searches."""
@@ -164,34 +158,6 @@ class Options:
         """A message for the user, if somebody listens."""
         if self.say:
             self.say(text)
-
-
-@dataclass(frozen=True)
-class Result(Generic[R]):
-    """What `optimize` or `build` made. `report` is the JSON object of the command line's contract.
-
-    `work` holds the built files until `save` copies them; it goes away with this object.
-    """
-
-    plan: Plan
-    report: R
-    work: TemporaryDirectory[str]
-
-    @property
-    def folder(self) -> Path:
-        """Where the built files stand now."""
-        return Path(self.work.name)
-
-    def save(self, out: str | Path) -> R:
-        """Write model.so, plan.json and report.html; returns the report with the paths. Raises OutputError."""
-        target = check_output(out)
-        names = sorted(path.name for path in self.folder.iterdir())
-        try:
-            for name in names:
-                shutil.copy2(self.folder / name, target / name)
-        except OSError as e:
-            raise OutputError(f"cannot write results to {str(out)!r}: {e.strerror}") from e
-        return {**self.report, "artifacts": {name: str(target / name) for name in names}}
 
 
 def check_output(out: str | Path) -> Path:

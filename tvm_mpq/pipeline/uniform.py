@@ -24,7 +24,8 @@ from tvm_mpq.passes.graph import Node
 from tvm_mpq.passes.lowering import BYTE, KernelStep
 from tvm_mpq.pipeline.context import RunContext, open_context
 from tvm_mpq.pipeline.finetune import require_torch, tuned_build
-from tvm_mpq.pipeline.options import Options, Result
+from tvm_mpq.pipeline.options import Options
+from tvm_mpq.pipeline.result import Result
 from tvm_mpq.pipeline.rounding import Rounder
 from tvm_mpq.pipeline.verification import import_verification
 from tvm_mpq.report.answers import BuildReport

@@ -11,7 +11,9 @@ import pytest
 import tvm_mpq as mpq
 from tvm_mpq.errors import InvalidValueError, OutputError
 from tvm_mpq.kernels import OFFERED
-from tvm_mpq.pipeline.options import Options, Result, check_output, to_json
+from tvm_mpq.pipeline.optimize import optimize
+from tvm_mpq.pipeline.options import Options, check_output, to_json
+from tvm_mpq.pipeline.result import Result
 from tvm_mpq.schema import Budget, Plan, Precision
 
 
@@ -51,7 +53,7 @@ def test_a_simulated_source() -> None:
         with pytest.raises(InvalidValueError, match=f"'mpic' is simulated.* leave out {next(iter(wrong))}"):
             Options("model.onnx", latency_source="mpic", **wrong)
     with pytest.raises(InvalidValueError, match=r"optimize builds.*'mpic' prices plans.*use search or compare"):
-        mpq.optimize("nowhere.onnx", latency_source="mpic")  # before the model is looked at
+        optimize(Options("nowhere.onnx", latency_source="mpic"))  # before the model is looked at
 
 
 def test_observer() -> None:
