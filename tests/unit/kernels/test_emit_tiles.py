@@ -156,19 +156,25 @@ def test_quads_come_to_their_places(stored: int, positions: int) -> None:
     np.testing.assert_array_equal(run(x)[:, :stored], expected[:, :stored])
 
 
-@pytest.mark.isa("avx512bw")
+@pytest.mark.parametrize(
+    "lanes", [pytest.param(16, marks=pytest.mark.isa("avx512bw")), pytest.param(8, marks=pytest.mark.isa("avx2"))]
+)
+@pytest.mark.parametrize("together", [1, 2])
 @pytest.mark.parametrize("vectors", [1, 2, 3, 4])
-def test_packs_saturate_and_keep_the_order_of_scatter(vectors: int, rng: np.random.Generator) -> None:
-    x = rng.integers(-400, 400, (vectors, 16)).astype(np.int32)
+def test_packs_saturate_and_keep_the_order_of_scatter(
+    vectors: int, together: int, lanes: int, rng: np.random.Generator
+) -> None:
+    """together: vectors of one position."""
+    x = rng.integers(-400, 400, (vectors, lanes)).astype(np.int32)
     x[0, :4] = -(2**31), 2**31 - 1, -128, 127
 
     def write(f: Function) -> None:
-        loaded = [f.flat("x").load(16 * i, 16) for i in range(vectors)]
-        packed = pack(loaded, constant(100, "int16", 32))
-        cells = [natural_quads(constant(i, "int32"), constant(0, "int32"), 0) for i in range(vectors)]
-        scatter(f.flat("out"), packed, cells, 16)
+        packed = pack([f.flat("x").load(lanes * i, lanes) for i in range(vectors)], constant(100, "int16", 2 * lanes))
+        places, channel = [constant(i, "int32") for i in range(vectors)], constant(0, "int32")
+        cells = [natural_quads(places[i // together], channel, i % together * lanes, lanes) for i in range(vectors)]
+        scatter(f.flat("out"), packed, cells, together * lanes)
 
-    run = compiled([Parameter("x", (vectors, 16), "int32"), Parameter("out", (vectors, 16), "uint8")], write)
+    run = compiled([Parameter("x", x.shape, "int32"), Parameter("out", x.shape, "uint8")], write)
     np.testing.assert_array_equal(run(x), np.clip(x.astype(np.int64) + 100, 0, 255))
 
 

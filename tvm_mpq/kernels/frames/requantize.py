@@ -3,9 +3,9 @@
 y = float32(acc) * m, with a residual fma(float32(acc), m, float32(r - z_r) * m_r). Floats: y is clamped. Bytes, in
 general: y is clamped to [lo - z, hi - z] as float, rounded half to even, narrowed and shifted by z modulo 256.
 
-With AVX-512 four accumulators become 64 bytes by packs that saturate. Saturation is a clamp that costs nothing, where
-float minimum and maximum would run on the two ports that the products need. What is left to guard is a y beyond int32:
-the constants exclude it for short sums (`ranges.bounded`), a float minimum does for the others (below -2^31 the
+With AVX2 and AVX-512 four accumulators become bytes by packs that saturate. Saturation is a clamp that costs nothing,
+where float minimum and maximum would run on the two ports that the products need. What is left to guard is a y beyond
+int32: the constants exclude it for short sums (`ranges.bounded`), a float minimum does for the others (below -2^31 the
 conversion saturates by itself).
 """
 
@@ -44,7 +44,7 @@ class Cell:
     @property
     def places(self) -> tuple[Quad, ...]:
         """Where each four lanes belong."""
-        return self.quads or natural_quads(self.position, self.channel, self.offset)
+        return self.quads or natural_quads(self.position, self.channel, self.offset, self.acc.lanes)
 
 
 class Requantizer:
@@ -59,8 +59,8 @@ class Requantizer:
         self.has_table = not is_clamp(self.workload.activation)
         self.stored = stored_channels(request)
         whole = not self.floats and self.stored % BLOCK == 0
-        self.packs = whole and lanes == BLOCK and "avx512bw" in request.features
-        """Whether accumulators are packed in fours: 16 lanes to whole blocks of bytes on AVX-512."""
+        self.packs = whole and {16: "avx512bw", 8: "avx2"}.get(lanes) in request.features
+        """Whether accumulators are packed in fours, to whole blocks of bytes."""
         self._wide_table: ByteTable | None = None
         self._clamps = not self.floats or self.workload.activation != "none"
         q, floats = f.flat("Q"), f.flat("F")
@@ -74,16 +74,16 @@ class Requantizer:
             self._high = let((q[3] - q[1]).cast("float32").broadcast(lanes), "high")
             self._zero_point = let(q[1].cast("uint8").broadcast(lanes), "zero_point")
         if self.packs:
-            self._zero_point_words = let(q[1].cast("int16").broadcast(32), "zero_point_words")
-            self._low_bytes = let(q[2].cast("uint8").broadcast(64), "low_bytes")
-            self._high_bytes = let(q[3].cast("uint8").broadcast(64), "high_bytes")
+            self._zero_point_words = let(q[1].cast("int16").broadcast(2 * lanes), "zero_point_words")
+            self._low_bytes = let(q[2].cast("uint8").broadcast(4 * lanes), "low_bytes")
+            self._high_bytes = let(q[3].cast("uint8").broadcast(4 * lanes), "high_bytes")
         if self.workload.residual:
             self._residual = f.flat("r")
             self._residual_zero = let(q[4].broadcast(lanes), "residual_zero")
             self._residual_multiplier = let(floats[0].broadcast(lanes), "residual_multiplier")
         if self.has_table:
             self._table = f.flat("table")
-            if self.packs and request.features >= VBMI:
+            if self.packs and lanes == 16 and request.features >= VBMI:
                 self._wide_table = ByteTable(self._table)
 
     def locals(self) -> None:
@@ -95,7 +95,7 @@ class Requantizer:
             self._residual_tail = alloc(n, "uint8")
             self._residual_tail.store(0, constant(0, "uint8", n))
         if self.has_table and not self._wide_table:
-            self._looked_up = alloc(64 if self.packs else n, "uint8")
+            self._looked_up = alloc(4 * n if self.packs else n, "uint8")
 
     def finish(self, cells: list[Cell]) -> None:
         """Requantize and store all accumulators of a tile."""
@@ -155,11 +155,11 @@ class Requantizer:
         """The residual's bytes of a packed cell, lane by lane, in as few loads as its quads allow."""
         places = cell.places
         for count in (4, 2, 1):
-            runs = [places[i : i + count] for i in range(0, 4, count)]
+            runs = [places[i : i + count] for i in range(0, len(places), count)]
             if all(q == Quad(r[0].position, r[0].channel, r[0].offset + 4 * i) for r in runs for i, q in enumerate(r)):
                 break
-        loads = [self._residual.load(r[0].index(self.stored), 4 * count) for r in runs]
-        return loads[0] if count == 4 else shuffle(loads, range(16))
+        loads = [self._residual.load(r[0].index(self.stored), 4 * len(r)) for r in runs]
+        return loads[0] if len(loads) == 1 else shuffle(loads, range(self.lanes))
 
     def _residual_vector(self, cell: Cell) -> Value:
         stored = padded_channels(self.workload.out_channels)
