@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import html
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +38,24 @@ def test_a_result_runs(result: mpq.Result, rng: np.random.Generator, tmp_path: P
     for found in (result.run(arrays), model(list(arrays.values())), model.run(dict(reversed(arrays.items())))):
         np.testing.assert_array_equal(found, expected)
     assert model.plan == mpq.Plan.load(tmp_path / "plan.json") and "LoadedModel(" in repr(model)
+
+
+def test_the_example_runs_a_file_of_samples(result: mpq.Result, rng: np.random.Generator, tmp_path: Path) -> None:
+    inputs = mpq.load_model(result.folder).inputs
+    arrays = {
+        name: rng.normal(size=(3 * shape[0], *shape[1:])).astype(dtype) for name, (shape, dtype) in inputs.items()
+    }
+    np.savez(tmp_path / "samples.npz", **arrays)
+    script = Path(__file__).parents[2] / "examples" / "run_batch.py"
+    command = [sys.executable, str(script), str(result.folder), "samples.npz", "outputs.npz"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout[:7]) == (0, "3 runs:"), done.stderr
+    with np.load(tmp_path / "outputs.npz") as archive:
+        found = archive["output0"]
+    rows = {name: shape[0] for name, (shape, _) in inputs.items()}
+    last = result.run({name: array[-rows[name] :] for name, array in arrays.items()})
+    np.testing.assert_array_equal(found[-len(last) :], last)
+    assert len(found) == 3 * len(last)
 
 
 def test_several_outputs_are_a_list(tmp_path: Path) -> None:
