@@ -69,6 +69,7 @@ def search(
     points: int = 8,
     axis: str = "latency",
     budget: Budget | None = None,
+    plans: str | Path | None = None,
     **options: Unpack[SearchKeywords],
 ) -> SearchReport:
     """What each budget would buy: plans between the cheapest and the least lossy, uniform ones beside them.
@@ -83,6 +84,8 @@ def search(
         `latency`, `size` or, of a simulated machine that gives it, `energy`, against the loss that the tables add up.
     budget
         That the searched plans keep, its drop aside; None = none.
+    plans
+        Folder that gets every plan as a JSON file; None = none is written.
     **options
 
     Returns
@@ -92,7 +95,7 @@ def search(
     """
     from tvm_mpq.pipeline import Options, search_network
 
-    return search_network(Options(model, budget=budget or Budget(), **options), points=points, axis=axis)
+    return search_network(Options(model, budget=budget or Budget(), **options), points=points, axis=axis, plans=plans)
 
 
 @spelled_out(CompareKeywords)

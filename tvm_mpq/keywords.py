@@ -119,7 +119,7 @@ MEANINGS = {
     "pin_ends": "amed holds first and last operator at 8 bits; default False",
     "free_bits": "then raise the bits of whatever is faster with more; default False",
     "measure_fraction": "of the unknown latencies to measure, the others are predicted; default 1.0",
-    "latency_source": "of the latencies: `measured`, the default, or a simulated machine such as `mpic`",
+    "latency_source": "of the latencies: `measured`, the default, or a simulated machine such as `zigzag:tpu_like`",
     "eval_data": "data like `data`, with labels, that the built networks are run on; None = the calibration data",
     "judge": "data that decide whether a plan keeps the drop: `calib` (default) or `eval`",
     "check_samples": "that plans are run on end to end; default 1000",

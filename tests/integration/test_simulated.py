@@ -42,9 +42,8 @@ def test_a_front_for_a_microcontroller(files: list[str], capsys: pytest.CaptureF
     report = json.loads(capsys.readouterr().out)
     points = {p["name"] or f"front {i}": p for i, p in enumerate(report["points"])}
     assert report["latency_source"] == "mpic" and report["latency_entries"]["simulated"] > 0
-    assert set().union(*(set(p["plan"].values()) for p in points.values())) <= {
-        f"w{w}a{a}" for w in (2, 4, 8) for a in (2, 4, 8)
-    }
+    every = {f"w{w}a{a}" for w in (2, 4, 8) for a in (2, 4, 8)}  # also those that are one code on this CPU
+    assert set().union(*(p["plan"].values() for p in points.values())) == every
     eight, two = points["uniform w8a8"], points["uniform w2a2"]
     assert two["latency_ms"] < eight["latency_ms"] and two["energy_mj"] < eight["energy_mj"]
     assert two["size_mb"] < eight["size_mb"]
@@ -53,13 +52,19 @@ def test_a_front_for_a_microcontroller(files: list[str], capsys: pytest.CaptureF
 
     half = (two["energy_mj"] + eight["energy_mj"]) / 2
     budget = mpq.Budget(energy_mj=half)
+    folder = Path(files[-1]).parent / "plans"
     options = {"data": files[2], "db": files[-1], "latency_source": "mpic", "budget": budget}
-    kept = mpq.search(files[0], points=3, axis="energy", **options)
+    kept = mpq.search(files[0], points=3, axis="energy", plans=folder, **options)
     assert kept["latency_entries"] == {"measured": 0, "predicted": 0, "simulated": 0} | {
         "cached": report["latency_entries"]["simulated"]
     }
     swept = [p for p in kept["points"] if not p["name"]]
     assert swept and all(p["energy_mj"] is not None and p["energy_mj"] <= half for p in swept)
+    for i, point in enumerate(kept["points"], 1):
+        plan = mpq.Plan.load(kept["plans"][point["name"] or f"front {i}"])
+        assert plan.operators == point["plan"] and plan.info["latency_source"] == "mpic"
+        assert plan.info["energy_mj"] == point["energy_mj"]
+    assert len(list(folder.iterdir())) == len(kept["points"])
     with pytest.raises(InfeasibleError, match="energy"):
         mpq.search(files[0], **{**options, "budget": mpq.Budget(energy_mj=1e-9)})
 

@@ -104,9 +104,11 @@ def inspect(as_json: bool, **fields: Any) -> None:
 @limit_options
 @click.option("--points", type=click.IntRange(2, 100), default=8, help="Points of the front.")
 @click.option("--axis", type=click.Choice(["latency", "size", "energy"]), default="latency", help="Cost against loss.")
+@click.option("--plans", type=click.Path(path_type=Path), help="Folder that gets every plan as a JSON file.")
 @json_option
 def search(
     as_json: bool,
+    plans: Path | None,
     points: int,
     axis: str,
     latency_ratio: float | None,
@@ -122,7 +124,9 @@ def search(
     from tvm_mpq.pipeline import search_network
     from tvm_mpq.report import tables
 
-    report = with_progress(lambda options: search_network(options, points=points, axis=axis), budget=budget, **fields)
+    report = with_progress(
+        lambda options: search_network(options, points=points, axis=axis, plans=plans), budget=budget, **fields
+    )
     answer(report, as_json, tables.show_search)
 
 

@@ -23,6 +23,7 @@ from tvm_mpq.report.answers import Check, DoctorReport
 from tvm_mpq.targets.cpuinfo import usable_cores
 from tvm_mpq.targets.cross import TOOLCHAINS, find_linker
 from tvm_mpq.targets.health import BUSY_SHARE
+from tvm_mpq.targets.rapl import energy_counters
 
 TVM_VERSION = "0.27.0.post1"
 """The one release whose Python names and LLVM the kernels are written for; pyproject.toml pins the same."""
@@ -47,7 +48,7 @@ def diagnose() -> DoctorReport:
     """Look at everything. `ok` is false when something needed is missing."""
     tvm, tvm_checks = _tvm()
     checks = [_python(), *tvm_checks, _compiler(), _cpu(), _solver(), _database(usable=bool(tvm))]
-    checks += [*_packages(), *_cross_compilers(), _cores(), _governor(), _load()]
+    checks += [*_packages(), *_cross_compilers(), _cores(), _governor(), _load(), _energy()]
     return {"ok": all(c["status"] != "missing" for c in checks), "checks": checks}
 
 
@@ -194,6 +195,8 @@ def _packages() -> Iterator[Check]:
         ("tflite", ("tflite",), "TFLite files", "pip install tflite"),
         ("torch", ("torch",), "PyTorch models and the demo", "pip install 'tvm-mpq[torch]'"),
         ("sklearn", ("scikit-learn",), "the demo", "pip install 'tvm-mpq[demo]'"),
+        ("zigzag", ("zigzag-dse",), "costs of accelerators by ZigZag", "pip install 'tvm-mpq[sim]' (Python 3.11)"),
+        ("scalesim", ("scalesim",), "costs of systolic arrays by SCALE-Sim", "pip install 'tvm-mpq[sim]'"),
         ("xgboost", ("xgboost-cpu", "xgboost"), "predicted latencies", "pip install xgboost-cpu (macOS: xgboost)"),
     )
     for module, distributions, purpose, mend in rows:
@@ -262,3 +265,10 @@ def _load() -> Check:
     if load > BUSY_SHARE * cores:
         return _check("load", "warning", f"{detail}: other programs disturb measurements", "stop them while measuring")
     return _check("load", "ok", detail)
+
+
+def _energy() -> Check:
+    """Of interest only: nothing here needs it."""
+    counters, reason = energy_counters()
+    detail = f"{len(counters)} packages can be read" if counters else reason
+    return _check("energy counters", "ok", f"{detail}; energies of plans come from simulated sources")

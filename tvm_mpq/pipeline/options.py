@@ -20,6 +20,7 @@ from tvm_mpq.select.methods.table import ILP, searcher_for
 from tvm_mpq.select.searcher import Searcher
 from tvm_mpq.simulators.machines import MEASURED_HERE, simulator_named, with_energy
 from tvm_mpq.simulators.simulator import Simulator
+from tvm_mpq.targets.rapl import energy_counters
 
 SIMULATED_OFFERED = tuple(Precision(weights, activations) for weights in (8, 4, 2) for activations in (8, 4, 2))
 """Precisions that are searched for a simulated machine when nothing else is said: those of the published searches."""
@@ -104,9 +105,8 @@ class Options:
         simulator = self.simulator
         if self.budget.energy_mj is not None and (simulator is None or not simulator.gives_energy):
             raise InvalidValueError(
-                f"budget energy_mj cannot be kept: latency source {self.latency_source!r} gives no energies; take one "
-                f"that does ({', '.join(with_energy())}), or limit latency_ratio, latency_ms, size_mb or max_drop "
-                f"instead (got {self.budget.energy_mj:g} mJ)"
+                f"budget energy_mj cannot be kept: {self._no_energy()}; limit latency_ratio, latency_ms, size_mb or "
+                f"max_drop instead (got {self.budget.energy_mj:g} mJ)"
             )
         if simulator is None:
             return
@@ -124,17 +124,28 @@ class Options:
     def require_axis(self, axis: str) -> None:
         """Raises InvalidValueError where plans are to be weighed by an energy that the latency source does not give."""
         if axis == "energy" and (self.simulator is None or not self.simulator.gives_energy):
-            raise InvalidValueError(
-                f"axis energy needs a latency source that gives energies: {', '.join(with_energy())} "
-                f"(got {self.latency_source!r})"
+            raise InvalidValueError(f"axis energy cannot be taken: {self._no_energy()}, or take another axis")
+
+    def _no_energy(self) -> str:
+        """Why the latency source gives no energies, and which give them."""
+        why = ""
+        if self.simulator is None:
+            counters, reason = energy_counters()
+            text = (
+                f"{reason}, and one would not tell kernels apart" if not counters else "counters are of whole packages"
             )
+            why = f" ({text})"
+        return (
+            f"latency source {self.latency_source!r} gives no energies{why}; take one that does: "
+            f"{', '.join(with_energy())}"
+        )
 
     def require_measured(self, job: str) -> None:
         """Raises InvalidValueError where latencies are simulated: `job` needs the device they speak of."""
         if self.simulator is not None:
             raise InvalidValueError(
                 f"{job} builds networks and times them on this device, but latency source {self.latency_source!r} "
-                "prices plans for a machine that is not here: use search or compare, whose --json has the plans"
+                "prices plans for a machine that is not here: use search, whose --plans writes them, or compare"
             )
 
     @property

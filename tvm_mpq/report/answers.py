@@ -99,7 +99,7 @@ class SensitivityReport(Condition):
 
 
 class SearchReport(Condition):
-    """The answer of `search`. axis: `latency`, `size` or `energy`."""
+    """The answer of `search`. axis: `latency`, `size` or `energy`. plans: files written, by the plans' names."""
 
     model: str
     method: str
@@ -107,6 +107,7 @@ class SearchReport(Condition):
     axis: str
     points: list[FrontPoint]
     latency_entries: dict[str, int]
+    plans: dict[str, str]
 
 
 class MethodRow(TypedDict):

@@ -192,7 +192,7 @@ def show_sensitivity(report: SensitivityReport) -> None:
     _notes(console, [*synthetic, *condition.cautions(report)])
 
 
-SIMULATED = "costs are simulated ({}), nothing of them was measured here; --json has the plans"
+SIMULATED = "costs are simulated ({}), nothing of them was measured here"
 
 
 def show_search(report: SearchReport) -> None:

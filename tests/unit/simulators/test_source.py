@@ -107,7 +107,7 @@ def test_measured_and_simulated_never_meet(db: LatencyDatabase) -> None:
     (simulated,) = db.records()
     assert "counting 1|small|d" in simulated.device and simulated.tvm_version == ""
     key = LatencyKey(CONV.key, "w8a8", 8, "qu8__isa", "{}", "local")
-    measured = LatencyRecord(key, "CPU", "0.27", "1", 1.0, 0.1, 5, "2025-01-01T00:00:00+00:00", "measured")
+    measured = LatencyRecord(key, "CPU", "0.27", "1", 1.0, 0.1, 5, "2099-01-01T00:00:00+00:00", "measured")
     impostor = dataclasses.replace(measured, key=simulated.key, device=simulated.device)
     db.put_all([measured, impostor])
     assert db.fastest(CONV.key, "w8a8", 8, "local", "CPU") == [measured]
