@@ -103,6 +103,28 @@ def test_inputs_are_widened_as_they_are_copied(w: C, threads: int, rng: np.rando
     check(Kernel(r, row, row.knob_space(r)[0]), rng, (None, 1, -1))
 
 
+DEPTHWISE = [
+    C(1, 7, 9, 16, 16, (3, 3), (1, 1), SAME, (1, 1), 16),
+    C(2, 9, 10, 40, 40, (3, 3), (2, 2), SAME, (1, 1), 40, residual=True),
+    C(1, 11, 9, 33, 33, (5, 5), (1, 1), (2, 2, 2, 2), (1, 1), 33, activation="relu"),
+    C(1, 12, 12, 24, 24, (7, 7), (2, 1), (3, 3, 3, 3), (1, 1), 24),
+    C(1, 9, 11, 20, 20, (4, 2), (1, 1), (1, 0, 2, 1), (2, 1), 20),
+    C(1, 6, 40, 32, 32, (1, 5), (1, 1), (0, 2, 0, 2), (1, 1), 32),
+]
+
+
+@avx2
+@pytest.mark.parametrize("w", DEPTHWISE, ids=lambda w: w.key)
+def test_depthwise_by_pairs_of_rows(w: C, rng: np.random.Generator) -> None:
+    """Odd and even kernels, written out and in a loop, at both ends of the ranges; every tile."""
+    for threads in (1, 2):
+        r = request(w, "w8a8", 8, threads)
+        row = fitting(r)[0]
+        assert row.name == "qu8_qs8_s32_dwconv2d__avx2"
+        for knobs in row.knob_space(r)[:: 3 if threads == 1 else 6]:
+            check(Kernel(r, row, knobs), rng, (None, 1, -1))
+
+
 @pytest.mark.parametrize(("size", "step"), [(14, {"vpmaddwd", "vpaddd"}), (1, {"vpmaddwd", "vpaddd", "vpmovsxbw"})])
 def test_steps_only_multiply_and_add(size: int, step: set[str]) -> None:
     """Beside loads; the code is LLVM's, so whichever CPU runs the test."""

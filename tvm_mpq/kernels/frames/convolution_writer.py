@@ -163,7 +163,7 @@ class _Writer:
         vectors = 1 if frame.all_blocks == 1 and self.requantizer.stored <= lanes else BLOCK // lanes
         with loop(vectors) as vector:
             channel = let(self.block * BLOCK + vector * lanes, "channel")
-            inputs = Pointer(self.x, self.first_cell())
+            inputs = Pointer(self.x, self.first_cell() + (vector * lanes if machine.own_channels else 0))
             first = self.stored_block() * frame.block_bytes + vector * (frame.block_bytes * lanes // BLOCK)
             weights = Pointer(self.weights, first)
             biases = Pointer(self.bias, self.phase.number * (frame.all_blocks * BLOCK) + channel)

@@ -112,10 +112,12 @@ class TileMachine(ConvolutionMachine):
     """A machine that owns the sums of a whole tile: its accumulators or its order of taps are not the frame's.
 
     A tile is `lanes` output channels; the weights of a block's vectors lie behind one another. biased: whether sums
-    begin with the bias; otherwise the frame adds it.
+    begin with the bias; otherwise the frame adds it. own_channels: whether the inputs of a vector of output channels
+    begin at the channel of the same number; otherwise at the block's first.
     """
 
     biased: bool = False
+    own_channels: bool = False
 
     @abstractmethod
     def sums(self, tile: Tile) -> list[Value]:

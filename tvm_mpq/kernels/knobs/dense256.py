@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tvm_mpq.kernels.emit.tiles import even_blocks, even_tile, tiles
-from tvm_mpq.kernels.frames.machine import Dot
-from tvm_mpq.kernels.knobs.choices import cheapest, position_tile
+from tvm_mpq.kernels.frames.machine import ConvolutionMachine, Dot
+from tvm_mpq.kernels.knobs.choices import cheapest, distinct, position_tile
 from tvm_mpq.kernels.knobs.dense import loop_order
 from tvm_mpq.kernels.machines.avx2 import HalfBlocks
 from tvm_mpq.kernels.registry import Knobs, Request
@@ -14,6 +14,7 @@ from tvm_mpq.schema import Conv2dWorkload
 _COLUMNS = (1, 2, 3, 4, 5, 6, 7)
 _DEPTHS = (1, 2, 3)
 """Blocks of 16 channels."""
+_DEPTHWISE_COLUMNS = (14, 7, 4)
 _REGISTERS = 16
 _CHOICES = 6
 _LEVEL_1 = 24_576  # bytes of weights that stay in the first-level cache beside the activations
@@ -34,6 +35,15 @@ def tiles_256(request: Request, dot: Dot) -> list[Knobs]:
             if dot.registers(rows * columns, 2 * depth) <= _REGISTERS:
                 found[rows, columns, depth] = _cycles(w, g, dot, rows, columns, depth)
     return [{"rows": r, "columns": c, "blocks": b, "order": loop_order(g, n)} for r, c, b in cheapest(found, _CHOICES)]
+
+
+def depthwise_256(request: Request, machine: ConvolutionMachine) -> list[Knobs]:
+    """Tiles of a row; neighbours share what they load."""
+    width = conv_of(request).out_width
+    columns = [even_tile(width, limit) for limit in _DEPTHWISE_COLUMNS]
+    return distinct(
+        {"rows": 1, "columns": c, "blocks": 1, "order": order} for c in columns for order in ("positions", "channels")
+    )
 
 
 def _cycles(w: Conv2dWorkload, g: Geometry, dot: HalfBlocks, rows: int, columns: int, depth: int) -> float:
