@@ -28,7 +28,7 @@ def answers(worker: str, config: dict[str, Any], jobs: Sequence[dict[str, Any]])
     """
     if not jobs:
         return
-    # One thread, as many libraries as it may load: two cores are shared with whoever else works here.
+    # The tools compute in Python; threads of NumPy's libraries would only take cores from others.
     child = Child(processes.module_command(worker), config, {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
     try:
         for job in jobs:
