@@ -17,6 +17,7 @@ from tvm import relax
 from tvm_mpq import targets
 from tvm_mpq.kernels.registry import Kernel
 from tvm_mpq.numerics.weight_codes import WeightCodes
+from tvm_mpq.passes.extremes import EXTREMES
 from tvm_mpq.passes.fuse_attention import FuseAttention
 from tvm_mpq.passes.fuse_norm import FuseNorm
 from tvm_mpq.passes.graph import Graph, read_graph
@@ -78,7 +79,9 @@ def finish(mod: tvm.IRModule, features: frozenset[str], threads: int = 1) -> tvm
             FuseNorm(features=features, threads=threads, kernel_attr=KERNEL_ATTR),
             LowerTranspose(features=features, threads=threads),
             MergeReduced(),
-            relax.transform.LegalizeOps(skip_ops=["relax.reshape"]),  # TVM's default pipeline makes views of these
+            relax.transform.LegalizeOps(
+                EXTREMES, skip_ops=["relax.reshape"]
+            ),  # TVM's default pipeline makes views of these
             relax.transform.AnnotateTIROpPattern(),
             relax.transform.FuseOps(),
             relax.transform.FuseTIR(),
