@@ -116,7 +116,7 @@ def compare(
     model
         As of `optimize`.
     methods
-        Of `ilp`, `greedy`, `amed`, `random`, `uniform`; or `all`.
+        Of `ilp`, `greedy`, `amed`, `haq`, `random`, `uniform`; or `all`.
     budgets
         Shares of what uniform 8 bit takes of `axis`.
     measure

@@ -64,6 +64,7 @@ class MethodKeywords(WorkKeywords, total=False):
     evaluations: int | None
     method_seconds: float | None
     pin_ends: bool
+    cut: str
     free_bits: bool
     measure_fraction: float
 
@@ -111,12 +112,13 @@ MEANINGS = {
     "rounding_samples": "that weights are rounded on; default 128",
     "calibration_samples": "that ranges are found on; default 64",
     "sensitivity_samples": "that losses of single operators are found on; default 32",
-    "method": "that searches plans: `ilp` (default, exact), `greedy`, `amed`, `random` or `uniform`",
+    "method": "that searches plans: `ilp` (default, exact), `greedy`, `amed`, `haq`, `random` or `uniform`",
     "solver_time_limit_sec": "of the solver for each solution; default 60.0",
     "seed": "of methods that draw; default 0",
     "evaluations": "plans that a method other than `ilp` prices at most; None = its own default",
     "method_seconds": "after which such a method ends; None = it ends by itself",
-    "pin_ends": "amed holds first and last operator at 8 bits; default False",
+    "pin_ends": "amed and haq hold first and last operator at 8 bits; default False",
+    "cut": "where haq takes bits away for a budget: from the `last` (default) operator on, or where it is `cheapest`",
     "free_bits": "then raise the bits of whatever is faster with more; default False",
     "measure_fraction": "of the unknown latencies to measure, the others are predicted; default 1.0",
     "latency_source": "of the latencies: `measured`, the default, or a simulated machine such as `zigzag:tpu_like`",

@@ -60,6 +60,7 @@ TABLE = {
         SHARED | {"numerics", "kernels", "passes", "execute", "calibrate"},
         {"tvm", "numpy", "torch"},
     ),
+    "agents": Room(SHARED | {"select"}, {"numpy", "torch", "gymnasium", "stable_baselines3"}),
     "costs": Room(SHARED | {"select", "targets", "kernels", "tuning", "execute"}, {"tvm", "numpy"}),
     "simulators": Room(
         SHARED | {"processes", "kernels", "tuning", "costs"}, set(), lazy=frozenset({"zigzag", "scalesim", "yaml"})
@@ -74,7 +75,7 @@ TABLE = {
         | {"numerics", "select", "targets", "frontends", "kernels", "tuning", "passes", "execute", "calibrate", "costs"}
         | {"simulators", "report", "deploy"},
         {"tvm", "tvm_ffi", "numpy", "rich"},
-        lazy=frozenset({"training", "torch", "sklearn"}),
+        lazy=frozenset({"training", "agents", "torch", "sklearn"}),
     ),
     # Each engine is a process of its own: nothing but the standard library and numpy at import.
     "peers": Room(

@@ -49,7 +49,7 @@ def one_of(names: tuple[str, ...]) -> Callable[[click.Context, click.Parameter, 
     return check
 
 
-METHODS = ("ilp", "greedy", "amed", "random", "uniform")
+METHODS = ("ilp", "greedy", "amed", "haq", "random", "uniform")
 """As above."""
 
 
@@ -179,7 +179,14 @@ def effort_options(command: Command) -> Command:
     """What the methods beside the solver take."""
     for option in (
         click.option("--free-bits", is_flag=True, help="Then raise the bits of whatever is faster with more."),
-        click.option("--pin-ends", is_flag=True, help="amed: hold first and last operator at 8 bits."),
+        click.option("--pin-ends", is_flag=True, help="amed, haq: hold first and last operator at 8 bits."),
+        click.option(
+            "--cut",
+            type=click.Choice(["last", "cheapest"]),
+            default="last",
+            help="haq: where bits are taken away to keep a budget: from the last operator on (the paper's), or where "
+            "it costs least.",
+        ),
         click.option(
             "--method-seconds",
             type=click.FloatRange(0, 1e6, min_open=True),
@@ -198,9 +205,9 @@ def effort_options(command: Command) -> Command:
 
 def method_options(command: Command) -> Command:
     choice = click.Choice(METHODS)
-    return click.option("--method", type=choice, default="ilp", help="How plans are searched; ilp alone proves.")(
-        effort_options(command)
-    )
+    return click.option(
+        "--method", type=choice, default="ilp", help="How plans are searched; ilp alone proves; haq needs the extra rl."
+    )(effort_options(command))
 
 
 def source_options(command: Command) -> Command:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 
 from tvm_mpq.calibrate.data import load_dataset
-from tvm_mpq.errors import InvalidValueError
+from tvm_mpq.errors import InvalidValueError, MissingDependencyError
 from tvm_mpq.execute.accuracy import check_labels, classifies
 from tvm_mpq.execute.build_cache import NetworkBuildCache
 from tvm_mpq.pipeline.context import RunContext, open_context
@@ -26,21 +26,23 @@ def compare(
 ) -> CompareReport:
     """Every method within every budget, priced by the same tables.
 
-    methods: of `METHODS`, or `all`. budgets: shares of what uniform 8 bit takes of `axis`: `latency`, or `energy` of a
-    source that gives it. The options' own budget, its drop aside, is kept beside each.
-    measure: also build every plan found
-    and time it in turns with the others; with evaluation data in the options they are built, timed and run on those.
+    methods: of `METHODS`, or `all` whose extras are installed. budgets: shares of what uniform 8 bit takes of `axis`:
+    `latency`, or `energy` of a source that gives it. The options' own budget, its drop aside, is kept beside each.
+    measure: also build every plan found and time it in turns with the others; with evaluation data in the options they
+    are built, timed and run on those.
 
     Raises
     ------
     InvalidValueError
         For an unknown method, a budget that is no share, an energy that the latency source does not give, and where
         plans priced for a simulated machine are to be built.
+    MissingDependencyError
+        Where a method that is named needs an extra that is not installed.
     """
     options.require_axis(axis)
     if measure or options.eval_data is not None:
         options.require_measured("compare with --measure or --eval")
-    chosen = METHODS if list(methods) == ["all"] else tuple(dict.fromkeys(methods))
+    chosen = available_methods(options) if list(methods) == ["all"] else tuple(dict.fromkeys(methods))
     for method in chosen:
         options.searcher(method)
     if not chosen or not budgets:
@@ -50,6 +52,19 @@ def compare(
             raise InvalidValueError(f"a budget is a share of uniform 8 bit and must be above 0 (got {share:g})")
     with open_context(options) as context:
         return _compare(context, options, chosen, budgets, measure, axis)
+
+
+def available_methods(options: Options) -> tuple[str, ...]:
+    """All methods but those whose extra is not installed, which is said."""
+    found = []
+    for method in METHODS:
+        try:
+            options.searcher(method)
+        except MissingDependencyError as e:
+            options.tell(f"left out: {e}")
+        else:
+            found.append(method)
+    return tuple(found)
 
 
 def _compare(

@@ -11,10 +11,11 @@ from typing import Any
 
 from tvm_mpq.calibrate.observers import check_method
 from tvm_mpq.calibrate.rounding import GPTQ, ROUNDINGS
-from tvm_mpq.errors import InvalidValueError, OutputError
+from tvm_mpq.errors import InvalidValueError, MissingDependencyError, OutputError
 from tvm_mpq.kernels import OFFERED
 from tvm_mpq.report.contract import OptimizeReport
 from tvm_mpq.schema import Budget, Precision, Progress
+from tvm_mpq.select.methods.haq import LAST, Haq, Learn
 from tvm_mpq.select.methods.search import Effort
 from tvm_mpq.select.methods.table import ILP, searcher_for
 from tvm_mpq.select.searcher import Searcher
@@ -72,7 +73,8 @@ class Options:
     seed: int = 0  # of a method that draws
     evaluations: int | None = None  # plans that a method other than the solver prices at most; None = its default
     method_seconds: float | None = None  # after which such a method ends
-    pin_ends: bool = False  # amed holds first and last operator at 8 bits
+    pin_ends: bool = False  # amed and haq hold first and last operator at 8 bits
+    cut: str = LAST  # where haq takes bits away to keep a budget: from the last operator on, or where it is `cheapest`
     free_bits: bool = False  # the free-bits step after the method
     command: str = ""  # that asks for this, for a report that says how to repeat it
     progress: Progress | None = None
@@ -156,19 +158,41 @@ class Options:
         return OFFERED if self.simulator is None else SIMULATED_OFFERED
 
     def searcher(self, method: str | None = None) -> Searcher:
-        """A new searcher of the method named, or of the one that was asked for. Raises InvalidValueError."""
+        """A new searcher of the method named, or of the one that was asked for.
+
+        Raises
+        ------
+        InvalidValueError
+            For unknown names and efforts that are none.
+        MissingDependencyError
+            If the method needs an extra that is not installed.
+        """
+        method = method or self.method
         return searcher_for(
-            method or self.method,
+            method,
             Effort(self.seed, self.evaluations, self.method_seconds, time.monotonic, self.progress),
             time_limit_sec=self.solver_time_limit_sec,
             pin_ends=self.pin_ends,
+            cut=self.cut,
             free_bits=self.free_bits,
+            learn=_agent() if method == Haq.name else None,
         )
 
     def tell(self, text: str) -> None:
         """A message for the user, if somebody listens."""
         if self.say:
             self.say(text)
+
+
+def _agent() -> Learn:
+    """The agent of `haq`. Raises MissingDependencyError when the extra that it needs is not installed."""
+    try:
+        from tvm_mpq.agents.ddpg import learn
+    except ImportError as e:
+        raise MissingDependencyError(
+            "method haq needs stable-baselines3, gymnasium and PyTorch; install them with pip install 'tvm-mpq[rl]'"
+        ) from e
+    return learn
 
 
 def check_output(out: str | Path) -> Path:

@@ -124,7 +124,7 @@ def build_problem(
         tensors.append(_tensor(space, node.output, latency_us))
         choices = tuple(_choices(space, node, latency_us, costs, losses))
         exact = tuple(node.kind in WEIGHTED_KINDS and i == 0 for i in range(len(node.inputs)))
-        operators.append(Operator(node.name, node.inputs, node.output, choices, exact))
+        operators.append(Operator(node.name, node.inputs, node.output, choices, exact, node.workload))
     return Problem(tuple(operators), tuple(tensors), fixed_us, call_us)
 
 

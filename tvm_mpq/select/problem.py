@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from tvm_mpq.errors import InvalidValueError
-from tvm_mpq.schema import FLOAT_BITS
+from tvm_mpq.schema import FLOAT_BITS, Workload
 
 FORMATS = (*range(1, 9), FLOAT_BITS)
 """How a tensor may be stored: 1..8 = unsigned integers of that many bits, 32 = float32."""
@@ -58,6 +58,7 @@ class Operator:
     exact_inputs, one flag an input: True = an integer choice reads exactly its `in_bits` there; False = any integer
     format will do (residuals and weightless operators, whose inputs bring their own scale). Float choices always read
     float32.
+    workload: what it computes, for methods that look at shapes; None = not known.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Operator:
     output: str
     choices: tuple[Choice, ...]
     exact_inputs: tuple[bool, ...]
+    workload: Workload | None = None
 
     def choice(self, label: str) -> Choice:
         """Raises InvalidValueError for an unknown label."""

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 
 import tvm_mpq as mpq
-from tvm_mpq.errors import InvalidValueError, OutputError
+from tvm_mpq.errors import InvalidValueError, MissingDependencyError, OutputError
 from tvm_mpq.kernels import OFFERED
+from tvm_mpq.pipeline.compare import available_methods
 from tvm_mpq.pipeline.optimize import optimize
 from tvm_mpq.pipeline.options import Options, check_output, to_json
 from tvm_mpq.pipeline.result import Result
 from tvm_mpq.schema import Budget, Plan, Precision
+from tvm_mpq.select.methods.table import METHODS
 
 
 @pytest.mark.parametrize(
@@ -83,6 +86,18 @@ def test_methods() -> None:
         Options("model.onnx", evaluations=0)
     with pytest.raises(InvalidValueError, match="seconds of a search must be above 0"):
         mpq.search("nowhere.onnx", method="amed", method_seconds=0.0)
+
+
+def test_a_method_without_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused at once where it is named, and left out of `all`."""
+    monkeypatch.setitem(sys.modules, "stable_baselines3", None)
+    monkeypatch.delitem(sys.modules, "tvm_mpq.agents.ddpg", raising=False)
+    with pytest.raises(MissingDependencyError, match=r"^method haq needs stable-baselines3.*'tvm-mpq\[rl\]'$"):
+        mpq.search("nowhere.onnx", method="haq")
+    heard: list[str] = []
+    found = available_methods(Options("model.onnx", say=heard.append))
+    assert found == tuple(m for m in METHODS if m != "haq")
+    assert [text[:28] for text in heard] == ["left out: method haq needs s"]
 
 
 def test_messages_need_no_listener() -> None:

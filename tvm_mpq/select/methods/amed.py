@@ -22,7 +22,7 @@ from typing import ClassVar
 
 from tvm_mpq.select.methods.completion import Completed
 from tvm_mpq.select.methods.search import Search, TracePoint
-from tvm_mpq.select.methods.starts import alone, uniforms
+from tvm_mpq.select.methods.starts import alone, ends_held, uniforms
 from tvm_mpq.select.uniforms import ENDS
 
 TEMPERATURES = (1.0, 1e-3)
@@ -112,7 +112,7 @@ class Amed:
         for labels in itertools.chain(first, drawn):
             if len(plans) > 0 and search.evaluations >= len(first):
                 break
-            plan = search.start(self._held(search, labels))
+            plan = search.start(ends_held(completion, labels) if self._pin_ends else labels)
             plans += [] if plan is None else [plan]
 
         def key(plan: Completed) -> tuple[float, int]:
@@ -125,15 +125,6 @@ class Amed:
     def _allowed_bytes(search: Search) -> float:
         """The hard filter: no proposal larger than this, or than the state where that is larger, is scored."""
         return math.inf if search.limits.size_bytes is None else search.limits.size_bytes
-
-    def _held(self, search: Search, labels: tuple[int, ...]) -> tuple[int, ...]:
-        if not self._pin_ends or not labels:
-            return labels
-        held = list(labels)
-        for i in (0, len(labels) - 1):
-            names = [c.label for c in search.completion.choices[i]]
-            held[i] = next((names.index(label) for label in ENDS if label in names), held[i])
-        return tuple(held)
 
     def _scale(self, search: Search, plan: Completed) -> float:
         movable, steps = self.movable(search), []

@@ -9,6 +9,7 @@ objective and any set of limits. Deterministic: the seed does not matter.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import ClassVar
 
 from tvm_mpq.select.methods.completion import Completed
@@ -39,10 +40,16 @@ class Greedy:
                 self.up(search, inside)
 
     @staticmethod
-    def down(search: Search, plan: Completed) -> Completed | None:
-        """The first plan within the limits on the cheapest way there; None where no single change leads nearer."""
+    def down(
+        search: Search, plan: Completed, moves: Callable[[Completed], Iterable[Completed]] | None = None
+    ) -> Completed | None:
+        """The first plan within the limits on the cheapest way there; None where no single change leads nearer.
+
+        moves: the changes that are looked at; None = all of one operator.
+        """
+        moves = moves or search.moves
         while (excess := search.excess(plan)) > 0:
-            nearer = [p for p in search.moves(plan) if search.excess(p) < excess]
+            nearer = [p for p in moves(plan) if search.excess(p) < excess]
             if not nearer:
                 return None
             value = search.value(plan)

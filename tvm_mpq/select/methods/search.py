@@ -57,7 +57,8 @@ class Effort:
 
 @dataclass(frozen=True)
 class TracePoint:
-    """Where a sampling method stood. score: of the present plan; best: least objective within the limits by then."""
+    """Where a method that draws stood. score: of the present plan, of `haq` its reward; best: least objective within
+    the limits by then; acceptance: share of proposals taken by then, of `haq` of walks that no limit had to cut."""
 
     evaluations: int
     score: float
@@ -121,6 +122,8 @@ class Search:
         self.nearest = math.inf
         """Least excess over the limits that was seen."""
         self.trace: list[TracePoint] = []
+        self.told = (0, 1)
+        """How far a method is that does not end with its evaluations, and of what."""
         self._order = (objective, *then)
         self._limits = tuple(limits.active())
         self.most = effort.evaluations or default_evaluations
@@ -185,7 +188,7 @@ class Search:
         if self.evaluations >= self.most:
             raise SpentError
         if self.evaluations % _HEARD_EVERY == 0:
-            self._look_up()
+            self.look_up()
         self.evaluations += 1
 
     def _seen(self, plan: Completed | None) -> Completed | None:
@@ -197,11 +200,13 @@ class Search:
             self._remember(plan)
         return plan
 
-    def _look_up(self) -> None:
+    def look_up(self) -> None:
+        """See whether the time is over, and tell the progress. Methods call it that take long between two plans."""
         if self._effort.seconds is not None and self.seconds >= self._effort.seconds:
             raise SpentError
         if self._effort.progress:
-            self._effort.progress(self.evaluations, self.most, "searching plans")
+            done, of = max((self.evaluations, self.most), self.told, key=lambda pair: pair[0] / pair[1])
+            self._effort.progress(done, of, "searching plans")
 
     def _remember(self, plan: Completed) -> None:
         rank, key = self.rank(plan), self._keep(plan)

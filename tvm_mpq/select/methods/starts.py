@@ -19,6 +19,15 @@ def alone(search: Search) -> ChoiceIndices:
     return tuple(min(range(len(c)), key=lambda i: key(c[i])) for c in search.completion.choices)
 
 
+def ends_held(completion: Completion, labels: ChoiceIndices) -> ChoiceIndices:
+    """The same with first and last operator at 8 bits, or in floats where there is no such choice."""
+    held = list(labels)
+    for i in {0, len(labels) - 1} if labels else ():
+        names = [c.label for c in completion.choices[i]]
+        held[i] = next((names.index(label) for label in ENDS if label in names), held[i])
+    return tuple(held)
+
+
 def uniforms(completion: Completion) -> list[ChoiceIndices]:
     """Every label that is offered, everywhere; 8 bit, floats or the first choice where it is not."""
     offered = [[c.label for c in choices] for choices in completion.choices]

@@ -7,6 +7,7 @@ from tvm_mpq.select.ilp import DEFAULT_TIME_LIMIT_SEC
 from tvm_mpq.select.methods.amed import Amed
 from tvm_mpq.select.methods.free_bits import FreeBits
 from tvm_mpq.select.methods.greedy import Greedy
+from tvm_mpq.select.methods.haq import LAST, Haq, Learn, checked_cut
 from tvm_mpq.select.methods.random_plans import RandomPlans
 from tvm_mpq.select.methods.search import Effort, Method, PlanSearcher
 from tvm_mpq.select.methods.uniform_plans import UniformPlans
@@ -14,7 +15,7 @@ from tvm_mpq.select.searcher import IntegerProgram, Searcher
 
 ILP = "ilp"
 
-METHODS = (ILP, Greedy.name, Amed.name, RandomPlans.name, UniformPlans.name)
+METHODS = (ILP, Greedy.name, Amed.name, Haq.name, RandomPlans.name, UniformPlans.name)
 """All of them, the usual order in tables."""
 
 
@@ -24,23 +25,31 @@ def searcher_for(
     *,
     time_limit_sec: float = DEFAULT_TIME_LIMIT_SEC,
     pin_ends: bool = False,
+    cut: str = LAST,
     free_bits: bool = False,
+    learn: Learn | None = None,
 ) -> Searcher:
     """The searcher of a method's name.
 
-    time_limit_sec: of the solver, for each solution. pin_ends: `amed` holds first and last operator at 8 bits.
+    time_limit_sec: of the solver, for each solution. pin_ends: `amed` and `haq` hold first and last operator at
+    8 bits. cut: how `haq` comes within the limits. learn: the agent of `haq`, needed there and nowhere else.
     free_bits: the free-bits step after it.
 
     Raises
     ------
     InvalidValueError
-        For an unknown name.
+        For an unknown name of a method or a cut, or `haq` without an agent.
     """
     if method not in METHODS:
         raise InvalidValueError(f"method must be one of {', '.join(METHODS)} (got {method!r})")
+    checked_cut(cut)
     found: Searcher
     if method == ILP:
         found = IntegerProgram(time_limit_sec)
+    elif method == Haq.name:
+        if learn is None:
+            raise InvalidValueError("method haq needs an agent that learns (got None)")
+        found = PlanSearcher(Haq(learn, cut=cut, pin_ends=pin_ends), effort)
     else:
         ways: tuple[Method, ...] = (Greedy(), Amed(pin_ends=pin_ends), RandomPlans(), UniformPlans())
         found = PlanSearcher(next(way for way in ways if way.name == method), effort)

@@ -1,0 +1,48 @@
+"""A small problem to walk over, solved by hand or by trying everything, and an agent that learns nothing."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Sequence
+
+from tvm_mpq.schema import Workload
+from tvm_mpq.select.methods.haq import LayerWalk
+from tvm_mpq.select.problem import Choice, Operator, Problem, Tensor
+
+LOSSES = {8: 0.0, 4: 1.0, 2: 4.0}
+"""Of an operator of weight 1 whose weights, or activations, have so many bits."""
+
+_CONVERSIONS = dict.fromkeys(itertools.permutations(LOSSES, 2), 0.0)
+
+
+def chain(*layers: tuple[float, float], workloads: Sequence[Workload] | None = None) -> Problem:
+    """Operators one behind the other, (time, loss) each, without boundaries: wXaY takes time * X * Y microseconds.
+
+    It loses loss * (LOSSES[X] + LOSSES[Y]) and weighs X bytes.
+    """
+    tensors, operators = [Tensor("in", tuple(LOSSES), _CONVERSIONS, fixed=8)], []
+    for i, (us, loss) in enumerate(layers):
+        choices = tuple(
+            Choice(f"w{w}a{a}", a, {8: us * w * a}, w, loss * (LOSSES[w] + LOSSES[a]))
+            for w, a in itertools.product(LOSSES, repeat=2)
+        )
+        shape = workloads[i] if workloads else None
+        operators.append(Operator(f"conv{i}", (tensors[-1].name,), f"t{i}", choices, (True,), shape))
+        tensors.append(Tensor(f"t{i}", tuple(LOSSES), _CONVERSIONS))
+    return Problem(tuple(operators), tuple(tensors))
+
+
+def least_loss(problem: Problem, latency_us: float) -> float:
+    """The optimum of a chain within the limit, by trying everything."""
+    plans = itertools.product(*(o.choices for o in problem.operators))
+    return min(sum(c.loss for c in plan) for plan in plans if sum(c.latency_us[8] for c in plan) <= latency_us)
+
+
+def draw(walk: LayerWalk, seed: int) -> None:
+    """Every action is drawn evenly; implements `Learn`."""
+    rng = random.Random(seed)
+    for _ in range(walk.episodes):
+        walk.begin()
+        for _ in range(walk.steps):
+            walk.act(rng.random())
