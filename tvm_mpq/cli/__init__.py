@@ -45,7 +45,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 @contextlib.contextmanager
 def _only_ours_on_stdout() -> Iterator[None]:
-    """What libraries print past Python goes to stderr: since 1.16 HiGHS greets on stdout, where the JSON object is."""
+    """What libraries print past Python goes to stderr: on stdout stands the answer alone."""
     stream = sys.stdout
     replaced = stream is not sys.__stdout__  # as tests do
     if replaced or None in (stream, sys.stderr) or stream.fileno() != 1:

@@ -6,19 +6,22 @@ from rich.console import Console
 
 from tvm_mpq.report import text
 from tvm_mpq.report.answers import DatabaseReport, Record, RecordInFull
-from tvm_mpq.report.tables import _console, _facts, _table
+from tvm_mpq.report.console import print_facts, print_table, standard_output
 from tvm_mpq.report.text import NOTHING, is_number, number, percent
+
+DROPPED = ("device", "measured at", "kernel", "source", "emits", "IQR")
+"""Columns without which a record is still found, the least needed first."""
 
 
 def show_db(report: DatabaseReport) -> None:
     """Records as a table, a single one in full, anything else as `name: value`."""
-    console = _console()
+    console = standard_output()
     if "records" in report:
         _records(console, report["records"])
     elif "record" in report:
-        _facts(console, _in_full(report["record"]))
+        print_facts(console, _in_full(report["record"]))
     else:
-        _facts(console, [(name, _plain(value)) for name, value in report.items()])
+        print_facts(console, [(name, _plain(value)) for name, value in report.items()])
 
 
 def _plain(value: object) -> str:
@@ -49,7 +52,7 @@ def _records(console: Console, records: list[Record]) -> None:
             )
         )
     if rows:
-        _table(console, headers, rows, right=("emits", "IQR"))
+        print_table(console, headers, rows, right=("emits", "IQR"), drop=DROPPED)
     console.print(f"{len(rows)} records")
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from tvm_mpq.report.answers import DevicesReport
-from tvm_mpq.report.tables import _console, _table
+from tvm_mpq.report.console import print_table, standard_output
 from tvm_mpq.report.text import NOTHING, number, one_line
+
+NUMBERS = ("cores", "load", "temperature", "round trip")
+DROPPED = ("governor", "round trip", "temperature", "CPU", "cores")
 
 
 def show_devices(report: DevicesReport) -> None:
     """One row per device, then who did not answer."""
-    console = _console()
+    console = standard_output()
     headers = ("address", "CPU", "cores", "target", "load", "governor", "temperature", "round trip", "remarks")
     rows = []
     for device in report["devices"]:
@@ -28,9 +31,9 @@ def show_devices(report: DevicesReport) -> None:
                 "; ".join(remarks) or NOTHING,
             )
         )
-    _table(console, headers, rows, right=("cores", "load", "temperature", "round trip"))
+    print_table(console, headers, rows, right=NUMBERS, drop=DROPPED)
     tracker = report["tracker"]
     if tracker:
         console.print(f"tracker: {tracker['registered']} registered under {tracker['key']!r}, {tracker['free']} free")
     for row in report["silent"]:
-        console.print(one_line(f"no answer: {row['reason']}"), soft_wrap=True)
+        console.print(one_line(f"no answer: {row['reason']}"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from tvm_mpq.report.tables import _console, _facts, _table
+from tvm_mpq.report.console import print_facts, print_table, standard_output
 from tvm_mpq.report.text import size
 
 
@@ -37,12 +37,12 @@ class ExportReport(TypedDict):
 
 
 def show_export(report: ExportReport) -> None:
-    console = _console()
+    console = standard_output()
     rows = [(file["path"], size(file["bytes"])) for file in report["on_device"]]
     rows.append(("together", size(sum(file["bytes"] for file in report["on_device"]))))
-    _table(console, ("on the device", "size"), rows, right=("size",))
+    print_table(console, ("on the device", "size"), rows, right=("size",))
     compared = "beside Python's outputs" if report["example"]["outputs"] else "without outputs: it cannot run here"
-    _facts(
+    print_facts(
         console,
         [
             ("architecture", report["architecture"]),

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+
+from tvm_mpq.report.console import print_table, standard_output
+from tvm_mpq.report.text import NOTHING
 
 BASES = {
     "calm": "calm rounds",
@@ -15,11 +17,9 @@ BASES = {
 
 
 def show_peers(report: dict[str, Any]) -> None:
-    console = Console(markup=False, highlight=False)
-    if not console.is_terminal:
-        console = Console(markup=False, highlight=False, width=160)
+    console = standard_output()
     for row in report["rows"]:
-        console.print(_table(row))
+        _print_engines(console, row)
         for precision, ratio in row["ratios"].items():
             if ratio:
                 r = ratio["ratio"]
@@ -43,31 +43,34 @@ def show_peers(report: dict[str, Any]) -> None:
     console.print(", ".join(f"{name} {version}" for name, version in versions.items()))
 
 
-def _table(row: dict[str, Any]) -> Table:
-    title = f"{row['network']}, {row['threads']} thread(s), batch 1; images: {row['images']}"
-    table = Table(title=title, title_justify="left")
-    for header in ("engine", "ms", "IQR", "to best peer", "first ms", "load ms", "agrees", "error", "top-1"):
-        table.add_column(header, justify="left" if header == "engine" else "right")
-    for name, entry in sorted(row["engines"].items(), key=lambda item: item[1].get("median_ms", 0.0)):
+def _print_engines(console: Console, row: dict[str, Any]) -> None:
+    headers = ("engine", "ms", "IQR", "to best peer", "first ms", "load ms", "agrees", "error", "top-1")
+    engines = sorted(row["engines"].items(), key=lambda item: item[1].get("median_ms", 0.0))
+    rows = []
+    for name, entry in engines:
         precision = name.split("-")[1] if name.split("-")[1] in ("fp32", "bf16") else "int8"
         others = [e for n, e in row["engines"].items() if n.endswith(precision) and not n.startswith("ours")]
         peers = [e["median_ms"] for e in others]
-        table.add_row(
-            name,
-            f"{entry['median_ms']:.4g}",
-            f"{100 * entry['iqr_ms'] / entry['median_ms']:.1f} %",
-            f"{entry['median_ms'] / min(peers):.3f}" if peers else "-",
-            f"{entry['first_ms']:.1f}",
-            f"{entry['load_ms']:.0f}",
-            _share(entry.get("agreement")),
-            f"{100 * entry['relative_error']:.2f} %" if "relative_error" in entry else "-",
-            _share(entry.get("top1"), percent=True),
-            style="bold" if name.startswith("ours") else None,
+        rows.append(
+            (
+                name,
+                f"{entry['median_ms']:.4g}",
+                f"{100 * entry['iqr_ms'] / entry['median_ms']:.1f} %",
+                f"{entry['median_ms'] / min(peers):.3f}" if peers else NOTHING,
+                f"{entry['first_ms']:.1f}",
+                f"{entry['load_ms']:.0f}",
+                _share(entry.get("agreement")),
+                f"{100 * entry['relative_error']:.2f} %" if "relative_error" in entry else NOTHING,
+                _share(entry.get("top1"), percent=True),
+            )
         )
-    return table
+    console.print(f"{row['network']}, {row['threads']} thread(s), batch 1; images: {row['images']}")
+    emphasized = [i for i, (name, _) in enumerate(engines) if name.startswith("ours")]
+    drop = ("load ms", "first ms", "IQR", "error", "agrees")
+    print_table(console, headers, rows, right=headers[1:], drop=drop, emphasized=emphasized)
 
 
 def _share(hits: list[int] | None, percent: bool = False) -> str:
     if hits is None:
-        return "-"
+        return NOTHING
     return f"{hits[0]}/{hits[1]}" + (f" = {100 * hits[0] / hits[1]:.2f} %" if percent else "")

@@ -1,17 +1,9 @@
-"""Reports as tables on standard output.
-
-On a terminal, long cells are folded to its width; in a pipe or file every row is one line, so that nothing is cut and
-`grep` works. Frames and colours only where the terminal has them; a terminal without Unicode gets ASCII frames.
-"""
+"""Reports as tables on standard output."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from tvm_mpq.report import condition, judging, learning, summary, text
@@ -26,57 +18,23 @@ from tvm_mpq.report.answers import (
     SensitivityReport,
     TuneReport,
 )
+from tvm_mpq.report.console import print_facts, print_indented, print_notes, print_table, standard_output
 from tvm_mpq.report.contract import OptimizeReport
 from tvm_mpq.report.text import number, one_line, percent
-
-UNLIMITED = 100_000
-"""Columns of output that is not a terminal: nothing is folded."""
-
-
-def _console() -> Console:
-    console = Console(markup=False, highlight=False, emoji=False)
-    if not console.is_terminal:
-        console = Console(markup=False, highlight=False, emoji=False, width=UNLIMITED)
-    return console
-
-
-def _table(
-    console: Console, headers: Sequence[str], rows: Iterable[Sequence[str | Text]], right: Iterable[str] = ()
-) -> None:
-    """Print rows; headers named in `right` stand over numbers."""
-    table = Table(header_style="bold", box=box.ROUNDED if console.is_terminal else None, pad_edge=console.is_terminal)
-    for header in headers:
-        table.add_column(header, justify="right" if header in set(right) else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else one_line(cell) for cell in row))
-    console.print(table)
-
-
-def _facts(console: Console, facts: Iterable[tuple[str, str]]) -> None:
-    """Aligned `name: value` lines."""
-    found = [(name, one_line(value)) for name, value in facts if value]
-    width = max((len(name) for name, _ in found), default=0) + 1
-    for name, value in found:
-        console.print(Text.assemble((f"{name + ':':<{width}} ", "bold"), value), soft_wrap=True)
-
-
-def _notes(console: Console, notes: Iterable[str]) -> None:
-    for note in notes:
-        console.print(Text.assemble(("note: ", "yellow"), one_line(note)), soft_wrap=True)
 
 
 def show_optimize(report: OptimizeReport) -> None:
     """fp32, uniform 8 bit and mixed in one table; below it, how the plan was found."""
-    console = _console()
+    console = standard_output()
     where = f"{report.get('model', 'network')} on {report.get('device', 'this device')}"
-    console.print(one_line(where), soft_wrap=True)
+    console.print(one_line(where))
     sizes = ("library", "weights", "tensors")
     headers = ("network", summary.metric(report), "latency ms", "predicted ms", *sizes, "speed vs 8 bit")
     rows = [
         (r.name, r.accuracy, r.measured, r.predicted, r.size, r.weights, r.memory, r.speedup)
         for r in summary.network_rows(report)
     ]
-    _table(console, headers, rows, right=headers[1:])
+    print_table(console, headers, rows, right=headers[1:], drop=("tensors", "library", "predicted ms", "weights"))
     limits = summary.limits(report)
     facts = [
         ("budget", "; ".join(map(str, limits))),
@@ -92,8 +50,8 @@ def show_optimize(report: OptimizeReport) -> None:
         *condition.facts(report),
         *_artifacts(report),
     ]
-    _facts(console, facts)
-    _notes(console, summary.cautions(report))
+    print_facts(console, facts)
+    print_notes(console, summary.cautions(report))
 
 
 def _artifacts(report: OptimizeReport | BuildReport) -> list[tuple[str, str]]:
@@ -102,8 +60,8 @@ def _artifacts(report: OptimizeReport | BuildReport) -> list[tuple[str, str]]:
 
 def show_inspect(report: InspectReport) -> None:
     """Operators in order, then totals."""
-    console = _console()
-    _facts(
+    console = standard_output()
+    print_facts(
         console,
         [
             ("model", report["model"]),
@@ -124,20 +82,19 @@ def show_inspect(report: InspectReport) -> None:
         )
         for o in report["operators"]
     ]
-    _table(console, headers, rows, right=("MACs", "parameters"))
+    print_table(console, headers, rows, right=("MACs", "parameters"), drop=("workload", "parameters", "MACs", "output"))
     totals = report["totals"]
     console.print(
         f"{totals['operators']} operators, {totals['quantizable']} quantizable, {text.count(totals['macs'])} MACs, "
         f"{text.count(totals['parameters'])} parameters",
-        soft_wrap=True,
     )
-    _notes(console, report.get("notes", []))
+    print_notes(console, report.get("notes", []))
 
 
 def show_tune(report: TuneReport) -> None:
     """What tuning found, greatest gain in the network first."""
-    console = _console()
-    console.print(one_line(f"{report['model']} on {report['device']}"), soft_wrap=True)
+    console = standard_output()
+    console.print(one_line(f"{report['model']} on {report['device']}"))
     headers = ("workload", "precision", "uses", "default us", "best us", "gain", "kernel")
     rows = [
         (
@@ -152,10 +109,10 @@ def show_tune(report: TuneReport) -> None:
         for row in report["tuned"]
     ]
     if rows:
-        _table(console, headers, rows, right=headers[2:6])
+        print_table(console, headers, rows, right=headers[2:6], drop=("kernel", "uses", "default us"))
     sums = report["sum_ms"]
     left = report["candidates_left"]
-    _facts(
+    print_facts(
         console,
         [
             ("candidates", f"{report['trials']} measured in {number(report['seconds'], ' s')}, {left} left"),
@@ -165,14 +122,14 @@ def show_tune(report: TuneReport) -> None:
             *condition.facts(report),
         ],
     )
-    _notes(console, condition.cautions(report))
+    print_notes(console, condition.cautions(report))
 
 
 def show_sensitivity(report: SensitivityReport) -> None:
     """Loss of every operator at every precision, the most sensitive operator first."""
-    console = _console()
+    console = standard_output()
     kind = {"kl": "KL divergence to fp32, nats", "mse": "squared error relative to fp32"}[report["metric"]]
-    console.print(f"{one_line(report['model'])}: {kind}, {report['samples']} samples", soft_wrap=True)
+    console.print(f"{one_line(report['model'])}: {kind}, {report['samples']} samples")
     found = {label for o in report["operators"] for label in o["losses"]}
     labels = summary.by_falling_bits(found)
 
@@ -187,9 +144,9 @@ def show_sensitivity(report: SensitivityReport) -> None:
         )
         for o in sorted(report["operators"], key=worst, reverse=True)
     ]
-    _table(console, ("operator", *labels, "workload"), rows, right=labels)
+    print_table(console, ("operator", *labels, "workload"), rows, right=labels, drop=("workload", *labels[:-1]))
     synthetic = ["synthetic data: give real data with --data"] if report["synthetic"] else []
-    _notes(console, [*synthetic, *condition.cautions(report)])
+    print_notes(console, [*synthetic, *condition.cautions(report)])
 
 
 SIMULATED = "costs are simulated ({}), nothing of them was measured here"
@@ -197,8 +154,8 @@ SIMULATED = "costs are simulated ({}), nothing of them was measured here"
 
 def show_search(report: SearchReport) -> None:
     """The front by ascending cost; plans that another one beats are marked."""
-    console = _console()
-    console.print(f"{one_line(report['model'])}: {report['axis']} against loss, by {report['method']}", soft_wrap=True)
+    console = standard_output()
+    console.print(f"{one_line(report['model'])}: {report['axis']} against loss, by {report['method']}")
     energies = any(point["energy_mj"] is not None for point in report["points"])
     costs = ["latency ms", "weights MB", *(["energy mJ"] if energies else []), "loss"]
     headers = ("plan", *costs, "operators", "")
@@ -214,20 +171,20 @@ def show_search(report: SearchReport) -> None:
         )
         for i, point in enumerate(report["points"], 1)
     ]
-    _table(console, headers, rows, right=costs)
-    _notes(console, condition.cautions(report))
+    print_table(console, headers, rows, right=costs, drop=("operators",))
+    print_notes(console, condition.cautions(report))
     if report["latency_source"] == "measured":
         console.print("latencies are predicted from the table of measured kernels; optimize measures the whole network")
     else:
-        console.print(SIMULATED.format(report["latency_source"]), soft_wrap=True)
-    _facts(console, [("latency entries", summary.entries_line(report["latency_entries"]))])
+        console.print(SIMULATED.format(report["latency_source"]))
+    print_facts(console, [("latency entries", summary.entries_line(report["latency_entries"]))])
 
 
 def show_compare(report: CompareReport) -> None:
     """A line a method and budget; what was not asked for has no column."""
-    console = _console()
+    console = standard_output()
     what = " with free bits" if report["free_bits"] else ""
-    console.print(f"{one_line(report['model'])}: search methods{what}, seed {report['seed']}", soft_wrap=True)
+    console.print(f"{one_line(report['model'])}: search methods{what}, seed {report['seed']}")
     rows = report["rows"]
     measured = any(row["measured_ms"] is not None for row in rows)
     judged = [summary.metric_name(report["metric"])] if report["metric"] else []
@@ -235,7 +192,7 @@ def show_compare(report: CompareReport) -> None:
     headers = ["method", "budget", "loss", "gap to bound", "predicted ms", *(["energy mJ"] if energies else [])]
     headers += ["measured ms"] if measured else []
     headers += [*judged, "evaluations", "seconds", "operators"]
-    _table(
+    print_table(
         console,
         headers,
         [
@@ -255,19 +212,19 @@ def show_compare(report: CompareReport) -> None:
             for row in rows
         ],
         right=headers[1:-1],
+        drop=("seconds", "evaluations", "operators", "loss"),
     )
-    _notes(
+    print_notes(
         console, dict.fromkeys(f"{row['method']}, {row['budget']:g}: {row['reason']}" for row in rows if row["reason"])
     )
-    _notes(console, condition.cautions(report))
+    print_notes(console, condition.cautions(report))
     console.print(
         f"budgets are shares of the {report['axis']} of uniform 8 bit, {_int8(report)} predicted; losses are the "
         "table's sums; the bound is the solver's: no plan within the budget loses less",
-        soft_wrap=True,
     )
     if report["latency_source"] != "measured":
-        console.print(SIMULATED.format(report["latency_source"]), soft_wrap=True)
-    _facts(console, [("latency entries", summary.entries_line(report["latency_entries"]))])
+        console.print(SIMULATED.format(report["latency_source"]))
+    print_facts(console, [("latency entries", summary.entries_line(report["latency_entries"]))])
 
 
 def _int8(report: CompareReport) -> str:
@@ -277,8 +234,8 @@ def _int8(report: CompareReport) -> str:
 
 def show_build(report: BuildReport) -> None:
     """What was built, and where it is."""
-    _facts(
-        _console(),
+    print_facts(
+        standard_output(),
         [
             ("model", report["model"]),
             ("target", report["target"]),
@@ -313,12 +270,12 @@ def show_run(report: RunReport) -> None:
     if difference:
         largest, mean = number(difference["largest_absolute"]), percent(difference["mean_relative_norm"])
         facts.append(("difference", f"largest {largest}, mean relative norm {mean}"))
-    _facts(_console(), facts)
+    print_facts(standard_output(), facts)
     calls = sorted(report.get("profile", []), key=lambda call: -call["us"])
     if calls:
         total = max(sum(call["us"] for call in calls), 1e-9)
         rows = [(c["operator"], c["kernel"], number(c["us"]), percent(c["us"] / total)) for c in calls]
-        _table(_console(), ("operator", "kernel", "us", "share"), rows, right=("us", "share"))
+        print_table(standard_output(), ("operator", "kernel", "us", "share"), rows, right=("us", "share"))
 
 
 def show_targets(report: dict[str, Any]) -> None:
@@ -338,15 +295,15 @@ def show_targets(report: dict[str, Any]) -> None:
                 row["source"],
             )
         )
-    _table(_console(), headers, rows, right=("cores",))
+    print_table(standard_output(), headers, rows, right=("cores",), drop=("source", "features", "L1d/L2/L3", "cores"))
 
 
 def show_doctor(report: DoctorReport) -> None:
     """One line per check, and below it how to mend what is not well."""
-    console = _console()
+    console = standard_output()
     styles = {"ok": "green", "warning": "yellow", "missing": "red"}
     for check in report["checks"]:
-        status = (f"{check['status']:<8}", styles[check["status"]])
-        console.print(Text.assemble(status, f"{check['name']}: {one_line(check['detail'])}"), soft_wrap=True)
+        status = Text(f"{check['status']:<7}", styles[check["status"]])
+        print_indented(console, status, f"{check['name']}: {one_line(check['detail'])}")
         if check["mend"] and check["status"] != "ok":
-            console.print(Text(f"{'':8}-> {one_line(check['mend'])}"), soft_wrap=True)
+            print_indented(console, Text(f"{'':7} ->"), one_line(check["mend"]))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import highspy
 import pulp
@@ -30,12 +31,29 @@ _FEASIBLE = int(highspy.kSolutionStatusFeasible)
 
 # One thread and a fixed seed: the same tables give the same plan. Gaps of zero: the optimum, not 1e-4 beside it.
 _OPTIONS = {
+    "output_flag": False,
+    "threads": 1,
     "random_seed": 1,
     "mip_rel_gap": 0.0,
     "mip_abs_gap": 0.0,
     "mip_feasibility_tolerance": 1e-9,
     "primal_feasibility_tolerance": 1e-9,
 }
+
+
+class _Silent(highspy.Highs):
+    """HiGHS that does not greet: since 1.16 making an object prints two lines, before any option can be set."""
+
+    def enableCallbacks(self) -> Any:
+        self.setOptionValue("output_flag", False)
+        return super().enableCallbacks()  # type: ignore[no-untyped-call]
+
+
+class _Solver(pulp.HiGHS):
+    def createAndConfigureSolver(self, lp: pulp.LpProblem) -> None:
+        lp.solverModel = _Silent()  # type: ignore[no-untyped-call]
+        for name, value in self.optionsDict.items():
+            lp.solverModel.setOptionValue(name, value)
 
 
 @dataclass(frozen=True)
@@ -68,7 +86,7 @@ def run(lp: pulp.LpProblem, time_limit_sec: float) -> Run:
     """
     seconds = 0.0
     for options in (_OPTIONS, {**_OPTIONS, "presolve": "off"}):
-        lp.solve(pulp.HiGHS(msg=False, threads=1, timeLimit=max(time_limit_sec - seconds, 1e-3), **options))
+        lp.solve(_Solver(time_limit=max(time_limit_sec - seconds, 1e-3), **options))
         highs = lp.solverModel
         model_status = highs.getModelStatus()
         seconds += float(highs.getRunTime())

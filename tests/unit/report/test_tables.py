@@ -12,6 +12,11 @@ from tvm_mpq.report import tables
 Report = dict[str, Any]
 
 
+@pytest.fixture(autouse=True)
+def no_width_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
     out, err = capsys.readouterr()
     assert err == ""
@@ -57,8 +62,7 @@ def inspected(name: str) -> Report:
     }
 
 
-def test_inspect_is_never_cut_in_a_pipe(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "20")
+def test_inspect_is_whole_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     name = "layer." * 60 + "conv"
     tables.show_inspect(inspected(name))
     found = lines(capsys)
@@ -84,12 +88,16 @@ def on_terminal(monkeypatch: pytest.MonkeyPatch, columns: int, encoding: str) ->
     return terminal, raw
 
 
+def without_styles(shown: str) -> str:
+    return re.sub("\x1b\\[[0-9;]*m", "", shown)
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
 def test_narrow_terminal_folds(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
     terminal, raw = on_terminal(monkeypatch, 60, encoding)
     tables.show_inspect(inspected("abcdefghijklmnopqrstuvwxyz0123456789"))
     terminal.flush()
-    shown = re.sub("\x1b\\[[0-9;]*m", "", raw.getvalue().decode(encoding))
+    shown = without_styles(raw.getvalue().decode(encoding))
     table = [line for line in shown.splitlines() if line[:1] in "|│+╭├╰"]
     assert len(table) > 3
     assert {len(line) for line in table} <= set(range(61))
@@ -231,19 +239,77 @@ def test_run(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
+FEATURES = ["avx", "avx2", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512vnni", "fma", "f16c"]
+TARGET = {
+    "name": "cascadelake",
+    "aliases": ["another-name"],
+    "features": FEATURES,
+    "cores": 4,
+    "caches": {"l1d_bytes": 32768, "l2_bytes": 1280 * 1024, "l3_bytes": None},
+    "source": "the manual that its maker publishes, second edition, page 12",
+    "runs_here": False,
+    "lacking": FEATURES[2:8],
+}
+
+
 def test_targets(capsys: pytest.CaptureFixture[str]) -> None:
-    row = {
-        "name": "a",
-        "aliases": ["b"],
-        "features": ["f1", "f2"],
-        "cores": 4,
-        "caches": {"l1d_bytes": 32768, "l2_bytes": 1280 * 1024, "l3_bytes": None},
-        "source": "manual",
-        "runs_here": False,
-        "lacking": ["f2"],
-    }
+    row = {**TARGET, "name": "a", "aliases": ["b"], "features": ["f1", "f2"], "lacking": ["f2"], "source": "manual"}
     tables.show_targets({"targets": [row]})
     assert lines(capsys)[-1].split() == ["a", "=", "b", "no:", "lacks", "f2", "4", "32K/1.25M/-", "f1", "f2", "manual"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "left_out"),
+    [
+        (300, None),
+        (140, None),
+        (120, "source"),
+        (100, "source, features"),
+        (60, "source, features, L1d/L2/L3, cores"),
+    ],
+)
+def test_a_terminal_without_room_gets_fewer_columns_and_their_names(
+    monkeypatch: pytest.MonkeyPatch, columns: int, left_out: str | None
+) -> None:
+    terminal, raw = on_terminal(monkeypatch, columns, "utf-8")
+    tables.show_targets({"targets": [TARGET]})
+    terminal.flush()
+    shown = without_styles(raw.getvalue().decode()).splitlines()
+    assert max(map(len, shown)) <= columns
+    said = " ".join(line.strip() for line in shown if line[:1] not in "│╭├╰")
+    assert said == (f"no room for: {left_out} (a wider window, a pipe and --json have them)" if left_out else "")
+    headers = "".join(shown[1:3])
+    for name in ("target", "runs", "cores", "L1d/L2/L3", "features", "source"):
+        assert (name in headers) == (name not in (left_out or "")), name
+
+
+def test_columns_given_hold_in_a_pipe_too(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    tables.show_targets({"targets": [TARGET]})
+    assert len(lines(capsys)) == 2
+    monkeypatch.setenv("COLUMNS", "70")
+    tables.show_targets({"targets": [TARGET]})
+    found = lines(capsys)
+    assert max(map(len, found)) <= 70 and any("no room for: source, features" in line for line in found)
+
+
+@pytest.mark.parametrize("no_color", [True, False])
+def test_colours_only_on_a_terminal_that_may_have_them(monkeypatch: pytest.MonkeyPatch, no_color: bool) -> None:
+    terminal, raw = on_terminal(monkeypatch, 80, "utf-8")
+    if not no_color:
+        monkeypatch.delenv("NO_COLOR")
+    tables.show_doctor({"ok": True, "checks": [{"name": "Python", "status": "ok", "detail": "3.12", "mend": ""}]})
+    terminal.flush()
+    assert ("\x1b[32m" in raw.getvalue().decode()) is not no_color
+
+
+def test_long_facts_are_folded_below_their_first_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal, raw = on_terminal(monkeypatch, 40, "utf-8")
+    checks = [{"name": "CPU", "status": "warning", "detail": "word " * 20, "mend": "some " * 20}]
+    tables.show_doctor({"ok": True, "checks": checks})
+    terminal.flush()
+    first, second, *rest = without_styles(raw.getvalue().decode()).splitlines()
+    assert first.startswith("warning CPU: word word") and second.startswith(" " * 8 + "word word")
+    assert max(map(len, (first, second, *rest))) <= 40 and any(line.startswith(" " * 8 + "-> some") for line in rest)
 
 
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
