@@ -66,6 +66,7 @@ class MethodKeywords(WorkKeywords, total=False):
     pin_ends: bool
     cut: str
     free_bits: bool
+    regulariser: str
     measure_fraction: float
 
 
@@ -112,7 +113,7 @@ MEANINGS = {
     "rounding_samples": "that weights are rounded on; default 128",
     "calibration_samples": "that ranges are found on; default 64",
     "sensitivity_samples": "that losses of single operators are found on; default 32",
-    "method": "that searches plans: `ilp` (default, exact), `greedy`, `amed`, `haq`, `random` or `uniform`",
+    "method": "that searches plans: `ilp` (default, exact), `greedy`, `amed`, `haq`, `freebits`, `random` or `uniform`",
     "solver_time_limit_sec": "of the solver for each solution; default 60.0",
     "seed": "of methods that draw; default 0",
     "evaluations": "plans that a method other than `ilp` prices at most; None = its own default",
@@ -120,6 +121,7 @@ MEANINGS = {
     "pin_ends": "amed and haq hold first and last operator at 8 bits; default False",
     "cut": "where haq takes bits away for a budget: from the `last` (default) operator on, or where it is `cheapest`",
     "free_bits": "then raise the bits of whatever is faster with more; default False",
+    "regulariser": "what bits cost while `freebits` learns them: `bitops` (default), or the tables' `latency`",
     "measure_fraction": "of the unknown latencies to measure, the others are predicted; default 1.0",
     "latency_source": "of the latencies: `measured`, the default, or a simulated machine such as `zigzag:tpu_like`",
     "eval_data": "data like `data`, with labels, that the built networks are run on; None = the calibration data",

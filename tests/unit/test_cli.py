@@ -121,11 +121,13 @@ def test_every_leaf_command_prints_json() -> None:
 def test_observers_are_those_of_calibration() -> None:
     from tvm_mpq.calibrate.observers import METHODS
     from tvm_mpq.calibrate.rounding import ROUNDINGS
+    from tvm_mpq.pipeline import options
     from tvm_mpq.select.methods import table
 
     assert sorted(common.OBSERVERS) == sorted(METHODS)
     assert common.ROUNDINGS == ROUNDINGS
     assert common.METHODS == table.METHODS
+    assert common.REGULARISERS == options.REGULARISERS
 
 
 @pytest.mark.parametrize("args", [["--help"], ["optimize", "--help"], ["targets", "--json"]])

@@ -49,7 +49,11 @@ def one_of(names: tuple[str, ...]) -> Callable[[click.Context, click.Parameter, 
     return check
 
 
-METHODS = ("ilp", "greedy", "amed", "haq", "random", "uniform")
+METHODS = ("ilp", "greedy", "amed", "haq", "freebits", "random", "uniform")
+"""As above."""
+
+
+REGULARISERS = ("bitops", "latency")
 """As above."""
 
 
@@ -196,6 +200,12 @@ def effort_options(command: Command) -> Command:
             "--evaluations",
             type=click.IntRange(1),
             help="Plans that methods other than ilp price at most, for each plan; default: the method's own.",
+        ),
+        click.option(
+            "--regulariser",
+            type=click.Choice(REGULARISERS),
+            default="bitops",
+            help="freebits: what bits cost while they are learned, bit operations or the tables' latency.",
         ),
         click.option("--seed", type=int, default=0, help="Of methods that draw."),
     ):

@@ -8,9 +8,10 @@ import time
 from collections.abc import Sequence
 
 from tvm_mpq.calibrate.data import load_dataset
-from tvm_mpq.errors import InvalidValueError, MissingDependencyError
+from tvm_mpq.errors import DataError, InvalidValueError, MissingDependencyError
 from tvm_mpq.execute.accuracy import check_labels, classifies
 from tvm_mpq.execute.build_cache import NetworkBuildCache
+from tvm_mpq.pipeline.bits import BitLearner, require_what_searches
 from tvm_mpq.pipeline.context import RunContext, open_context
 from tvm_mpq.pipeline.options import Options
 from tvm_mpq.pipeline.rounding import Rounder
@@ -26,7 +27,7 @@ def compare(
 ) -> CompareReport:
     """Every method within every budget, priced by the same tables.
 
-    methods: of `METHODS`, or `all` whose extras are installed. budgets: shares of what uniform 8 bit takes of `axis`:
+    methods: of `METHODS`, or `all` that have what they need. budgets: shares of what uniform 8 bit takes of `axis`:
     `latency`, or `energy` of a source that gives it. The options' own budget, its drop aside, is kept beside each.
     measure: also build every plan found and time it in turns with the others; with evaluation data in the options they
     are built, timed and run on those.
@@ -42,7 +43,8 @@ def compare(
     options.require_axis(axis)
     if measure or options.eval_data is not None:
         options.require_measured("compare with --measure or --eval")
-    chosen = available_methods(options) if list(methods) == ["all"] else tuple(dict.fromkeys(methods))
+    everything = list(methods) == ["all"]
+    chosen = available_methods(options) if everything else tuple(dict.fromkeys(methods))
     for method in chosen:
         options.searcher(method)
     if not chosen or not budgets:
@@ -51,6 +53,9 @@ def compare(
         if not (math.isfinite(share) and share > 0):
             raise InvalidValueError(f"a budget is a share of uniform 8 bit and must be above 0 (got {share:g})")
     with open_context(options) as context:
+        if everything:
+            chosen = _with_data(context, chosen)
+        require_what_searches(context, chosen)
         return _compare(context, options, chosen, budgets, measure, axis)
 
 
@@ -67,19 +72,33 @@ def available_methods(options: Options) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _with_data(context: RunContext, methods: Sequence[str]) -> tuple[str, ...]:
+    """Those that have the data that they need; of the others the user is told."""
+    found = []
+    for method in methods:
+        try:
+            require_what_searches(context, [method])
+        except (DataError, MissingDependencyError) as e:
+            context.options.tell(f"left out: {e}")
+        else:
+            found.append(method)
+    return tuple(found)
+
+
 def _compare(
     context: RunContext, options: Options, methods: Sequence[str], budgets: Sequence[float], measure: bool, axis: str
 ) -> CompareReport:
     data = context.data
     builds = context.build_cache(data.sample(0), Rounder(context, data))
     tables = corrected_tables(context, build_tables(context, data), builds)
+    learner = BitLearner(context, tables.plan)
     int8 = tables.int8
     entries = contest(
         tables.problem,
         int8.quantity(axis),
         budgets,
         methods,
-        options.searcher,
+        lambda method: options.searcher(method, learner),
         time.perf_counter,
         options.tell,
         quantity=axis,

@@ -15,6 +15,7 @@ from tvm_mpq.execute import network
 from tvm_mpq.execute.accuracy import check_labels, classifies
 from tvm_mpq.execute.build_cache import NetworkBuildCache
 from tvm_mpq.numerics.saved_plan import save_plan
+from tvm_mpq.pipeline.bits import require_what_searches
 from tvm_mpq.pipeline.context import RunContext, open_context
 from tvm_mpq.pipeline.describe import describe
 from tvm_mpq.pipeline.finetune import Finetuner
@@ -56,6 +57,7 @@ def _optimize(context: RunContext, options: Options) -> Result[OptimizeReport]:
         options.tell(poor)
     if not any(prepared.graph.weighted()):
         options.tell("the model has no quantizable operator: it is built as fp32")
+    require_what_searches(context, [options.method])
     rounder = Rounder(context, data)
     tuner = Finetuner(context, data, rounder)
     builds = context.build_cache(data.sample(0), tuner)

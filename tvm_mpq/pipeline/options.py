@@ -16,8 +16,10 @@ from tvm_mpq.kernels import OFFERED
 from tvm_mpq.report.contract import OptimizeReport
 from tvm_mpq.schema import Budget, Precision, Progress
 from tvm_mpq.select.methods.haq import LAST, Haq, Learn
+from tvm_mpq.select.methods.learned_bits import LearnBits
 from tvm_mpq.select.methods.search import Effort
 from tvm_mpq.select.methods.table import ILP, searcher_for
+from tvm_mpq.select.problem import Problem
 from tvm_mpq.select.searcher import Searcher
 from tvm_mpq.simulators.machines import MEASURED_HERE, simulator_named, with_energy
 from tvm_mpq.simulators.simulator import Simulator
@@ -25,6 +27,10 @@ from tvm_mpq.targets.rapl import energy_counters
 
 SIMULATED_OFFERED = tuple(Precision(weights, activations) for weights in (8, 4, 2) for activations in (8, 4, 2))
 """Precisions that are searched for a simulated machine when nothing else is said: those of the published searches."""
+
+BIT_OPERATIONS, LATENCY = "bitops", "latency"
+REGULARISERS = (BIT_OPERATIONS, LATENCY)
+"""What bits may cost while they are learned."""
 
 JUDGES = ("calib", "eval")
 """Data on which plans may be judged."""
@@ -76,6 +82,7 @@ class Options:
     pin_ends: bool = False  # amed and haq hold first and last operator at 8 bits
     cut: str = LAST  # where haq takes bits away to keep a budget: from the last operator on, or where it is `cheapest`
     free_bits: bool = False  # the free-bits step after the method
+    regulariser: str = BIT_OPERATIONS  # what freebits pays for while it learns: bit operations, or the tables' latency
     command: str = ""  # that asks for this, for a report that says how to repeat it
     progress: Progress | None = None
     say: Callable[[str], None] | None = None
@@ -101,6 +108,8 @@ class Options:
             raise InvalidValueError(f"measure_fraction must be above 0 and at most 1 (got {self.measure_fraction:g})")
         if not self.solver_time_limit_sec > 0:
             raise InvalidValueError(f"solver_time_limit_sec must be above 0 (got {self.solver_time_limit_sec:g})")
+        if self.regulariser not in REGULARISERS:
+            raise InvalidValueError(f"regulariser must be one of {', '.join(REGULARISERS)} (got {self.regulariser!r})")
         self.searcher()
 
     def _check_source(self) -> None:
@@ -157,8 +166,10 @@ class Options:
             return tuple(Precision.parse(str(p)) for p in self.precisions)
         return OFFERED if self.simulator is None else SIMULATED_OFFERED
 
-    def searcher(self, method: str | None = None) -> Searcher:
+    def searcher(self, method: str | None = None, bits: LearnBits | None = None) -> Searcher:
         """A new searcher of the method named, or of the one that was asked for.
+
+        bits: what learns them for `freebits`, from the network and data of a run; without it that one cannot search.
 
         Raises
         ------
@@ -176,6 +187,7 @@ class Options:
             cut=self.cut,
             free_bits=self.free_bits,
             learn=_agent() if method == Haq.name else None,
+            bits=bits or _nothing_learned,
         )
 
     def tell(self, text: str) -> None:
@@ -193,6 +205,11 @@ def _agent() -> Learn:
             "method haq needs stable-baselines3, gymnasium and PyTorch; install them with pip install 'tvm-mpq[rl]'"
         ) from e
     return learn
+
+
+def _nothing_learned(problem: Problem) -> Sequence[Mapping[str, Precision]]:
+    """Stands for what learns bits where a searcher is made to see that its options are right. Raises."""
+    raise InvalidValueError("method freebits needs what learns bits from the network and data of a run (got None)")
 
 
 def check_output(out: str | Path) -> Path:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from tvm_mpq.pipeline.bits import BitLearner, require_what_searches
 from tvm_mpq.pipeline.context import RunContext, open_context
 from tvm_mpq.pipeline.front import front_point
 from tvm_mpq.pipeline.options import Options, check_output
@@ -39,6 +40,7 @@ def search(options: Options, *, points: int, axis: str, plans: str | Path | None
 
 def _search(context: RunContext, options: Options, points: int, axis: str, folder: Path | None) -> SearchReport:
     data = context.data
+    require_what_searches(context, [options.method])
     tables = corrected_tables(
         context, build_tables(context, data), context.build_cache(data.sample(0), Rounder(context, data))
     )
@@ -46,7 +48,8 @@ def _search(context: RunContext, options: Options, points: int, axis: str, folde
     names = sorted(n.name for n in context.prepared.graph.weighted())
     limits = limits_of(options.budget, tables.int8.latency_us)
     given = uniform_plans(tables.problem)
-    found = front(tables.problem, axis, points, limits=limits, searcher=options.searcher(), given=given)
+    searcher = options.searcher(bits=BitLearner(context, tables.plan))
+    found = front(tables.problem, axis, points, limits=limits, searcher=searcher, given=given)
     saved = {} if folder is None else _saved(context, tables, found, folder)
     return {
         "model": context.prepared.loaded.name,

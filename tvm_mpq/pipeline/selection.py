@@ -11,6 +11,7 @@ from tvm_mpq.calibrate.evaluate import PlanEvaluator, remembered
 from tvm_mpq.calibrate.judge import Judge, shuffled
 from tvm_mpq.errors import InfeasibleError
 from tvm_mpq.numerics.weight_codes import WeightCodes
+from tvm_mpq.pipeline.bits import BitLearner
 from tvm_mpq.pipeline.context import RunContext
 from tvm_mpq.pipeline.finetune import Finetuner
 from tvm_mpq.pipeline.judgement import warning
@@ -101,7 +102,7 @@ class Selector:
             budget,
             tables.int8,
             evaluate,
-            searcher=options.searcher(),
+            searcher=options.searcher(bits=BitLearner(self._context, tables.plan)),
             latency_share=latency_share,
             progress=options.progress,
         )

@@ -119,6 +119,10 @@ class Convolution(nn.Module):
         weight = self.weight
         if self.precision.dtype is DType.BF16:
             x, weight = (replaced(v, v.detach().bfloat16().float()) for v in (x, weight))
+        return self.in_floats(x, weight, residual)
+
+    def in_floats(self, x: Tensor, weight: Tensor, residual: list[Tensor]) -> Tensor:
+        """The operator of float32 values with another weight of its shape; unquantized."""
         y = self._convolve(x, weight, self.bias)
         for other in residual:
             y = y + other.reshape(y.shape)

@@ -1,4 +1,4 @@
-"""How a plan is fine-tuned, and how its rounding is learned."""
+"""How a plan is fine-tuned, how its rounding is learned, and how its bits are."""
 
 from __future__ import annotations
 
@@ -79,7 +79,45 @@ class ReconstructionSettings:
         return min(self.most_batch, max(self.least_batch, self.positions // max(1, positions)))
 
 
-def _check(settings: FinetuneSettings | ReconstructionSettings, counts: Sequence[str], rates: Sequence[str]) -> None:
+@dataclass(frozen=True)
+class BitSearchSettings:
+    """How gates over bits are learned.
+
+    weakest, strongest: of the regulariser, which rises from one to the other by the same factor at every one of the
+    `updates`, in units of the distillation loss for the cost of the most bits everywhere; equal ones are a search at
+    that strength. gate_rate: of the gates' logits. samples: to learn from, at most.
+
+    Raises
+    ------
+    InvalidValueError
+        If a number is outside its range.
+    """
+
+    weakest: float = 1e-3
+    strongest: float = 100.0
+    updates: int = 440
+    batch: int = 32
+    gate_rate: float = 0.1
+    samples: int = 512
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        rates = ("weakest", "strongest", "gate_rate")
+        _check(self, counts=("updates", "batch", "samples"), rates=rates)
+        if self.weakest > self.strongest:
+            raise InvalidValueError(f"weakest must be at most strongest, {self.strongest:g} (got {self.weakest:g})")
+
+    def strength(self, update: int) -> float:
+        """Of the regulariser at one of the updates."""
+        share = update / max(1, self.updates - 1)
+        return float(self.weakest * (self.strongest / self.weakest) ** share)
+
+
+def _check(
+    settings: FinetuneSettings | ReconstructionSettings | BitSearchSettings,
+    counts: Sequence[str],
+    rates: Sequence[str],
+) -> None:
     """Raises InvalidValueError if a count is below 1, or a rate not above 0."""
     for name in counts:
         if getattr(settings, name) < 1:

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -68,6 +69,17 @@ def small_problem():
                 operators.append(_weightless(rng, i, inputs))
             tensors.append(_tensor(rng, f"t{i}", **last))
         return Problem(tuple(operators), tuple(tensors), fixed_us=2, call_us=rng.choice([0, 1]))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def loosened():
+    """A small problem -> the same, whose operators without weights read any integers, as those of networks do."""
+
+    def make(problem):
+        loose = (replace(o, exact_inputs=(o.name[0] == "c", *o.exact_inputs[1:])) for o in problem.operators)
+        return replace(problem, operators=tuple(loose))
 
     return make
 

@@ -9,7 +9,7 @@ is paid for all. Rounds are repeated until nothing is faster.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from tvm_mpq.schema import Precision
 from tvm_mpq.select.ilp import Solution
@@ -48,16 +48,15 @@ def raised(problem: Problem, solution: Solution, limits: Limits | None = None) -
     first = completion.complete(completion.labels_of(solution.choices))
     if first is None:
         return solution
-    plan, looked_at, rising = first, 0, True
-    while rising:
-        rising = False
-        for i in range(len(plan.labels)):
-            tried = [completion.moved(plan, changes) for changes in _raises(completion, plan, i)]
-            looked_at += len(tried)
-            faster = [p for p in tried if p is not None and p.latency_us < _FASTER * plan.latency_us]
-            within = [p for p in faster if excess(p, active) == 0]
-            if within:
-                plan, rising = min(within, key=lambda p: p.latency_us), True
+    looked_at = 0
+
+    def moved(plan: Completed, changes: Mapping[int, int]) -> Completed | None:
+        nonlocal looked_at
+        looked_at += 1
+        found = completion.moved(plan, changes)
+        return None if found is None or excess(found, active) > 0 else found
+
+    *_, plan = climb(completion, first, moved)
     if plan.labels == first.labels or plan.latency_us >= _FASTER * solution.latency_us:
         return solution
     return solution_of(
@@ -68,6 +67,25 @@ def raised(problem: Problem, solution: Solution, limits: Limits | None = None) -
         solver=f"{solution.solver}, free bits",
         evaluations=solution.evaluations + looked_at,
     )
+
+
+def climb(
+    completion: Completion, plan: Completed, moved: Callable[[Completed, Mapping[int, int]], Completed | None]
+) -> Iterator[Completed]:
+    """The plan, and those on its way to more bits, each strictly faster than the one before.
+
+    moved: the plan with other choices (`Completion.moved`), or None where that is not allowed.
+    """
+    yield plan
+    rising = True
+    while rising:
+        rising = False
+        for i in range(len(plan.labels)):
+            tried = [moved(plan, changes) for changes in _raises(completion, plan, i)]
+            faster = [p for p in tried if p is not None and p.latency_us < _FASTER * plan.latency_us]
+            if faster:
+                plan, rising = min(faster, key=lambda p: p.latency_us), True
+                yield plan
 
 
 def _raises(completion: Completion, plan: Completed, i: int) -> Iterator[dict[int, int]]:
@@ -101,10 +119,13 @@ def _with_readers(completion: Completion, plan: Completed, i: int, bits: int) ->
 def _no_fewer_bits(completion: Completion, i: int, now: Choice) -> list[int]:
     """Other choices of an operator with no fewer bits of weights and activations."""
     present = Precision.parse(now.label)
-    found = []
-    for c, choice in enumerate(completion.choices[i]):
-        other = Precision.parse(choice.label)
-        more = other.weight_bits >= present.weight_bits and other.activation_bits >= present.activation_bits
-        if choice is not now and more:
-            found.append(c)
-    return found
+    return [
+        c
+        for c, choice in enumerate(completion.choices[i])
+        if choice is not now and has_no_fewer(Precision.parse(choice.label), present)
+    ]
+
+
+def has_no_fewer(one: Precision, other: Precision) -> bool:
+    """Whether neither weights nor activations of one have fewer bits than those of the other."""
+    return one.weight_bits >= other.weight_bits and one.activation_bits >= other.activation_bits

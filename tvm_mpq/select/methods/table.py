@@ -8,6 +8,7 @@ from tvm_mpq.select.methods.amed import Amed
 from tvm_mpq.select.methods.free_bits import FreeBits
 from tvm_mpq.select.methods.greedy import Greedy
 from tvm_mpq.select.methods.haq import LAST, Haq, Learn, checked_cut
+from tvm_mpq.select.methods.learned_bits import LearnBits, LearnedBits
 from tvm_mpq.select.methods.random_plans import RandomPlans
 from tvm_mpq.select.methods.search import Effort, Method, PlanSearcher
 from tvm_mpq.select.methods.uniform_plans import UniformPlans
@@ -15,7 +16,7 @@ from tvm_mpq.select.searcher import IntegerProgram, Searcher
 
 ILP = "ilp"
 
-METHODS = (ILP, Greedy.name, Amed.name, Haq.name, RandomPlans.name, UniformPlans.name)
+METHODS = (ILP, Greedy.name, Amed.name, Haq.name, LearnedBits.name, RandomPlans.name, UniformPlans.name)
 """All of them, the usual order in tables."""
 
 
@@ -28,17 +29,18 @@ def searcher_for(
     cut: str = LAST,
     free_bits: bool = False,
     learn: Learn | None = None,
+    bits: LearnBits | None = None,
 ) -> Searcher:
     """The searcher of a method's name.
 
     time_limit_sec: of the solver, for each solution. pin_ends: `amed` and `haq` hold first and last operator at
     8 bits. cut: how `haq` comes within the limits. learn: the agent of `haq`, needed there and nowhere else.
-    free_bits: the free-bits step after it.
+    free_bits: the free-bits step after it. bits: what learns those that `freebits` begins with, needed there alone.
 
     Raises
     ------
     InvalidValueError
-        For an unknown name of a method or a cut, or `haq` without an agent.
+        For an unknown name of a method or a cut, `haq` without an agent, or `freebits` without what learns.
     """
     if method not in METHODS:
         raise InvalidValueError(f"method must be one of {', '.join(METHODS)} (got {method!r})")
@@ -50,6 +52,10 @@ def searcher_for(
         if learn is None:
             raise InvalidValueError("method haq needs an agent that learns (got None)")
         found = PlanSearcher(Haq(learn, cut=cut, pin_ends=pin_ends), effort)
+    elif method == LearnedBits.name:
+        if bits is None:
+            raise InvalidValueError(f"method {method} needs what learns bits from the network and data (got None)")
+        found = PlanSearcher(LearnedBits(bits), effort)
     else:
         ways: tuple[Method, ...] = (Greedy(), Amed(pin_ends=pin_ends), RandomPlans(), UniformPlans())
         found = PlanSearcher(next(way for way in ways if way.name == method), effort)

@@ -8,20 +8,30 @@ from hypothesis import strategies as st
 
 from mpq_testing.walks import draw
 from tvm_mpq.errors import InfeasibleError, InvalidValueError
+from tvm_mpq.schema import Precision
 from tvm_mpq.select.evaluate import cost, uniform
 from tvm_mpq.select.methods import table
 from tvm_mpq.select.methods.search import HEURISTIC, Effort
 from tvm_mpq.select.methods.table import METHODS
 from tvm_mpq.select.problem import Limits
+from tvm_mpq.select.uniforms import weighted
 
 SEEDS = st.integers(0, 10**6)
 SEARCHING = [m for m in METHODS if m != "ilp"]
+FEW_PLANS = ("uniform", "freebits")  # these look at no more than there are
 FEW = Effort(evaluations=600)
 
 
+def learnt(problem):
+    """What a differentiable search might give: some bits everywhere, and others here and there."""
+    names = weighted(problem)
+    everywhere = [dict.fromkeys(names, Precision(w, a)) for w, a in ((8, 8), (4, 8), (4, 4), (2, 4))]
+    return [{**bits, **dict.fromkeys(names[::2], Precision(4, 4))} for bits in everywhere] + everywhere
+
+
 def searcher_for(method, effort):
-    """With an agent that learns nothing where one is needed: whatever it does, the same holds."""
-    return table.searcher_for(method, effort, learn=draw)
+    """With an agent that learns nothing where one is needed: whatever it does, the same holds. So with bits."""
+    return table.searcher_for(method, effort, learn=draw, bits=learnt)
 
 
 def random_limits(rng, assignments, quantities):
@@ -35,8 +45,10 @@ def random_limits(rng, assignments, quantities):
 @pytest.mark.parametrize("method", METHODS)
 @settings(max_examples=10, deadline=None)
 @given(seed=SEEDS, objective=st.sampled_from(["loss", "latency", "size", "energy"]))
-def test_within_the_limits_and_never_better_than_the_optimum(small_problem, brute, method, seed, objective):
+def test_within_the_limits_and_never_better_than_the_optimum(small_problem, loosened, brute, method, seed, objective):
     problem, rng = small_problem(seed), random.Random(seed)
+    if method == "freebits":  # every choice of its operators has bits of weights
+        problem = loosened(problem)
     every = brute(problem)
     limits = random_limits(rng, every, ["latency", "loss", "size", "energy"]) if every else Limits()
     feasible = [a for a in every if all(a[2][q] <= v for q, v in limits.active())]
@@ -99,7 +111,7 @@ def test_another_seed_looks_elsewhere(limited, method):
     assert any(plan != plans[0] for plan in plans)
 
 
-@pytest.mark.parametrize("method", [m for m in SEARCHING if m != "uniform"])  # has fewer plans than that
+@pytest.mark.parametrize("method", [m for m in SEARCHING if m not in FEW_PLANS])
 def test_no_more_is_done_than_is_allowed(limited, method):
     problem, limits = limited
     assert searcher_for(method, Effort(evaluations=150)).best(problem, limits, "loss").evaluations == 150
@@ -125,7 +137,8 @@ def test_progress_is_told(limited):
 
 @pytest.mark.parametrize("make, text", [
     (lambda: table.searcher_for("haq", Effort()), "haq needs an agent"),
-    (lambda: searcher_for("best", Effort()), r"one of ilp, greedy, amed, haq, random, uniform \(got 'best'\)"),
+    (lambda: table.searcher_for("freebits", Effort()), "freebits needs what learns bits"),
+    (lambda: searcher_for("best", Effort()), r"ilp, greedy, amed, haq, freebits, random, uniform \(got 'best'\)"),
     (lambda: Effort(evaluations=0), r"evaluations must be 1 or more \(got 0\)"),
     (lambda: Effort(seconds=0.0), r"above 0 \(got 0\)"),
     (lambda: Effort(seconds=1.0), "needs a clock"),
