@@ -48,6 +48,15 @@ def invented_us(request: Request, seed: int) -> float:
     return 1.0 + digest[0] % 16
 
 
+def test_operators_say_what_they_compute(prepared) -> None:
+    """Methods that look at shapes find them in the problem."""
+    found = prepared(next(iter(GRAPHS)))
+    space = Space(found.graph, found.features, 1)
+    problem = build_problem(space, lambda r: invented_us(r, 0), COSTS, {}, fixed_us=0.0, call_us=0.0)
+    shapes = {o.name: o.workload for o in problem.operators if isinstance(o.workload, Conv2dWorkload)}
+    assert shapes == {node.name: node.workload for node in found.graph.weighted()} != {}
+
+
 def test_a_precision_that_breaks_the_network_is_not_offered(prepared) -> None:
     found = prepared(next(iter(GRAPHS)))
     node = next(n for n in found.graph.weighted() if len(n.candidates) > 1)
