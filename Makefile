@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 demo: $(VENV)/.demo-ready  ## train a small network on digits, then optimize it for this CPU
 	$(BIN)/tvm-mpq demo
@@ -16,6 +16,9 @@ lint: $(VENV)/.dev-ready
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -q tests/unit/test_quality.py tests/unit/test_rooms.py tests/unit/test_docs.py
 
+docs: $(VENV)/.docs-ready  ## the documentation site, into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 # One stamp per set of packages: made again when the declared dependencies change.
 $(VENV)/.demo-ready: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) -e '.[demo]'
@@ -24,6 +27,10 @@ $(VENV)/.demo-ready: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.dev-ready: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) -e '.[dev]'
 	@touch $@ $(VENV)/.demo-ready
+
+$(VENV)/.docs-ready: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) -e '.[docs]'
+	@touch $@
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,10 +15,13 @@ ROOT = Path(__file__).parents[2]
 HOMES = (ROOT, ROOT / "tvm_mpq")
 """Where the documents' paths begin; architecture.md names rooms as their code does, without `tvm_mpq/`."""
 
-GUIDES = [ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-FOR_USERS = [ROOT / "README.md", ROOT / "CHANGELOG.md"]
 RECORDS = sorted((ROOT / "docs" / "adr").glob("*.md"))
 """Decisions speak of the tree as it was; only their links must lead somewhere."""
+
+GUIDES = [ROOT / "CONTRIBUTING.md", *sorted(set((ROOT / "docs").rglob("*.md")) - set(RECORDS))]
+FOR_USERS = [ROOT / "README.md", ROOT / "CHANGELOG.md"]
+
+SITE_NEEDS = ("mkdocs", "material", "mkdocstrings_handlers", "mkdocs_click", "griffe")
 
 QUOTES = ROOT / "docs" / "extending.md"
 
@@ -64,6 +71,22 @@ def test_every_link_leads_to_a_file(document: Path) -> None:
     targets = links(document.read_text(encoding="utf-8"))
     wrong = [target for target in targets if not (document.parent / target).exists()]
     assert not wrong, f"{document.name} has links that lead nowhere: {wrong}"
+
+
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    missing = [name for name in SITE_NEEDS if importlib.util.find_spec(name) is None]
+    if missing:
+        pytest.skip(f"the site needs {', '.join(missing)}: pip install 'tvm-mpq[docs]'")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    env = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    python = (tmp_path / "reference" / "python.html").read_text(encoding="utf-8")
+    assert "check_samples" in python and "**options" not in python
+    commands = (tmp_path / "reference" / "commands.html").read_text(encoding="utf-8")
+    assert "--max-drop" in commands and "tvm-mpq db merge" in commands
+    elsewhere = re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="?https?://[^ >]*', python)
+    assert not elsewhere, "pages load from elsewhere"
 
 
 def test_records_are_numbered_in_order() -> None:
