@@ -24,11 +24,10 @@ class SpelledOut(griffe.Extension):
         function = getattr(tvm_mpq, func.name)
         own = [p for p in func.parameters if p.name != "options"]
         more = [
-            griffe.Parameter(
-                p.name, annotation=p.annotation, kind=griffe.ParameterKind.keyword_only, default=repr(p.default)
-            )
+            griffe.Parameter(p.name, annotation=p.annotation, kind=griffe.ParameterKind.keyword_only, default="...")
             for p in inspect.signature(function).parameters.values()
             if p.name not in func.parameters
         ]
         func.parameters = griffe.Parameters(*own, *more)
-        func.docstring = griffe.Docstring(inspect.getdoc(function) or "", parent=func)
+        if func.docstring is not None:
+            func.docstring.value = inspect.getdoc(function) or ""

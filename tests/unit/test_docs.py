@@ -83,8 +83,9 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     python = (tmp_path / "reference" / "python.html").read_text(encoding="utf-8")
     assert "check_samples" in python and "**options" not in python
+    assert ">Parameters</h" not in python, "a docstring is shown as if it had no sections"
     commands = (tmp_path / "reference" / "commands.html").read_text(encoding="utf-8")
-    assert "--max-drop" in commands and "tvm-mpq db merge" in commands
+    assert "--max-drop" in commands and "tvm-mpq db merge" in commands and "Sentinel" not in commands
     elsewhere = re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="?https?://[^ >]*', python)
     assert not elsewhere, "pages load from elsewhere"
 
