@@ -63,7 +63,7 @@ def digits(quick: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
         patch.setattr(demo, "CHANNELS", 32)  # a smaller and shorter demo learns the digits as well
         patch.setattr(demo, "EPOCHS", 8)
         trained = demo.train_network(*demo.digits()[0])
-        patch.setattr(demo, "train_network", lambda images, labels: trained)
+        patch.setattr(demo, "train_network", lambda images, labels, progress: trained)
         weights = sum(p.numel() for p in trained.parameters() if p.dim() > 1)
         budget = mpq.Budget(size_mb=demo.SIZE_SHARE * weights / 1e6) if few_bits() else mpq.Budget()
         patch.setattr(demo, "optimize", lambda options: optimize(dataclasses.replace(options, budget=budget)))

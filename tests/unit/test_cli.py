@@ -31,24 +31,6 @@ Run = Callable[..., Result]
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Call the entry point in this process, with a cache folder of its own."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    capsys.readouterr()
-
-    def run(*args: object) -> Result:
-        code = 0
-        try:
-            cli.main([str(a) for a in args])
-        except SystemExit as e:
-            code = int(e.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
-
-
-@pytest.fixture
 def model(tmp_path: Path, rng: np.random.Generator) -> Path:
     """conv 3x3 + relu, then a linear layer: float32[1, 3, 8, 8] -> float32[1, 10]."""
     weights = {"w": (8, 3, 3, 3), "b": (8,), "fc": (8 * 8 * 8, 10)}

@@ -7,6 +7,7 @@ prediction never hides a measurement; of two of the same kind the newer one stay
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Iterable, Iterator
@@ -20,6 +21,8 @@ from tvm_mpq.errors import FileFormatError, InvalidValueError, MissingFileError,
 from tvm_mpq.schema import LatencyRecord
 from tvm_mpq.tuning.database import records as rows
 from tvm_mpq.tuning.database.store import SqliteFile, default_path, instant_us
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["LatencyDatabase", "MergeCounts", "Stats", "default_path"]
 
@@ -104,6 +107,10 @@ class LatencyDatabase:
         row = rows.to_row(record)
         with self.store.translated() as connection:
             connection.execute(_REPLACE if replace else _PUT, row)
+        key, result = record.key, record.failure or f"{record.median_us:.4g} us"
+        logger.debug(
+            "%s: %s %s %s %s: %s", record.provenance, key.workload, key.precision, key.family, key.knobs, result
+        )
 
     def put_all(self, records: Iterable[LatencyRecord]) -> MergeCounts:
         """Store all or none, in one transaction, by the rule of `put`; an equally new record is kept."""

@@ -10,12 +10,16 @@ import errno
 import os
 import shlex
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 
 import click
 
-from tvm_mpq.cli import db, deploy, machine, model
+from tvm_mpq.cli import db, deploy, machine, model, talk
 from tvm_mpq.errors import MPQError
+
+PROGRAM = "tvm-mpq"
+"""However it was started: usage, reports and shell completion name it so."""
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
@@ -32,6 +36,7 @@ for _command in (
     *(model.bench, model.report, model.demo, machine.targets, machine.devices, machine.doctor, db.db),
 ):
     cli.add_command(_command)
+    talk.add_options(_command)
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -67,9 +72,9 @@ def _run(args: Sequence[str] | None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a name outside the terminal's encoding is no reason to stop
+    call = talk.Invocation(shlex.join([PROGRAM, *(sys.argv[1:] if args is None else args)]))
     try:
-        command = shlex.join(["tvm-mpq", *(sys.argv[1:] if args is None else args)])
-        cli(args, standalone_mode=False, obj=command)
+        cli(args, prog_name=PROGRAM, standalone_mode=False, obj=call)
     except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo("interrupted; everything measured so far is kept: run the same command again to go on", err=True)
         sys.exit(130)
@@ -77,6 +82,8 @@ def _run(args: Sequence[str] | None) -> None:
         e.show()
         sys.exit(e.exit_code)
     except MPQError as e:
+        if call.verbose:
+            traceback.print_exc()
         _fail(str(e))
     except ImportError as e:
         if (e.name or "").split(".")[0] not in ("tvm", "tvm_ffi"):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from tvm_mpq.cli.talk import invocation
 from tvm_mpq.errors import InvalidValueError, MissingFileError
 
 if TYPE_CHECKING:
@@ -270,13 +271,15 @@ def limit_options(command: Command) -> Command:
 
 
 def with_progress(body: Callable[[Options], _T], **fields: Any) -> _T:
-    """Call `body(options)` with a progress bar and messages on stderr."""
+    """Call `body(options)` with progress and messages on stderr, as far as they are wanted."""
     from tvm_mpq.pipeline.options import Options
     from tvm_mpq.report.progress import ProgressLine
 
-    with ProgressLine() as line:
-        command = click.get_current_context().find_root().obj or ""  # as `cli.main` was given it
-        return body(Options(**fields, command=command, progress=line.update, say=line.say))
+    call = invocation()
+    if call.quiet:
+        return body(Options(**fields, command=call.command))
+    with ProgressLine(bar=not call.verbose) as line:
+        return body(Options(**fields, command=call.command, progress=line.update, say=line.say))
 
 
 def answer(report: _T, as_json: bool, show: Callable[[_T], None]) -> None:

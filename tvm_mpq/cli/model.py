@@ -27,6 +27,7 @@ from tvm_mpq.cli.common import (
     with_progress,
     work_options,
 )
+from tvm_mpq.cli.talk import tell
 from tvm_mpq.errors import InvalidValueError
 
 
@@ -260,9 +261,7 @@ def bench(
     counts = threads.split(",")
     if not all(word.isdigit() and int(word) > 0 for word in counts):
         raise InvalidValueError(f"--threads takes whole numbers above 0 by commas (got {threads!r})")
-    settings = Settings(
-        default_cache(), chosen, rounds=rounds, db=str(db) if db else None, say=lambda text: click.echo(text, err=True)
-    )
+    settings = Settings(default_cache(), chosen, rounds=rounds, db=str(db) if db else None, say=tell)
     report = bench_model(model, settings, [int(word) for word in counts], data=data, input_shapes=input_shapes)
     answer(report, as_json, show_peers)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from tvm_mpq.pipeline.optimize import optimize
 from tvm_mpq.pipeline.options import Options
 from tvm_mpq.pipeline.result import Result
 from tvm_mpq.report.contract import OptimizeReport
-from tvm_mpq.schema import Budget
+from tvm_mpq.schema import Budget, Progress
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +36,7 @@ def demo(options: Options) -> Result[OptimizeReport]:
     """
     train, test = digits()
     options.tell(f"training on {len(train[1])} digits")
-    model = train_network(*train)
+    model = train_network(*train, options.progress)
     weights = sum(p.numel() for p in model.parameters() if p.dim() > 1)
     example = (_tensor(test[0][:1]),)
     options = dataclasses.replace(
@@ -80,7 +81,9 @@ def _tensor(x: npt.NDArray[Any]) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(x))
 
 
-def train_network(images: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> torch.nn.Module:
+def train_network(
+    images: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], progress: Progress | None = None
+) -> torch.nn.Module:
     """A residual CNN with batch normalization, trained for a few seconds. Raises MissingDependencyError."""
     try:
         import torch
@@ -91,12 +94,15 @@ def train_network(images: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     x, y = _tensor(images), _tensor(labels)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 6e-3, total_steps=EPOCHS * (len(y) // 64 + 1))
-    for _ in range(EPOCHS):
-        for batch in torch.randperm(len(y)).split(64):
+    batches = math.ceil(len(y) / 64)
+    for epoch in range(EPOCHS):
+        for done, batch in enumerate(torch.randperm(len(y)).split(64), 1):
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(model(x[batch]), y[batch]).backward()
             optimizer.step()
             schedule.step()
+            if progress:
+                progress(epoch * batches + done, EPOCHS * batches, "training")
     return model.eval()
 
 

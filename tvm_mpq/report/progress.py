@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -10,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from tvm_mpq.report.text import one_line
+
+logger = logging.getLogger(__name__)
 
 PLAIN_INTERVAL_SEC = 5.0
 """Least time between two plain lines of one stage."""
@@ -22,11 +25,14 @@ class ProgressLine:
     ----------
     clock
         Seconds that only grow; tests give their own.
+    bar
+        Whether a terminal gets a bar. Without it lines that others print in between stay whole.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, bar: bool = True) -> None:
         self._console = Console(stderr=True, markup=False, highlight=False, emoji=False)
         self._clock = clock
+        self._wants_bar = bar
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._what: str | None = None
@@ -35,7 +41,7 @@ class ProgressLine:
         self._last = self._shown = (0, 0)
 
     def __enter__(self) -> ProgressLine:
-        if self._console.is_terminal and not self._console.is_dumb_terminal:
+        if self._wants_bar and self._console.is_terminal and not self._console.is_dumb_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(),
@@ -91,8 +97,11 @@ class ProgressLine:
 
     def _end_stage(self) -> None:
         """Show how far the stage came, unless that was the last thing shown."""
-        if self._what is not None and self._last != self._shown:
+        if self._what is None:
+            return
+        if self._last != self._shown:
             self._show(self._clock())
+        logger.debug("%s took %.3g s", self._what, self._clock() - self._begun)
         self._what = None
 
     def _show(self, now: float) -> None:

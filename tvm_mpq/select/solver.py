@@ -5,6 +5,7 @@ PuLP calls a run that hit its time limit "Optimal" when it holds any solution; o
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ import highspy
 import pulp
 
 from tvm_mpq.errors import MPQError
+
+logger = logging.getLogger(__name__)
 
 OPTIMAL = "optimal"
 TIME_LIMIT = "time_limit"
@@ -99,5 +102,6 @@ def run(lp: pulp.LpProblem, time_limit_sec: float) -> Run:
     if status is None:
         raise MPQError(f"the solver stopped with status {highs.modelStatusToString(model_status)!r}")
     info = highs.getInfo()
+    logger.debug("solver: %s, %d variables, %.3g s", status, len(lp.variables()), seconds)
     has_values = status != INFEASIBLE and int(info.primal_solution_status) == _FEASIBLE
     return Run(status, has_values, float(info.mip_dual_bound) if has_values else -math.inf, seconds)

@@ -29,9 +29,18 @@ def test_latency_where_it_can_be_had_else_size_else_no_budget(gains: str, monkey
         return "result"
 
     monkeypatch.setattr(demo, "optimize", optimize)
-    monkeypatch.setattr(demo, "train_network", lambda images, labels: torch.nn.Linear(1000, 10))
+    monkeypatch.setattr(demo, "train_network", lambda images, labels, progress: torch.nn.Linear(1000, 10))
     assert demo.demo(Options(model=None, say=said.append)) == "result"
     wanted = [Budget(latency_ratio=demo.LATENCY_SHARE), Budget(size_mb=demo.SIZE_SHARE * 10_000 / 1e6), Budget()]
     assert [options.budget for options in asked] == wanted[: ["time and size", "size", "nothing"].index(gains) + 1]
     assert any("the least is 0.97" in text and "size budget instead" in text for text in said) == (len(asked) > 1)
     assert any("the least is 0.01" in text and "taking no budget" in text for text in said) == (len(asked) > 2)
+
+
+def test_training_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "CHANNELS", 4)
+    monkeypatch.setattr(demo, "EPOCHS", 2)
+    (images, labels), _ = demo.digits()
+    seen: list[tuple[int, int, str]] = []
+    demo.train_network(images[:150], labels[:150], lambda *step: seen.append(step))
+    assert seen == [(done, 6, "training") for done in range(1, 7)]

@@ -86,6 +86,19 @@ def test_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     assert capsys.readouterr().out == ""
 
 
+def test_no_bar_where_none_is_wanted(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    clock = Clock()
+    with caplog.at_level("DEBUG", logger="tvm_mpq"), ProgressLine(clock, bar=False) as line:
+        line.update(0, 1, "measuring")
+        clock.now += 2.5
+        line.update(1, 1, "measuring")
+    assert terminal.getvalue() == "measuring: 1/1\n"
+    assert caplog.messages == ["measuring took 2.5 s"]
+
+
 def test_an_error_passes_through(capsys: pytest.CaptureFixture[str]) -> None:
     def work() -> None:
         with ProgressLine(Clock()) as line:
