@@ -40,6 +40,12 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(20240)
 
 
+@pytest.fixture(autouse=True)
+def no_width_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Output is as wide as a pipe's, whatever the terminal, or pytest-xdist, says of its own."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     wanted = {feature for mark in item.iter_markers("isa") for feature in mark.args}
     if not wanted:

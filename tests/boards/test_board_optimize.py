@@ -19,7 +19,7 @@ from tvm_mpq.execute.prepare import prepare
 from tvm_mpq.numerics.saved_plan import load_plan
 from tvm_mpq.passes.graph import Node
 from tvm_mpq.passes.lowering import StoredValue
-from tvm_mpq.pipeline.options import Result
+from tvm_mpq.pipeline.result import Result
 from tvm_mpq.schema import FLOAT_BITS
 from tvm_mpq.tuning.devices.session import RpcSession
 from tvm_mpq.tuning.measure.kernels import MeasureSettings

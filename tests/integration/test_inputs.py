@@ -88,5 +88,5 @@ def test_every_kind_of_input(
 
 
 def test_a_wrong_array_is_one_line(model: Path, data: dict[str, np.ndarray], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"'scale' must have shape runs \(got 3x1\)"):
+    with pytest.raises(DataError, match=r"'scale' must have shape \(runs\) \(got \(3, 1\)\)"):
         mpq.optimize(model, data={**data, "scale": data["scale"][:, None]}, db=tmp_path / "db")

@@ -191,7 +191,7 @@ def _plain_errors(path: Path) -> Iterator[None]:
         if "locked" in str(e):
             raise OutputError(f"database {name} was locked by another process for {BUSY_TIMEOUT_SEC:g} s") from e
         raise OutputError(f"cannot open or write database {name}: {e}") from e
-    except sqlite3.DatabaseError as e:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as e:  # the latter where a damaged schema is no text
         raise FileFormatError(f"{name} is not a latency database, or is damaged: {e}") from e
 
 

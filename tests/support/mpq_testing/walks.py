@@ -1,4 +1,4 @@
-"""A small problem to walk over, solved by hand or by trying everything, and an agent that learns nothing."""
+"""A small problem to walk over, solved by hand or by trying everything, and stand-ins for what learns."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import itertools
 import random
 from collections.abc import Sequence
 
-from tvm_mpq.schema import Workload
+from tvm_mpq.schema import Precision, Workload
 from tvm_mpq.select.methods.haq import LayerWalk
 from tvm_mpq.select.problem import Choice, Operator, Problem, Tensor
+from tvm_mpq.select.uniforms import weighted
 
 LOSSES = {8: 0.0, 4: 1.0, 2: 4.0}
 """Of an operator of weight 1 whose weights, or activations, have so many bits."""
@@ -46,3 +47,11 @@ def draw(walk: LayerWalk, seed: int) -> None:
         walk.begin()
         for _ in range(walk.steps):
             walk.act(rng.random())
+
+
+def learnt(problem: Problem) -> list[dict[str, Precision]]:
+    """What a differentiable search might give: some bits everywhere, and others here and there;
+    implements `LearnBits`."""
+    names = weighted(problem)
+    everywhere = [dict.fromkeys(names, Precision(w, a)) for w, a in ((8, 8), (4, 8), (4, 4), (2, 4))]
+    return [{**bits, **dict.fromkeys(names[::2], Precision(4, 4))} for bits in everywhere] + everywhere

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import pytest
 
+from mpq_testing.walks import draw, learnt
 from tvm_mpq.errors import InfeasibleError
 from tvm_mpq.pipeline.optimize import excess
 from tvm_mpq.schema import Budget
@@ -197,7 +198,7 @@ def test_a_limit_that_8_bit_breaks_keeps_it_out(problem: Problem) -> None:
 @pytest.mark.parametrize("method", [m for m in METHODS if m != "ilp"])
 def test_every_method_chooses(problem: Problem, method: str) -> None:
     """Also one that finds nothing below some cap on the loss: what keeps the drop is then taken from above."""
-    searcher = searcher_for(method, Effort(evaluations=200))
+    searcher = searcher_for(method, Effort(evaluations=200), learn=draw, bits=learnt)
     chosen, _ = choose(problem, Budget(max_drop=1.0), int8_of(problem), evaluate, searcher=searcher)
     assert evaluate(chosen.solution).drop.estimate <= 1.0
     assert chosen.solution.latency_us <= int8_of(problem).latency_us

@@ -6,27 +6,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpq_testing.walks import draw
+from mpq_testing.walks import draw, learnt
 from tvm_mpq.errors import InfeasibleError, InvalidValueError
-from tvm_mpq.schema import Precision
 from tvm_mpq.select.evaluate import cost, uniform
 from tvm_mpq.select.methods import table
 from tvm_mpq.select.methods.search import HEURISTIC, Effort
 from tvm_mpq.select.methods.table import METHODS
 from tvm_mpq.select.problem import Limits
-from tvm_mpq.select.uniforms import weighted
 
 SEEDS = st.integers(0, 10**6)
 SEARCHING = [m for m in METHODS if m != "ilp"]
 FEW_PLANS = ("uniform", "freebits")  # these look at no more than there are
 FEW = Effort(evaluations=600)
-
-
-def learnt(problem):
-    """What a differentiable search might give: some bits everywhere, and others here and there."""
-    names = weighted(problem)
-    everywhere = [dict.fromkeys(names, Precision(w, a)) for w, a in ((8, 8), (4, 8), (4, 4), (2, 4))]
-    return [{**bits, **dict.fromkeys(names[::2], Precision(4, 4))} for bits in everywhere] + everywhere
 
 
 def searcher_for(method, effort):

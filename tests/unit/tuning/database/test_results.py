@@ -38,6 +38,7 @@ def test_a_file_of_an_older_version_is_brought_up_to_date(tmp_path):
     with sqlite3.connect(tmp_path / "db") as raw:
         raw.execute("DROP TABLE results")
         raw.execute("ALTER TABLE latency DROP COLUMN failure_kind")
+        raw.execute("ALTER TABLE latency DROP COLUMN energy_mj")
         raw.execute("PRAGMA user_version = 1")
     with LatencyDatabase(tmp_path / "db") as database:
         ResultStore(database).put("ranges", "k", 1)
