@@ -221,7 +221,7 @@ def work(job: Job, answer: Answer, save: Callable[[], None]) -> None:
             for seed, (name, (shape, dtype)) in enumerate(specs.items())
         }
         calibration = {name: x[:CALIBRATION] for name, x in drawn.items()}
-        evaluation = [[x[i] for x in drawn.values()] for i in range(CALIBRATION, CALIBRATION + EVALUATION)]
+        evaluation = [[x[i, ...] for x in drawn.values()] for i in range(CALIBRATION, CALIBRATION + EVALUATION)]
 
         step("reference")
         reference = OnnxRuntime(job.file) if job.file.endswith(".onnx") else LiteRT(job.file)
