@@ -79,9 +79,8 @@ def finish(mod: tvm.IRModule, features: frozenset[str], threads: int = 1) -> tvm
             FuseNorm(features=features, threads=threads, kernel_attr=KERNEL_ATTR),
             LowerTranspose(features=features, threads=threads),
             MergeReduced(),
-            relax.transform.LegalizeOps(
-                EXTREMES, skip_ops=["relax.reshape"]
-            ),  # TVM's default pipeline makes views of these
+            # TVM's default pipeline makes views of reshapes.
+            relax.transform.LegalizeOps(EXTREMES, skip_ops=["relax.reshape"]),
             relax.transform.AnnotateTIROpPattern(),
             relax.transform.FuseOps(),
             relax.transform.FuseTIR(),

@@ -116,7 +116,7 @@ def compare(
     model
         As of `optimize`.
     methods
-        Of `ilp`, `greedy`, `amed`, `haq`, `random`, `uniform`; or `all`.
+        Of `ilp`, `greedy`, `amed`, `haq`, `freebits`, `random`, `uniform`; or `all`.
     budgets
         Shares of what uniform 8 bit takes of `axis`.
     measure
@@ -340,6 +340,6 @@ def load_model(folder: str | Path) -> LoadedModel:
     TargetMismatchError
         If this CPU cannot run it.
     """
-    from tvm_mpq.pipeline.loaded import load_model
+    from tvm_mpq.pipeline import LoadedModel
 
-    return load_model(folder)
+    return LoadedModel(Path(folder))

@@ -130,7 +130,7 @@ class Judge:
         right = None if data.labels is None else float((named == data.labels[:count]).mean())
         sure = float(softmax(logits).max(axis=1).mean())
         trained_on = not new and not data.synthetic and (sure if right is None else right) >= TRAINED_ON
-        known = replace(data, labels=named) if trained_on and data.labels is None else data
+        known = replace(data, labels=named) if data.labels is None else data
         pairs = mixed(known, MIXED_RUNS) if trained_on else None
         if pairs is not None:
             self._data, self._reference = pairs, fp32(pairs)

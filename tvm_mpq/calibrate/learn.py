@@ -53,8 +53,7 @@ class CalibrationSettings(Protocol):
 
 def graph_samples(prepared: Prepared, data: Dataset) -> list[Sample]:
     """The data's samples under the graph's own tensor names."""
-    names = prepared.input_map
-    return [{names[n]: x for n, x in sample.items()} for sample in data.samples()]
+    return [prepared.by_tensor(sample) for sample in data.samples()]
 
 
 def bare_plan(prepared: Prepared, tensors: dict[str, list[TensorQuant]]) -> Plan:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from tvm_mpq.cli.common import answer, json_option
+from tvm_mpq.cli.common import answer, data_option, json_option
 
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--data", type=click.Path(path_type=Path), help="An .npz whose first sample becomes the example.")
+@data_option("--data", "data", "An .npz whose first sample becomes the example.")
 @click.option(
     "--runtime",
     type=click.Path(path_type=Path),

@@ -125,8 +125,7 @@ def fp32_outputs(prepared: Prepared, interpreter: Interpreter, sample: Sample) -
     plan = Plan(prepared.row.name, prepared.tvm_target_attrs, operators, {})
     steps = lower(prepared.graph, plan, prepared.features)
     interpreter.prepare(steps)
-    names = prepared.input_map
-    values = interpreter.load({names[n]: x for n, x in sample.items()})
+    values = interpreter.load(prepared.by_tensor(sample))
     return interpreter.outputs(interpreter.run(steps, values, tag="import"))
 
 

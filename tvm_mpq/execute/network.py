@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from tvm_mpq.frontends.checks import refusing
 from tvm_mpq.numerics.weight_codes import WeightCodes
 from tvm_mpq.passes.lowering import KernelStep, Step, lower
 from tvm_mpq.passes.realize import KERNEL_ATTR, Realize
-from tvm_mpq.schema import Plan
+from tvm_mpq.schema import Plan, precision_counts
 from tvm_mpq.targets.cross import export
 from tvm_mpq.tuning.compile.kernel_store import KernelStore
 from tvm_mpq.tuning.devices.session_base import Session
@@ -123,8 +122,7 @@ def plan_digest(
 
 def summary(plan: Plan) -> str:
     """How many operators run at each precision, such as `4 x w4a8, 14 x w8a8`."""
-    counts = Counter(plan.operators.values())
-    return ", ".join(f"{n} x {precision}" for precision, n in sorted(counts.items())) or "no weighted operator"
+    return precision_counts(plan.operators.values()) or "no weighted operator"
 
 
 def plan_info(prepared: Prepared, built: Built) -> dict[str, Any]:

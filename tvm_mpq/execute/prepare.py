@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy.typing as npt
 import tvm
 
 from tvm_mpq import frontends, targets
@@ -45,6 +46,11 @@ class Prepared:
     def input_map(self) -> dict[str, str]:
         """The model's input names to the graph's tensor names."""
         return dict(zip(self.loaded.input_names, self.graph.inputs, strict=True))
+
+    def by_tensor(self, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        """What is given for the model's inputs, by the graph's tensor names."""
+        names = self.input_map
+        return {names[n]: x for n, x in arrays.items()}
 
     def tvm_target(self) -> tvm.target.Target:
         return tvm.target.Target(dict(self.tvm_target_attrs))

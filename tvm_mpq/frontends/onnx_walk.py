@@ -113,7 +113,7 @@ class Walk:
 
     def _nothing(self, node: onnx.NodeProto) -> dict[str, GenericArray] | None:
         """Results that have no elements are known, whatever the node reads."""
-        if any(True for name in node.output if name and not self._is_empty(name)):
+        if any(name and not self._is_empty(name) for name in node.output):
             return None
         types = {name: self._types[name].tensor_type for name in node.output if name}
         return {

@@ -69,8 +69,7 @@ class BitLearner:
         rows = store.get("bits", key)
         if rows is None:
             options.tell("learning bits")
-            names = prepared.input_map
-            data = dataclasses.replace(data, arrays={names[n]: x for n, x in data.arrays.items()})
+            data = dataclasses.replace(data, arrays=prepared.by_tensor(data.arrays))
             found = search_bits(prepared.graph, self._plan, prepared.features, data, offer, settings, options.progress)
             rows = [{name: str(p) for name, p in reading.precisions.items()} for reading in found]
             store.put("bits", key, rows)

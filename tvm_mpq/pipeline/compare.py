@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tvm_mpq.calibrate.data import load_dataset
 from tvm_mpq.errors import DataError, InvalidValueError, MissingDependencyError
@@ -54,32 +54,24 @@ def compare(
             raise InvalidValueError(f"a budget is a share of uniform 8 bit and must be above 0 (got {share:g})")
     with open_context(options) as context:
         if everything:
-            chosen = _with_data(context, chosen)
+            chosen = _ready(options, chosen, lambda method: require_what_searches(context, [method]))
         require_what_searches(context, chosen)
         return _compare(context, options, chosen, budgets, measure, axis)
 
 
 def available_methods(options: Options) -> tuple[str, ...]:
     """All methods but those whose extra is not installed, which is said."""
-    found = []
-    for method in METHODS:
-        try:
-            options.searcher(method)
-        except MissingDependencyError as e:
-            options.tell(f"left out: {e}")
-        else:
-            found.append(method)
-    return tuple(found)
+    return _ready(options, METHODS, options.searcher)
 
 
-def _with_data(context: RunContext, methods: Sequence[str]) -> tuple[str, ...]:
-    """Those that have the data that they need; of the others the user is told."""
+def _ready(options: Options, methods: Sequence[str], require: Callable[[str], object]) -> tuple[str, ...]:
+    """Those that have what they require, an extra or data; of the others the user is told."""
     found = []
     for method in methods:
         try:
-            require_what_searches(context, [method])
+            require(method)
         except (DataError, MissingDependencyError) as e:
-            context.options.tell(f"left out: {e}")
+            options.tell(f"left out: {e}")
         else:
             found.append(method)
     return tuple(found)

@@ -73,8 +73,8 @@ class Finetuner:
 
         prepared, options = self._context.prepared, self._context.options
         settings = FinetuneSettings(epochs=options.finetune_epochs)
-        names, codes = prepared.input_map, self(plan)
-        data = dataclasses.replace(self._data, arrays={names[n]: x for n, x in self._data.arrays.items()})
+        codes = self(plan)
+        data = dataclasses.replace(self._data, arrays=prepared.by_tensor(self._data.arrays))
         parts = _name(plan), prepared.loaded.fingerprint, data.fingerprint, codes.digest, settings
         folder = Path(f"{self._context.db.store.path}.finetune")
         folder.mkdir(parents=True, exist_ok=True)

@@ -61,19 +61,6 @@ class LoadedModel:
         return f"LoadedModel({inputs}; target {self.plan.target})"
 
 
-def load_model(folder: str | Path) -> LoadedModel:
-    """Load what `optimize`, `build` or `finetune` saved in a folder.
-
-    Raises
-    ------
-    MissingFileError, FileFormatError
-        If the folder holds no built library.
-    TargetMismatchError
-        If this CPU cannot run it.
-    """
-    return LoadedModel(Path(folder))
-
-
 def _ordered(x: Tensors, inputs: InputSpecs) -> list[npt.NDArray[Any]]:
     if isinstance(x, Mapping):
         if x.keys() != inputs.keys():

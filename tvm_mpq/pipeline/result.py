@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Generic, TypeVar
 
 from tvm_mpq.errors import OutputError
-from tvm_mpq.pipeline.loaded import Tensors, load_model
+from tvm_mpq.pipeline.loaded import LoadedModel, Tensors
 from tvm_mpq.pipeline.options import check_output
 from tvm_mpq.report import notebook
 from tvm_mpq.report.answers import BuildReport
@@ -48,7 +48,7 @@ class Result(Generic[R]):
 
     def run(self, x: Tensors) -> Any:
         """Outputs of one run in this process; see `LoadedModel.run`. To run often, load once: `load_model`."""
-        return load_model(self.folder).run(x)
+        return LoadedModel(self.folder).run(x)
 
     def table(self) -> list[dict[str, Any]]:
         """A row for each quantizable operator, in the network's order; `pandas.DataFrame(result.table())` takes it.

@@ -89,9 +89,8 @@ class Rounder:
         from tvm_mpq.training.settings import ReconstructionSettings
 
         prepared, options, settings = self._context.prepared, self._context.options, ReconstructionSettings()
-        names = prepared.input_map
         data = self._all.head(max(1, settings.samples // self._all.batch))
-        data = dataclasses.replace(data, arrays={names[n]: x for n, x in data.arrays.items()})
+        data = dataclasses.replace(data, arrays=prepared.by_tensor(data.arrays))
         found: list[Reconstructed] = []
         learned = reconstruct(
             prepared.graph,

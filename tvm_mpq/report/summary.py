@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from tvm_mpq.report.answers import BuildReport
 from tvm_mpq.report.contract import CandidateFigures, OptimizeReport
 from tvm_mpq.report.speed import NETWORKS, SpeedComparison, share_interval
 from tvm_mpq.report.text import is_number, number, percent, ratio
+from tvm_mpq.schema import precision_counts
 
 METRICS = {"top1": "top-1", "agreement": "agreement with fp32", "relative_error": "error relative to fp32"}
 
@@ -84,8 +84,7 @@ def accuracy_text(metric: str | None, value: object, hits: int | None, samples: 
 
 def plan_counts(plan: dict[str, str]) -> str:
     """`5 x w4a8, 3 x w8a8`."""
-    counts = sorted(Counter(plan.values()).items())
-    return ", ".join(f"{n} x {label}" for label, n in counts) or "no quantizable operator"
+    return precision_counts(plan.values()) or "no quantizable operator"
 
 
 def import_check(report: OptimizeReport | BuildReport) -> str:

@@ -21,7 +21,7 @@ from tvm_mpq.schema.latency import (
     LatencyKey,
     LatencyRecord,
 )
-from tvm_mpq.schema.plan import Budget, Plan, Progress
+from tvm_mpq.schema.plan import Budget, Plan, Progress, precision_counts
 from tvm_mpq.schema.recurrent import WORKLOAD_ATTRIBUTE, RecurrentWorkload
 from tvm_mpq.schema.stored import StoredQuantization
 from tvm_mpq.schema.workloads import (
@@ -75,4 +75,5 @@ __all__ = [
     "TensorQuant",
     "Workload",
     "padded_channels",
+    "precision_counts",
 ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
@@ -111,3 +112,12 @@ class Plan:
         for text in plan.operators.values():
             Precision.parse(text)
         return plan
+
+
+def precision_counts(precisions: Iterable[str]) -> str:
+    """How many operators run at each precision; empty where there are none.
+
+    >>> precision_counts(["w8a8", "w4a8", "w8a8"])
+    '1 x w4a8, 2 x w8a8'
+    """
+    return ", ".join(f"{n} x {precision}" for precision, n in sorted(Counter(precisions).items()))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tvm_mpq.errors import InfeasibleError
-from tvm_mpq.schema import Budget
+from tvm_mpq.schema import Budget, precision_counts
 from tvm_mpq.select.choose import limits_of
 from tvm_mpq.select.ilp import Solution
 from tvm_mpq.select.problem import Limits, Problem
@@ -97,8 +96,7 @@ def out_of_reach(problem: Problem, budget: Budget, found: Sequence[NearestBudget
         besides = f" while {' and '.join(f'{n} {getattr(budget, n):g}' for n in kept)} is kept" if kept else ""
         asked = " and ".join(f"{name} {getattr(budget, name):g}" for name in nearest.relaxed)
         least = " and ".join(_least(nearest.budget, name) for name in nearest.relaxed)
-        counts = Counter(nearest.solution.choices[name] for name in weighted(problem))
-        plan = ", ".join(f"{n} x {label}" for label, n in sorted(counts.items()))
+        plan = precision_counts(nearest.solution.choices[name] for name in weighted(problem))
         ways.append(f"budget {asked} is out of reach: the least feasible{besides} is {least}, by {plan}")
     return "; or ".join(ways)
 

@@ -68,6 +68,11 @@ class Simulator(Protocol):
         """What carrying that many bits from or to the outermost memory takes: all that operators without weights do."""
 
 
+def name_of(simulator: Simulator) -> str:
+    """`tool:machine`, as `--latency-source` takes it; the tool alone where it has one machine of no name."""
+    return f"{simulator.tool}:{simulator.machine}".rstrip(":")
+
+
 def digest_of(*parts: object) -> str:
     """Of things whose `repr` says everything about them."""
     return hashlib.sha256("|".join(map(repr, parts)).encode()).hexdigest()[:16]

@@ -15,7 +15,7 @@ from tvm_mpq.costs.table import LatencyTable
 from tvm_mpq.kernels.registry import Request
 from tvm_mpq.schema import FLOAT_BITS, SIMULATED, Conv2dWorkload, LatencyKey, LatencyRecord, Progress
 from tvm_mpq.simulators.movement import BYTE, moved_bits
-from tvm_mpq.simulators.simulator import Operation, SimulatedCost, Simulator
+from tvm_mpq.simulators.simulator import Operation, SimulatedCost, Simulator, name_of
 from tvm_mpq.tuning.database.latencies import LatencyDatabase
 
 CHANNEL_BYTES = 8
@@ -56,7 +56,7 @@ class SimulatedLatencies:
     @property
     def target(self) -> str:
         """What the machine is called in records."""
-        return f"{self.simulator.tool}:{self.simulator.machine}".rstrip(":")
+        return name_of(self.simulator)
 
     @property
     def device(self) -> str:
