@@ -46,6 +46,8 @@ _ARM_CORES = {
     ("0x41", "0xd0b"): "cortex-a76",
     ("0x41", "0xd0c"): "neoverse-n1",
     ("0x41", "0xd40"): "neoverse-v1",
+    ("0x41", "0xd47"): "cortex-a710",
+    ("0x41", "0xd49"): "neoverse-n2",
 }
 
 # The word that /proc/cpuinfo of each architecture has and no other's.

@@ -37,11 +37,13 @@ _ARM64 = "aarch64-linux-gnu"
 _RISCV = "riscv64-linux-gnu"
 
 _AVX2 = ("avx", "avx2", "bmi2", "f16c", "fma", "popcnt", "sse4.1", "ssse3")
+_AVX_VNNI = (*_AVX2, "avxvnni", "gfni")
 _AVX512 = (*_AVX2, "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl")
 _ICELAKE = (
     *_AVX512,
     *("avx512bitalg", "avx512ifma", "avx512vbmi", "avx512vbmi2", "avx512vnni", "avx512vpopcntdq", "gfni"),
 )
+_ARMV9 = ("bf16", "dotprod", "fp-armv8", "fullfp16", "i8mm", "neon", "sve", "sve2")
 
 ROWS: tuple[TargetRow, ...] = (
     TargetRow(
@@ -55,6 +57,51 @@ ROWS: tuple[TargetRow, ...] = (
         l2_bytes=256 * KIB,
         l3_bytes=8 * MIB,
         source="Intel 64 and IA-32 Architectures Optimization Reference Manual, Haswell; Core i7-4770 specification",
+    ),
+    TargetRow(
+        name="alderlake",
+        aliases=("x86-avxvnni",),
+        mcpu="alderlake",
+        mtriple=_X86,
+        isa_features=_AVX_VNNI,
+        cores=8,
+        l1d_bytes=48 * KIB,
+        l2_bytes=1280 * KIB,
+        l3_bytes=25 * MIB,
+        source="Intel Optimization Reference Manual, Golden Cove; Core i7-12700 specification, performance cores",
+    ),
+    TargetRow(
+        name="gracemont",
+        mcpu="gracemont",
+        mtriple=_X86,
+        isa_features=_AVX_VNNI,
+        cores=4,
+        l1d_bytes=32 * KIB,
+        l2_bytes=2 * MIB,
+        l3_bytes=6 * MIB,
+        source="Intel Optimization Reference Manual, Gracemont; Processor N100 specification",
+    ),
+    TargetRow(
+        name="arrowlake-s",
+        mcpu="arrowlake-s",
+        mtriple=_X86,
+        isa_features=_AVX_VNNI,
+        cores=8,
+        l1d_bytes=48 * KIB,
+        l2_bytes=3 * MIB,
+        l3_bytes=30 * MIB,
+        source="Intel Optimization Reference Manual, Lion Cove; Core Ultra 7 265K specification, performance cores",
+    ),
+    TargetRow(
+        name="lunarlake",
+        mcpu="lunarlake",
+        mtriple=_X86,
+        isa_features=_AVX_VNNI,
+        cores=4,
+        l1d_bytes=48 * KIB,
+        l2_bytes=2560 * KIB,
+        l3_bytes=12 * MIB,
+        source="Intel Optimization Reference Manual, Lion Cove; Core Ultra 7 258V specification, performance cores",
     ),
     TargetRow(
         name="skylake-avx512",
@@ -213,6 +260,28 @@ ROWS: tuple[TargetRow, ...] = (
         source="Arm Neoverse V1 Software Optimization Guide; AWS Graviton3 technical guide",
     ),
     TargetRow(
+        name="neoverse-n2",
+        mcpu="neoverse-n2",
+        mtriple=_ARM64,
+        isa_features=_ARMV9,
+        cores=128,
+        l1d_bytes=64 * KIB,
+        l2_bytes=1 * MIB,
+        l3_bytes=64 * MIB,
+        source="Arm Neoverse N2 Software Optimization Guide; Alibaba Yitian 710 (ECS g8y instances)",
+    ),
+    TargetRow(
+        name="cortex-a710",
+        mcpu="cortex-a710",
+        mtriple=_ARM64,
+        isa_features=_ARMV9,
+        cores=3,
+        l1d_bytes=64 * KIB,
+        l2_bytes=512 * KIB,
+        l3_bytes=6 * MIB,
+        source="Arm Cortex-A710 Technical Reference Manual; middle cores of Qualcomm Snapdragon 8 Gen 1",
+    ),
+    TargetRow(
         name="apple-m1",
         mcpu="apple-m1",
         mtriple="arm64-apple-macos",
@@ -222,6 +291,17 @@ ROWS: tuple[TargetRow, ...] = (
         l2_bytes=12 * MIB,
         l3_bytes=8 * MIB,
         source="Apple Silicon CPU Optimization Guide, M1 performance cores; l3 is the system level cache",
+    ),
+    TargetRow(
+        name="apple-m2",
+        mcpu="apple-m2",
+        mtriple="arm64-apple-macos",
+        isa_features=("bf16", "dotprod", "fp-armv8", "fullfp16", "i8mm", "neon"),
+        cores=4,
+        l1d_bytes=128 * KIB,
+        l2_bytes=16 * MIB,
+        l3_bytes=8 * MIB,
+        source="Apple Silicon CPU Optimization Guide, M2 performance cores; l3 is the system level cache",
     ),
     TargetRow(
         name="cortex-a7",
