@@ -19,6 +19,7 @@ from tvm_mpq.kernels import Kernel, Request
 from tvm_mpq.kernels.emit import Parameter, Register, Value, external, fma, function, intrinsic, let, loop, popcount
 from tvm_mpq.kernels.emit.quantize import look_up_128
 from tvm_mpq.kernels.features import native_lanes, vector_registers
+from tvm_mpq.kernels.machines import avxvnni
 from tvm_mpq.kernels.machines.avx2 import bytes_depth, multiply_bytes, multiply_words, steps_limit
 from tvm_mpq.kernels.machines.bfloat16_512 import Bfloat16Pairs
 from tvm_mpq.kernels.machines.vbmi512 import GROUP, SubsetLookup
@@ -117,6 +118,11 @@ def bfloat16() -> Mix:
 def vnni() -> Mix:
     """Four products of bytes a lane."""
     return _each("vpdpbusd", 64, 28, 16, lambda total, x, w: dot(total, x("uint8"), as_type(w, "int8")))
+
+
+def vnni_256() -> Mix:
+    """The same with half the lanes and registers."""
+    return _each("vpdpbusd ymm", 32, 12, 8, lambda total, x, w: avxvnni.dot(total, x("uint8"), as_type(w, "int8")))
 
 
 def masked_vnni() -> Mix:
@@ -234,6 +240,7 @@ _MIXES: dict[str, Callable[[Request], Mix]] = {
     **dict.fromkeys(("f32_conv2d__generic", "f32_gconv2d__generic", "f32_dwconv2d__generic"), _float),
     **dict.fromkeys(("bf16_conv2d__avx512bf16", "bf16_gconv2d__avx512bf16"), lambda r: bfloat16()),
     **dict.fromkeys((f"qu8_qs8_s32_{kind}conv2d__avx512vnni" for kind in ("", "g", "dw")), lambda r: vnni()),
+    **dict.fromkeys((f"qu8_qs8_s32_{kind}conv2d__avxvnni" for kind in ("", "g")), lambda r: vnni_256()),
     **dict.fromkeys((f"qu8_qc4s_s{n}_conv2d__avx512vnni" for n in (8, 32)), lambda r: vnni()),
     **dict.fromkeys((f"qu8_qc{n}u_s32_linear__avx512vnni" for n in (1, 2, 4)), lambda r: masked_vnni()),
     **dict.fromkeys((f"qu8_qs{n}_s32_lutconv2d__avx512vbmi" for n in (1, 2)), _tables),

@@ -8,6 +8,7 @@ from typing import Any
 from tvm_mpq.kernels.families import (  # noqa: F401  each registers rows
     activation,
     attention,
+    avxvnni,
     concat,
     convert,
     copy,

@@ -5,6 +5,8 @@ from __future__ import annotations
 GENERIC: frozenset[str] = frozenset()
 """Whatever CPU it is."""
 AVX2 = frozenset({"avx2"})
+AVX_VNNI = AVX2 | {"avxvnni"}
+"""vpdpbusd of 256 bits without AVX-512."""
 AVX512 = frozenset({"avx512f", "avx512bw"})
 """Vectors of 64 bytes, with arithmetic on bytes."""
 VNNI = AVX512 | {"avx512vnni"}

@@ -22,6 +22,10 @@ _AVX512 = (
     "qu8_qs8_s32_conv2d__avx512vnni",
     "qu8_qs8_s32_gconv2d__avx512vnni",
 )
+_AVX_VNNI = (
+    "qu8_qs8_s32_conv2d__avxvnni",
+    "qu8_qs8_s32_gconv2d__avxvnni",
+)
 _AVX2 = (
     "qu8_qs2_s32_lutconv2d__avx2",
     "qu8_qs1_s32_lutconv2d__avx2",
@@ -86,5 +90,5 @@ _WEIGHTLESS = (
     "f32_layernorm__generic",
 )
 
-ORDER = (*_AVX512, *_AVX2, *_ARM, *_PORTABLE, *_FLOAT, *_WEIGHTLESS)
+ORDER = (*_AVX512, *_AVX_VNNI, *_AVX2, *_ARM, *_PORTABLE, *_FLOAT, *_WEIGHTLESS)
 """Names of all rows, the best untuned default first."""

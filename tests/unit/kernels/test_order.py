@@ -36,6 +36,16 @@ def test_every_row_has_one_place_and_nothing_else_has() -> None:
             ],
         ),
         (
+            "w7a8",
+            "alderlake",
+            [
+                "qu8_qs8_s32_conv2d__avxvnni",
+                "qu8_qs8_s16_conv2d__avx2",
+                "qu8_qs8_s32_conv2d__avx2",
+                "qu8_qs8_s32_conv2d__generic",
+            ],
+        ),
+        (
             "w3a4",
             "cortex-a76",
             [

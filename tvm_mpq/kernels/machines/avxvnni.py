@@ -1,0 +1,41 @@
+"""AVX-VNNI: vpdpbusd of 256 bits in its VEX form, for CPUs without AVX-512. Sixteen registers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tvm_mpq.kernels.emit import Pointer, Register, Value, broadcast4, intrinsic, let
+from tvm_mpq.kernels.machines.avx2 import HalfBlocks
+
+_DOT = "llvm.x86.avx512.vpdpbusd.256"
+"""LLVM's one name for both forms; without AVX-512 it writes the VEX form."""
+VECTOR = 32  # bytes
+
+
+def dot(acc: Value, x: Value, w: Value) -> Value:
+    """acc int32x8 + sums of four products of x uint8x32 and w int8x32."""
+    return intrinsic(_DOT, "int32", 8, acc, x, w)
+
+
+class AvxVnni(HalfBlocks):
+    """Weights int8[CO/16, 2, KH * KW * CI/4, 8, 4]; one vpdpbusd takes four channels."""
+
+    @property
+    def step_bytes(self) -> int:
+        return VECTOR
+
+    def registers(self, positions: int, vectors: int) -> int:
+        """Accumulators, an activation, and weights; those that one position reads are operands in memory."""
+        return positions * vectors + (vectors if positions > 1 else 1) + 1
+
+    def instructions(self, positions: int, vectors: int) -> float:
+        return positions * vectors
+
+    def step(
+        self, inputs: Sequence[Pointer], weights: Sequence[Pointer], accs: list[list[Register]], half: bool = False
+    ) -> None:
+        ws = [let(w.load(VECTOR), "w") for w in weights]
+        for row, x in zip(accs, inputs, strict=True):
+            four = let(broadcast4(x, 8), "x")
+            for acc, w in zip(row, ws, strict=True):
+                acc.value = dot(acc.value, four, w)
