@@ -15,11 +15,17 @@ import pytest
 from mpq_testing.onnx_models import residual
 from mpq_testing.quick import measure_quickly
 from tvm_mpq import cli
+from tvm_mpq.pipeline import held
+from tvm_mpq.select import contest
 from tvm_mpq.select.methods.table import METHODS
 from tvm_mpq.tuning.measure.kernels import MeasureSettings
 
 RUNNING = tuple(m for m in METHODS if m != "haq" or find_spec("stable_baselines3"))
 """All methods that can run here."""
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise AssertionError("this was done before")
 
 
 @pytest.fixture
@@ -39,18 +45,30 @@ def test_methods_side_by_side(quick: None, tmp_path: Path, capsys: pytest.Captur
     np.savez(tmp_path / "data.npz", **{value.name: samples})
     common = [str(tmp_path / "m.onnx"), "--data", str(tmp_path / "data.npz"), "--db", str(tmp_path / "db"), "--json"]
     common += ["--precisions", "w8a8", "--evaluations", "200"]
-    cli.main(["compare", *common, "--budgets", "1.5,0.001", "--eval", str(tmp_path / "data.npz"), "--free-bits"])
+    asked = ["compare", *common, "--budgets", "1.5,0.001", "--eval", str(tmp_path / "data.npz"), "--free-bits"]
+    cli.main([*asked, "--measure", "--page", str(tmp_path / "page.html")])
     report = json.loads(capsys.readouterr().out)
     rows = report["rows"]
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<svg" in page and all(f"> {method}</span>" in page for method in RUNNING)
     assert [(r["budget"], r["method"]) for r in rows] == list(itertools.product((1.5, 0.001), RUNNING))
     within, without = rows[: len(RUNNING)], rows[len(RUNNING) :]
     assert all(r["loss"] is None and r["plan"] == {} and r["reason"] for r in without)
     for row in within:
         assert row["ratio"] <= 1.5 and row["loss"] >= row["bound"] and 0 <= row["gap"] <= 1
         assert row["measured_ms"] > 0 and row["accuracy"] is not None and row["size_mb"] > 0
+        assert row["held_loss"] >= 0 and row["loss"] >= within[0]["loss"] * (1 - 1e-9)
         assert set(row["plan"].values()) <= {"fp32", "bf16", "w8a8"}
     assert within[0]["gap"] == 0 and within[0]["status"] == "optimal"
     assert next(r for r in within if r["method"] == "amed")["trace"]
+
+    # Begun again, nothing is searched nor run again: what was found is known.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contest, "_entry", refuse)
+        patch.setattr(held, "predict", refuse)
+        cli.main(asked)
+    again = json.loads(capsys.readouterr().out)["rows"]
+    assert [{**row, "measured_ms": None} for row in rows] == again
 
     cli.main(["search", *common, "--points", "2", "--method", "greedy"])
     found = json.loads(capsys.readouterr().out)

@@ -155,11 +155,13 @@ def _build(out: Path, as_json: bool, uniform: str | None, keep: str, plan: Path 
 )
 @click.option("--axis", type=click.Choice(["latency", "energy"]), default="latency", help="What --budgets limit.")
 @click.option("--measure", is_flag=True, help="Also build every plan and time it, in turns with the others.")
-@data_option("--eval", "eval_data", "Also run every plan on this .npz.")
+@data_option("--eval", "eval_data", "Also run every plan on this .npz, which nothing is chosen on.")
+@click.option("--page", type=click.Path(path_type=Path), help="HTML file that gets pictures and table.")
 @solver_option
 @json_option
 def compare(
     as_json: bool,
+    page: Path | None,
     methods: tuple[str, ...],
     budgets: tuple[float, ...],
     measure: bool,
@@ -171,14 +173,19 @@ def compare(
     from tvm_mpq.schema import Budget
 
     budget = Budget(energy_mj=energy_mj)
-    from tvm_mpq.pipeline import compare_methods
+    from tvm_mpq.pipeline import check_output, compare_methods
     from tvm_mpq.report import tables
+    from tvm_mpq.report.comparison import write_comparison
 
+    if page is not None:
+        check_output(page.resolve().parent)
     report = with_progress(
         lambda options: compare_methods(options, methods=methods, budgets=budgets, measure=measure, axis=axis),
         budget=budget,
         **fields,
     )
+    if page is not None:
+        write_comparison(report, page)
     answer(report, as_json, tables.show_compare)
 
 

@@ -5,21 +5,23 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from tvm_mpq.calibrate.data import load_dataset
 from tvm_mpq.errors import DataError, InvalidValueError, MissingDependencyError
-from tvm_mpq.execute.accuracy import check_labels, classifies
 from tvm_mpq.execute.build_cache import NetworkBuildCache
 from tvm_mpq.pipeline.bits import BitLearner, require_what_searches
 from tvm_mpq.pipeline.context import RunContext, open_context
+from tvm_mpq.pipeline.entries import EntryStore
+from tvm_mpq.pipeline.held import HeldImages, HeldRun
 from tvm_mpq.pipeline.options import Options
 from tvm_mpq.pipeline.rounding import Rounder
 from tvm_mpq.pipeline.tables import Tables, build_tables, corrected_tables, plan_of
-from tvm_mpq.report.answers import CompareReport, MethodRow
+from tvm_mpq.report.answers import CompareReport, MethodRow, UniformRow
 from tvm_mpq.select.choose import limits_of
 from tvm_mpq.select.contest import Found, contest
-from tvm_mpq.select.methods.table import METHODS
+from tvm_mpq.select.disagreement import Held, disagreement
+from tvm_mpq.select.ilp import Solution
+from tvm_mpq.select.methods.table import ILP, METHODS
 
 
 def compare(
@@ -29,8 +31,9 @@ def compare(
 
     methods: of `METHODS`, or `all` that have what they need. budgets: shares of what uniform 8 bit takes of `axis`:
     `latency`, or `energy` of a source that gives it. The options' own budget, its drop aside, is kept beside each.
-    measure: also build every plan found and time it in turns with the others; with evaluation data in the options they
-    are built, timed and run on those.
+    measure: also build every plan found and time it in turns with the others. With evaluation data in the options all
+    plans are run on those, step by step, and where a plan that loses more by the table gets more of them right, the
+    report says why. What a method found is kept in the database: the same call begun again goes on where it ended.
 
     Raises
     ------
@@ -41,8 +44,8 @@ def compare(
         Where a method that is named needs an extra that is not installed.
     """
     options.require_axis(axis)
-    if measure or options.eval_data is not None:
-        options.require_measured("compare with --measure or --eval")
+    if measure:
+        options.require_measured("compare with --measure")
     everything = list(methods) == ["all"]
     chosen = available_methods(options) if everything else tuple(dict.fromkeys(methods))
     for method in chosen:
@@ -81,7 +84,8 @@ def _compare(
     context: RunContext, options: Options, methods: Sequence[str], budgets: Sequence[float], measure: bool, axis: str
 ) -> CompareReport:
     data = context.data
-    builds = context.build_cache(data.sample(0), Rounder(context, data))
+    rounder = Rounder(context, data)
+    builds = context.build_cache(data.sample(0), rounder)
     tables = corrected_tables(context, build_tables(context, data), builds)
     learner = BitLearner(context, tables.plan)
     int8 = tables.int8
@@ -95,11 +99,16 @@ def _compare(
         options.tell,
         quantity=axis,
         within=limits_of(options.budget, int8.latency_us),
+        recall=EntryStore(context, tables.problem),
     )
     rows = [_row(context, entry, int8.quantity(axis), axis) for entry in entries]
-    metric = ""
-    if measure or options.eval_data is not None:
-        metric = _verify(context, options, tables, builds, entries, rows)
+    solutions = {str(i): e.solution for i, e in enumerate(entries) if e.solution is not None}
+    metric, reasons = "", list[str]()
+    uniform: list[UniformRow] = []
+    if options.eval_data is not None:
+        metric, reasons, uniform = _judge(context, tables, rounder, solutions, rows)
+    if measure:
+        _time(context, tables, builds, solutions, rows)
     return {
         "model": context.prepared.loaded.name,
         "target": context.prepared.row.name,
@@ -111,6 +120,8 @@ def _compare(
         "seed": options.seed,
         "free_bits": options.free_bits,
         "metric": metric,
+        "disagreements": reasons,
+        "uniform": uniform,
         "rows": rows,
         "latency_entries": tables.latency.entries,
         **context.condition(),
@@ -137,6 +148,7 @@ def _row(context: RunContext, entry: Found, int8: float, axis: str) -> MethodRow
         "plan": {},
         "measured_ms": None,
         "accuracy": None,
+        "held_loss": None,
         "trace": [dataclasses.astuple(point) for point in entry.trace],
     }
     if solution is not None:
@@ -153,28 +165,55 @@ def _row(context: RunContext, entry: Found, int8: float, axis: str) -> MethodRow
     return row
 
 
-def _verify(
+def _judge(
+    context: RunContext, tables: Tables, rounder: Rounder, solutions: Mapping[str, Solution], rows: Sequence[MethodRow]
+) -> tuple[str, list[str], list[UniformRow]]:
+    """Run every plan on the evaluation data; returns the metric's name, why accuracy disagrees with the table where it
+    does, and the same of uniform fp32 and 8 bit."""
+    context.options.tell("running the plans on the evaluation data")
+    fixed = {"fp32": tables.fp32, "w8a8": tables.int8}
+    plans = {name: plan_of(context, tables, s) for name, s in {**fixed, **solutions}.items()}
+    runs = HeldImages(context, rounder, plans["fp32"])(plans)
+    for name in solutions:
+        row = rows[int(name)]
+        row["accuracy"], row["held_loss"] = runs[name].accuracy, runs[name].loss
+    uniform: list[UniformRow] = [
+        {
+            "precision": name,
+            "loss": solution.loss,
+            "predicted_ms": solution.latency_us / 1000,
+            "accuracy": runs[name].accuracy,
+            "held_loss": runs[name].loss,
+        }
+        for name, solution in fixed.items()
+    ]
+    return runs["fp32"].metric, _disagreements(solutions, rows, runs), uniform
+
+
+def _disagreements(
+    solutions: Mapping[str, Solution], rows: Sequence[MethodRow], runs: Mapping[str, HeldRun]
+) -> list[str]:
+    """One line for each budget under which a method's plan beats the solver's on the evaluation data."""
+    by_budget: dict[float, dict[str, Held]] = {}
+    for name, solution in solutions.items():
+        row, run = rows[int(name)], runs[name]
+        held = Held(solution.loss, run.loss, run.accuracy, run.right)
+        by_budget.setdefault(row["budget"], {})[row["method"]] = held
+    said = {b: disagreement(found.pop(ILP), found) for b, found in by_budget.items() if ILP in found}
+    return [f"{budget:g} of 8 bit: {text}" for budget, text in said.items() if text]
+
+
+def _time(
     context: RunContext,
-    options: Options,
     tables: Tables,
     builds: NetworkBuildCache,
-    entries: Sequence[Found],
+    solutions: Mapping[str, Solution],
     rows: Sequence[MethodRow],
-) -> str:
-    """Build and time every plan in turns, run it on the evaluation data where there are; returns the metric's name."""
-    solutions = {str(i): e.solution for i, e in enumerate(entries) if e.solution is not None}
-    plans = {name: plan_of(context, tables, s) for name, s in {"fp32": tables.fp32, **solutions}.items()}
-    predicted = {name: s.latency_us for name, s in {"fp32": tables.fp32, **solutions}.items()}
-    options.tell("building and timing the plans")
-    if options.eval_data is None:
-        for name, time_of in builds.measure(plans, predicted).items():
-            if name in solutions:
-                rows[int(name)]["measured_ms"] = time_of.median_us / 1000
-        return ""
-    data = load_dataset(options.eval_data, context.prepared.inputs)
-    check_labels(data.labels, classifies=classifies(context.prepared.graph))
-    checked = builds.check(plans, data.samples(), data.labels, predicted)
+) -> None:
+    """Build every plan and time it in turns with the others."""
+    context.options.tell("building and timing the plans")
+    everything = {"fp32": tables.fp32, **solutions}
+    plans = {name: plan_of(context, tables, s) for name, s in everything.items()}
+    times = builds.measure(plans, {name: s.latency_us for name, s in everything.items()})
     for name in solutions:
-        rows[int(name)]["measured_ms"] = checked[name].median_us / 1000
-        rows[int(name)]["accuracy"] = checked[name].accuracy.value
-    return checked["fp32"].accuracy.metric
+        rows[int(name)]["measured_ms"] = times[name].median_us / 1000

@@ -113,7 +113,8 @@ class SearchReport(Condition):
 class MethodRow(TypedDict):
     """What one method found within one budget, a share of what uniform 8 bit takes of the report's `axis`.
 
-    None: it found nothing, for the `reason`; of measured_ms and accuracy, that they were not asked for. bound: no plan
+    None: it found nothing, for the `reason`; of measured_ms, accuracy and held_loss, that they were not asked for.
+    held_loss: of the whole network on the evaluation data, in the unit of the table's losses. bound: no plan
     within the budget loses less. gap: the plan's loss beyond it, as a share of the larger. ratio: of the axis, to
     8 bit. trace, of a method that samples: evaluations, score, least loss within the budget so far, share accepted so
     far.
@@ -135,12 +136,24 @@ class MethodRow(TypedDict):
     plan: dict[str, str]
     measured_ms: float | None
     accuracy: float | None
+    held_loss: float | None
     trace: list[tuple[int, float, float, float]]
+
+
+class UniformRow(TypedDict):
+    """One precision everywhere, on the evaluation data."""
+
+    precision: str
+    loss: float
+    predicted_ms: float
+    accuracy: float
+    held_loss: float
 
 
 class CompareReport(Condition):
     """The answer of `compare`. metric: of the rows' accuracy, empty where it was not asked for. int8_mj: None where the
-    latency source gives no energies."""
+    latency source gives no energies. disagreements: a line for each budget under which a plan that loses more by the
+    table than the solver's gets more of the evaluation data right, and why. uniform: empty without such data."""
 
     model: str
     target: str
@@ -152,6 +165,8 @@ class CompareReport(Condition):
     seed: int
     free_bits: bool
     metric: str
+    disagreements: list[str]
+    uniform: list[UniformRow]
     rows: list[MethodRow]
     latency_entries: dict[str, int]
 

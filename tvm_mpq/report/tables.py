@@ -191,7 +191,7 @@ def show_compare(report: CompareReport) -> None:
     energies = report["int8_mj"] is not None
     headers = ["method", "budget", "loss", "gap to bound", "predicted ms", *(["energy mJ"] if energies else [])]
     headers += ["measured ms"] if measured else []
-    headers += [*judged, "evaluations", "seconds", "operators"]
+    headers += [*judged, *(["held loss"] if judged else []), "evaluations", "seconds", "operators"]
     print_table(
         console,
         headers,
@@ -204,7 +204,7 @@ def show_compare(report: CompareReport) -> None:
                 number(row["predicted_ms"]),
                 *([number(row["energy_mj"])] if energies else []),
                 *([number(row["measured_ms"])] if measured else []),
-                *([number(row["accuracy"], " %")] if judged else []),
+                *([number(row["accuracy"], " %"), number(row["held_loss"])] if judged else []),
                 str(row["evaluations"] or ""),
                 number(row["seconds"]),
                 summary.plan_counts(row["plan"]) if row["plan"] else "no plan",
@@ -217,7 +217,11 @@ def show_compare(report: CompareReport) -> None:
     print_notes(
         console, dict.fromkeys(f"{row['method']}, {row['budget']:g}: {row['reason']}" for row in rows if row["reason"])
     )
+    print_notes(console, report["disagreements"])
     print_notes(console, condition.cautions(report))
+    for fixed in report["uniform"]:
+        accuracy = f"{number(fixed['accuracy'], ' %')}, held loss {number(fixed['held_loss'])}"
+        console.print(f"uniform {fixed['precision']}: {number(fixed['predicted_ms'])} ms predicted, {accuracy}")
     console.print(
         f"budgets are shares of the {report['axis']} of uniform 8 bit, {_int8(report)} predicted; losses are the "
         "table's sums; the bound is the solver's: no plan within the budget loses less",

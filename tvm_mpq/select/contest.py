@@ -16,6 +16,14 @@ from tvm_mpq.select.searcher import Searcher
 
 OBJECTIVE = "loss"
 
+Recall = Callable[[str, Limits, Callable[[], "Found"]], "Found"]
+"""Method, limits and the search that would be made: what is known of it, or what it finds now."""
+
+
+def _found_now(method: str, limits: Limits, search: Callable[[], Found]) -> Found:
+    """Knows nothing; implements `Recall`."""
+    return search()
+
 
 @dataclass(frozen=True)
 class Found:
@@ -47,23 +55,28 @@ def contest(
     *,
     quantity: str = "latency",
     within: Limits | None = None,
+    recall: Recall = _found_now,
 ) -> list[Found]:
     """Every method under every budget, the least loss within each share of `int8`; budgets as they are given.
 
     int8: what uniform 8 bit takes of `quantity`, one of `QUANTITIES`. within: other limits, kept under every budget.
     searcher: a new one of a method's name. The solver runs under every budget, for its bound, also when `methods` leave
-    it out.
+    it out. recall: keeps what was found, so that the same contest begun again goes on where it ended.
     """
+
+    def entry_of(method: str, limits: Limits, share: float) -> Found:
+        return recall(method, limits, lambda: _entry(problem, limits, share, method, searcher(method), clock))
+
     entries = []
     for share in shares:
         limits = (within or Limits()).tightened(quantity, share * int8)
         tell(f"solving for {share:g} of 8 bit")
-        exact = _entry(problem, limits, share, ILP, searcher(ILP), clock)
+        exact = entry_of(ILP, limits, share)
         bound = None if exact.solution is None else exact.solution.bound
         for method in methods:
             if method != ILP:
                 tell(f"{method} for {share:g} of 8 bit")
-            entry = exact if method == ILP else _entry(problem, limits, share, method, searcher(method), clock)
+            entry = exact if method == ILP else entry_of(method, limits, share)
             entries.append(dataclasses.replace(entry, bound=bound, gap=_gap(entry.solution, bound)))
     return entries
 

@@ -172,12 +172,14 @@ def test_compare(capsys: pytest.CaptureFixture[str]) -> None:
     row = {
         "method": "ilp", "budget": 0.75, "reason": "", "bound": 0.5, "gap": 0.0, "seconds": 1.5, "loss": 0.5,
         "predicted_ms": 1.25, "ratio": 0.7, "size_mb": 1.0, "energy_mj": None, "evaluations": 0, "status": "optimal",
-        "plan": {"a": "w4a8"}, "measured_ms": None, "accuracy": None, "trace": [],
+        "plan": {"a": "w4a8"}, "measured_ms": None, "accuracy": None,
+        "held_loss": None, "trace": [],
     }  # fmt: skip
     nothing = {"method": "amed", "loss": None, "gap": None, "predicted_ms": None, "plan": {}, "reason": "not found"}
     report: Any = {
         "model": "m", "target": "t", "device": "d", "int8_ms": 2.0, "int8_mj": None, "seed": 3,
         "axis": "latency", "latency_source": "measured", "free_bits": False, "metric": "",
+        "disagreements": ["0.75 of 8 bit: why"], "uniform": [],
         "rows": [row, {**row, **nothing, "evaluations": 40}], "latency_entries": {}, "health": None, "boards": None,
     }  # fmt: skip
     tables.show_compare(report)
@@ -185,12 +187,15 @@ def test_compare(capsys: pytest.CaptureFixture[str]) -> None:
     found = [line.split() for line in text]
     assert ["ilp", "0.750", "0.500", "0.0", "%", "1.25", "1.50", "1", "x", "w4a8"] in found
     assert ["amed", "0.750", "-", "-", "-", "40", "1.50", "no", "plan"] in found
+    assert "note: 0.75 of 8 bit: why" in text
     assert "note: amed, 0.75: not found" in text and not any("measured ms" in line for line in text)
-    report["rows"][0] |= {"measured_ms": 1.5, "accuracy": 91.5}
-    tables.show_compare({**report, "metric": "top1"})
-    assert any(
-        line.split()[:9] == ["ilp", "0.750", "0.500", "0.0", "%", "1.25", "1.50", "91.5", "%"] for line in lines(capsys)
-    )
+    report["rows"][0] |= {"measured_ms": 1.5, "accuracy": 91.5, "held_loss": 0.25}
+    fixed = {"precision": "w8a8", "loss": 0.1, "predicted_ms": 1.75, "accuracy": 92.5, "held_loss": 0.05}
+    tables.show_compare({**report, "metric": "top1", "uniform": [fixed]})
+    text = lines(capsys)
+    wanted = ["ilp", "0.750", "0.500", "0.0", "%", "1.25", "1.50", "91.5", "%", "0.250"]
+    assert any(line.split()[:10] == wanted for line in text)
+    assert "uniform w8a8: 1.75 ms predicted, 92.5 %, held loss 0.0500" in text
 
 
 def test_build(capsys: pytest.CaptureFixture[str]) -> None:
