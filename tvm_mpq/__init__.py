@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvm_mpq.api import (
     build,
+    check,
     compare,
     export,
     finetune,
@@ -37,6 +38,7 @@ __all__ = [
     "Precision",
     "Result",
     "build",
+    "check",
     "compare",
     "export",
     "finetune",

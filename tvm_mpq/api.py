@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         SensitivityReport,
         TuneReport,
     )
+    from tvm_mpq.report.checked import CheckReport
     from tvm_mpq.report.contract import OptimizeReport
     from tvm_mpq.report.exported import ExportReport
 
@@ -328,6 +329,48 @@ def export(
 
     paths = [None if path is None else Path(path) for path in (data, runtime)]
     return export_folder(Path(folder), Path(out), data=paths[0], runtime=paths[1])
+
+
+def check(
+    folder: str | Path,
+    *,
+    latency: float | None = None,
+    drop: float | None = None,
+    data: str | Path | None = None,
+    against: str | Path | None = None,
+    rounds: int = 45,
+    rpc: str | None = None,
+    key: str | None = None,
+) -> CheckReport:
+    """Whether a built folder is still as fast and as accurate as its report says.
+
+    Parameters
+    ----------
+    folder
+        What `optimize` built.
+    latency
+        Largest ratio of its time now to then, such as 1.05; None = not checked.
+    drop
+        Accuracy points that may be lost, image by image; None = not checked.
+    data
+        The report's evaluation data; None = the file that it names.
+    against
+        Another built folder to compare with, instead of the report.
+    rounds
+        In which it is timed: more give a closer interval.
+    rpc, key
+        As of `optimize`.
+
+    Returns
+    -------
+    dict
+        As `tvm-mpq check --json` prints it; `status` is `holds`, `worse` or `unsettled`.
+    """
+    from tvm_mpq.pipeline import Wanted, check_folder
+
+    paths = [None if path is None else Path(path) for path in (data, against)]
+    wanted = Wanted(latency, drop, rounds)
+    return check_folder(Path(folder), wanted, data=paths[0], against=paths[1], rpc=rpc, key=key)
 
 
 def load_model(folder: str | Path) -> LoadedModel:

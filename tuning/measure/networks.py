@@ -26,7 +26,11 @@ from tvm_mpq.tuning.measure.statistics import TimedRound, Verdict, summarize_sam
 
 @dataclass(frozen=True)
 class WholeNetworkLatency:
-    """One network on one device. rounds_us: by the rounds' numbers, those that did not count for the median too."""
+    """One network on one device.
+
+    rounds_us: by the rounds' numbers, those that did not count for the median too; sentinel_us: what the sentinel took
+    around the same rounds, empty without one.
+    """
 
     median_us: float  # steady run
     iqr_us: float
@@ -35,6 +39,7 @@ class WholeNetworkLatency:
     first_run_us: float  # the connection's own delay taken off
     threads: int
     rounds_us: Mapping[int, float] = field(default_factory=dict)
+    sentinel_us: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,8 @@ def measure_networks(
             for network, value in zip(open_, values, strict=True):
                 network.samples.append(TimedRound(value, before, after))
                 network.rounds_us[number] = value
+                if sentinel is not None:
+                    network.sentinel_us[number] = (before + after) / 2
         for network in open_:
             network.verdict = summarize_samples(network.samples, baseline, settings)
         open_ = [network for network in open_ if network.verdict.failure is not None]
@@ -129,6 +136,7 @@ class _Network:
         self.once = timing(session, machine.module, "invoke_stateful", [job.function], settings)
         self.samples: list[TimedRound] = []
         self.rounds_us: dict[int, float] = {}
+        self.sentinel_us: dict[int, float] = {}
         self.verdict = Verdict(failure="never timed", kind=FailureKind.UNTIMED)
 
     def latency(self) -> WholeNetworkLatency:
@@ -143,6 +151,7 @@ class _Network:
             self._first_run_us,
             self._threads,
             self.rounds_us,
+            self.sentinel_us,
         )
 
 

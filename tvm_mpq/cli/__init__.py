@@ -1,6 +1,7 @@
 """The command line: text in, text out. Every command parses, calls one pipeline function and prints.
 
-Data go to stdout, progress and messages to stderr. Exit codes: 0 done, 1 one line `error: ...`, 2 usage, 130 Ctrl-C.
+Data go to stdout, progress and messages to stderr. Exit codes: 0 done, 1 one line `error: ...`, 2 usage, 130 Ctrl-C;
+`check` has two more.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def cli() -> None:
 
 for _command in (
     *(model.optimize, model.tune, model.sensitivity, model.search, model.build, model.finetune),
-    *(model.compare, model.inspect, model.run, deploy.export),
+    *(model.compare, model.inspect, model.run, deploy.export, deploy.check),
     *(model.bench, model.report, model.demo, machine.targets, machine.devices, machine.doctor, db.db),
 ):
     cli.add_command(_command)

@@ -35,7 +35,10 @@ ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class Checked:
-    """One built network, measured. latency in microseconds; rounds_us: as of `WholeNetworkLatency`."""
+    """One built network, measured. latency in microseconds; rounds_us, sentinel_us: as of `WholeNetworkLatency`.
+
+    outputs: the first one of each sample.
+    """
 
     median_us: float
     iqr_us: float
@@ -43,6 +46,8 @@ class Checked:
     bytes: int
     activation_bytes: int
     rounds_us: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    sentinel_us: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    outputs: Sequence[npt.NDArray[Any]] = ()
 
 
 class NetworkBuildCache:
@@ -153,7 +158,14 @@ class NetworkBuildCache:
             time = times[name]
             built = self.build(plan)
             results[name] = Checked(
-                time.median_us, time.iqr_us, quality, built.bytes, built.activation_bytes, time.rounds_us
+                time.median_us,
+                time.iqr_us,
+                quality,
+                built.bytes,
+                built.activation_bytes,
+                time.rounds_us,
+                time.sentinel_us,
+                outputs[self._digest(plan)],
             )
         return results
 

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tvm_mpq.pipeline.check import Wanted, check_folder
     from tvm_mpq.pipeline.compare import compare as compare_methods
     from tvm_mpq.pipeline.demo import demo as demo_network
     from tvm_mpq.pipeline.devices import devices as list_devices
@@ -30,7 +31,9 @@ __all__ = [
     "LoadedModel",
     "Options",
     "Result",
+    "Wanted",
     "build_network",
+    "check_folder",
     "check_output",
     "compare_methods",
     "demo_network",
@@ -50,7 +53,9 @@ _HOMES = {
     "LoadedModel": ("loaded", "LoadedModel"),
     "Options": ("options", "Options"),
     "Result": ("result", "Result"),
+    "Wanted": ("check", "Wanted"),
     "build_network": ("uniform", "build_network"),
+    "check_folder": ("check", "check_folder"),
     "check_output": ("options", "check_output"),
     "compare_methods": ("compare", "compare"),
     "demo_network": ("demo", "demo"),

@@ -117,7 +117,7 @@ class RunContext:
     def condition(self) -> Condition:
         """What a report says of the machine: its health before and after; which boards served, which were lost."""
         pool = self.pool
-        readings: Readings = {"start": self.health, "end": _health(pool, self.device)}
+        readings: Readings = {"start": self.health, "end": device_health(pool, self.device)}
         boards: BoardUse | None = None
         if isinstance(pool, Boards):
             gone = {disconnect.board for disconnect in pool.disconnects if not disconnect.came_back}
@@ -144,7 +144,7 @@ class RunContext:
         self.db.close()
 
 
-def _health(pool: DevicePool, device: DeviceIdentity) -> Reading:
+def device_health(pool: DevicePool, device: DeviceIdentity) -> Reading:
     """Now, with warnings; of the first board when there are several."""
     if isinstance(pool, Boards):
         state = pool.do(lambda session: Probe(session).health())
@@ -204,7 +204,7 @@ def _equipped(options: Options, row: TargetRow, pool: DevicePool, device: Device
         workers=options.workers or usable_cores(),
         linker=targets.linker_of(row),
     )
-    return RunContext(options, prepared, db, store, pool, device, _health(pool, device))
+    return RunContext(options, prepared, db, store, pool, device, device_health(pool, device))
 
 
 def _device(options: Options, row: TargetRow, *, compile_only: bool) -> tuple[DevicePool, DeviceIdentity]:

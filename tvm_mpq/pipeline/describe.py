@@ -21,7 +21,7 @@ from tvm_mpq.select.choose import effective_budget
 from tvm_mpq.select.quality import Tried
 from tvm_mpq.select.reasons import reasons
 from tvm_mpq.select.waterfall import waterfall
-from tvm_mpq.tuning.measure.paired_ratio import paired_ratio
+from tvm_mpq.tuning.measure.paired_ratio import RatioOfRounds, paired_ratio
 
 
 def describe(
@@ -73,6 +73,7 @@ def describe(
         "latency_ms": {**measured, "predicted": predicted["mixed"]},
         "latency_iqr_ms": {name: c.iqr_us / 1000 for name, c in checked.items()},
         "speedups": _speedups(checked),
+        "sentinel_ratio": _figures(paired_ratio(checked["mixed"].rounds_us, checked["mixed"].sentinel_us)),
         "predicted_ms": predicted,
         "accuracy": {
             "metric": metric,
@@ -124,13 +125,13 @@ def describe(
 def _speedups(checked: Mapping[str, Checked]) -> dict[str, SpeedupFigures]:
     found: dict[str, SpeedupFigures] = {}
     for slow, fast in itertools.combinations(("fp32", "int8", "mixed"), 2):
-        ratio = paired_ratio(checked[slow].rounds_us, checked[fast].rounds_us)
-        if ratio is not None:
-            figures: SpeedupFigures = {
-                "median": ratio.median,
-                "low": ratio.low,
-                "high": ratio.high,
-                "rounds": ratio.rounds,
-            }
+        figures = _figures(paired_ratio(checked[slow].rounds_us, checked[fast].rounds_us))
+        if figures is not None:
             found[f"{fast}_to_{slow}"] = figures
     return found
+
+
+def _figures(ratio: RatioOfRounds | None) -> SpeedupFigures | None:
+    if ratio is None:
+        return None
+    return {"median": ratio.median, "low": ratio.low, "high": ratio.high, "rounds": ratio.rounds}

@@ -25,6 +25,7 @@ from tvm_mpq.pipeline.result import Result
 from tvm_mpq.pipeline.rounding import Rounder
 from tvm_mpq.pipeline.selection import Selector
 from tvm_mpq.pipeline.tables import Tables, build_tables, corrected_tables, plan_of
+from tvm_mpq.pipeline.verified_outputs import VerifiedOutputs
 from tvm_mpq.report import write_report
 from tvm_mpq.report.contract import OptimizeReport, RivalPlan
 from tvm_mpq.schema import Budget
@@ -96,6 +97,8 @@ def _optimize(context: RunContext, options: Options) -> Result[OptimizeReport]:
     folder = Path(work.name)
     shutil.copy2(built.path, folder / "model.so")
     plan = save_plan(plan, tuner(plans["mixed"]), folder)
+    kept = VerifiedOutputs.of(checked["fp32"].outputs, checked["mixed"].outputs, classifies=classifies(prepared.graph))
+    kept.save(folder)
     (folder / "report.json").write_text(to_json(report) + "\n", encoding="utf-8")
     write_report(report, folder / "report.html")
     return Result(plan, report, work)

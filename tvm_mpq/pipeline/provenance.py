@@ -7,12 +7,14 @@ import importlib.metadata
 import json
 import platform
 from datetime import datetime, timezone
+from pathlib import Path
 
 import numpy as np
 import tvm
 
 from tvm_mpq.calibrate.data import Dataset
 from tvm_mpq.pipeline.context import RunContext
+from tvm_mpq.pipeline.options import Options
 from tvm_mpq.report.contract import Provenance
 from tvm_mpq.schema import Plan
 
@@ -23,6 +25,7 @@ def provenance(context: RunContext, data: Dataset, eval_data: Dataset, plan: Pla
     return {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": context.options.command,
+        "eval_file": _eval_file(context.options),
         "versions": {
             "tvm-mpq": importlib.metadata.version("tvm-mpq"),
             "TVM": tvm.__version__,
@@ -37,3 +40,8 @@ def provenance(context: RunContext, data: Dataset, eval_data: Dataset, plan: Pla
             "plan": hashlib.sha256(text.encode()).hexdigest()[:16],
         },
     }
+
+
+def _eval_file(options: Options) -> str:
+    given = options.data if options.eval_data is None else options.eval_data
+    return str(given) if isinstance(given, (str, Path)) else ""

@@ -254,13 +254,20 @@ class LatencyChange(TypedDict):
     change_us: float
 
 
-class Provenance(TypedDict):
-    """What the result stands on. command: empty where it came from Python; digests: of model, data and plan."""
-
+class _ProvenanceCore(TypedDict):
     created: str
     command: str
     versions: dict[str, str]
     digests: dict[str, str]
+
+
+class Provenance(_ProvenanceCore, total=False):
+    """What the result stands on. command: empty where it came from Python; digests: of model, data and plan.
+
+    eval_file: path of the evaluation data as it was given; empty where they were arrays, or synthetic.
+    """
+
+    eval_file: str
 
 
 class _OptimizeCore(TypedDict):
@@ -279,7 +286,8 @@ class OptimizeReport(_OptimizeCore, Condition, total=False):
     boundaries: conversions between formats. finetune: None = no weights learned. artifacts: name -> path. held: what
     `int8` and `mixed` lose on the evaluation data, where labels or agreement tell. front: plans by the tables, of which
     the losses are sums. waterfall: from the predicted latency of `int8` to that of `mixed`. speedups: `mixed_to_int8`,
-    `int8_to_fp32`, `mixed_to_fp32`, without those of too few rounds.
+    `int8_to_fp32`, `mixed_to_fp32`, without those of too few rounds. sentinel_ratio: time of `mixed` over that of a
+    fixed small kernel in the same rounds, by which `check` compares times of another day; None with too few rounds.
     """
 
     model: str
@@ -288,6 +296,7 @@ class OptimizeReport(_OptimizeCore, Condition, total=False):
     threads: int
     latency_iqr_ms: dict[str, float]
     speedups: dict[str, SpeedupFigures]
+    sentinel_ratio: SpeedupFigures | None
     predicted_ms: dict[str, float]
     accuracy: AccuracyFigures
     size_bytes: dict[str, int]
