@@ -144,7 +144,7 @@ def test_saved_library_serves_a_stranger(digits: dict[str, Any], tmp_path: Path)
     assert names <= set(report["artifacts"]) and all(Path(p).is_file() for p in report["artifacts"].values())
     assert mpq.Plan.load(report["artifacts"]["plan.json"]) == result.plan
     images, labels = demo.digits()[1]
-    np.savez(tmp_path / "eval.npz", input=images, labels=labels)
+    np.savez(tmp_path / "eval.npz", x=images, labels=labels)
     found = mpq.check(tmp_path / "out", drop=0.0, data=tmp_path / "eval.npz")["accuracy"]
     assert (found["then"], found["now"]) == (report["accuracy"]["mixed"],) * 2 and found["better"] == 0
     jobs = []

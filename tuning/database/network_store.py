@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import reprlib
 from dataclasses import dataclass
 
-from tvm_mpq.errors import InvalidValueError
+from tvm_mpq.errors import FileFormatError, InvalidValueError
 from tvm_mpq.tuning.database.latencies import LatencyDatabase
 from tvm_mpq.tuning.database.store import instant_us
 
@@ -30,6 +31,12 @@ class NetworkRun:
 
 
 _COLUMNS = [f.name for f in dataclasses.fields(NetworkRun)]
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(_COLUMNS, (str,)),
+    **dict.fromkeys(("median_us", "iqr_us", "load_ms", "first_run_us"), (int, float)),
+    "repeats": (int,),
+    "predicted_us": (int, float, type(None)),
+}
 
 
 class NetworkStore:
@@ -63,4 +70,8 @@ class NetworkStore:
         """All runs on this very device, oldest first."""
         query = f"SELECT {', '.join(_COLUMNS)} FROM whole_network WHERE device = ? ORDER BY at_us, rowid"
         with self._store.translated() as connection:
-            return [NetworkRun(*row) for row in connection.execute(query, (device,)).fetchall()]
+            found = [NetworkRun(*row) for row in connection.execute(query, (device,)).fetchall()]
+        for run in found:
+            if any(not isinstance(getattr(run, name), kind) for name, kind in _KINDS.items()):
+                raise FileFormatError(f"{str(self._store.path)!r} holds a damaged network run: {reprlib.repr(run)}")
+        return found

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import reprlib
 from typing import Any
 
 from tvm_mpq.errors import FileFormatError, InvalidValueError
-from tvm_mpq.schema import PROVENANCES, FailureKind, LatencyKey, LatencyRecord
+from tvm_mpq.schema import PROVENANCES, FailureKind, LatencyKey, LatencyRecord, json_types
 from tvm_mpq.tuning.database.store import instant_us
 
 KEY_COLUMNS = tuple(f.name for f in dataclasses.fields(LatencyKey))
@@ -49,8 +50,11 @@ def to_row(record: LatencyRecord) -> tuple[Any, ...]:
 
 
 def from_row(row: tuple[Any, ...]) -> LatencyRecord:
-    """Inverse of `to_row`; further columns are ignored. Raises FileFormatError for an unknown kind of failure."""
+    """Inverse of `to_row`; further columns are ignored. Raises FileFormatError for what `to_row` never gives."""
     named = dict(zip(COLUMNS, row, strict=False))
+    for name, value in named.items():
+        if not _fits(name, value):
+            raise FileFormatError(f"not a latency record: {name} is {reprlib.repr(value)}")
     key = LatencyKey(*(named.pop(name) for name in KEY_COLUMNS))
     kind = named.pop("failure_kind")
     try:
@@ -68,16 +72,13 @@ def to_json(record: LatencyRecord) -> str:
 def from_json(line: str) -> LatencyRecord:
     """Inverse of `to_json`. Raises FileFormatError."""
     try:
-        data = json.loads(line)
+        data = json_types.parse(line)
     except ValueError as e:
         raise FileFormatError(f"not JSON ({e})") from e
     if not isinstance(data, dict) or set(data) | _LATER != set(COLUMNS):
         odd = sorted(set(COLUMNS) ^ set(data)) if isinstance(data, dict) else type(data).__name__
         raise FileFormatError(f"not a latency record: fields missing or unknown: {odd}")
     data = {**dict.fromkeys(_LATER), **data}
-    for name, value in data.items():
-        if not _fits(name, value):
-            raise FileFormatError(f"not a latency record: {name} is {value!r}")
     record = from_row(tuple(data[name] for name in COLUMNS))
     try:
         check(record)

@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 from tvm_mpq.errors import FileFormatError
+from tvm_mpq.schema import json_types
 from tvm_mpq.tuning.database.latencies import LatencyDatabase
 from tvm_mpq.tuning.database.store import now_text
 
@@ -33,6 +34,6 @@ class ResultStore:
         if found is None:
             return None
         try:
-            return json.loads(found[0])
-        except ValueError as e:
+            return json_types.parse(found[0])
+        except (ValueError, TypeError) as e:
             raise FileFormatError(f"{str(self._store.path)!r} holds a damaged result: {e}") from e

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tvm_mpq.errors import DataError, FileFormatError, MissingFileError
+from tvm_mpq.errors import DataError, MissingFileError
 from tvm_mpq.execute.interpreter import Sample
 from tvm_mpq.execute.prepare import InputSpecs
+from tvm_mpq.numerics.archive import read_npz
 
 LABELS = "labels"
 
@@ -183,18 +184,7 @@ def _arrays(source: Any, inputs: InputSpecs) -> dict[str, npt.NDArray[Any]]:
     path = Path(source)
     if not path.exists():
         raise MissingFileError(f"no data file at {str(path)!r}")
-    try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise FileFormatError(f"{str(path)!r} holds one bare array; {_SAVE}")
-        with archive:
-            return {name: archive[name] for name in archive.files}
-    except FileFormatError:
-        raise
-    except Exception as e:  # zipfile, zlib and numpy each raise their own for a damaged archive
-        # NumPy takes whatever it cannot read for a pickle, and would have the user load it unsafely.
-        why = "it holds Python objects, or is no archive at all" if "pickle" in str(e) else str(e)
-        raise FileFormatError(f"{str(path)!r} is not a readable .npz archive: {why}; {_SAVE}") from e
+    return read_npz(path, _SAVE)
 
 
 def _check(name: str, x: npt.NDArray[Any], shape: tuple[int, ...], dtype: str) -> None:

@@ -1,7 +1,7 @@
 """The command line: text in, text out. Every command parses, calls one pipeline function and prints.
 
-Data go to stdout, progress and messages to stderr. Exit codes: 0 done, 1 one line `error: ...`, 2 usage, 130 Ctrl-C;
-`check` has two more.
+Data go to stdout, progress and messages to stderr. Exit codes: 0 done, 1 one line `error: ...`, 2 usage, 128 and the
+signal's number when asked to end (130: Ctrl-C); `check` has two more.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import contextlib
 import errno
 import os
 import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
 
 import click
 
-from tvm_mpq.cli import db, deploy, machine, model, talk
+from tvm_mpq.cli import db, deploy, guard, machine, model, talk
 from tvm_mpq.errors import MPQError
 
 PROGRAM = "tvm-mpq"
@@ -45,6 +46,15 @@ def main(args: Sequence[str] | None = None) -> None:
 
     args: what follows the program's name; None = as it was called.
     """
+    if args is not None:
+        _with_clean_output(args)
+        return
+    code = guard.guarded(lambda: _with_clean_output(None))
+    if code is not None:
+        sys.exit(code)
+
+
+def _with_clean_output(args: Sequence[str] | None) -> None:
     with _only_ours_on_stdout():
         _run(args)
 
@@ -77,8 +87,9 @@ def _run(args: Sequence[str] | None) -> None:
     try:
         cli(args, prog_name=PROGRAM, standalone_mode=False, obj=call)
     except (click.exceptions.Abort, KeyboardInterrupt):
-        click.echo("interrupted; everything measured so far is kept: run the same command again to go on", err=True)
-        sys.exit(130)
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            click.echo("interrupted; everything measured so far is kept: run the same command again to go on", err=True)
+        sys.exit(128 + (guard.asked.number or signal.SIGINT))
     except click.ClickException as e:
         e.show()
         sys.exit(e.exit_code)
@@ -94,8 +105,20 @@ def _run(args: Sequence[str] | None) -> None:
         if e.errno not in _DISK_ERRORS:
             raise
         _fail(f"cannot write {e.filename or 'output'}: {e.strerror}")
+    except MemoryError:
+        _fail("memory ran out; close other programs, or give a smaller batch, input or data file")
+
+
+LONGEST = 600
+"""Characters of a message; names from damaged files can be of any length."""
+
+
+def one_line(text: str) -> str:
+    """Without line breaks; of a long text beginning and end."""
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
 
 
 def _fail(text: str) -> None:
-    click.echo(f"error: {' '.join(text.split())}", err=True)
+    click.echo(f"error: {one_line(text)}", err=True)
     sys.exit(1)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from tvm_mpq.cli.guard import watch_crashes
 from tvm_mpq.cli.talk import invocation
 from tvm_mpq.errors import InvalidValueError, MissingFileError
 
@@ -276,6 +277,7 @@ def with_progress(body: Callable[[Options], _T], **fields: Any) -> _T:
     from tvm_mpq.report.progress import ProgressLine
 
     call = invocation()
+    watch_crashes()
     if call.quiet:
         return body(Options(**fields, command=call.command))
     with ProgressLine(bar=not call.verbose) as line:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from tvm_mpq.errors import NoKernelError
 from tvm_mpq.kernels.registry import Kernel, Request, named_kernel
-from tvm_mpq.schema import DeviceIdentity, FailureKind, LatencyKey, LatencyRecord, Progress
+from tvm_mpq.schema import DeviceIdentity, FailureKind, LatencyKey, LatencyRecord, Progress, json_types
 from tvm_mpq.tuning.compile.kernel_store import KernelSource, KernelStore
 from tvm_mpq.tuning.database.latencies import LatencyDatabase
 from tvm_mpq.tuning.devices.pool import DevicePool
@@ -82,7 +82,8 @@ def tuned_kernel(profiler: KernelProfiler, request: Request) -> Kernel | None:
 def current_kernel(profiler: KernelProfiler, request: Request, record: LatencyRecord) -> Kernel | None:
     """The kernel that a record of this request is about, None where today's code of it is not what was measured."""
     try:
-        kernel = named_kernel(request, record.key.family, json.loads(record.key.knobs))
-    except NoKernelError:
+        knobs = json_types.checked(json_types.parse(record.key.knobs), dict[str, Any], "knobs")
+        kernel = named_kernel(request, record.key.family, knobs)
+    except (NoKernelError, ValueError):  # the latter where the record is damaged
         return None
     return kernel if kernel.is_offered and profiler.version(kernel) == record.kernel_version else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from tvm_mpq.errors import FileFormatError, InvalidValueError, MissingFileError, OutputError
 from tvm_mpq.numerics.affine import weight_range
+from tvm_mpq.numerics.archive import read_npz
 
 WeightKey = tuple[str, int]
 """An operator's name and the bits of its weight."""
@@ -132,19 +132,19 @@ class WeightCodes(Mapping[WeightKey, QuantizedWeight]):
     def load(cls, path: str | Path) -> WeightCodes:
         """Read what `save` wrote. Raises MissingFileError or FileFormatError."""
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                names, bits = archive["operators"], archive["bits"]
-                found = {}
-                for i, (name, b) in enumerate(zip(names, bits, strict=True)):
-                    arrays = archive[f"codes{i}"], archive[f"scales{i}"], int(b), archive.get(f"bias{i}")
-                    try:
-                        found[str(name), int(b)] = QuantizedWeight(*arrays)
-                    except InvalidValueError as e:
-                        raise FileFormatError(f"{str(path)!r} is damaged: operator {str(name)!r}: {e}") from e
-                return cls(found)
+            archive = read_npz(path)
+            names, bits = archive["operators"], archive["bits"]
+            found = {}
+            for i, (name, b) in enumerate(zip(names, bits, strict=True)):
+                arrays = archive[f"codes{i}"], archive[f"scales{i}"], int(b), archive.get(f"bias{i}")
+                try:
+                    found[str(name), int(b)] = QuantizedWeight(*arrays)
+                except InvalidValueError as e:
+                    raise FileFormatError(f"{str(path)!r} is damaged: operator {str(name)!r}: {e}") from e
+            return cls(found)
         except FileNotFoundError as e:
             raise MissingFileError(f"no weight codes at {str(path)!r}") from e
         except FileFormatError:
             raise
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as e:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as e:
             raise FileFormatError(f"{str(path)!r} is not a file of weight codes: {e}") from e

@@ -30,7 +30,7 @@ class BuiltFolder:
         """Of a run, in order. Raises FileFormatError where the folder was built before calls were written down."""
         try:
             return [KernelCall.from_json(row) for row in self.plan.info["calls"]]
-        except (KeyError, TypeError, ValueError) as e:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as e:
             raise FileFormatError(f"{str(self.path / 'plan.json')!r} does not list the kernels; build it again") from e
 
 
@@ -49,7 +49,7 @@ def open_folder(folder: Path) -> BuiltFolder:
         return BuiltFolder(
             folder, plan, str(info["model"]), _inputs(plan), int(info["threads"]), bool(info["classifies"])
         )
-    except (KeyError, TypeError, ValueError) as e:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as e:
         raise FileFormatError(f"{str(folder / 'plan.json')!r} does not describe the inputs; build it again") from e
 
 

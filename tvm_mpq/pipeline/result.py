@@ -41,7 +41,9 @@ class Result(Generic[R]):
         names = sorted(path.name for path in self.folder.iterdir())
         try:
             for name in names:
-                shutil.copy2(self.folder / name, target / name)
+                part = target / f".{name}.part"  # whoever reads meanwhile, or after a kill, finds whole files
+                shutil.copy2(self.folder / name, part)
+                part.replace(target / name)
         except OSError as e:
             raise OutputError(f"cannot write results to {str(out)!r}: {e.strerror}") from e
         return {**self.report, "artifacts": {name: str(target / name) for name in names}}

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from tvm_mpq.errors import FileFormatError, MissingFileError
 from tvm_mpq.execute.accuracy import relative_error
+from tvm_mpq.numerics.archive import read_npz
 
 FILE = "verified.npz"
 
@@ -51,14 +52,14 @@ class VerifiedOutputs:
         """Raises MissingFileError or FileFormatError."""
         path = folder / FILE
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                found = cls(bool(archive["classifies"]), archive["fp32"], archive["built"])
+            archive = read_npz(path)
+            found = cls(bool(archive["classifies"]), archive["fp32"], archive["built"])
         except FileNotFoundError as e:
             raise MissingFileError(
                 f"no {FILE} in {str(folder)!r}, so that nothing tells what it answered; optimize again, or give "
                 "--against FOLDER"
             ) from e
-        except Exception as e:  # zipfile, zlib and numpy each raise their own for a damaged archive
+        except (FileFormatError, KeyError, ValueError) as e:
             raise FileFormatError(f"{str(path)!r} is not what tvm-mpq optimize writes ({e}); optimize again") from e
         numbers = ("i", "i") if found.classifies else ("f", "f")
         if (found.fp32.dtype.kind, found.built.dtype.kind) != numbers or (

@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import reprlib
-import types
-import typing
 from pathlib import Path
-from typing import Any
 
 from tvm_mpq.errors import FileFormatError, MissingFileError
 from tvm_mpq.report.contract import OptimizeReport
-
-KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
-    str: ((str,), "text"),
-    bool: ((bool,), "true or false"),
-    int: ((int,), "a whole number"),
-    float: ((int, float), "a number"),
-}
-"""What JSON makes of each plain type, and how a message calls it."""
+from tvm_mpq.schema import json_types
 
 
 def read_report(path: Path) -> OptimizeReport:
@@ -34,54 +22,11 @@ def read_report(path: Path) -> OptimizeReport:
         If it is not what `optimize` writes; the text says where.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        report: OptimizeReport = _checked(found, OptimizeReport, "report")
+        found = json_types.parse(path.read_text(encoding="utf-8"))
+        report: OptimizeReport = json_types.checked(found, OptimizeReport, "report")
     except FileNotFoundError as e:
         folder = str(path.parent)
         raise MissingFileError(f"no report.json in {folder!r}; tvm-mpq optimize --out {folder} writes one") from e
-    except (ValueError, RecursionError, OSError) as e:
+    except (ValueError, OSError) as e:
         raise FileFormatError(f"{str(path)!r} is no report of tvm-mpq optimize ({e}); optimize again") from e
     return report
-
-
-def _checked(value: Any, wanted: Any, where: str) -> Any:
-    """The value as type `wanted` has it. Raises ValueError that says where and what it is instead."""
-    if wanted is Any:
-        return value
-    if wanted in KINDS:
-        allowed, name = KINDS[wanted]
-        if not isinstance(value, allowed) or (isinstance(value, bool) and wanted is not bool):
-            raise _mismatch(where, name, value)
-        return value
-    if typing.get_origin(wanted) in (typing.Union, types.UnionType):
-        (wanted,) = (part for part in typing.get_args(wanted) if part is not types.NoneType)
-        return None if value is None else _checked(value, wanted, where)
-    if typing.get_origin(wanted) is list:
-        (part,) = typing.get_args(wanted)
-        if not isinstance(value, list):
-            raise _mismatch(where, "a list", value)
-        return [_checked(v, part, f"{where}[{i}]") for i, v in enumerate(value)]
-    if not isinstance(value, dict):
-        raise _mismatch(where, "an object", value)
-    if typing.is_typeddict(wanted):
-        missing = sorted(wanted.__required_keys__ - value.keys())
-        if missing:
-            raise ValueError(f"{where} lacks {', '.join(missing)}")
-        parts = typing.get_type_hints(wanted)
-        return {k: _checked(v, parts.get(k, Any), f"{where}.{k}") for k, v in value.items()}
-    key, part = typing.get_args(wanted)
-    return {_key(k, key, where): _checked(v, part, f"{where}.{k}") for k, v in value.items()}
-
-
-def _key(text: str, wanted: type, where: str) -> Any:
-    """JSON has only text for keys."""
-    if wanted is str:
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        raise _mismatch(f"a key of {where}", "a whole number", text) from None
-
-
-def _mismatch(where: str, name: str, value: Any) -> ValueError:
-    return ValueError(f"{where} must be {name}, got {reprlib.repr(value)}")

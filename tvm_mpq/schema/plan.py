@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import reprlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, TypedDict
 
 from tvm_mpq.errors import FileFormatError, InvalidValueError, MissingFileError, OutputError
+from tvm_mpq.schema import json_types
 from tvm_mpq.schema.formats import Precision, TensorQuant
 
 Progress: TypeAlias = Callable[[int, int, str], None]
@@ -44,6 +46,32 @@ class Budget:
             )
         if self.max_drop is not None and not (math.isfinite(self.max_drop) and self.max_drop >= 0):
             raise InvalidValueError(f"budget max_drop must be 0 or more accuracy points (got {self.max_drop:g})")
+
+
+class _TensorQuantJson(TypedDict):
+    bits: int
+    scale: float
+    zero_point: int
+
+
+class _KernelJson(TypedDict):
+    family: str
+    knobs: dict[str, Any]
+
+
+class _PlanCore(TypedDict):
+    target: str
+    tvm_target_attrs: dict[str, Any]
+    operators: dict[str, str]
+    tensors: dict[str, list[_TensorQuantJson]]
+
+
+class _PlanJson(_PlanCore, total=False):
+    """What a plan file holds beside its version; what is optional was not always there."""
+
+    formats: dict[str, int]
+    kernels: dict[str, _KernelJson]
+    info: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -83,7 +111,11 @@ class Plan:
         """The `tvm.target.Target` to compile with (the only place here that needs TVM)."""
         import tvm
 
-        return tvm.target.Target(dict(self.tvm_target_attrs))
+        try:
+            return tvm.target.Target(dict(self.tvm_target_attrs))
+        except Exception as e:  # TVM raises whatever its checks do
+            attrs = reprlib.repr(self.tvm_target_attrs)
+            raise FileFormatError(f"the plan's tvm_target_attrs are none of TVM's targets (got {attrs})") from e
 
     def save(self, path: str | Path) -> None:
         """Raises OutputError when the file cannot be written."""
@@ -97,7 +129,7 @@ class Plan:
     def load(cls, path: str | Path) -> Plan:
         """Raises MissingFileError or FileFormatError."""
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            data = json_types.parse(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError as e:
             raise MissingFileError(f"no plan file at {str(path)!r}") from e
         except (ValueError, OSError) as e:
@@ -105,13 +137,22 @@ class Plan:
         if not isinstance(data, dict) or data.pop("version", None) != cls.VERSION:
             raise FileFormatError(f"{str(path)!r} is not a plan file of version {cls.VERSION}")
         try:
-            data["tensors"] = {k: [TensorQuant(**q) for q in v] for k, v in data["tensors"].items()}
+            data = json_types.checked(data, _PlanJson, "plan")
+            data["tensors"] = {k: [_tensor_quant(k, q) for q in v] for k, v in data["tensors"].items()}
             plan = cls(**data)
-        except (KeyError, TypeError, AttributeError) as e:
+        except (ValueError, TypeError) as e:
             raise FileFormatError(f"{str(path)!r} is not a plan file: {e}") from e
         for text in plan.operators.values():
             Precision.parse(text)
         return plan
+
+
+def _tensor_quant(tensor: str, data: _TensorQuantJson) -> TensorQuant:
+    """Raises ValueError for numbers that describe no integers."""
+    bits, scale, zero = data["bits"], data["scale"], data["zero_point"]
+    if not (1 <= bits <= 8 and math.isfinite(scale) and scale > 0 and 0 <= zero < 2**bits):
+        raise ValueError(f"a range of tensor {tensor!r} is none: {bits} bits, scale {scale:g}, zero point {zero}")
+    return TensorQuant(**data)
 
 
 def precision_counts(precisions: Iterable[str]) -> str:

@@ -103,7 +103,7 @@ def test_a_broken_value_is_named_in_one_line(
         (b"\xff\xfe", "utf-8"),
         ("[]", "report must be an object, got []"),
         ("{}", "report lacks latency_ms, operators, plan"),
-        ("[" * 100_000, "recursion"),
+        ("[" * 100_000, "nested too deeply"),
     ],
 )
 def test_no_report_at_all(tmp_path: Path, text: str | bytes, words: str) -> None:

@@ -1,0 +1,207 @@
+"""Damaged inputs by the thousand: each ends in one line, within 20 s and 2 GB, without a traceback or a crash.
+
+    python benchmarks/fuzz.py --cases 10000                       all kinds
+    python benchmarks/fuzz.py --kinds onnx,npz --cases 500 --seed 3
+
+Kinds: `onnx` and `tflite` files through `inspect`, `.npz` data, `plan.json` with `codes.npz` (read and realized),
+`report.json` (shown), database files (read, verified, written), exported `records`, and replies of an RPC server. A
+case is found again by its kind, its number and the seed. Inputs go to a process of its own, which is watched, and is
+started again when one kills it; such a case is named with the signal. What is a fault is printed; counts come last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+from faults_job import make_network
+from fuzz_worker import KINDS
+
+LONGEST_SEC = 20.0
+MOST_BYTES = 2 * 10**9
+"""Of resident memory, beyond what the process had before the case."""
+
+ROOT = Path(__file__).parents[1]
+
+CABLE = """
+import json, pathlib, random, socket, sys, threading
+
+def forward(source, target, damage):
+    seen = 0
+    try:
+        while data := source.recv(65536):
+            data = bytearray(data)
+            for at in list(damage):
+                if seen <= at < seen + len(data):
+                    data[at - seen] = damage.pop(at)
+            seen += len(data)
+            target.sendall(data)
+    except OSError:
+        pass
+    for end in (source, target):
+        try:
+            end.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+while True:
+    client, _ = listener.accept()
+    rng = random.Random(json.loads(pathlib.Path(sys.argv[2]).read_text())["seed"])
+    damage = {int(rng.choice((40, 400, 4000)) * rng.random()): rng.choice((0, 255, rng.randrange(256)))
+              for _ in range(rng.choice((1, 1, 2, 5)))}
+    server = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+    threading.Thread(target=forward, args=(client, server, {}), daemon=True).start()
+    threading.Thread(target=forward, args=(server, client, damage), daemon=True).start()
+"""
+
+
+class Worker:
+    """The process that is given the cases."""
+
+    def __init__(self, folder: Path, seed: int, environment: dict[str, str]) -> None:
+        self._command = [sys.executable, str(ROOT / "benchmarks" / "fuzz_worker.py"), str(seed), str(folder)]
+        self._environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+        self._start()
+
+    def _start(self) -> None:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        self._process = subprocess.Popen(self._command, env=self._environment, text=True, **pipes)  # type: ignore[call-overload]
+        self._seen = psutil.Process(self._process.pid)
+        self._ask("npz -1", 600.0)  # starting is no case's time
+
+    def judge(self, kind: str, number: int) -> dict[str, str]:
+        """What became of a case; of one that ends the process, how."""
+        fault, line = self._ask(f"{kind} {number}", LONGEST_SEC)
+        if line:
+            answer: dict[str, str] = json.loads(line)
+            return answer
+        code = self._process.wait()
+        self._start()
+        return {"outcome": "fault", "text": fault or f"crash: {_name(code)}"}
+
+    def _ask(self, question: str, patience_sec: float) -> tuple[str, str]:
+        """(why it was ended, its answer); one of them or both are empty."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        before = self._seen.memory_info().rss
+        self._process.stdin.write(f"{question}\n")
+        self._process.stdin.flush()
+        end = time.monotonic() + patience_sec
+        fault = ""
+        while not select.select([self._process.stdout], [], [], 0.05)[0]:
+            if time.monotonic() > end:
+                fault = f"took longer than {patience_sec:g} s"
+            elif self._memory() - before > MOST_BYTES:
+                fault = f"took more than {MOST_BYTES / 1e9:g} GB"
+            if fault:
+                self._process.kill()
+                break
+        return fault, "" if fault else self._process.stdout.readline()
+
+    def _memory(self) -> int:
+        try:
+            return int(self._seen.memory_info().rss)
+        except psutil.NoSuchProcess:
+            return 0
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def _name(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+def make_built(folder: Path) -> Path:
+    """A network, what `optimize` makes of it, its database and its exported records."""
+    make_network(folder)
+    common = ["--db", str(folder / "latency.db")]
+    for arguments in (
+        ["optimize", "net.onnx", "--data", "calib.npz", "--precisions", "w4a8", "--out", "built", "-q", *common],
+        ["db", "export", "records.jsonl", *common],
+    ):
+        command = [sys.executable, "-m", "tvm_mpq.cli", *arguments]
+        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    return folder / "built"
+
+
+def run(
+    kinds: list[str], cases: int, seed: int, say: Callable[[str], None], built: Path | None = None, first: int = 0
+) -> tuple[Counter[str], list[str]]:
+    """Counts by kind and outcome, and the faults. built: as of `make_built`; made where it is None."""
+    counts: Counter[str] = Counter()
+    faults: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="fuzz_") as name:
+        folder = Path(name)
+        built = built or make_built(folder)
+        environment = {"TVM_MPQ_FUZZ_BUILT": str(built)}
+        started: list[subprocess.Popen[str]] = []
+        if "rpc" in kinds:
+            started = serve(folder)
+            assert started[-1].stdout is not None
+            environment["TVM_MPQ_FUZZ_CABLE"] = started[-1].stdout.readline().strip()
+        worker = Worker(folder, seed, environment)
+        try:
+            for kind in kinds:
+                start = time.monotonic()
+                for number in range(first, first + cases):
+                    answer = worker.judge(kind, number)
+                    counts[f"{kind} {answer['outcome']}"] += 1
+                    if answer["outcome"] == "fault":
+                        faults.append(f"{kind} {number} (seed {seed}): {answer['text']}")
+                        say(faults[-1])
+                say(f"{kind}: {cases} cases in {time.monotonic() - start:.0f} s")
+        finally:
+            worker.close()
+            for process in started:
+                process.kill()
+                process.wait()
+    return counts, faults
+
+
+def serve(folder: Path) -> list[subprocess.Popen[str]]:
+    """TVM's RPC server and a cable to it; the last line of each says its port."""
+    sys.path.insert(0, str(ROOT / "tests" / "support"))
+    from mpq_testing.rpc import _SERVER
+
+    (folder / "replies.json").write_text('{"seed": 0}')
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    server = subprocess.Popen([sys.executable, "-c", _SERVER, "", "0", "21590"], **pipes)  # type: ignore[call-overload]
+    assert server.stdout is not None
+    port = server.stdout.readline().strip()
+    cable = subprocess.Popen([sys.executable, "-c", CABLE, port, str(folder / "replies.json")], **pipes)  # type: ignore[call-overload]
+    return [server, cable]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=10_000, help="of each kind")
+    parser.add_argument("--first", type=int, default=0, help="number of the first case")
+    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--built", type=Path, help="folder of an earlier run's network, instead of making one")
+    asked = parser.parse_args()
+    counts, faults = run(
+        asked.kinds.split(","), asked.cases, asked.seed, lambda text: print(text, flush=True), asked.built, asked.first
+    )
+    for name, count in sorted(counts.items()):
+        print(f"{count:7d}  {name}")
+    print(f"{len(faults)} faults of {sum(counts.values())} cases")
+    sys.exit(bool(faults))
+
+
+if __name__ == "__main__":
+    main()
