@@ -247,6 +247,7 @@ _MIXES: dict[str, Callable[[Request], Mix]] = {
     "qu8_qs1_s32_lutlinear__avx512vbmi": lambda r: subsets(SubsetLookup(r.precision.activation_bits).pieces),
     "qu2_qs1_s32_bitconv2d__avx512vpopcntdq": lambda r: differing_bits(r.precision.activation_bits),
     **dict.fromkeys((f"qu8_qs8_s32_{kind}conv2d__avx2" for kind in ("", "g", "dw")), lambda r: words()),
+    "qu8_qs8_s32_winograd__avx2": lambda r: words(),
     "qu8_qs8_s16_conv2d__avx2": lambda r: byte_pairs(bytes_depth(r)),
     **dict.fromkeys(
         (f"qu8_qc{n}u_s16_linear__avx2" for n in (1, 2, 4)), lambda r: byte_pairs(steps_limit(field_coding(r)), True)

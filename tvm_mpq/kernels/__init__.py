@@ -21,6 +21,7 @@ from tvm_mpq.kernels.families import (  # noqa: F401  each registers rows
     norm,
     pool,
     recurrent,
+    winograd,
 )
 from tvm_mpq.kernels.registry import (
     Family,

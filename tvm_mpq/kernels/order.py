@@ -27,6 +27,7 @@ _AVX_VNNI = (
     "qu8_qs8_s32_gconv2d__avxvnni",
 )
 _AVX2 = (
+    "qu8_qs8_s32_winograd__avx2",
     "qu8_qs2_s32_lutconv2d__avx2",
     "qu8_qs1_s32_lutconv2d__avx2",
     "qu8_qc4u_s16_linear__avx2",

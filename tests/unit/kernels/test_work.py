@@ -277,5 +277,6 @@ def test_every_convolution_moves_its_arrays_and_makes_all_products(threads: int)
         first_constant = 2 if w.residual else 1
         assert (found.in_bytes, found.out_bytes, found.weight_bytes) == (sizes[0], sizes[-1], sizes[first_constant])
         assert found.residual_bytes == (sizes[1] if w.residual else 0)
-        assert found.macs >= w.macs and found.products > 0 and found.loads > 0 and found.stores > 0
+        least = w.macs / 4 if "winograd" in kernel.family.name else w.macs
+        assert found.macs >= least and found.products > 0 and found.loads > 0 and found.stores > 0
         assert all(p.times >= 1 and p.held_bytes > 0 for p in found.passes)

@@ -1,0 +1,73 @@
+"""Rows of the kernel table for 3x3 convolutions by Winograd's transform in whole numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tvm_mpq.kernels.families.accept import is_dense
+from tvm_mpq.kernels.families.row import BITS
+from tvm_mpq.kernels.families.terms import scaled_terms
+from tvm_mpq.kernels.features import AVX2
+from tvm_mpq.kernels.frames.winograd import WinogradFrame
+from tvm_mpq.kernels.knobs.winograd import winograd_knobs
+from tvm_mpq.kernels.machines.avx2 import Words
+from tvm_mpq.kernels.packing.constants import convolution_constants
+from tvm_mpq.kernels.packing.winograd import TRANSFORMS, pack_winograd
+from tvm_mpq.kernels.registry import Family, Knobs, Request, register
+from tvm_mpq.kernels.shapes.geometry import conv_of
+from tvm_mpq.numerics.affine import unsigned_range, weight_range
+from tvm_mpq.numerics.operands import Operands
+from tvm_mpq.schema import Conv2dWorkload, padded_channels
+
+_LEAST_CHANNELS = 12
+_TABLED_BITS = 4  # of activations
+_TABLED = 128  # channels from which tables win at two bits
+
+
+def _transformed(request: Request) -> bool:
+    """3x3 at stride 1, over maps of at least one tile, with channels enough to pay for the transforms.
+
+    Sums from tables are faster at one bit, and at two bits where transformed weights come from far away.
+    """
+    w, p = conv_of(request), request.precision
+    if p.activation_bits <= _TABLED_BITS and (p.weight_bits == 1 or (p.weight_bits == 2 and w.in_channels > _TABLED)):
+        return False
+    plain = w.kernel == (3, 3) and w.stride == w.dilation == w.input_dilation == (1, 1)
+    large = min(w.out_height, w.out_width) >= min(TRANSFORMS)
+    return plain and large and min(w.in_channels, w.out_channels) >= _LEAST_CHANNELS and is_dense(request)
+
+
+def _terms(request: Request) -> int:
+    """Four times an output fits int32: what is left of scale^2 before the last division."""
+    p = request.precision
+    greatest = unsigned_range(p.activation_bits)[1] * weight_range(p.weight_bits)[1]
+    return scaled_terms(request, max(1 << t.shift for t in TRANSFORMS.values()) * greatest)
+
+
+def _constants(request: Request, knobs: Knobs, operands: Operands) -> list[np.ndarray]:
+    transform, cells = TRANSFORMS[knobs["outputs"]], padded_channels(conv_of(request).in_channels)
+    return convolution_constants(request, operands, lambda weight: pack_winograd(transform, weight, cells))
+
+
+def _frame(request: Request, knobs: Knobs) -> WinogradFrame:
+    w = conv_of(request)
+    return WinogradFrame(request, knobs, Words(w.batch * w.out_height * w.out_width))
+
+
+register(
+    Family(
+        name="qu8_qs8_s32_winograd__avx2",
+        workload_type=Conv2dWorkload,
+        isa_features=AVX2,
+        weight_bits=BITS,
+        activation_bits=BITS,
+        operand_ranges="x 0..255, w -127..127",
+        accepts=_transformed,
+        knob_space=winograd_knobs,
+        build=lambda request, knobs: _frame(request, knobs).build(),
+        constants=_constants,
+        parameters=lambda request, knobs: _frame(request, knobs).parameters,
+        work=lambda request, knobs: _frame(request, knobs).work,
+        max_terms=_terms,
+    )
+)
