@@ -4,10 +4,10 @@
     python benchmarks/faults.py --only kill --jobs optimize,search --kills 5 --seed 3
 
 Jobs are a tiny network's `optimize`, `tune`, `finetune` and `search`, which measure quickly. `kill` runs a job on one
-database until it is killed at a random moment, then again, until it ends; that is one chain, and chains follow until as
-many kills are done. After every kill: no process of it is left after 5 s, the database is sound, no record of before is
-gone, and every measurement that the job said to have stored is there. Full and read-only disks need root, for small
-file systems in memory; the clock needs a C compiler. What fails is printed, and counted in the last lines.
+database until it or its worker is killed at a random moment, then again, until it ends; that is one chain, and chains
+follow until as many kills are done. After every kill: no process of it is left after 5 s, the database is sound, no
+record of before is gone, and every measurement that the job said to have stored is there. Full and read-only disks need
+root, for small file systems in memory; the clock needs a C compiler. What fails is printed, and counted last.
 """
 
 from __future__ import annotations
@@ -105,13 +105,14 @@ class Faults:
         """kill -9 at random moments."""
         for job in self.jobs:
             fault, db, before = f"kill -9 {job}", self.database(), set()
+            temporary = Path(tempfile.mkdtemp(dir=self.folder))
             while self.done[fault] < kills:
-                run = Run.start(job, self.folder, db)
+                run = Run.start(job, self.folder, db, temporary=temporary)
                 over = run.wait(self.random.uniform(0.0, self.seconds(job)))
                 if not over:
-                    run.send(signal.SIGKILL)
+                    run.send(signal.SIGKILL, to_worker=self.random.random() < 0.5)
                     self.done[fault] += 1
-                ended = run.finish(LIMIT_SEC)
+                ended = run.finish(LIMIT_SEC, tidy=over)
                 self.left_behind(fault, ended)
                 wrong, now = stored(db)
                 self.expect(fault, not wrong, f"the database is damaged: {wrong}")
@@ -123,8 +124,9 @@ class Faults:
                     self.expect(fault, ended.code == 0, "a run after kills did not end well", ended)
                     self.done[f"{fault}: chains ended well"] += ended.code == 0
                     db, before = self.database(), set()
-            ended = Run.start(job, self.folder, db).finish(LIMIT_SEC)
+            ended = Run.start(job, self.folder, db, temporary=temporary).finish(LIMIT_SEC)
             self.expect(fault, ended.code == 0, "the run after the last kill did not end well", ended)
+            self.left_behind(fault, ended)
 
     def signals(self, count: int) -> None:
         """Asked to end: it says so, and leaves nothing behind."""
@@ -141,7 +143,7 @@ class Faults:
                 run.send(number)
                 ended = run.finish(END_SEC)
                 self.done[fault] += 1
-                codes = {128 + number} if begun else {128 + number, -number}
+                codes = {128 + number} if begun else {128 + number, -number}  # the latter before it listens
                 self.expect(fault, ended.code in codes, "did not end as asked", ended)
                 self.expect(fault, not begun or "interrupted" in ended.output, "did not say that it was", ended)
                 self.left_behind(fault, ended)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import psutil
 from onnx import TensorProto, helper, numpy_helper
 
 from tvm_mpq.tuning.database.latencies import LatencyDatabase
@@ -131,9 +132,13 @@ class Run:
             os.close(slave)
         return cls(process, mark, log, temporary, master)
 
-    def send(self, number: int) -> None:
-        """To the job's first process alone, as `kill` does."""
-        self.process.send_signal(number)
+    def send(self, number: int, *, to_worker: bool = False) -> None:
+        """To the process that was started alone, as `kill` does, or to its child that does the work."""
+        pid = self.process.pid
+        if to_worker:
+            children = [p.pid for p in psutil.Process(pid).children()]
+            pid = children[0] if children else pid
+        os.kill(pid, number)
 
     def close_terminal(self) -> None:
         assert self.terminal is not None
@@ -151,8 +156,11 @@ class Run:
             time.sleep(0.02)
         return False
 
-    def finish(self, timeout_sec: float) -> Ended:
-        """Wait for its end and for what it may leave behind; then clean up."""
+    def finish(self, timeout_sec: float, *, tidy: bool = True) -> Ended:
+        """Wait for its end, and for what it may leave behind; then end that.
+
+        tidy: its temporary files should be gone; after kill -9 the next start removes them.
+        """
         if not self.wait(timeout_sec):
             self.process.kill()
             self.process.wait()
@@ -160,7 +168,7 @@ class Run:
         else:
             code = self.process.returncode
         left = _gone(lambda: processes(self.mark))
-        litter = _gone(lambda: sorted(p.name for p in self.temporary.iterdir()))
+        litter = _gone(lambda: sorted(p.name for p in self.temporary.iterdir())) if tidy else []
         for pid in left:
             os.kill(pid, signal.SIGKILL)
         text = self.log.read_text(errors="replace")

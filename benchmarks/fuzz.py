@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import psutil
@@ -139,9 +139,12 @@ def make_built(folder: Path) -> Path:
 
 
 def run(
-    kinds: list[str], cases: int, seed: int, say: Callable[[str], None], built: Path | None = None, first: int = 0
+    cases: Mapping[str, int], seed: int, say: Callable[[str], None], built: Path | None = None, first: int = 0
 ) -> tuple[Counter[str], list[str]]:
-    """Counts by kind and outcome, and the faults. built: as of `make_built`; made where it is None."""
+    """Counts by kind and outcome, and the faults.
+
+    cases: how many of each kind. built: as of `make_built`; made where it is None. first: number of the first case.
+    """
     counts: Counter[str] = Counter()
     faults: list[str] = []
     with tempfile.TemporaryDirectory(prefix="fuzz_") as name:
@@ -149,21 +152,21 @@ def run(
         built = built or make_built(folder)
         environment = {"TVM_MPQ_FUZZ_BUILT": str(built)}
         started: list[subprocess.Popen[str]] = []
-        if "rpc" in kinds:
+        if "rpc" in cases:
             started = serve(folder)
             assert started[-1].stdout is not None
             environment["TVM_MPQ_FUZZ_CABLE"] = started[-1].stdout.readline().strip()
         worker = Worker(folder, seed, environment)
         try:
-            for kind in kinds:
+            for kind, count in cases.items():
                 start = time.monotonic()
-                for number in range(first, first + cases):
+                for number in range(first, first + count):
                     answer = worker.judge(kind, number)
                     counts[f"{kind} {answer['outcome']}"] += 1
                     if answer["outcome"] == "fault":
                         faults.append(f"{kind} {number} (seed {seed}): {answer['text']}")
                         say(faults[-1])
-                say(f"{kind}: {cases} cases in {time.monotonic() - start:.0f} s")
+                say(f"{kind}: {count} cases in {time.monotonic() - start:.0f} s")
         finally:
             worker.close()
             for process in started:
@@ -195,7 +198,11 @@ def main() -> None:
     parser.add_argument("--built", type=Path, help="folder of an earlier run's network, instead of making one")
     asked = parser.parse_args()
     counts, faults = run(
-        asked.kinds.split(","), asked.cases, asked.seed, lambda text: print(text, flush=True), asked.built, asked.first
+        dict.fromkeys(asked.kinds.split(","), asked.cases),
+        asked.seed,
+        lambda text: print(text, flush=True),
+        asked.built,
+        asked.first,
     )
     for name, count in sorted(counts.items()):
         print(f"{count:7d}  {name}")

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tvm_mpq.report.checked import CheckReport
     from tvm_mpq.report.contract import OptimizeReport
     from tvm_mpq.report.exported import ExportReport
+    from tvm_mpq.report.forecast import ForecastReport
 
 
 @spelled_out(OptimizeKeywords)
@@ -61,6 +62,26 @@ def optimize(
     from tvm_mpq.pipeline import Options, optimize_network
 
     return optimize_network(Options(model, budget=budget or Budget(), **options))
+
+
+@spelled_out(OptimizeKeywords)
+def forecast(model: Any, *, budget: Budget | None = None, **options: Unpack[OptimizeKeywords]) -> ForecastReport:
+    """What `optimize` would measure, and how long that would take; nothing is measured.
+
+    Parameters
+    ----------
+    model, budget
+        As of `optimize`.
+    **options
+
+    Returns
+    -------
+    dict
+        As `tvm-mpq optimize --dry-run --json` prints it.
+    """
+    from tvm_mpq.pipeline import Options, forecast_network
+
+    return forecast_network(Options(model, budget=budget or Budget(), **options))
 
 
 @spelled_out(SearchKeywords)

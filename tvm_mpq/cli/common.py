@@ -271,16 +271,19 @@ def limit_options(command: Command) -> Command:
     return command
 
 
-def with_progress(body: Callable[[Options], _T], **fields: Any) -> _T:
-    """Call `body(options)` with progress and messages on stderr, as far as they are wanted."""
+def with_progress(body: Callable[[Options], _T], *, whole_job: bool = False, **fields: Any) -> _T:
+    """Call `body(options)` with progress and messages on stderr, as far as they are wanted.
+
+    whole_job: its stages are those of `optimize`, whose whole is shown too.
+    """
     from tvm_mpq.pipeline.options import Options
-    from tvm_mpq.report.progress import ProgressLine
+    from tvm_mpq.report.progress import OPTIMIZE_PHASES, ProgressLine
 
     call = invocation()
     watch_crashes()
     if call.quiet:
         return body(Options(**fields, command=call.command))
-    with ProgressLine(bar=not call.verbose) as line:
+    with ProgressLine(bar=not call.verbose, phases=OPTIMIZE_PHASES if whole_job else ()) as line:
         return body(Options(**fields, command=call.command, progress=line.update, say=line.say))
 
 

@@ -45,7 +45,8 @@ from tvm_mpq.errors import InvalidValueError
     default="calib",
     help="Data that decide whether a plan keeps --max-drop; eval: those of --eval, which no longer test the result.",
 )
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for library, plan and report.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for library, plan and report.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be measured, and how long it would take.")
 @solver_option
 @click.option(
     "--measure-fraction",
@@ -62,7 +63,8 @@ from tvm_mpq.errors import InvalidValueError
 )
 @json_option
 def optimize(
-    out: Path,
+    out: Path | None,
+    dry_run: bool,
     as_json: bool,
     latency_ratio: float | None,
     latency_ms: float | None,
@@ -74,11 +76,17 @@ def optimize(
     from tvm_mpq.schema import Budget
 
     budget = Budget(latency_ratio, latency_ms, size_mb, max_drop)
-    from tvm_mpq.pipeline import check_output, optimize_network
+    from tvm_mpq.pipeline import check_output, forecast_network, optimize_network
     from tvm_mpq.report import tables
+    from tvm_mpq.report.forecast import show_forecast
 
+    if dry_run:
+        answer(with_progress(forecast_network, budget=budget, **fields), as_json, show_forecast)
+        return
+    if out is None:
+        raise click.UsageError("Missing option '--out': the folder for library, plan and report.")
     check_output(out)
-    result = with_progress(optimize_network, budget=budget, **fields)
+    result = with_progress(optimize_network, whole_job=True, budget=budget, **fields)
     report = result.save(out)
     answer(report, as_json, tables.show_optimize)
 

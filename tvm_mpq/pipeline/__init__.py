@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tvm_mpq.pipeline.devices import devices as list_devices
     from tvm_mpq.pipeline.doctor import diagnose
     from tvm_mpq.pipeline.export import export_folder
+    from tvm_mpq.pipeline.forecast import forecast as forecast_network
     from tvm_mpq.pipeline.inspect import inspect as inspect_network
     from tvm_mpq.pipeline.loaded import LoadedModel
     from tvm_mpq.pipeline.optimize import optimize as optimize_network
@@ -39,6 +40,7 @@ __all__ = [
     "demo_network",
     "diagnose",
     "export_folder",
+    "forecast_network",
     "inspect_network",
     "list_devices",
     "network_sensitivity",
@@ -60,6 +62,7 @@ _HOMES = {
     "compare_methods": ("compare", "compare"),
     "demo_network": ("demo", "demo"),
     "diagnose": ("doctor", "diagnose"),
+    "forecast_network": ("forecast", "forecast"),
     "export_folder": ("export", "export_folder"),
     "inspect_network": ("inspect", "inspect"),
     "list_devices": ("devices", "devices"),

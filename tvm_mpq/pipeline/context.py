@@ -56,6 +56,7 @@ class RunContext:
     device: DeviceIdentity
     health: Reading  # of the device, before the work
     import_check: ImportCheck = DECLINED
+    measuring_sec: float = 0.0  # that filling tables took so far
     _interpreter: tuple[Any, Interpreter] | None = None  # and the connection it belongs to
 
     @cached_property

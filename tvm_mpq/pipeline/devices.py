@@ -20,6 +20,9 @@ from tvm_mpq.tuning.devices.probe import Probe, measured_ms
 from tvm_mpq.tuning.devices.session import RpcSession
 from tvm_mpq.tuning.devices.tracker import NotATrackerError, Tracker
 
+ANSWER_SEC = 10.0
+"""For a board to answer a question about itself; measuring has more patience."""
+
 
 def devices(rpc: str | None, key: str | None = None, *, threads: int = 1) -> DevicesReport:
     """Every device that answers.
@@ -45,7 +48,7 @@ def devices(rpc: str | None, key: str | None = None, *, threads: int = 1) -> Dev
     host, port = parse_address(rpc)
     counts = _tracker(host, port, key)
     if counts is None:
-        with RpcSession(host, port, key, threads=threads) as device:
+        with RpcSession(host, port, key, threads=threads, timeout_sec=ANSWER_SEC) as device:
             return {"devices": [_describe(device)], "silent": [], "tracker": None}
     registered, free = counts
     found: list[Device] = []
@@ -53,7 +56,9 @@ def devices(rpc: str | None, key: str | None = None, *, threads: int = 1) -> Dev
     with contextlib.ExitStack() as open_ones:  # each is held until all are known, lest the tracker give it again
         for _ in range(min(free, boards.MOST_BOARDS)):
             try:
-                device = open_ones.enter_context(RpcSession(host, port, key, threads=threads, tracker=True))
+                device = open_ones.enter_context(
+                    RpcSession(host, port, key, threads=threads, tracker=True, timeout_sec=ANSWER_SEC)
+                )
                 found.append(_describe(device))
             except DeviceLostError as e:
                 silent.append({"reason": str(e)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +20,7 @@ from tvm_mpq.pipeline.bits import require_what_searches
 from tvm_mpq.pipeline.context import RunContext, open_context
 from tvm_mpq.pipeline.describe import describe
 from tvm_mpq.pipeline.finetune import Finetuner
+from tvm_mpq.pipeline.forecast import remember_rest
 from tvm_mpq.pipeline.judgement import judgement
 from tvm_mpq.pipeline.options import Options, to_json
 from tvm_mpq.pipeline.result import Result
@@ -43,7 +45,10 @@ def optimize(options: Options) -> Result[OptimizeReport]:
     """Find, build and verify. See `tvm_mpq.optimize`."""
     options.require_measured("optimize")
     with open_context(options) as context:
-        return _optimize(context, options)
+        begun = time.monotonic()
+        result = _optimize(context, options)
+        remember_rest(context, time.monotonic() - begun - context.measuring_sec)
+        return result
 
 
 def _optimize(context: RunContext, options: Options) -> Result[OptimizeReport]:

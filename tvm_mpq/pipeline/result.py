@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 from tvm_mpq.errors import OutputError
 from tvm_mpq.pipeline.loaded import LoadedModel, Tensors
 from tvm_mpq.pipeline.options import check_output
-from tvm_mpq.report import notebook
+from tvm_mpq.report import notebook, plot
 from tvm_mpq.report.answers import BuildReport
 from tvm_mpq.report.contract import OptimizeReport
 from tvm_mpq.schema import Plan
@@ -58,6 +58,14 @@ class Result(Generic[R]):
         Always `operator` and `precision`; after `optimize` also `workload`, `latency_us`, `latency_8bit_us`, `loss`.
         """
         return notebook.table(self.report)
+
+    def plot(self, name: str = "pareto") -> plot.Picture:
+        """A picture of what `optimize` found, which a notebook shows; `.save("pareto.svg")` writes it.
+
+        name: `pareto`, latency against loss of each plan; `tradeoff`, loss against saving of each candidate.
+        Raises InvalidValueError for another name, and where there is nothing to draw.
+        """
+        return plot.plot(self.report, name)
 
     def _repr_html_(self) -> str:
         return notebook.view(self.report)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +24,7 @@ from tvm_mpq.execute.build_cache import NetworkBuildCache
 from tvm_mpq.kernels.registry import Request
 from tvm_mpq.passes.lowering import KernelStep
 from tvm_mpq.pipeline.context import RunContext
+from tvm_mpq.pipeline.forecast import remember_pace
 from tvm_mpq.pipeline.problem import Space, build_problem
 from tvm_mpq.schema import Plan, Precision
 from tvm_mpq.select.evaluate import cost, uniform
@@ -69,7 +71,10 @@ def build_tables(context: RunContext, data: Dataset) -> Tables:
         options.tell("measuring kernels on " + ("this CPU" if options.rpc is None else "the board"))
     else:
         _check_integers(space, options.latency_source)
+    begun = time.monotonic()
     table = _source(context).table(space.requests())
+    context.measuring_sec += time.monotonic() - begun
+    remember_pace(context, table.measured, time.monotonic() - begun)
     options.tell("calibrating")
     ranges = context.interpret(lambda run: learn.ranges(prepared, run, data, context.db, options))
     plan = dataclasses.replace(learn.bare_plan(prepared, ranges), kernels=_kernel_rows(table))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from rich.console import Console
@@ -18,6 +18,54 @@ PLAIN_INTERVAL_SEC = 5.0
 """Least time between two plain lines of one stage."""
 
 
+OPTIMIZE_PHASES = (
+    ("compiling kernels", 0.10),
+    ("checking kernels", 0.10),
+    ("measuring kernels", 0.40),
+    ("calibrating", 0.05),
+    ("sensitivity", 0.10),
+    ("rounding weights", 0.10),
+    ("checking plans end to end", 0.10),
+    ("verifying", 0.05),
+)
+"""Stages of `optimize` in order with their shares of the time, roughly, where nothing is known yet; what is known is
+passed over at once, and the time left falls."""
+
+
+class WholeJob:
+    """How far a job of several stages is. phases: (stage, share of the time) in order; stages not named do not count.
+
+    >>> job = WholeJob((("a", 0.5), ("b", 0.5)), 100.0)
+    >>> job.update("b", 1, 2), round(job.left_sec(160.0))
+    (0.75, 20)
+    """
+
+    def __init__(self, phases: Sequence[tuple[str, float]], begun: float) -> None:
+        self._phases, self._begun, self.share = phases, begun, 0.0
+
+    def update(self, stage: str, done: int, total: int) -> float:
+        """The share done, which never falls: stages may come again."""
+        before = 0.0
+        for name, share in self._phases:
+            if name == stage:
+                self.share = max(self.share, before + share * done / max(total, 1))
+                break
+            before += share
+        return self.share
+
+    def left_sec(self, now: float) -> float | None:
+        """None while too little is done to tell."""
+        return None if self.share < 0.02 else (now - self._begun) * (1 - self.share) / self.share
+
+    def text(self, now: float) -> str:
+        """`34 % of the job, about 5 min left`; empty where nothing is to be told."""
+        if not self._phases:
+            return ""
+        left = self.left_sec(now)
+        rest = f", about {duration(left)} left" if left is not None and left >= 1 else ""
+        return f"{100 * self.share:.0f} % of the job{rest}"
+
+
 class ProgressLine:
     """Shows how far long work is. Use as a context manager; nothing is ever written to standard output.
 
@@ -27,9 +75,18 @@ class ProgressLine:
         Seconds that only grow; tests give their own.
     bar
         Whether a terminal gets a bar. Without it lines that others print in between stay whole.
+    phases
+        Of a job whose stages are known: (stage, share of the time) in order; its whole is shown beside the stage.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, *, bar: bool = True) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        bar: bool = True,
+        phases: Sequence[tuple[str, float]] = (),
+    ) -> None:
+        self._job = WholeJob(phases, clock())
         self._console = Console(stderr=True, markup=False, highlight=False, emoji=False)
         self._clock = clock
         self._wants_bar = bar
@@ -47,6 +104,7 @@ class ProgressLine:
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(elapsed_when_finished=True),
+                TextColumn("{task.fields[job]}", markup=False),
                 console=self._console,
                 transient=True,
                 redirect_stdout=False,
@@ -65,6 +123,7 @@ class ProgressLine:
 
     def update(self, done: int, total: int, what: str) -> None:
         """`done` of `total` steps of the stage `what` are done; a new `what` begins a new stage."""
+        self._job.update(what, done, total)
         if self._bar:
             self._move_bar(self._bar, done, total, one_line(what))
         else:
@@ -81,8 +140,8 @@ class ProgressLine:
             if self._task is not None:
                 bar.remove_task(self._task)
             self._what = what
-            self._task = bar.add_task(what, total=total)
-        bar.update(self._task, completed=done, total=total)
+            self._task = bar.add_task(what, total=total, job="")
+        bar.update(self._task, completed=done, total=total, job=self._job.text(self._clock()))
 
     def _plain(self, done: int, total: int, what: str) -> None:
         now = self._clock()
@@ -109,11 +168,12 @@ class ProgressLine:
         self._shown_at = now
         steps = done - self._first
         left = (now - self._begun) / steps * (total - done) if steps > 0 else 0.0
-        rest = f", about {_duration(left)} left" if left >= 1 else ""
-        self._console.print(f"{self._what}: {done}/{total}{rest}", soft_wrap=True)
+        rest = f", about {duration(left)} left" if left >= 1 else ""
+        whole = self._job.text(now)
+        self._console.print(f"{self._what}: {done}/{total}{rest}{whole and f' ({whole})'}", soft_wrap=True)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """`45 s`, `3 min`, `2 h 5 min`."""
     if seconds < 60:
         return f"{seconds:.0f} s"

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tvm_mpq.report.progress import PLAIN_INTERVAL_SEC, ProgressLine
+from tvm_mpq.report.progress import OPTIMIZE_PHASES, PLAIN_INTERVAL_SEC, ProgressLine
 
 
 class Clock:
@@ -108,3 +108,26 @@ def test_an_error_passes_through(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(KeyError):
         work()
     assert capsys.readouterr().err == "measuring: 1/3\n"
+
+
+def test_the_whole_job_is_shown_beside_its_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    """A stage that comes again, or that is not one of the job's, moves nothing back."""
+    clock = Clock()
+    with ProgressLine(clock, phases=(("measuring", 0.5), ("checking", 0.5))) as line:
+        clock.now += 30
+        line.update(1, 2, "measuring")
+        line.update(2, 2, "measuring")
+        clock.now += 90
+        line.update(1, 2, "checking")
+        line.update(1, 2, "measuring")
+        line.update(3, 3, "else")
+    assert capsys.readouterr().err.splitlines() == [
+        "measuring: 2/2 (50 % of the job, about 30 s left)",
+        "checking: 1/2 (75 % of the job, about 40 s left)",
+        "measuring: 1/2 (75 % of the job, about 40 s left)",
+        "else: 3/3 (75 % of the job, about 40 s left)",
+    ]
+
+
+def test_the_stages_of_optimize_make_a_whole() -> None:
+    assert sum(share for _, share in OPTIMIZE_PHASES) == pytest.approx(1.0)
