@@ -146,7 +146,11 @@ class Convolution(nn.Module):
         work = self.work
         if self.linear:
             return functional.linear(x, weight.reshape(len(weight), -1), bias)
-        data = x.reshape(-1, work.in_height, work.in_width, work.in_channels).permute(0, 3, 1, 2)
+        data = x.reshape(-1, work.in_height, work.in_width, work.in_channels)
+        if _reads_points(work):  # several times as fast as the same convolution
+            points = data[:, :: work.stride[0], :: work.stride[1]]
+            return functional.linear(points, weight.reshape(len(weight), -1), bias)
+        data = data.permute(0, 3, 1, 2)
         if work.input_dilation != (1, 1):
             wide = data.new_zeros(*data.shape[:2], work.dilated_height, work.dilated_width)
             wide[:, :, :: work.input_dilation[0], :: work.input_dilation[1]] = data
@@ -158,6 +162,12 @@ class Convolution(nn.Module):
             padding = (0, 0)
         y = functional.conv2d(data, weight.permute(0, 3, 1, 2), bias, work.stride, padding, work.dilation, work.groups)
         return y.permute(0, 2, 3, 1)
+
+
+def _reads_points(work: Conv2dWorkload) -> bool:
+    """Whether each output position reads one input position, so that the operator is a matrix product."""
+    plain = work.kernel == (1, 1) and work.groups == 1 and work.input_dilation == (1, 1)
+    return plain and not any(work.padding)
 
 
 def _near(weight: FloatArray, given: QuantizedWeight) -> FloatArray:

@@ -29,7 +29,7 @@ class _RoundClampToTensors(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, y: Tensor, low: Tensor, high: Tensor) -> Tensor:
         context.save_for_backward(y, low, high)
-        return torch.maximum(torch.minimum(torch.round(y), high), low)
+        return torch.round(y).clamp_(float(low), float(high))
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
