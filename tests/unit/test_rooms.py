@@ -28,7 +28,8 @@ class Room:
 
 
 ENGINE_LIBRARIES = {
-    *("tvm", "onnx", "torch", "onnxruntime", "openvino", "nncf", "ai_edge_litert", "litert_torch", "ai_edge_quantizer")
+    *("tvm", "onnx", "torch", "onnxruntime", "openvino", "nncf", "ai_edge_litert", "litert_torch", "ai_edge_quantizer"),
+    *("executorch", "torchao"),
 }
 
 TABLE = {

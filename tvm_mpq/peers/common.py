@@ -7,6 +7,8 @@ This file needs numpy only: an engine's Python may lack the project itself.
 
 from __future__ import annotations
 
+import importlib
+import sys
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +19,7 @@ import numpy.typing as npt
 
 FloatImages = npt.NDArray[np.float32]
 
-MODULES = {"ours": "ours", "ort": "ort", "openvino": "ov", "litert": "litert"}
+MODULES = {"ours": "ours", "ort": "ort", "openvino": "ov", "litert": "litert", "executorch": "executorch_engine"}
 """First part of an engine's name -> module here."""
 
 PRECISIONS = {
@@ -25,6 +27,7 @@ PRECISIONS = {
     "ort": ("int8", "fp32"),
     "openvino": ("int8", "bf16", "fp32"),
     "litert": ("int8", "fp32"),
+    "executorch": ("int8", "fp32"),
 }
 
 
@@ -93,3 +96,10 @@ def versions(packages: tuple[str, ...]) -> dict[str, str]:
 def rows(x: FloatImages) -> list[FloatImages]:
     """float32[n, ...] as n arrays float32[1, ...]."""
     return [np.array(x[i : i + 1], order="C") for i in range(len(x))]  # copies: OpenVINO wants writable memory
+
+
+def torch_network(place: str) -> Any:
+    """The torch module that `EngineJob.torch` names, for inference."""
+    folder, module, name = place.rsplit(":", 2)
+    sys.path.insert(0, folder)
+    return importlib.import_module(module).build(name).eval()

@@ -6,15 +6,13 @@ A torch network is converted by litert-torch and quantized by ai-edge-quantizer,
 
 from __future__ import annotations
 
-import importlib
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tvm_mpq.peers.common import EngineJob, FloatImages, NotOffered, rows
+from tvm_mpq.peers.common import EngineJob, FloatImages, NotOffered, rows, torch_network
 
 PACKAGES = ("ai-edge-litert", "litert-torch", "ai-edge-quantizer")
 MODULES = ("ai_edge_litert.interpreter",)
@@ -35,11 +33,8 @@ def build(job: EngineJob) -> None:
         import torch
     except ImportError as e:
         raise NotOffered(f"converting needs litert-torch ({e}); benchmarks/README.md says how to give it") from e
-    folder, module, name = job.torch.rsplit(":", 2)
-    sys.path.insert(0, folder)
-    network = importlib.import_module(module).build(name).eval()
     images = job.images()
-    network = litert_torch.to_channel_last_io(network, args=[0])
+    network = litert_torch.to_channel_last_io(torch_network(job.torch), args=[0])
     images = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
     converted = litert_torch.convert(network, (torch.from_numpy(images[:1]),))
     if job.precision == "fp32":

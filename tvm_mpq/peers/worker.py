@@ -102,7 +102,8 @@ class Worker:
         if todo == "build":
             engine.build(job)
             return {"seconds": time.perf_counter() - start}
-        sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # TVM imports it when it can, and needs it not
+        if "torch" not in engine.PACKAGES:
+            sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # TVM imports it when it can: it needs it not
         for name in engine.MODULES:
             importlib.import_module(name)
         start = time.perf_counter()
