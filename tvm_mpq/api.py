@@ -138,7 +138,7 @@ def compare(
     model
         As of `optimize`.
     methods
-        Of `ilp`, `greedy`, `amed`, `haq`, `freebits`, `random`, `uniform`; or `all`.
+        Of `ilp`, `ohq`, `greedy`, `amed`, `haq`, `freebits`, `random`, `uniform`; or `all`.
     budgets
         Shares of what uniform 8 bit takes of `axis`.
     measure

@@ -113,7 +113,8 @@ MEANINGS = {
     "rounding_samples": "that weights are rounded on; default 128",
     "calibration_samples": "that ranges are found on; default 64",
     "sensitivity_samples": "that losses of single operators are found on; default 32",
-    "method": "that searches plans: `ilp` (default, exact), `greedy`, `amed`, `haq`, `freebits`, `random` or `uniform`",
+    "method": "that searches plans: `ilp` (default, exact), `ohq`, `greedy`, `amed`, `haq`, `freebits`, `random` "
+    "or `uniform`",
     "solver_time_limit_sec": "of the solver for each solution; default 60.0",
     "seed": "of methods that draw; default 0",
     "evaluations": "plans that a method other than `ilp` prices at most; None = its own default",

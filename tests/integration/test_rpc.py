@@ -53,6 +53,23 @@ def both(server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     return {"here": here, "board": board, "folder": folder, "data": data, "rpc": rpc}
 
 
+def test_ohq_needs_no_data_and_estimates_on_the_board(both: dict[str, Any]) -> None:
+    """Kernels, synthetic inputs, masks: what the board answers is what this CPU does."""
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        measure_quickly(patch, QUICK)
+        for where, rpc in (("here", None), ("board", both["rpc"])):
+            db = both["folder"] / f"{where}.db"
+            report = mpq.search(both["folder"] / "m.onnx", db=db, rpc=rpc, method="ohq", points=2)
+            assert report["method"] == "ohq" and len(report["points"]) > 2
+            with LatencyDatabase(db) as held, held.store.translated() as connection:
+                rows = connection.execute("SELECT value FROM results WHERE kind = 'masked'").fetchall()
+            ((value,),) = rows
+            found[where] = json.loads(value)
+    assert found["board"].keys() == found["here"].keys() and len(found["here"]) > 3
+    assert found["board"] == pytest.approx(found["here"], rel=1e-5)
+
+
 def test_the_board_is_known_as_this_cpu(both: dict[str, Any]) -> None:
     identity = device_identity(local_row(), 1).key
     assert both["board"].report["device"] == both["here"].report["device"] == identity

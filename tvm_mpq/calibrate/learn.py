@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 from tvm_mpq.calibrate.data import Dataset
+from tvm_mpq.calibrate.masked import SAMPLES as MASKED_SAMPLES
+from tvm_mpq.calibrate.masked import VERSION as MASKED_VERSION
+from tvm_mpq.calibrate.masked import masked_losses
 from tvm_mpq.calibrate.ranges import calibrate, range_bits
 from tvm_mpq.calibrate.rounding import GPTQ, NEAREST, float_side, round_alone
 from tvm_mpq.calibrate.sensitivity import Loss, Trial, float_plan, measure_losses, trials
@@ -135,6 +139,41 @@ def losses(
         start=stored["done"],
         losses=known or None,
     )
+
+
+def masked(
+    prepared: Prepared,
+    interpreter: Interpreter,
+    plan: Plan,
+    data: Dataset,
+    db: LatencyDatabase,
+    options: CalibrationSettings,
+    store: KernelStore,
+) -> dict[tuple[str, str], float]:
+    """(operator, precision) -> loss estimated by masks (`calibrate.masked`), from its own few samples.
+
+    Weights are rounded to nearest: nothing else needs no data.
+    """
+    used = data.head(min(MASKED_SAMPLES, options.sensitivity_samples))
+    graph = prepared.graph
+    todo = trials(graph, plan, prepared.features)
+    names = (f"{t.operator}={t.precision}" for t in todo)
+    key = _key(prepared, used, options.observer, MASKED_VERSION, prepared.own.digest, *names)
+    stored = ResultStore(db).get("masked", key)
+    if stored is None:
+        found = masked_losses(
+            graph,
+            interpreter,
+            lower(graph, plan, prepared.features),
+            [dataclasses.replace(trial, steps=tuple(emulated_on_int8(trial.steps, store))) for trial in todo],
+            graph_samples(prepared, used),
+            metric=metric_for(graph),
+            progress=options.progress,
+        )
+        stored = {f"{o}@{p}": x if math.isfinite(x) else None for (o, p), x in found.items()}
+        ResultStore(db).put("masked", key, stored)
+    rows = {tuple(name.rsplit("@", 1)): x for name, x in stored.items()}
+    return {(o, p): math.inf if x is None else float(x) for (o, p), x in rows.items()}
 
 
 def _rounded(

@@ -92,7 +92,7 @@ def trials(graph: Graph, float_plan: Plan, features: frozenset[str]) -> list[Tri
     base = {_identity(s) for s in lower(graph, float_plan, features)}
     found = []
     for node in graph.weighted():
-        reachable = _downstream(graph, node.output)
+        reachable = downstream(graph, node.output)
         for text in node.candidates:
             precision = Precision.parse(text)
             if precision == FP32:
@@ -130,13 +130,7 @@ def measure_losses(
     interpreter.prepare([*float_steps, *(s for t in todo for s in t.steps)])
     losses = losses or {(t.operator, str(t.precision)): Loss() for t in todo}
     for i in range(start, len(samples)):
-        base = interpreter.run(float_steps, interpreter.load(samples[i]), tag="base")
-        reference = interpreter.outputs(base)[0]
-        if not np.isfinite(reference).all():
-            where = _first_broken(float_steps, base)
-            raise DataError(
-                f"operator {where!r} at fp32 gives NaN or infinity on calibration sample {i}; check data and weights"
-            )
+        base, reference = float_outputs(interpreter, float_steps, samples[i], i)
         label = None if labels is None else int(labels[i])
         for trial in todo:
             output = interpreter.outputs(interpreter.run(trial.steps, base, tag="trial"))[0]
@@ -146,6 +140,34 @@ def measure_losses(
         if progress:
             progress(i + 1, len(samples), "sensitivity")
     return losses
+
+
+def float_outputs(
+    interpreter: Interpreter, float_steps: Sequence[Step], sample: Sample, i: int
+) -> tuple[Values, Array]:
+    """All tensors of the fp32 network on calibration sample number i, and its first output.
+
+    Raises
+    ------
+    DataError
+        If that holds NaN or infinity; the text names the operator where it begins.
+    """
+    base = interpreter.run(float_steps, interpreter.load(sample), tag="base")
+    reference = interpreter.outputs(base)[0]
+    if not np.isfinite(reference).all():
+        where = _first_broken(float_steps, base)
+        raise DataError(
+            f"operator {where!r} at fp32 gives NaN or infinity on calibration sample {i}; check data and weights"
+        )
+    return base, reference
+
+
+def divergence(reference: Array, changed: Array, metric: str, temperature: float = 1.0) -> float:
+    """What one sample loses, by `kl` of logits over a temperature or by `mse`; float32[batch, ...] each."""
+    if metric == "mse":
+        return relative_error(changed, reference) ** 2
+    before, after = (x.reshape(len(x), -1).astype(np.float64) / temperature for x in (reference, changed))
+    return kl_divergence(before, after)
 
 
 def _first_broken(steps: Sequence[Step], values: Values) -> str:
@@ -179,7 +201,7 @@ def _identity(step: Step) -> tuple[str, str, StoredValue]:
     return name, type(step).__name__, made_by(step)
 
 
-def _downstream(graph: Graph, tensor: str) -> set[str]:
+def downstream(graph: Graph, tensor: str) -> set[str]:
     """Tensors whose value depends on this one, itself included."""
     reached = {tensor}
     for node in graph.nodes:

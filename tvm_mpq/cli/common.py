@@ -51,7 +51,7 @@ def one_of(names: tuple[str, ...]) -> Callable[[click.Context, click.Parameter, 
     return check
 
 
-METHODS = ("ilp", "greedy", "amed", "haq", "freebits", "random", "uniform")
+METHODS = ("ilp", "ohq", "greedy", "amed", "haq", "freebits", "random", "uniform")
 """As above."""
 
 

@@ -69,9 +69,7 @@ class Interpreter:
 
     def load(self, inputs: dict[str, Array]) -> Values:
         """The network's inputs, one sample, as runtime tensors."""
-        return {
-            StoredValue(name, FLOAT_BITS): self._runtime.array(np.asarray(x, order="C")) for name, x in inputs.items()
-        }
+        return {StoredValue(name, FLOAT_BITS): self.array(x) for name, x in inputs.items()}
 
     def run(self, steps: Iterable[Step], values: Values, *, tag: str) -> Values:
         """Execute `steps` on top of `values`; returns a new mapping that holds both.
@@ -93,6 +91,10 @@ class Interpreter:
         """Let go of the buffer in which runs of this tag keep a result."""
         for slot in [s for s in self._buffers if s[:2] == (tag, value)]:
             del self._buffers[slot]
+
+    def array(self, value: Array) -> Any:
+        """A tensor of the runtime that holds these values."""
+        return self._runtime.array(np.asarray(value, order="C"))
 
     def outputs(self, values: Values) -> list[Array]:
         """The network's outputs as NumPy arrays (copies)."""

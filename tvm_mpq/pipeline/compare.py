@@ -15,7 +15,7 @@ from tvm_mpq.pipeline.entries import EntryStore
 from tvm_mpq.pipeline.held import HeldImages, HeldRun
 from tvm_mpq.pipeline.options import Options
 from tvm_mpq.pipeline.rounding import Rounder
-from tvm_mpq.pipeline.tables import Tables, build_tables, corrected_tables, plan_of
+from tvm_mpq.pipeline.tables import Tables, build_tables, corrected_tables, estimated_losses, plan_of
 from tvm_mpq.report.answers import CompareReport, MethodRow, UniformRow
 from tvm_mpq.select.choose import limits_of
 from tvm_mpq.select.contest import Found, contest
@@ -94,7 +94,7 @@ def _compare(
         int8.quantity(axis),
         budgets,
         methods,
-        lambda method: options.searcher(method, learner),
+        lambda method: options.searcher(method, learner, lambda problem: estimated_losses(context, tables.plan, data)),
         time.perf_counter,
         options.tell,
         quantity=axis,

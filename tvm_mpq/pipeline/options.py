@@ -15,6 +15,7 @@ from tvm_mpq.errors import InvalidValueError, MissingDependencyError, OutputErro
 from tvm_mpq.kernels import OFFERED
 from tvm_mpq.report.contract import OptimizeReport
 from tvm_mpq.schema import Budget, Precision, Progress
+from tvm_mpq.select.methods.estimated import EstimateLosses
 from tvm_mpq.select.methods.haq import LAST, Haq, Learn
 from tvm_mpq.select.methods.learned_bits import LearnBits
 from tvm_mpq.select.methods.search import Effort
@@ -166,10 +167,13 @@ class Options:
             return tuple(Precision.parse(str(p)) for p in self.precisions)
         return OFFERED if self.simulator is None else SIMULATED_OFFERED
 
-    def searcher(self, method: str | None = None, bits: LearnBits | None = None) -> Searcher:
+    def searcher(
+        self, method: str | None = None, bits: LearnBits | None = None, losses: EstimateLosses | None = None
+    ) -> Searcher:
         """A new searcher of the method named, or of the one that was asked for.
 
         bits: what learns them for `freebits`, from the network and data of a run; without it that one cannot search.
+        losses: what estimates those of `ohq`; without it, the tables' losses are taken for estimates.
 
         Raises
         ------
@@ -188,6 +192,7 @@ class Options:
             free_bits=self.free_bits,
             learn=_agent() if method == Haq.name else None,
             bits=bits or _nothing_learned,
+            losses=losses,
         )
 
     def tell(self, text: str) -> None:

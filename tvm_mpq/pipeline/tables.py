@@ -29,6 +29,7 @@ from tvm_mpq.pipeline.problem import Space, build_problem
 from tvm_mpq.schema import Plan, Precision
 from tvm_mpq.select.evaluate import cost, uniform
 from tvm_mpq.select.ilp import Solution
+from tvm_mpq.select.methods.estimated import Estimated
 from tvm_mpq.select.problem import Problem
 from tvm_mpq.simulators.source import SimulatedLatencies
 
@@ -78,10 +79,22 @@ def build_tables(context: RunContext, data: Dataset) -> Tables:
     options.tell("calibrating")
     ranges = context.interpret(lambda run: learn.ranges(prepared, run, data, context.db, options))
     plan = dataclasses.replace(learn.bare_plan(prepared, ranges), kernels=_kernel_rows(table))
+    losses = estimated_losses(context, plan, data) if options.method == Estimated.name else _losses(context, plan, data)
+    return Tables(plan, table, losses, *_problems(context, plan, table, losses), Correction())
+
+
+def _losses(context: RunContext, plan: Plan, data: Dataset) -> dict[tuple[str, str], float]:
+    options, prepared = context.options, context.prepared
     options.tell("estimating sensitivity")
     found = context.interpret(lambda run: learn.losses(prepared, run, plan, data, context.db, options, context.store))
-    losses = learn.loss_table(prepared, found)
-    return Tables(plan, table, losses, *_problems(context, plan, table, losses), Correction())
+    return learn.loss_table(prepared, found)
+
+
+def estimated_losses(context: RunContext, plan: Plan, data: Dataset) -> dict[tuple[str, str], float]:
+    """What the method `ohq` has in the place of sensitivity. plan: fp32, with ranges."""
+    options, prepared = context.options, context.prepared
+    options.tell("estimating sensitivity by masks")
+    return context.interpret(lambda run: learn.masked(prepared, run, plan, data, context.db, options, context.store))
 
 
 def _source(context: RunContext) -> LatencySource:

@@ -49,6 +49,12 @@ def draw(walk: LayerWalk, seed: int) -> None:
             walk.act(rng.random())
 
 
+def misjudged(problem: Problem) -> dict[tuple[str, str], float]:
+    """Losses that are off by up to a factor of two; implements `EstimateLosses`."""
+    rng = random.Random(5)
+    return {(o.name, c.label): c.loss * rng.uniform(0.7, 1.4) for o in problem.operators for c in o.choices}
+
+
 def learnt(problem: Problem) -> list[dict[str, Precision]]:
     """What a differentiable search might give: some bits everywhere, and others here and there;
     implements `LearnBits`."""

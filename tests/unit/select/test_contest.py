@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from mpq_testing.walks import draw, learnt
+from mpq_testing.walks import draw, learnt, misjudged
 from tvm_mpq.select.contest import contest
 from tvm_mpq.select.evaluate import cost, uniform
 from tvm_mpq.select.methods.search import Effort
@@ -19,7 +19,8 @@ def entries(network):
     said = []
 
     def searcher(name):
-        return searcher_for(name, Effort(evaluations=800), free_bits=name == "amed", learn=draw, bits=learnt)
+        learning = {"learn": draw, "bits": learnt, "losses": misjudged}
+        return searcher_for(name, Effort(evaluations=800), free_bits=name == "amed", **learning)
 
     return contest(problem, int8_us, (0.8, 0.6, 0.01), METHODS, searcher, clock, said.append), int8_us, said
 

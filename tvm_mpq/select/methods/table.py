@@ -5,6 +5,7 @@ from __future__ import annotations
 from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.select.ilp import DEFAULT_TIME_LIMIT_SEC
 from tvm_mpq.select.methods.amed import Amed
+from tvm_mpq.select.methods.estimated import Estimated, EstimateLosses
 from tvm_mpq.select.methods.free_bits import FreeBits
 from tvm_mpq.select.methods.greedy import Greedy
 from tvm_mpq.select.methods.haq import LAST, Haq, Learn, checked_cut
@@ -16,7 +17,10 @@ from tvm_mpq.select.searcher import IntegerProgram, Searcher
 
 ILP = "ilp"
 
-METHODS = (ILP, Greedy.name, Amed.name, Haq.name, LearnedBits.name, RandomPlans.name, UniformPlans.name)
+METHODS = (
+    *(ILP, Estimated.name, Greedy.name, Amed.name, Haq.name, LearnedBits.name),
+    *(RandomPlans.name, UniformPlans.name),
+)
 """All of them, the usual order in tables."""
 
 
@@ -30,12 +34,14 @@ def searcher_for(
     free_bits: bool = False,
     learn: Learn | None = None,
     bits: LearnBits | None = None,
+    losses: EstimateLosses | None = None,
 ) -> Searcher:
     """The searcher of a method's name.
 
     time_limit_sec: of the solver, for each solution. pin_ends: `amed` and `haq` hold first and last operator at
     8 bits. cut: how `haq` comes within the limits. learn: the agent of `haq`, needed there and nowhere else.
     free_bits: the free-bits step after it. bits: what learns those that `freebits` begins with, needed there alone.
+    losses: what estimates those that `ohq` goes by; None = those of the problem are estimates already.
 
     Raises
     ------
@@ -48,6 +54,8 @@ def searcher_for(
     found: Searcher
     if method == ILP:
         found = IntegerProgram(time_limit_sec)
+    elif method == Estimated.name:
+        found = Estimated(losses, time_limit_sec)
     elif method == Haq.name:
         if learn is None:
             raise InvalidValueError("method haq needs an agent that learns (got None)")
