@@ -29,6 +29,7 @@ from tvm_mpq.select.methods.haq import STATE_SIZE, LayerWalk
 CRITIC_RATE, ACTOR_RATE = 1e-3, 1e-4
 HIDDEN = [300, 300]
 DISCOUNT, TARGET_RATE, BATCH = 1.0, 0.01, 64
+MOST_UPDATES = 40  # after a walk; the paper makes as many as it had steps, which takes a minute for every 7,000
 WARM_UP = 20  # walks of evenly drawn actions, before anything is learned
 REMEMBERED = 64  # walks in the replay buffer
 FIRST_SIGMA, SIGMA_DECAY = 0.5, 0.99  # of an action in [0, 1], and from walk to walk
@@ -38,11 +39,17 @@ BASELINE_RATE = 0.5  # of the moving average, a batch
 def learn(walk: LayerWalk, seed: int) -> None:
     """Walk and learn, `walk.episodes` times; implements `tvm_mpq.select.methods.haq.Learn`.
 
+    The last walk is the policy's own, without noise.
     Equal seeds walk equally. Random states and threads of Python, NumPy and PyTorch are as before when it ends.
     """
     with _own_randomness():
         agent = agent_for(walk, seed)
-        agent.learn(walk.episodes * walk.steps, callback=Narrowing(), log_interval=None)
+        if walk.episodes > 1:
+            agent.learn((walk.episodes - 1) * walk.steps, callback=Narrowing(), log_interval=None)
+        state, reward = walk.begin(), None
+        while reward is None:
+            action, _ = agent.predict(np.array(state, np.float32), deterministic=True)
+            state, reward = walk.act(float(action[0]))
 
 
 def agent_for(walk: LayerWalk, seed: int) -> SlowActorDDPG:
@@ -57,7 +64,7 @@ def agent_for(walk: LayerWalk, seed: int) -> SlowActorDDPG:
         tau=TARGET_RATE,
         gamma=DISCOUNT,
         train_freq=(1, "episode"),
-        gradient_steps=-1,  # as many as the walk had steps
+        gradient_steps=min(walk.steps, MOST_UPDATES),
         replay_buffer_class=WalkBuffer,
         policy_kwargs={"net_arch": HIDDEN, "optimizer_kwargs": {"fused": True}},
         seed=seed,

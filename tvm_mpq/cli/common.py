@@ -227,7 +227,8 @@ def source_options(command: Command) -> Command:
     energy = "Millijoule a run that each plan may take; where the latency source gives energies."
     command = click.option("--energy-mj", type=float, help=energy)(command)
     from_simulators = (
-        "a simulated machine: mpic[:8cores|:8bit|:8cores-8bit], zigzag:{eyeriss_like,edge_tpu_like,tpu_like}, "
+        "a simulated machine: mpic[:8cores|:8bit|:8cores-8bit], bismo:{edge,cloud}, bitfusion, "
+        "zigzag:{eyeriss_like,edge_tpu_like,tpu_like}, "
         "scalesim:{systolic,low_memory,eyeriss}"
     )
     return click.option(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,7 +59,10 @@ class BitLearner:
         self._context, self._plan = context, plan
 
     def __call__(self, problem: Problem) -> Sequence[Mapping[str, Precision]]:
+        import torch
+
         from tvm_mpq.training.bit_search import search_bits
+        from tvm_mpq.training.checkpoint import Checkpoint
         from tvm_mpq.training.settings import BitSearchSettings
 
         prepared, options, data = self._context.prepared, self._context.options, self._context.data
@@ -70,9 +74,22 @@ class BitLearner:
         if rows is None:
             options.tell("learning bits")
             data = dataclasses.replace(data, arrays=prepared.by_tensor(data.arrays))
-            found = search_bits(prepared.graph, self._plan, prepared.features, data, offer, settings, options.progress)
+            folder = Path(f"{self._context.db.store.path}.bits")
+            folder.mkdir(parents=True, exist_ok=True)
+            state = folder / f"{key[:32]}.pt"
+            found = search_bits(
+                prepared.graph,
+                self._plan,
+                prepared.features,
+                data,
+                offer,
+                settings,
+                options.progress,
+                Checkpoint(state, f"{key} {torch.__version__} {torch.get_num_threads()}"),
+            )
             rows = [{name: str(p) for name, p in reading.precisions.items()} for reading in found]
             store.put("bits", key, rows)
+            state.unlink(missing_ok=True)
         return [{name: Precision.parse(text) for name, text in row.items()} for row in rows]
 
     def _key(self, offer: BitOffer, settings: BitSearchSettings) -> str:

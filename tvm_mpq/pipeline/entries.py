@@ -1,19 +1,21 @@
-"""What methods found in a comparison, kept in the database: the same command begun again goes on where it ended."""
+"""What methods found, kept in the database: the same command begun again goes on where it ended."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from tvm_mpq.errors import InfeasibleError
 from tvm_mpq.pipeline.context import RunContext
-from tvm_mpq.select.contest import OBJECTIVE, Found
+from tvm_mpq.select.contest import Found
 from tvm_mpq.select.ilp import Solution
 from tvm_mpq.select.methods.search import TracePoint
 from tvm_mpq.select.pricing import price
 from tvm_mpq.select.problem import Limits, Problem
+from tvm_mpq.select.searcher import Searcher
 from tvm_mpq.tuning.database.results import ResultStore
 
 VERSION = 1
@@ -36,7 +38,11 @@ class EntryStore:
         self._key = hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def __call__(self, method: str, limits: Limits, search: Callable[[], Found]) -> Found:
-        key = hashlib.sha256(f"{self._key} {method} {limits!r}".encode()).hexdigest()
+        return self.known(f"{method} {limits!r}", method, search)
+
+    def known(self, what: str, method: str, search: Callable[[], Found]) -> Found:
+        """What is known of a search, told by a text that says all about it, or what it finds now."""
+        key = hashlib.sha256(f"{self._key} {what}".encode()).hexdigest()
         row = self._store.get(_KIND, key)
         if row is not None:
             return self._found(method, row)
@@ -50,12 +56,37 @@ class EntryStore:
         if told is not None:
             cost = price(self._problem, told["choices"], told["formats"])
             rest = {name: told[name] for name in _TOLD}
-            solution = Solution.priced(told["choices"], told["formats"], cost, OBJECTIVE, **rest)
+            solution = Solution.priced(told["choices"], told["formats"], cost, told["goal"], **rest)
         trace = tuple(
             TracePoint(int(point[0]), *(math.inf if x is None else float(x) for x in point[1:]))
             for point in row["trace"]
         )
         return Found(method, row["share"], solution, row["reason"], None, None, row["seconds"], trace)
+
+
+class RememberingSearcher:
+    """Implements `Searcher` by another one, whose answers to `best` are kept. Only for the store's problem."""
+
+    def __init__(self, store: EntryStore, method: str, searcher: Searcher) -> None:
+        self._store, self._method, self._searcher = store, method, searcher
+
+    def best(self, problem: Problem, limits: Limits, objective: str, then: Sequence[str] | None = None) -> Solution:
+        def search() -> Found:
+            try:
+                solution, reason = self._searcher.best(problem, limits, objective, then), ""
+            except InfeasibleError as e:
+                solution, reason = None, str(e)
+            return Found(self._method, 1.0, solution, reason, None, None, 0.0)
+
+        found = self._store.known(f"{self._method} {limits!r} {objective} {then!r}", self._method, search)
+        if found.solution is None:
+            raise InfeasibleError(found.reason)
+        return found.solution
+
+    def several(
+        self, problem: Problem, limits: Limits, count: int, objective: str, among: Collection[str]
+    ) -> list[Solution]:
+        return self._searcher.several(problem, limits, count, objective, among)
 
 
 _TOLD = ("bound", "status", "seconds", "solver", "evaluations")
@@ -66,7 +97,7 @@ def _row(found: Found) -> dict[str, Any]:
     solution = found.solution
     told = None
     if solution is not None:
-        told = {name: getattr(solution, name) for name in ("choices", "formats", *_TOLD)}
+        told = {name: getattr(solution, name) for name in ("choices", "formats", "goal", *_TOLD)}
     trace = [[x if math.isfinite(x) else None for x in dataclasses.astuple(point)] for point in found.trace]
     return {
         "share": found.share,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tvm_mpq.pipeline.bits import BitLearner, require_what_searches
 from tvm_mpq.pipeline.context import RunContext, open_context
+from tvm_mpq.pipeline.entries import EntryStore, RememberingSearcher
 from tvm_mpq.pipeline.front import front_point
 from tvm_mpq.pipeline.options import Options, check_output
 from tvm_mpq.pipeline.rounding import Rounder
@@ -48,7 +49,9 @@ def _search(context: RunContext, options: Options, points: int, axis: str, folde
     names = sorted(n.name for n in context.prepared.graph.weighted())
     limits = limits_of(options.budget, tables.int8.latency_us)
     given = uniform_plans(tables.problem)
-    searcher = options.searcher(bits=BitLearner(context, tables.plan))
+    searcher = RememberingSearcher(
+        EntryStore(context, tables.problem), options.method, options.searcher(bits=BitLearner(context, tables.plan))
+    )
     found = front(tables.problem, axis, points, limits=limits, searcher=searcher, given=given)
     saved = {} if folder is None else _saved(context, tables, found, folder)
     return {

@@ -16,6 +16,8 @@ from tvm_mpq.select.searcher import Searcher
 
 OBJECTIVE = "loss"
 
+PROVEN_EMPTY = "not searched, since the method ilp proves that nothing is within the limits"
+
 Recall = Callable[[str, Limits, Callable[[], "Found"]], "Found"]
 """Method, limits and the search that would be made: what is known of it, or what it finds now."""
 
@@ -61,7 +63,8 @@ def contest(
 
     int8: what uniform 8 bit takes of `quantity`, one of `QUANTITIES`. within: other limits, kept under every budget.
     searcher: a new one of a method's name. The solver runs under every budget, for its bound, also when `methods` leave
-    it out. recall: keeps what was found, so that the same contest begun again goes on where it ended.
+    it out; where it proves that there is no plan, no other method looks for one. recall: keeps what was found, so that
+    the same contest begun again goes on where it ended.
     """
 
     def entry_of(method: str, limits: Limits, share: float) -> Found:
@@ -74,6 +77,9 @@ def contest(
         exact = entry_of(ILP, limits, share)
         bound = None if exact.solution is None else exact.solution.bound
         for method in methods:
+            if method != ILP and exact.solution is None:
+                entries.append(Found(method, share, None, f"{PROVEN_EMPTY}: {exact.reason}", None, None, 0.0))
+                continue
             if method != ILP:
                 tell(f"{method} for {share:g} of 8 bit")
             entry = exact if method == ILP else entry_of(method, limits, share)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tvm_mpq.errors import InvalidValueError
-from tvm_mpq.simulators import mpic, scalesim, zigzag
+from tvm_mpq.simulators import bitserial, mpic, scalesim, zigzag
 from tvm_mpq.simulators.child import require
 from tvm_mpq.simulators.simulator import Simulator, name_of
 
@@ -13,7 +13,7 @@ MEASURED_HERE = "measured"
 """The source that is no simulator: latencies of the target, measured (or predicted from measurements)."""
 
 _MACHINES: Mapping[str, Simulator] = {
-    name_of(machine): machine for machine in (*mpic.MACHINES, *zigzag.MACHINES, *scalesim.MACHINES)
+    name_of(machine): machine for machine in (*mpic.MACHINES, *bitserial.MACHINES, *zigzag.MACHINES, *scalesim.MACHINES)
 }
 
 _PACKAGES = {"zigzag": "zigzag-dse", "scalesim": "scalesim"}

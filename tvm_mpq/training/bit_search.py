@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,12 +26,16 @@ from tvm_mpq.errors import DataError, InvalidValueError
 from tvm_mpq.execute.accuracy import classifies
 from tvm_mpq.passes.graph import Graph
 from tvm_mpq.schema import Plan, Precision, Progress
-from tvm_mpq.training.batches import check_batches
+from tvm_mpq.training.batches import check_batches, check_finite
+from tvm_mpq.training.checkpoint import Checkpoint
 from tvm_mpq.training.course import generator
 from tvm_mpq.training.gated_network import BitOffer, GatedNetwork
 from tvm_mpq.training.network import QuantizedNetwork
 from tvm_mpq.training.objective import Objective
 from tvm_mpq.training.settings import BitSearchSettings
+
+SAVED_EVERY = 20
+"""Updates between two states on disk."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ def search_bits(
     offer: BitOffer,
     settings: BitSearchSettings,
     progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> list[BitReading]:
     """The bits chosen as the regulariser grows, each time that one changed; the first are the most everywhere.
 
@@ -60,6 +66,9 @@ def search_bits(
         Has ranges of the tensors in `offer` at all their bits; its precisions do not matter.
     data
         Samples named as the graph's inputs; labels are not used.
+    checkpoint
+        Holds the state every `SAVED_EVERY` updates; a call that finds that of the same search goes on behind it, and
+        gives what one that was not stopped gives.
 
     Raises
     ------
@@ -71,22 +80,28 @@ def search_bits(
         If learning diverged.
     """
     network = GatedNetwork(graph, plan, features, offer)
-    teacher = QuantizedNetwork(graph, float_plan(graph, plan), features).eval().requires_grad_(False)
     inputs = _inputs(graph, data, settings)
-    check_batches(teacher, [x[:2] for x in inputs])
+    wanted = _answers(QuantizedNetwork(graph, float_plan(graph, plan), features), inputs, settings.batch)
     objective = Objective(classifies(graph), temperature=1.0, label_weight=0.0)
     readings = [BitReading(0.0, network.precisions())]
     logits = [gates.logits for gates in network.gates if len(gates.bits) > 1]
     if not logits:
         return readings
     optimizer = torch.optim.Adam(logits, lr=settings.gate_rate)
-    for update in range(settings.updates):
+    state = None if checkpoint is None else checkpoint.load()
+    if state is not None:
+        network.load_gates(state["gates"])
+        optimizer.load_state_dict(state["optimizer"])
+        readings = _readings(state["readings"])
+    size = min(settings.batch_of(sum(node.conv.macs for node in graph.weighted()) // data.batch), len(inputs[0]))
+    for update in range(0 if state is None else state["updates"], settings.updates):
         strength = settings.strength(update)
         chance = generator(settings.seed, update)
-        rows = torch.randint(len(inputs[0]), (min(settings.batch, len(inputs[0])),), generator=chance)
+        rows = torch.randint(len(inputs[0]), (size,), generator=chance)
         batch = [x[rows] for x in inputs]
         network.draw(chance)
-        loss = objective.loss(network(*batch), teacher(*batch), None) + strength * network.cost()
+        answers = tuple(y[rows] for y in wanted)
+        loss = objective.loss(network(*batch), answers, None) + strength * network.cost()
         if not torch.isfinite(loss):
             raise InvalidValueError(f"learning bits diverged; take a lower rate than gate_rate={settings.gate_rate:g}")
         optimizer.zero_grad()
@@ -99,7 +114,30 @@ def search_bits(
             readings.append(BitReading(strength, found))
         if all(gates.chosen() == gates.bits[0] for gates in network.gates):
             break
+        if checkpoint is not None and (update + 1) % SAVED_EVERY == 0:
+            gates, moments = network.gates_state(), optimizer.state_dict()
+            checkpoint.save({"updates": update + 1, "gates": gates, "optimizer": moments, "readings": _rows(readings)})
     return readings
+
+
+def _rows(readings: list[BitReading]) -> list[Any]:
+    """As a checkpoint holds them."""
+    return [[r.strength, {name: str(p) for name, p in r.precisions.items()}] for r in readings]
+
+
+def _readings(rows: list[Any]) -> list[BitReading]:
+    return [BitReading(s, {name: Precision.parse(text) for name, text in found.items()}) for s, found in rows]
+
+
+@torch.no_grad()
+def _answers(teacher: QuantizedNetwork, inputs: list[Tensor], batch: int) -> tuple[Tensor, ...]:
+    """float32[N, ...] of each output of the fp32 network, run once on all samples."""
+    teacher.eval()
+    check_batches(teacher, [x[:2] for x in inputs])
+    parts = [teacher(*(x[i : i + batch] for x in inputs)) for i in range(0, len(inputs[0]), batch)]
+    outputs = tuple(torch.cat(part) for part in zip(*parts, strict=True))
+    check_finite(outputs)
+    return outputs
 
 
 def _inputs(graph: Graph, data: Dataset, settings: BitSearchSettings) -> list[Tensor]:

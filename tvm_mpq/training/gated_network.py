@@ -81,6 +81,14 @@ class GatedNetwork(QuantizedNetwork):
         """Of all weights and tensors that have any."""
         return self._gates.values()
 
+    def gates_state(self) -> dict[str, Tensor]:
+        """The gates' logits, which are all that is learned."""
+        return {name: logits.detach().clone() for name, logits in self._held_gates.named_parameters()}
+
+    def load_gates(self, state: Mapping[str, Tensor]) -> None:
+        """What `gates_state` gave."""
+        self._held_gates.load_state_dict(state)
+
     def draw(self, generator: torch.Generator) -> None:
         """Gates for the runs that follow, until the next call."""
         self._shares = {key: gates.drawn(generator) for key, gates in self._gates.items()}

@@ -85,7 +85,9 @@ class BitSearchSettings:
 
     weakest, strongest: of the regulariser, which rises from one to the other by the same factor at every one of the
     `updates`, in units of the distillation loss for the cost of the most bits everywhere; equal ones are a search at
-    that strength. gate_rate: of the gates' logits. samples: to learn from, at most.
+    that strength. batch: samples of an update, fewer but at least `least_batch` where a run of them is more than
+    `multiply_adds`, so that large networks take minutes too. gate_rate: of the gates' logits. samples: to learn from,
+    at most.
 
     Raises
     ------
@@ -97,15 +99,21 @@ class BitSearchSettings:
     strongest: float = 100.0
     updates: int = 440
     batch: int = 32
+    least_batch: int = 4
+    multiply_adds: int = 1_500_000_000
     gate_rate: float = 0.1
     samples: int = 512
     seed: int = 0
 
     def __post_init__(self) -> None:
         rates = ("weakest", "strongest", "gate_rate")
-        _check(self, counts=("updates", "batch", "samples"), rates=rates)
+        _check(self, counts=("updates", "batch", "least_batch", "multiply_adds", "samples"), rates=rates)
         if self.weakest > self.strongest:
             raise InvalidValueError(f"weakest must be at most strongest, {self.strongest:g} (got {self.weakest:g})")
+
+    def batch_of(self, macs: int) -> int:
+        """Samples of one update of a network with so many multiply-adds a sample."""
+        return min(self.batch, max(self.least_batch, self.multiply_adds // max(1, macs)))
 
     def strength(self, update: int) -> float:
         """Of the regulariser at one of the updates."""

@@ -93,6 +93,44 @@ def test_generators_and_threads_of_the_caller_are_left_alone(walk):
     assert torch.get_num_threads() == threads
 
 
+def test_long_walks_are_learned_from_by_as_many_updates_as_others():
+    problem = chain(*LAYERS * 8)
+    search = Search(Completion(problem), Limits(), "loss", (), Effort(), 10**6, lambda p: p.labels, 1)
+    layers = {i: OfferedBits(choices) for i, choices in enumerate(search.completion.choices)}
+    longer = LayerWalk(search, layers, (0,) * 32, from_the_last, 100)
+    assert longer.steps == 64 and ddpg.agent_for(longer, 0).gradient_steps == ddpg.MOST_UPDATES == 40
+
+
+def test_the_last_walk_is_the_policys_own(walk):
+    """Equal rewards twice: without noise, what was learned says the same again."""
+    walk.episodes = ddpg.WARM_UP + 3
+    taken = []
+
+    class Watched:
+        episodes, steps = walk.episodes, walk.steps
+
+        def begin(self):
+            taken.append([])
+            return walk.begin()
+
+        def act(self, action):
+            taken[-1].append(action)
+            return walk.act(action)
+
+    agents = []
+    with pytest.MonkeyPatch.context() as patch:
+        made = ddpg.agent_for
+        patch.setattr(ddpg, "agent_for", lambda *given: agents.append(made(*given)) or agents[-1])
+        ddpg.learn(Watched(), 0)
+    walks = [actions for actions in taken if len(actions) == walk.steps]
+    assert len(walks) == walk.episodes
+    state = walk.begin()
+    for action in walks[-1]:
+        said, _ = agents[0].predict(np.array(state, np.float32), deterministic=True)
+        assert float(said[0]) == action
+        state, _ = walk.act(action)
+
+
 def limited():
     problem = chain(*LAYERS)
     return problem, Limits(latency_us=0.45 * cost(problem, uniform(problem, "w8a8")).latency_us)
@@ -125,4 +163,4 @@ def test_it_learns():
         searcher = PlanSearcher(Haq(agent, episodes=80), Effort(1))
         searcher.best(problem, Limits(), "loss")
         rewards.append(np.mean([point.score for point in searcher.trace[-20:]]))
-    assert rewards[1] > 0.5 * rewards[0]
+    assert rewards[1] > rewards[0] + 0.3  # of the logarithm: an eighth of the loss

@@ -80,7 +80,7 @@ def test_precisions() -> None:
 
 
 def test_methods() -> None:
-    with pytest.raises(InvalidValueError, match=r"method must be one of ilp, greedy, .* \(got 'best'\)"):
+    with pytest.raises(InvalidValueError, match=r"method must be one of ilp, ohq, .* \(got 'best'\)"):
         Options("model.onnx", method="best")
     with pytest.raises(InvalidValueError, match=r"evaluations must be 1 or more \(got 0\)"):
         Options("model.onnx", evaluations=0)

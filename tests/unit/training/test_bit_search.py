@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +18,11 @@ from tvm_mpq.numerics.affine import dequantize, quantize, quantize_weight
 from tvm_mpq.passes.graph import Graph
 from tvm_mpq.passes.lowering import StoredValue
 from tvm_mpq.schema import FLOAT_BITS
+from tvm_mpq.training import bit_search
 from tvm_mpq.training.bit_search import BitReading, search_bits
+from tvm_mpq.training.checkpoint import Checkpoint
 from tvm_mpq.training.gated_network import BitOffer, GatedNetwork
+from tvm_mpq.training.network import QuantizedNetwork
 from tvm_mpq.training.settings import BitSearchSettings
 
 Labs = Callable[[str], Lab]
@@ -113,6 +117,45 @@ def test_the_same_again(lab: Lab) -> None:
     once, again = (learn(lab, settings=short) for _ in range(2))
     assert once == again and len(once) > 2
     assert learn(lab, settings=dataclasses.replace(short, seed=1)) != once
+
+
+def test_it_goes_on_where_it_was_killed(lab: Lab, tmp_path: Path) -> None:
+    short = dataclasses.replace(QUICK, weakest=0.3, updates=50)
+    whole = learn(lab, settings=short)
+    told: list[int] = []
+
+    def killed(done: int, of: int, what: str) -> None:
+        if done == 45:
+            raise KeyboardInterrupt
+
+    state = Checkpoint(tmp_path / "state", "this")
+    with pytest.raises(KeyboardInterrupt):
+        learn(lab, settings=short, checkpoint=state, progress=killed)
+    again = learn(lab, settings=short, checkpoint=state, progress=lambda done, of, what: told.append(done))
+    assert told[0] == 2 * bit_search.SAVED_EVERY + 1 and again == whole
+    other = Checkpoint(tmp_path / "state", "other")
+    learn(lab, settings=short, checkpoint=other, progress=lambda done, of, what: told.append(done))
+    assert told[-short.updates :][0] == 1  # another search's state is not taken up
+
+
+def test_the_fp32_network_runs_once_on_each_sample(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    run = QuantizedNetwork.forward
+
+    def counted(self: QuantizedNetwork, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if not isinstance(self, GatedNetwork):
+            rows.append(len(inputs[0]))
+        return run(self, *inputs)
+
+    monkeypatch.setattr(QuantizedNetwork, "forward", counted)
+    learn(lab, settings=dataclasses.replace(QUICK, updates=30))
+    assert sum(rows) == 32 + 4  # and two samples, together and alone, to see that batches may be run
+
+
+def test_large_networks_learn_from_fewer_samples_an_update() -> None:
+    settings = BitSearchSettings()
+    assert [settings.batch_of(macs) for macs in (1, 41_000_000, 150_000_000, 300_000_000, 10**10)] == [32, 32, 10, 5, 4]
+    assert BitSearchSettings(batch=2).batch_of(10**10) == 2
 
 
 def test_settled_gates_are_the_kernels_bits(lab: Lab) -> None:

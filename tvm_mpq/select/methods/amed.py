@@ -29,7 +29,8 @@ TEMPERATURES = (1.0, 1e-3)
 """First and last, in units of the scale; between them they fall geometrically."""
 
 PENALTIES = (10.0, 1e4)
-"""First and last, for an excess of 1 (of 100 %), in units of the scale."""
+"""First and last, for an excess of 1 (of 100 %): in units of the scale, and at last in units of the largest single
+step, where few operators lose a thousand times what the others do and the limits ask for just these."""
 
 MOVED = (0.5, 0.3, 0.2)
 """Probabilities of moving 1, 2 and 3 operators."""
@@ -60,19 +61,25 @@ class Amed:
         if plan is None or not self.movable(search):
             return
         every = max(1, search.most // TRACE_POINTS)
-        chain = self.chain(search, plan, self._scale(search, plan))
+        chain = self.chain(search, plan, *self._scale(search, plan))
         for steps, (_, score, accepted) in enumerate(chain, 1):
             if steps % every == 0:
                 point = TracePoint(search.evaluations, score, search.best, accepted / steps)
                 search.trace.append(point)
 
-    def chain(self, search: Search, plan: Completed, scale: float) -> Iterator[tuple[Completed, float, int]]:
-        """The chain: (state, its score, proposals accepted so far) after each step."""
+    def chain(
+        self, search: Search, plan: Completed, scale: float, widest: float = 1.0
+    ) -> Iterator[tuple[Completed, float, int]]:
+        """The chain: (state, its score, proposals accepted so far) after each step.
+
+        widest: the largest single step, in units of `scale`.
+        """
         movable, rng = self.movable(search), search.rng
+        penalties = self._penalties[0], self._penalties[1] * widest
         accepted = 0
         while True:
             temperature = _between(self._temperatures, search.done)
-            penalty = _between(self._penalties, search.done)
+            penalty = _between(penalties, search.done)
             found = search.moved(plan, self._proposal(search, plan, movable))
             score = _score(search, plan, scale, penalty)
             if found is not None and found.size_bytes <= max(plan.size_bytes, self._allowed_bytes(search)):
@@ -126,14 +133,17 @@ class Amed:
         """The hard filter: no proposal larger than this, or than the state where that is larger, is scored."""
         return math.inf if search.limits.size_bytes is None else search.limits.size_bytes
 
-    def _scale(self, search: Search, plan: Completed) -> float:
+    def _scale(self, search: Search, plan: Completed) -> tuple[float, float]:
+        """The median step that single moves make from here, and the largest in units of it."""
         movable, steps = self.movable(search), []
         for _ in range(_PROBES):
             i = search.rng.choice(movable)
             found = search.moved(plan, {i: search.rng.randrange(len(search.completion.choices[i]))})
             if found is not None:
                 steps.append(abs(search.value(found) - search.value(plan)))
-        return statistics.median([s for s in steps if s > 0] or [1.0])
+        steps = [s for s in steps if s > 0] or [1.0]
+        scale = statistics.median(steps)
+        return scale, max(steps) / scale
 
 
 def _score(search: Search, plan: Completed, scale: float, penalty: float) -> float:

@@ -5,13 +5,18 @@ numbers; a plan past a limit is cut, from the last operator backwards; the rewar
 all of that but the agent, which learns elsewhere and is given as a function (`tvm_mpq/agents/ddpg.py` has the paper's).
 Ours: the reward is made of the table's objective, where the paper trains and runs the network, and the other cut.
 
-    reward = (objective of most bits - objective) / |objective of most bits - objective of fewest bits|
+    reward = -log(1 + d / u) / log(1 + s / u)
+
+d is the plan's objective less that of the most bits, s the same of the fewest, u the objective of the most bits, held
+within s / 1000 and s. It is 0 at most bits and -1 at fewest. Losses of plans differ by orders of magnitude: without the
+logarithm all good ones get nearly the same. Where d is below 0, the reward is that of -d with the other sign.
 
 A plan that the cut does not bring within the limits gets -1 - excess (at most -2), less than any that it does.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar
 
@@ -98,6 +103,7 @@ class LayerWalk:
         ends.append(self._value(held, {i: bits.fewest for i, bits in layers.items()}))
         self._original = ends[0]
         self._span = abs(ends[0] - ends[1]) or 1.0
+        self._unit = min(self._span, max(abs(ends[0]), self._span / 1000))
 
     @property
     def steps(self) -> int:
@@ -142,7 +148,9 @@ class LayerWalk:
         return reward
 
     def _rated(self, value: float) -> float:
-        return (self._original - value) / self._span
+        apart = value - self._original
+        size = math.log1p(abs(apart) / self._unit) / math.log1p(self._span / self._unit)
+        return -math.copysign(size, apart)
 
     def _value(self, held: ChoiceIndices, chosen: Mapping[int, int]) -> float:
         plan = self._search.start(tuple(chosen.get(i, c) for i, c in enumerate(held)))
@@ -153,7 +161,7 @@ class LayerWalk:
 
 
 Learn = Callable[[LayerWalk, int], None]
-"""An agent: it walks `episodes` times and learns meanwhile. The number seeds it."""
+"""An agent: it walks `episodes` times and learns meanwhile, the last time as it has learned to. The number seeds it."""
 
 
 class Haq:

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from mpq_testing.walks import chain
 from tvm_mpq.select.evaluate import cost, uniform
 from tvm_mpq.select.methods.amed import Amed
 from tvm_mpq.select.methods.completion import Completion
@@ -38,8 +39,8 @@ def test_the_stationary_distribution(tiny):
     amed = Amed(temperatures=(temperature, temperature), penalties=(penalty, penalty))
     search = search_of(tiny, limits, 10**6)
     every, draws = 10, 4000
-    chain = itertools.islice(amed.chain(search, search.start((0, 0)), scale=1.0), every - 1, every * draws, every)
-    seen = Counter(plan.labels for plan, _, _ in chain)
+    states = itertools.islice(amed.chain(search, search.start((0, 0)), scale=1.0), every - 1, every * draws, every)
+    seen = Counter(plan.labels for plan, _, _ in states)
     weights = {}
     for labels in itertools.product(range(3), repeat=2):
         plan = search.completion.complete(labels)
@@ -48,6 +49,18 @@ def test_the_stationary_distribution(tiny):
     expected = {labels: draws * w / sum(weights.values()) for labels, w in weights.items()}
     assert sum(seen.values()) == draws and min(expected.values()) > 20
     assert sum((seen[k] - expected[k]) ** 2 / expected[k] for k in expected) < 26.1
+
+
+def test_limits_that_ask_for_the_largest_losses_are_searched_within():
+    """Five operators lose ten million times what the others do, and only their fewest bits are fast enough.
+
+    A move of three operators does not get there from 8 bits; of uniform plans one does, which is not the best.
+    """
+    problem = chain(*[(1.0, 1e-5)] * 8, *[(20.0, 100.0)] * 5)
+    limits = Limits(latency_us=470.0)
+    found = PlanSearcher(Amed(), Effort(evaluations=4000)).best(problem, limits, "loss")
+    assert all(found.choices[f"conv{i}"] == "w2a2" for i in range(8, 13)) and found.latency_us <= 470
+    assert found.loss < cost(problem, uniform(problem, "w2a2")).loss
 
 
 def test_nothing_above_the_allowed_size_is_ever_a_state(network):
@@ -65,8 +78,8 @@ def test_a_start_above_the_allowed_size_only_shrinks(network):
     problem = network(6)
     search = search_of(problem, Limits(size_bytes=1), 10**6)
     fp32 = search.completion.labels_of(uniform(problem, "fp32"))
-    chain = itertools.islice(Amed().chain(search, search.start(fp32), scale=1.0), 300)
-    sizes = [plan.size_bytes for plan, _, _ in chain]
+    states = itertools.islice(Amed().chain(search, search.start(fp32), scale=1.0), 300)
+    sizes = [plan.size_bytes for plan, _, _ in states]
     assert sizes == sorted(sizes, reverse=True) and sizes[-1] < sizes[0] / 4
 
 
