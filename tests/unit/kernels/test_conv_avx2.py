@@ -11,8 +11,10 @@ import tvm
 from mpq_testing import low_bit
 from mpq_testing.assembly import inner_loops
 from tvm_mpq.kernels.families import dense  # noqa: F401  registers the rows
+from tvm_mpq.kernels.frames import convolution
 from tvm_mpq.kernels.frames.convolution import ConvolutionFrame
 from tvm_mpq.kernels.machines.avx2 import Bytes, Words, bytes_depth
+from tvm_mpq.kernels.machines.avx2_depthwise import TapPairs
 from tvm_mpq.kernels.registry import Family, Kernel, Request, families, fitting
 from tvm_mpq.numerics.affine import weight_range
 from tvm_mpq.schema import Conv2dWorkload, Precision
@@ -116,13 +118,36 @@ DEPTHWISE = [
 @avx2
 @pytest.mark.parametrize("w", DEPTHWISE, ids=lambda w: w.key)
 def test_depthwise_by_pairs_of_rows(w: C, rng: np.random.Generator) -> None:
-    """Odd and even kernels, written out and in a loop, at both ends of the ranges; every tile."""
+    """Odd and even kernels, written out and in a loop, at both ends of the ranges; every tile, bytes and floats."""
     for threads in (1, 2):
         r = request(w, "w8a8", 8, threads)
         row = fitting(r)[0]
         assert row.name == "qu8_qs8_s32_dwconv2d__avx2"
         for knobs in row.knob_space(r)[:: 3 if threads == 1 else 6]:
             check(Kernel(r, row, knobs), rng, (None, 1, -1))
+    if not w.residual:
+        r = request(w, "w8a8", 32)
+        check(Kernel(r, fitting(r)[0], fitting(r)[0].knob_space(r)[0]), rng, (None, 1, -1))
+
+
+@avx2
+@pytest.mark.parametrize("precision", ["w8a8", "w7a8"])
+@pytest.mark.parametrize("w", [DEPTHWISE[1], DEPTHWISE[4], WIDENED[5], WIDENED[6]], ids=lambda w: w.key)
+def test_bands_of_rows_are_copied_as_they_are_needed(
+    w: C, precision: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a cache so small that each band is a row or two; threads have bands of their own."""
+    for cache in (1, 4000):
+        monkeypatch.setattr(convolution, "_BAND_BYTES", cache)
+        for threads in (1, 3):
+            r = request(w, precision, threads=threads)
+            row = family("s32") if w.groups == 1 else fitting(r)[0]
+            knobs = {**row.knob_space(r)[0], "order": "positions"}
+            frame = ConvolutionFrame(r, knobs, TapPairs(w.kernel) if w.groups > 1 else Words(99))
+            assert (
+                frame.band < frame.counts["h"] and frame.scratch < frame.g.rows * frame.g.row_width * frame.g.in_cells
+            )
+            low_bit.check(Kernel(r, row, knobs), rng, (None, 1), mcpu="haswell")
 
 
 @pytest.mark.parametrize(("size", "step"), [(14, {"vpmaddwd", "vpaddd"}), (1, {"vpmaddwd", "vpaddd", "vpmovsxbw"})])

@@ -7,6 +7,7 @@ quads to the order of the output.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tvm_mpq.kernels.emit.code import Buffer, let
@@ -39,6 +40,11 @@ def natural_quads(position: Value, channel: Value, offset: int, lanes: int = 16)
     return tuple(Quad(position, channel, offset + i) for i in range(0, lanes, 4))
 
 
+def quads_apart(halves: Sequence[Value]) -> list[Value]:
+    """Two vectors of eight lanes, quads 0 and 1, 2 and 3, as quads 0 and 2, 1 and 3; the same way back."""
+    return [shuffle(halves, [*range(i, i + 4), *range(8 + i, 12 + i)]) for i in (0, 4)]
+
+
 def pack(vectors: list[Value], zero_point: Value) -> Value:
     """uint8x4n of one to four int32xn + `zero_point` (int16x2n), saturated to 0..255; n: 16 or 8."""
     n = vectors[0].lanes
@@ -64,6 +70,12 @@ def scatter(out: Buffer, packed: Value, cells: list[tuple[Quad, ...]], stored: i
     for i, quads in enumerate(cells):
         for lane, quad in enumerate(quads):
             places.setdefault((quad.position, quad.channel), {}).setdefault(quad.offset, 4 * lane + i)
+    if _stores_pairs(places, total):
+        for (position, channel), by_offset in places.items():
+            for offset, word in by_offset.items():
+                if offset % 8 == 0:
+                    out.store(position * stored + channel + offset, shuffle([packed], range(4 * word, 4 * word + 8)))
+        return
     segments: list[tuple[Index, list[int]]] = []
     for (position, channel), by_offset in places.items():
         for offset, words in _runs(by_offset, total // 4):
@@ -81,6 +93,13 @@ def scatter(out: Buffer, packed: Value, cells: list[tuple[Quad, ...]], stored: i
         filled[-1].append(segment)
     for group in filled:
         _store(out, packed, group)
+
+
+def _stores_pairs(places: dict[tuple[Value, Value], dict[int, int]], total: int) -> bool:
+    """Whether eight bytes in a row belong together everywhere: storing them takes less than a permute in AVX2."""
+    pairs = [(by_offset, offset) for by_offset in places.values() for offset in by_offset if offset % 8 == 0]
+    together = all(by.get(offset + 4, -1) == by[offset] + 1 for by, offset in pairs)
+    return total == 8 and together and 2 * len(pairs) == sum(map(len, places.values()))
 
 
 def _runs(by_offset: dict[int, int], vector: int) -> list[tuple[int, list[int]]]:

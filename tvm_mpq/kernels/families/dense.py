@@ -14,7 +14,7 @@ from tvm_mpq.kernels.knobs.dense import small_tiles, tiles_512
 from tvm_mpq.kernels.knobs.dense256 import depthwise_256, tiles_256
 from tvm_mpq.kernels.knobs.depthwise import depthwise_knobs
 from tvm_mpq.kernels.machines.avx2 import Bytes, Words, bytes_depth
-from tvm_mpq.kernels.machines.avx2_depthwise import RowPairs
+from tvm_mpq.kernels.machines.avx2_depthwise import TapPairs
 from tvm_mpq.kernels.machines.portable import Elementwise, Scalar
 from tvm_mpq.kernels.machines.vnni512 import Vnni, VnniNibble, VnniUnpacked
 from tvm_mpq.kernels.machines.vnni512_depthwise import DepthwiseFrame
@@ -90,7 +90,7 @@ convolution_row(
     variant=bytes_depth,
 )
 convolution_row("qu8_qs8_s32_conv2d__avx2", AVX2, is_dense, _words, tiles_256)
-convolution_row("qu8_qs8_s32_dwconv2d__avx2", AVX2, is_depthwise, lambda r: RowPairs(conv_of(r).kernel), depthwise_256)
+convolution_row("qu8_qs8_s32_dwconv2d__avx2", AVX2, is_depthwise, lambda r: TapPairs(conv_of(r).kernel), depthwise_256)
 convolution_row("qu8_qs8_s32_gconv2d__avx2", AVX2, is_grouped, _words, tiles_256)
 
 convolution_row("qu8_qs8_s32_conv2d__generic", GENERIC, is_dense, lambda r: Scalar(), small_tiles)

@@ -17,6 +17,7 @@ import numpy as np
 from tvm_mpq.kernels.emit import (
     Parameter,
     even_blocks,
+    even_tile,
     split_axis,
     tiles,
 )
@@ -37,6 +38,8 @@ from tvm_mpq.kernels.shapes.geometry import (
 )
 from tvm_mpq.kernels.work import Tiling, Work, array_bytes, convolution_work
 
+_BAND_BYTES = 1 << 17
+"""A quarter of a small second-level cache."""
 _LANE_TERMS = 4
 """Products of bytes that one vector multiply-add adds to a 32 bit lane, as work is counted."""
 
@@ -73,7 +76,6 @@ class ConvolutionFrame:
         shape = machine.packed_shape(self.all_blocks * self.g.phase_count, self.steps)
         self.weight = Parameter("weight", shape, machine.weight_dtype)
         self.x_size = self.g.batch * self.g.in_height * self.g.in_width * self.g.in_cells
-        self.scratch = self.g.rows * self.g.row_width * self.g.in_cells
         order = "gnhw" if self.all_blocks * self.block_bytes > self.x_size else "nhwg"
         self.split = split_axis({axis: self.counts[axis] for axis in order}, self.threads)
         if self.threads > 1 and self.split == "g":  # equal tiles, which any number of threads can share
@@ -81,6 +83,22 @@ class ConvolutionFrame:
         else:
             half = has_half(request, isinstance(machine, Dot) and machine.halves)
             self.parts = tile_channels(self.all_blocks, self.blocks, half)
+
+    @property
+    def band(self) -> int:
+        """Rows of tiles whose inputs are copied together: few enough for a near cache, where all channels follow."""
+        g, most = self.g, self.counts["h"]
+        if self.machine.input_dtype == "uint8" or self.by_channels or g.phases is not None:
+            return most
+        row_bytes = g.row_width * g.in_cells * np.dtype(self.machine.input_dtype).itemsize
+        rows = 1 + (_BAND_BYTES // row_bytes - g.reach(0, 1)) // g.stride[0]
+        return even_tile(most, max(1, rows // self.rows))
+
+    @property
+    def scratch(self) -> int:
+        """Elements of the input rows that a thread copies together."""
+        rows = self.g.rows if self.band == self.counts["h"] else self.g.reach(0, self.band * self.rows)
+        return rows * self.g.row_width * self.g.in_cells
 
     @property
     def copies(self) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from tvm.tirx import PrimFunc
 
 from tvm_mpq.kernels.emit import (
+    Buffer,
     Function,
     Index,
     Pointer,
@@ -24,8 +26,8 @@ from tvm_mpq.kernels.emit import (
     split,
     tiles,
 )
-from tvm_mpq.kernels.emit.quads import Quad
-from tvm_mpq.kernels.frames.border import fill_border
+from tvm_mpq.kernels.emit.quads import Quad, quads_apart
+from tvm_mpq.kernels.frames.border import fill_border, rows_read
 from tvm_mpq.kernels.frames.convolution import ConvolutionFrame, LaneVector
 from tvm_mpq.kernels.frames.machine import Dot, Tile, TileMachine
 from tvm_mpq.kernels.frames.phase import Phase, each_phase
@@ -38,6 +40,9 @@ from tvm_mpq.kernels.shapes.geometry import (
 
 PREFETCHED_BYTES = 131_072
 """Weights of a convolution from which they are prefetched; smaller ones gained nothing."""
+
+
+_FINISHED = 4  # sums that are packed to bytes together
 
 
 def build_convolution(frame: ConvolutionFrame) -> PrimFunc:
@@ -61,19 +66,25 @@ class _Writer:
     ow: Value
     block: Value
     columns: int
-    base: Index  # where this thread's input rows begin in `x`
+    base: Index  # where row 0 of this thread's input would be in `x`
+    rows: tuple[Index, Index]  # of tiles: those that are being written
     phase: Phase
+    waiting: Buffer  # finished sums that wait for others
     unpacked: Index  # where this thread's unpacked weights begin
 
     def __init__(self, frame: ConvolutionFrame, f: Function) -> None:
         self.frame, self.machine, self.g = frame, frame.machine, frame.g
         self.source = f.flat("x")
-        self.x = alloc(frame.threads * frame.scratch, frame.machine.input_dtype) if frame.copies else self.source
+        slack = frame.g.dilation[1] * frame.g.in_cells  # pairs of columns read one past the last
+        size = frame.threads * frame.scratch + (slack if self.machine.input_dtype == "int16" else 0)
+        self.x = alloc(size, frame.machine.input_dtype) if frame.copies else self.source
         self.packed = f.flat("weight")
         self.weights = alloc(frame.threads * frame.unpacked, "int8") if self.machine.unpacks else self.packed
         self.machine.prepare()
         self.q, self.bias, self.multiplier = f.flat("Q"), f.flat("bias"), f.flat("multiplier")
         self.requantizer = Requantizer(f, frame.request, self.machine.lanes)
+        if isinstance(self.machine, TileMachine) and self.machine.quads_apart:
+            self.waiting = alloc(frame.threads * self.g.out_width * self.machine.lanes, "int32")
 
     def write(self) -> None:
         with split(self.frame.threads) as task:
@@ -96,21 +107,53 @@ class _Writer:
         with loop(*self._share("n")) as n:
             self.n = n
             self.base = bind(self.task.offset(frame.scratch), "base") if frame.copies else 0
-            if frame.copies:
-                fill_border(g, frame.rows, self._share("h"), self.n, self.source, self.x, self.base, self.q[0])
-            with each_phase(g) as self.phase:
-                if self.machine.unpacks and not frame.by_channels and g.phases is not None:
-                    self._unpack(0, frame.all_blocks)
-                self._tiles()
+            self.rows = self._share("h")
+            if frame.band < frame.counts["h"]:
+                self._bands()
+            else:
+                self._whole()
+
+    def _whole(self) -> None:
+        """All rows of an image, or of this thread's share."""
+        if self.frame.copies:
+            self._copy()
+        with each_phase(self.g) as self.phase:
+            if self.machine.unpacks and not self.frame.by_channels and self.g.phases is not None:
+                self._unpack(0, self.frame.all_blocks)
+            self._tiles()
+
+    def _copy(self) -> None:
+        """The inputs of `rows`, with their border."""
+        part = self.frame.rows, self.rows, self.n
+        fill_border(self.g, *part, self.source, self.x, self.base, self.q[0])
+
+    def _bands(self) -> None:
+        """A few rows of tiles after the other, each copied when its outputs are computed."""
+        frame, g = self.frame, self.g
+        (low, high), start = self.rows, self.base
+        count = (high - low + (frame.band - 1)) // frame.band
+        with loop(count) as band:
+            first = let(low + band * frame.band, "band")
+            self.rows = first, let(minimum(first + frame.band, high), "band_end")
+            top, _ = rows_read(g, frame.rows, self.rows)
+            self.base = bind(start - top * (g.row_width * g.in_cells), "base")
+            self._copy()
+            self._tiles()
 
     def _tiles(self) -> None:
-        if self.frame.by_channels:
+        machine = self.machine
+        if isinstance(machine, TileMachine) and machine.quads_apart:
+            if self.frame.by_channels:
+                self._channels(lambda _: self._rows(lambda: self._halves(machine)))
+            else:
+                self._rows(lambda: self._channels(lambda _: self._halves(machine)))
+        elif self.frame.by_channels:
             self._channels(lambda part: self._rows(lambda: self._columns(lambda: self._tile(part))))
         else:
             self._rows(lambda: self._columns(lambda: self._channels(self._tile)))
 
     def _rows(self, body: Callable[[], None]) -> None:
-        with loop(*self._share("h")) as h:
+        with loop(*self.rows) as h:
             self.h = h
             self.oh = let(overlap(self.h, self.frame.rows, self.phase.height), "oh")
             body()
@@ -163,17 +206,60 @@ class _Writer:
         vectors = 1 if frame.all_blocks == 1 and self.requantizer.stored <= lanes else BLOCK // lanes
         with loop(vectors) as vector:
             channel = let(self.block * BLOCK + vector * lanes, "channel")
-            inputs = Pointer(self.x, self.first_cell() + (vector * lanes if machine.own_channels else 0))
-            first = self.stored_block() * frame.block_bytes + vector * (frame.block_bytes * lanes // BLOCK)
-            weights = Pointer(self.weights, first)
-            biases = Pointer(self.bias, self.phase.number * (frame.all_blocks * BLOCK) + channel)
-            sums = machine.sums(Tile(self.g, inputs, frame.offsets(self.columns), weights, biases))
+            biases = self._biases(channel)
+            sums = list(machine.sums(self._owned(machine, vector, biases)))
             bias = None if machine.biased else let(biases.load(lanes), "bias")
             multiplier = let(self.multiplier.load(channel, lanes), "multiplier")
             if bias is not None:
                 sums = [let(total + bias, "sum") for total in sums]
             places = zip(sums, self.places(), strict=True)
             self.requantizer.finish([Cell(total, multiplier, place, channel) for total, place in places])
+
+    def _halves(self, machine: TileMachine) -> None:
+        """A row of a block whose vectors have their quads apart.
+
+        The row's sums of the first vector wait in a scratch for those of the second, so that packs join them. In one
+        tile the compiler would load the inputs of both at once, and save what does not fit the registers.
+        """
+        for half in range(2):
+            self._columns(partial(self._half, machine, half))
+
+    def _half(self, machine: TileMachine, half: int) -> None:
+        """A tile of one of the two vectors."""
+        channel, requantizer, n = let(self.block * BLOCK, "channel"), self.requantizer, machine.lanes
+        multipliers = [let(self.multiplier.load(channel + i, n), "natural") for i in (0, n)]
+        multiplier = let(quads_apart(multipliers)[half], "multiplier")
+        start = let(self.task.offset(self.frame.g.out_width * n) + self.ow * n, "waiting")
+        cells, ints = list[Cell](), list[Value]()
+        sums = machine.sums(self._owned(machine, half, self._biases(channel)))
+        for i, (total, place) in enumerate(zip(sums, self.places(), strict=True)):
+            ends = [tuple(Quad(place, channel, 4 * h + offset) for offset in (0, 8)) for h in range(2)]
+            both_cells = [Cell(total, multiplier, place, channel, quads=quads) for quads in ends]
+            value = requantizer.to_ints(both_cells[half]) if requantizer.packs else total
+            if half == 0:
+                self.waiting.store(start + i * n, value)
+                continue
+            both = [let(self.waiting.load(start + i * n, n), "waited"), value]
+            if requantizer.packs:
+                ints, cells = [*ints, *both], [*cells, *both_cells]
+                if len(ints) == _FINISHED:
+                    requantizer.finish_ints(ints, cells)
+                    ints, cells = [], []
+            else:
+                parts = zip(quads_apart(both), multipliers, strict=True)
+                requantizer.finish([Cell(v, m, place, channel, offset=n * o) for o, (v, m) in enumerate(parts)])
+        if ints:
+            requantizer.finish_ints(ints, cells)
+
+    def _biases(self, channel: Value) -> Pointer:
+        return Pointer(self.bias, self.phase.number * (self.frame.all_blocks * BLOCK) + channel)
+
+    def _owned(self, machine: TileMachine, vector: Index, biases: Pointer) -> Tile:
+        """The tile of one vector of channels."""
+        frame = self.frame
+        inputs = Pointer(self.x, self.first_cell() + (vector * machine.lanes if machine.own_channels else 0))
+        first = self.stored_block() * frame.block_bytes + vector * (frame.block_bytes * machine.lanes // BLOCK)
+        return Tile(self.g, inputs, frame.offsets(self.columns), Pointer(self.weights, first), biases, vector)
 
     def first_cell(self) -> Value:
         """The first input cell that the tile's first position reads."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,7 +98,8 @@ class Tile:
     """A few output positions x one vector of output channels, as a machine that owns tiles is given them.
 
     inputs: the first input cell of the first position; offsets: how many cells further each position's are; weights,
-    bias: the first of the vector's output channels.
+    bias: the first of the vector's output channels, or of its block's where these have their quads apart; vector:
+    its number within the block of 16 channels.
     """
 
     g: Geometry
@@ -106,6 +107,7 @@ class Tile:
     offsets: tuple[int, ...]
     weights: Pointer
     bias: Pointer
+    vector: Index = 0
 
 
 class TileMachine(ConvolutionMachine):
@@ -113,12 +115,14 @@ class TileMachine(ConvolutionMachine):
 
     A tile is `lanes` output channels; the weights of a block's vectors lie behind one another. biased: whether sums
     begin with the bias; otherwise the frame adds it. own_channels: whether the inputs of a vector of output channels
-    begin at the channel of the same number; otherwise at the block's first.
+    begin at the channel of the same number; otherwise at the block's first. quads_apart: whether the two vectors of a
+    block are channels 0..3 and 8..11, 4..7 and 12..15.
     """
 
     biased: bool = False
     own_channels: bool = False
+    quads_apart: bool = False
 
     @abstractmethod
-    def sums(self, tile: Tile) -> list[Value]:
-        """All products of the tile added up: int32 x `lanes` for each position."""
+    def sums(self, tile: Tile) -> Iterable[Value]:
+        """All products of the tile added up: int32 x `lanes` for each position, as soon as they are complete."""

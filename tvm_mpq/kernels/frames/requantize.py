@@ -109,15 +109,23 @@ class Requantizer:
 
     def _finish_packed(self, cells: list[Cell]) -> None:
         """One to four accumulators to bytes."""
-        as_float = self.workload.residual or not bounded(self.workload, self.request.precision.weight_bits)
-        vectors = []
-        for cell in cells:
-            y = self._scaled(cell)
-            vectors.append(let(self._rounded(minimum(y, self._high) if as_float else y), "y"))
+        self.finish_ints([self.to_ints(cell) for cell in cells], cells)
+
+    @property
+    def _limits_floats(self) -> bool:
+        return self.workload.residual or not bounded(self.workload, self.request.precision.weight_bits)
+
+    def to_ints(self, cell: Cell) -> Value:
+        """int32 of one accumulator, rounded, for `finish_ints`."""
+        y = self._scaled(cell)
+        return let(self._rounded(minimum(y, self._high) if self._limits_floats else y), "y")
+
+    def finish_ints(self, vectors: list[Value], cells: list[Cell]) -> None:
+        """Pack and store what `to_ints` made of one to four cells; only where sums are packed."""
         packed = pack(vectors, self._zero_point_words)
         if self.workload.activation != "none":
             packed = let(maximum(packed, self._low_bytes), "packed")
-        if not as_float:  # an output of fewer than 8 bits ends below what the packs saturate to
+        if not self._limits_floats:  # an output of fewer than 8 bits ends below what the packs saturate to
             packed = let(minimum(packed, self._high_bytes), "packed")
         if self.has_table:
             packed = let(self._wide_table.look_up(packed) if self._wide_table else self._look_up(packed), "activated")

@@ -38,9 +38,10 @@ def tiles_256(request: Request, dot: Dot) -> list[Knobs]:
 
 
 def depthwise_256(request: Request, machine: ConvolutionMachine) -> list[Knobs]:
-    """Tiles of a row; neighbours share what they load."""
-    width = conv_of(request).out_width
-    columns = [even_tile(width, limit) for limit in _DEPTHWISE_COLUMNS]
+    """Tiles of a row; neighbours share what they load. With more kernel rows all sums of a tile stay in registers."""
+    w = conv_of(request)
+    limits = _DEPTHWISE_COLUMNS if w.kernel[0] <= 3 else _DEPTHWISE_COLUMNS[1:]
+    columns = [even_tile(w.out_width, limit) for limit in limits]
     return distinct(
         {"rows": 1, "columns": c, "blocks": 1, "order": order} for c in columns for order in ("positions", "channels")
     )
