@@ -82,6 +82,20 @@ def test_methods_within_shares_of_energy(files: list[str], capsys: pytest.Captur
     assert "energy mJ" in shown and "simulated (mpic:8cores)" in shown
 
 
+def test_plans_for_another_machine_are_run_here_beside_fp32(
+    files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """fp32, which that machine does not have, is what losses are counted from."""
+    asked = ["compare", *files, "--latency-source", "mpic", "--budgets", "0.8", "--methods", "ilp,uniform", "--json"]
+    cli.main([*asked, "--eval", files[2]])
+    report = json.loads(capsys.readouterr().out)
+    fp32, w8a8 = report["uniform"]
+    assert (fp32["precision"], fp32["held_loss"], fp32["predicted_ms"]) == ("fp32", 0, None)
+    assert (w8a8["precision"], w8a8["predicted_ms"]) == ("w8a8", report["int8_ms"]) and w8a8["held_loss"] > 0
+    for row in report["rows"]:
+        assert row["held_loss"] > w8a8["held_loss"] and row["measured_ms"] is None
+
+
 def test_plans_for_another_machine_are_not_timed_here(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["compare", *files, "--latency-source", "mpic", "--measure"])

@@ -141,11 +141,10 @@ class MethodRow(TypedDict):
 
 
 class UniformRow(TypedDict):
-    """One precision everywhere, on the evaluation data."""
+    """One precision everywhere, on the evaluation data. predicted_ms: None where the latency source has no floats."""
 
     precision: str
-    loss: float
-    predicted_ms: float
+    predicted_ms: float | None
     accuracy: float
     held_loss: float
 

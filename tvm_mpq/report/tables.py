@@ -220,8 +220,9 @@ def show_compare(report: CompareReport) -> None:
     print_notes(console, report["disagreements"])
     print_notes(console, condition.cautions(report))
     for fixed in report["uniform"]:
+        time = "" if fixed["predicted_ms"] is None else f"{number(fixed['predicted_ms'])} ms predicted, "
         accuracy = f"{number(fixed['accuracy'], ' %')}, held loss {number(fixed['held_loss'])}"
-        console.print(f"uniform {fixed['precision']}: {number(fixed['predicted_ms'])} ms predicted, {accuracy}")
+        console.print(f"uniform {fixed['precision']}: {time}{accuracy}")
     console.print(
         f"budgets are shares of the {report['axis']} of uniform 8 bit, {_int8(report)} predicted; losses are the "
         "table's sums; the bound is the solver's: no plan within the budget loses less",

@@ -61,7 +61,7 @@ def test_the_page_has_what_was_asked_for(report: Any) -> None:
     assert "haq, 0.9: nothing within it" in page and "0.300" in page
     for r in report["rows"]:
         r |= {"accuracy": 91.25, "held_loss": 0.2} if r["loss"] else {}
-    fixed = {"precision": "w8a8", "loss": 0.0, "predicted_ms": 2.0, "accuracy": 92.5, "held_loss": 0.01}
+    fixed = {"precision": "w8a8", "predicted_ms": 2.0, "accuracy": 92.5, "held_loss": 0.01}
     page = render({**report, "metric": "top1", "disagreements": ["because <i>"], "uniform": [fixed]})
     assert page.count('<svg role="img"') == 2
     assert "because &lt;i&gt;" in page and "92.5 %" in page and "91.2 %" in page

@@ -190,11 +190,13 @@ def test_compare(capsys: pytest.CaptureFixture[str]) -> None:
     assert "note: 0.75 of 8 bit: why" in text
     assert "note: amed, 0.75: not found" in text and not any("measured ms" in line for line in text)
     report["rows"][0] |= {"measured_ms": 1.5, "accuracy": 91.5, "held_loss": 0.25}
-    fixed = {"precision": "w8a8", "loss": 0.1, "predicted_ms": 1.75, "accuracy": 92.5, "held_loss": 0.05}
-    tables.show_compare({**report, "metric": "top1", "uniform": [fixed]})
+    fixed = {"precision": "w8a8", "predicted_ms": 1.75, "accuracy": 92.5, "held_loss": 0.05}
+    floats = {"precision": "fp32", "predicted_ms": None, "accuracy": 93.5, "held_loss": 0.0}
+    tables.show_compare({**report, "metric": "top1", "uniform": [floats, fixed]})
     text = lines(capsys)
     wanted = ["ilp", "0.750", "0.500", "0.0", "%", "1.25", "1.50", "91.5", "%", "0.250"]
     assert any(line.split()[:10] == wanted for line in text)
+    assert "uniform fp32: 93.5 %, held loss 0" in text
     assert "uniform w8a8: 1.75 ms predicted, 92.5 %, held loss 0.0500" in text
 
 
