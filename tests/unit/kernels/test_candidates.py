@@ -45,7 +45,7 @@ def test_every_candidate_is_code_of_its_own(name: str, target: str) -> None:
     "name, target, integers",
     [
         ("conv", "haswell", ["w8a8", "w1a4"]),  # transformed products are the same for all bits
-        ("pointwise", "haswell", ["w8a8", "w7a8", "w6a8", "w5a8", "w4a8", "w2a4", "w1a4"]),  # w3a8 as w4a8
+        ("pointwise", "haswell", ["w8a8", "w7a8", "w6a8", "w5a8", "w4a8", "w1a4"]),  # short: w3a8 and w2a4 as w4a8
         ("conv", "znver4", ["w8a8", "w4a8", "w2a4", "w1a4"]),
         ("depthwise", "znver4", ["w8a8"]),
         ("depthwise", "cortex-a72", ["w8a8"]),

@@ -65,7 +65,7 @@ def family(bits: int) -> Family:
 
 def kernel_of(request: Request, turn: int = 0, **changed: object) -> Kernel:
     row = family(request.precision.weight_bits)
-    assert row.fits(request)
+    assert row.holds(request)
     space = row.knob_space(request)
     return Kernel(request, row, {**space[turn % len(space)], **changed})
 
@@ -187,7 +187,23 @@ def test_refuses_what_it_cannot_do(bits: int) -> None:
 
 @pytest.mark.parametrize("bits", [1, 2])
 def test_a_wider_permute_comes_first(bits: int) -> None:
-    narrow = Request(C(1, 8, 8, 16, 16, (3, 3), (1, 1), SAME), Precision(bits, 4), 8, AVX2)
+    narrow = Request(C(1, 8, 8, 128, 128, (1, 1)), Precision(bits, 4), 8, AVX2)
     assert fitting(narrow)[0] is family(bits)
     wide = AVX2 | {"avx512f", "avx512bw", "avx512vnni", "avx512vbmi"}
     assert fitting(dataclasses.replace(narrow, features=wide))[0] is not family(bits)
+
+
+@pytest.mark.parametrize(
+    ("w", "bits", "served"),
+    [
+        (C(1, 14, 14, 96, 576, (1, 1)), 2, True),
+        (C(1, 14, 14, 95, 576, (1, 1)), 2, False),
+        (C(1, 14, 14, 144, 48, (1, 1)), 2, False),
+        (C(1, 14, 14, 144, 49, (1, 1)), 2, True),
+        (C(1, 14, 14, 16, 32, (3, 3), (2, 2), SAME), 2, True),
+        (C(1, 1, 1, 64, 16, (1, 1)), 2, True),
+        (C(1, 14, 14, 16, 16, (1, 1)), 1, True),
+    ],
+)
+def test_short_sums_of_two_bits_are_left_to_products(w: C, bits: int, served: bool) -> None:
+    assert family(bits).fits(Request(w, Precision(bits, 4), 8, AVX2)) is served

@@ -35,6 +35,9 @@ _LEAST_USES = 4
 By static analysis of cortex-a53 and cortex-a72, where a table costs as much to build as 3 to 4 uses of it save.
 """
 
+_LEAST_TERMS, _LEAST_PARTS = 96, 8
+"""Terms of a sum, and uses of a table, from which two bits gain by tables on AVX2: measured on Zen 3."""
+
 _FIVE_BITS = frozenset(range(1, 6))
 _MEANING = {1: "-1 and +1", 2: "-1..1", 3: "-3..3"}
 
@@ -101,6 +104,16 @@ def _nibbles_gain(request: Request) -> bool:
     return _is_tabled(request) and (nibble_coding(request).planes == 1 or _uses(request) >= _LEAST_USES)
 
 
+def _long_sums(request: Request) -> bool:
+    """Where tables of two bits win on AVX2: short sums and few channels do not pay for them, products of bytes do.
+
+    Linear layers of one row are left to tables, whose weights take fewer bytes.
+    """
+    w = conv_of(request)
+    one_row = w.batch * w.out_height * w.out_width == 1
+    return _is_tabled(request) and (one_row or (w.terms >= _LEAST_TERMS and _uses(request) >= _LEAST_PARTS))
+
+
 def _uses(request: Request) -> float:
     """How often a table is read, once for each vector of output channels and tap of the kernel that meets it."""
     w = conv_of(request)
@@ -113,7 +126,13 @@ def _nibble_terms(request: Request) -> int:
     return min(int32_terms(request), w.kernel[0] * w.kernel[1] * _SUM_LANES * (65535 // top))
 
 
-def _nibble_row(name: str, features: frozenset[str], weight_bits: int, machine: NibbleMachine) -> None:
+def _nibble_row(
+    name: str,
+    features: frozenset[str],
+    weight_bits: int,
+    machine: NibbleMachine,
+    accepts: Callable[[Request], bool] = _nibbles_gain,
+) -> None:
     def constants(request: Request, knobs: Knobs, operands: Operands) -> list[np.ndarray]:
         shape, coding = NibbleShape.of(conv_of(request)), nibble_coding(request)
         split = part_count(request), knobs["sums"], machine.byte_channels
@@ -127,12 +146,12 @@ def _nibble_row(name: str, features: frozenset[str], weight_bits: int, machine: 
         lambda request: nibble_knobs(request, machine),
         constants,
         lambda request: sums_limit(request.precision.activation_bits),
-        accepts=_nibbles_gain,
+        accepts=accepts,
         max_terms=_nibble_terms,
     )
 
 
-_nibble_row("qu8_qs2_s32_lutconv2d__avx2", AVX2, 2, Avx2Nibbles())
+_nibble_row("qu8_qs2_s32_lutconv2d__avx2", AVX2, 2, Avx2Nibbles(), _long_sums)
 _nibble_row("qu8_qs1_s32_lutconv2d__avx2", AVX2, 1, Avx2Nibbles())
 _nibble_row("qu8_qs3_s32_lutconv2d__neon", NEON, 3, NeonNibbles())
 _nibble_row("qu8_qs2_s32_lutconv2d__neon", NEON, 2, NeonNibbles())
