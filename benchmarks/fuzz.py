@@ -85,6 +85,10 @@ class Worker:
     def judge(self, kind: str, number: int) -> dict[str, str]:
         """What became of a case; of one that ends the process, how."""
         fault, line = self._ask(f"{kind} {number}", LONGEST_SEC)
+        if fault.startswith("took longer"):  # perhaps the machine's fault: once more
+            self._process.wait()
+            self._start()
+            fault, line = self._ask(f"{kind} {number}", LONGEST_SEC)
         if line:
             answer: dict[str, str] = json.loads(line)
             return answer

@@ -9,7 +9,7 @@ gives the plan and the integers of its weights, both of which `Realize` takes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tvm
 import tvm_ffi
@@ -21,16 +21,16 @@ from tvm_mpq.passes.annotate import Annotate
 from tvm_mpq.passes.fix_shapes import FixShapes
 from tvm_mpq.passes.normalize import Normalize
 from tvm_mpq.passes.realize import Realize
+from tvm_mpq.schema import Plan
 
 if TYPE_CHECKING:
     from tvm_mpq.numerics.weight_codes import WeightCodes
-    from tvm_mpq.schema import Plan
 
 __all__ = ["Annotate", "FixShapes", "Normalize", "Realize", "load_plan", "pipeline"]
 
 
 def pipeline(
-    plan: Plan | str,
+    plan: Plan | Any,
     codes: WeightCodes | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> tvm.ir.transform.Pass:
@@ -39,7 +39,7 @@ def pipeline(
     plan: also the path of a built folder or of its plan.json; its weights' integers are then read from beside it.
     input_shapes: by the name of `main`'s parameter, where the module leaves sizes open; see `FixShapes`.
     """
-    if isinstance(plan, str):
+    if not isinstance(plan, Plan):
         plan, codes = load_plan(plan)
     ours = [FixShapes(input_shapes), Normalize(), Annotate(target=plan.tvm_target()), Realize(plan, codes)]
     return tvm.transform.Sequential([*ours, relax.pipeline.default_build_pipeline()])

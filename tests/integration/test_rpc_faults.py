@@ -77,12 +77,12 @@ def names(records: Any) -> list[str]:
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """refused(arguments of the command line) -> its one line; exit code 1."""
+    """refused(arguments of the command line) -> its one line; code: 2 for a value that is none."""
 
-    def run(*args: object) -> str:
+    def run(*args: object, code: int = 1) -> str:
         with pytest.raises(SystemExit) as caught:
             cli.main([str(a) for a in args])
-        assert caught.value.code == 1
+        assert caught.value.code == code
         lines = capsys.readouterr().err.strip().splitlines()
         assert lines[-1].startswith("error: ") and "Traceback" not in "".join(lines)
         return lines[-1]
@@ -102,7 +102,7 @@ def test_nothing_on_the_port(refused: Refused) -> None:
 
 def test_no_address(refused: Refused) -> None:
     for text in ("board", "board:", ":9090", "board:0", "board:70000", "a b:1"):
-        assert "HOST:PORT" in refused("devices", "--rpc", text)
+        assert "HOST:PORT" in refused("devices", "--rpc", text, code=2)
 
 
 def test_garbage_on_the_port(refused: Refused, rng: np.random.Generator) -> None:

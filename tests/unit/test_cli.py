@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tvm_mpq import cli
 from tvm_mpq.cli import common
-from tvm_mpq.errors import InvalidValueError
+from tvm_mpq.errors import FileFormatError, InvalidValueError
 
 ROOT = Path(__file__).parents[2]
 
@@ -170,22 +170,22 @@ def test_sizes_of_dynamic_axes(run: Run, tmp_path: Path) -> None:
     assert report["inputs"] == {"a=b": [[1, 3, 224, 224], "float32"]}
     assert report["notes"] == ["sizes of input 'a=b' fixed to 1x3x224x224"]
     failed(run("inspect", path, "--input-shape", "a=b=1x4x8x8"), "'a=b' has shape ?x3x?x? in the model (got 1x4x8x8")
-    failed(run("bench", path, "--input-shape", "z=1x3x8x8"), "unknown input 'z'")
+    failed(run("bench", path, "--input-shape", "z=1x3x8x8"), "unknown input 'z'", code=2)
 
 
 @pytest.mark.parametrize("text", ["x", "x=", "=1x2", "x=1,2", "x=1x-2", "x=0x3", "x=1x2.5"])
 def test_sizes_that_are_none(run: Run, text: str) -> None:
-    failed(run("inspect", "m.onnx", "--input-shape", text), "NAME=1x3x320x320", repr(text))
+    failed(run("inspect", "m.onnx", "--input-shape", text), "NAME=1x3x320x320", repr(text), code=2)
 
 
 def test_sizes_given_twice(run: Run) -> None:
-    failed(run("inspect", "m.onnx", "--input-shape", "x=1x3", "--input-shape", "x=1x3"), "'x' twice")
+    failed(run("inspect", "m.onnx", "--input-shape", "x=1x3", "--input-shape", "x=1x3"), "'x' twice", code=2)
 
 
-def failed(result: Result, *words: str) -> None:
-    """Exit 1, nothing on standard output, one `error:` line at the end, which holds all words."""
-    code, out, err = result
-    assert (code, out) == (1, ""), err
+def failed(result: Result, *words: str, code: int = 1) -> None:
+    """Nothing on standard output, one `error:` line at the end, which holds all words. code: 2 for options' values."""
+    assert result[:2] == (code, ""), result[2]
+    err = result[2]
     *before, last = err.splitlines()
     assert last.startswith("error: ") and not any(line.startswith("error: ") for line in before)
     assert "Traceback" not in err
@@ -238,13 +238,13 @@ def test_a_bad_value_is_found_before_anything_is_done(
     run: Run, tmp_path: Path, option: str, value: str, words: tuple[str, ...]
 ) -> None:
     out = tmp_path / "out"
-    failed(run("optimize", tmp_path / "none.onnx", "--out", out, option, value), *words)
+    failed(run("optimize", tmp_path / "none.onnx", "--out", out, option, value), *words, code=2)
     assert not out.exists()
 
 
 def test_an_unknown_precision(run: Run, tmp_path: Path) -> None:
-    failed(run("build", "m.onnx", "--uniform", "w9a9", "--out", tmp_path / "o"), "[1, 8]", "w9a9")
-    failed(run("build", "m.onnx", "--uniform", "int4", "--out", tmp_path / "o"), "w4a8", "int4")
+    failed(run("build", "m.onnx", "--uniform", "w9a9", "--out", tmp_path / "o"), "[1, 8]", "w9a9", code=2)
+    failed(run("build", "m.onnx", "--uniform", "int4", "--out", tmp_path / "o"), "w4a8", "int4", code=2)
 
 
 def test_inspect_shows_the_precisions_chosen_among(run: Run, model: Path) -> None:
@@ -264,7 +264,7 @@ def test_inspect_shows_the_precisions_chosen_among(run: Run, model: Path) -> Non
     ],
 )
 def test_compare_refuses_at_once(run: Run, args: list[str], words: tuple[str, ...]) -> None:
-    failed(run("compare", "none.onnx", *args), *words)
+    failed(run("compare", "none.onnx", *args), *words, code=2)
 
 
 def test_build_needs_a_precision_or_a_plan(run: Run, tmp_path: Path) -> None:
@@ -393,7 +393,7 @@ def test_db(run: Run, tmp_path: Path) -> None:
     assert one_object(run("db", "prune", "--failures", "--db", other, "--json"))["pruned"] == 1
     assert workloads("--db", other) == {"new()"}
     assert run("db", "list", "--db", other)[1].endswith("1 records\n")
-    failed(run("db", "prune", "--db", other), "condition")
+    failed(run("db", "prune", "--db", other), "condition", code=2)
     failed(run("db", "list", "--db", tmp_path / "none.sqlite"), "none.sqlite")
     assert not (tmp_path / "none.sqlite").exists()
 
@@ -408,8 +408,8 @@ def test_db_show(run: Run, tmp_path: Path) -> None:
     assert one_object(run("db", "show", "old", "--precision", "w8a8", "--db", path, "--json"))["record"] == by_id
     code, out, err = run("db", "show", "bad()", "--db", path)
     assert (code, err) == (0, "") and "crashed" in out and listed["bad()"]["id"] in out
-    failed(run("db", "show", "()", "--db", path), "3 records match '()'", listed["new()"]["id"])
-    failed(run("db", "show", "old", "--precision", "w4a8", "--db", path), "'old' at precision w4a8", "db list")
+    failed(run("db", "show", "()", "--db", path), "3 records match '()'", listed["new()"]["id"], code=2)
+    failed(run("db", "show", "old", "--precision", "w4a8", "--db", path), "'old' at precision w4a8", "db list", code=2)
 
 
 def test_json_has_no_infinity() -> None:
@@ -421,7 +421,8 @@ def test_json_has_no_infinity() -> None:
     ("error", "code", "message"),
     [
         (KeyboardInterrupt(), 130, "interrupted; everything measured so far is kept"),
-        (InvalidValueError("two\nlines"), 1, "error: two lines\n"),
+        (InvalidValueError("two\nlines"), 2, "error: two lines\n"),
+        (FileFormatError("two\nlines"), 1, "error: two lines\n"),
         (ImportError("libtvm.so: no such file", name="tvm"), 1, "error: TVM cannot be imported"),
         (OSError(28, "No space left on device", "/tmp/x"), 1, "error: cannot write /tmp/x: No space left on device\n"),
     ],
@@ -457,13 +458,13 @@ def test_as_a_program(tmp_path: Path) -> None:
 
 
 def test_bench_says_what_it_takes(run: Run, tmp_path: Path) -> None:
-    for words, text in (
-        (("--engines", "ours-int8,abacus"), "error: --engines takes ours-int8"),
-        (("--threads", "1,zero"), "error: --threads takes whole numbers above 0 by commas (got '1,zero')"),
-        ((), "error: "),
+    for words, text, wanted in (
+        (("--engines", "ours-int8,abacus"), "error: --engines takes ours-int8", 2),
+        (("--threads", "1,zero"), "error: --threads takes whole numbers above 0 by commas (got '1,zero')", 2),
+        ((), "error: ", 1),
     ):
         code, out, err = run("bench", str(tmp_path / "none.onnx"), *words)
-        assert (code, out) == (1, "")
+        assert (code, out) == (wanted, "")
         assert err.startswith(text) and err.count("\n") == 1
 
 

@@ -1,6 +1,7 @@
 """The command line: text in, text out. Every command parses, calls one pipeline function and prints.
 
-Data go to stdout, progress and messages to stderr. Exit codes: 0 done, 1 one line `error: ...`, 2 usage, 128 and the
+Data go to stdout, progress and messages to stderr. Exit codes: 0 done, 1 one line `error: ...`, 2 wrong
+usage (a wrong value of an option is one line too), 128 and the
 signal's number when asked to end (130: Ctrl-C); `check` has two more.
 """
 
@@ -18,7 +19,7 @@ from collections.abc import Iterator, Sequence
 import click
 
 from tvm_mpq.cli import db, deploy, guard, machine, model, talk
-from tvm_mpq.errors import MPQError
+from tvm_mpq.errors import InvalidValueError, MPQError
 
 PROGRAM = "tvm-mpq"
 """However it was started: usage, reports and shell completion name it so."""
@@ -96,7 +97,7 @@ def _run(args: Sequence[str] | None) -> None:
     except MPQError as e:
         if call.verbose:
             traceback.print_exc()
-        _fail(str(e))
+        _fail(str(e), 2 if isinstance(e, InvalidValueError) and not call.begun else 1)
     except ImportError as e:
         if (e.name or "").split(".")[0] not in ("tvm", "tvm_ffi"):
             raise
@@ -119,6 +120,6 @@ def one_line(text: str) -> str:
     return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
 
 
-def _fail(text: str) -> None:
+def _fail(text: str, code: int = 1) -> None:
     click.echo(f"error: {one_line(text)}", err=True)
-    sys.exit(1)
+    sys.exit(code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -282,14 +283,17 @@ def with_progress(body: Callable[[Options], _T], *, whole_job: bool = False, **f
 
     call = invocation()
     watch_crashes()
+    options = Options(**fields, command=call.command)
+    call.begun = True
     if call.quiet:
-        return body(Options(**fields, command=call.command))
+        return body(options)
     with ProgressLine(bar=not call.verbose, phases=OPTIMIZE_PHASES if whole_job else ()) as line:
-        return body(Options(**fields, command=call.command, progress=line.update, say=line.say))
+        return body(dataclasses.replace(options, progress=line.update, say=line.say))
 
 
 def answer(report: _T, as_json: bool, show: Callable[[_T], None]) -> None:
     """Print a report: as one JSON object, or through the function that shows it."""
+    invocation().begun = True
     if as_json:
         click.echo(json.dumps(finite(report), indent=1, sort_keys=True, allow_nan=False))
     else:

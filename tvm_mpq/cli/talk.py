@@ -12,11 +12,16 @@ _LOGGER = logging.getLogger("tvm_mpq")
 
 @dataclass
 class Invocation:
-    """A call of the program. command: as it was typed, for reports that say how to repeat them."""
+    """A call of the program.
+
+    command: as it was typed, for reports that say how to repeat them. begun: its options are sound, and the work is on:
+    what is wrong from then on is no wrong usage.
+    """
 
     command: str = ""
     quiet: bool = False
     verbose: bool = False
+    begun: bool = False
 
 
 def invocation() -> Invocation:

@@ -13,8 +13,8 @@ import numpy as np
 from tvm_mpq.errors import DataError
 from tvm_mpq.passes.graph import Node
 from tvm_mpq.pipeline.context import RunContext
-from tvm_mpq.pipeline.finetune import require_batch_axes, require_torch
-from tvm_mpq.pipeline.options import LATENCY
+from tvm_mpq.pipeline.finetune import require_batch_axes
+from tvm_mpq.pipeline.options import LATENCY, require_torch
 from tvm_mpq.schema import Plan, Precision
 from tvm_mpq.select.methods.learned_bits import LearnedBits, runnable
 from tvm_mpq.select.problem import Problem

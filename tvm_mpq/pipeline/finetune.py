@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tvm_mpq.calibrate.data import Dataset
-from tvm_mpq.errors import DataError, MissingDependencyError
+from tvm_mpq.errors import DataError
 from tvm_mpq.execute.accuracy import check_labels, classifies
 from tvm_mpq.numerics.weight_codes import WeightCodes
 from tvm_mpq.pipeline.context import RunContext
+from tvm_mpq.pipeline.options import require_torch
 from tvm_mpq.report.contract import FinetuneReport
 from tvm_mpq.schema import Plan
 
@@ -108,14 +109,6 @@ def tuned_build(context: RunContext, plan: Plan, codes: WeightCodes) -> tuple[Pl
     tuner = Finetuner(context, context.data, lambda plan: codes)
     learned, report = tuner.tuned(plan)
     return learned, tuner(learned), report
-
-
-def require_torch(what: str = "fine-tuning") -> None:
-    """Raises MissingDependencyError when PyTorch, which `what` needs, is not installed."""
-    try:
-        import torch  # noqa: F401 - only whether it is there
-    except ImportError as e:
-        raise MissingDependencyError(f"{what} needs PyTorch; install it with pip install 'tvm-mpq[torch]'") from e
 
 
 def require_batch_axes(data: Dataset, what: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tvm_mpq.calibrate.observers import check_method
-from tvm_mpq.calibrate.rounding import GPTQ, ROUNDINGS
+from tvm_mpq.calibrate.rounding import ADAROUND, GPTQ, ROUNDINGS
 from tvm_mpq.errors import InvalidValueError, MissingDependencyError, OutputError
 from tvm_mpq.kernels import OFFERED
 from tvm_mpq.report.contract import OptimizeReport
@@ -93,6 +94,10 @@ class Options:
         if self.rounding not in ROUNDINGS:
             raise InvalidValueError(f"rounding must be one of {', '.join(ROUNDINGS)} (got {self.rounding!r})")
         self._check_source()
+        if self.rounding == ADAROUND:
+            require_torch("rounding adaround", "take rounding gptq, or ")
+        if self.finetune_epochs > 0:
+            require_torch("fine-tuning")
         _ = self.offered
         if self.judge not in JUDGES:
             raise InvalidValueError(f"judge must be one of {', '.join(JUDGES)} (got {self.judge!r})")
@@ -199,6 +204,19 @@ class Options:
         """A message for the user, if somebody listens."""
         if self.say:
             self.say(text)
+
+
+def require_torch(what: str = "fine-tuning", instead: str = "") -> None:
+    """Raises MissingDependencyError when PyTorch, which `what` needs, is not installed. It is not imported here.
+
+    instead: what else can be done.
+    """
+    try:
+        found = importlib.util.find_spec("torch") is not None
+    except ValueError:  # somebody has hidden it
+        found = False
+    if not found:
+        raise MissingDependencyError(f"{what} needs PyTorch: {instead}install it with pip install 'tvm-mpq[torch]'")
 
 
 def _agent() -> Learn:

@@ -15,7 +15,8 @@ from tvm_mpq.errors import FileFormatError, MissingFileError
 from tvm_mpq.execute.emulate import emulated_on_int8
 from tvm_mpq.numerics.weight_codes import WeightCodes
 from tvm_mpq.pipeline.context import RunContext
-from tvm_mpq.pipeline.finetune import require_batch_axes, require_torch
+from tvm_mpq.pipeline.finetune import require_batch_axes
+from tvm_mpq.pipeline.options import require_torch
 from tvm_mpq.schema import Plan
 
 VERSION = 3

@@ -23,13 +23,13 @@ from tvm_mpq.numerics.weight_codes import WeightCodes
 from tvm_mpq.passes.graph import Node
 from tvm_mpq.passes.lowering import BYTE, KernelStep
 from tvm_mpq.pipeline.context import RunContext, open_context
-from tvm_mpq.pipeline.finetune import require_torch, tuned_build
-from tvm_mpq.pipeline.options import Options
+from tvm_mpq.pipeline.finetune import tuned_build
+from tvm_mpq.pipeline.options import Options, require_torch
 from tvm_mpq.pipeline.result import Result
 from tvm_mpq.pipeline.rounding import Rounder
 from tvm_mpq.pipeline.verification import import_verification
 from tvm_mpq.report.answers import BuildReport
-from tvm_mpq.schema import FLOAT_BITS, Plan, Precision, TensorQuant
+from tvm_mpq.schema import FLOAT_BITS, W8A8, Plan, Precision, TensorQuant
 from tvm_mpq.tuning.devices.boards import Boards
 
 SavedPlan = tuple[Plan, WeightCodes]
@@ -89,6 +89,11 @@ def _build(
         precisions = uniform_precisions(prepared, wanted, keep, running)
         for line in fallen_back(prepared, precisions, wanted, running):
             options.tell(line)
+        if computed_with_more_bits(prepared, wanted, running):
+            options.tell(
+                f"no operator gains by {wanted} here: code of more bits computes it, and weights take the bytes of "
+                "that code; nothing gets faster by it (tvm-mpq inspect lists precisions that have code of their own)"
+            )
         data = context.data
         floats = all(Precision.parse(p).is_float for p in precisions.values())
         ranges: dict[str, list[TensorQuant]] = {}
@@ -199,6 +204,12 @@ def running_at(prepared: Prepared, wanted: Precision) -> frozenset[str]:
     out_bits = FLOAT_BITS if wanted.is_float else BYTE
     served = (n for n in nodes if fitting(Request(n.conv, wanted, out_bits, prepared.features, prepared.threads)))
     return gaining or frozenset(n.name for n in served)
+
+
+def computed_with_more_bits(prepared: Prepared, wanted: Precision, running: frozenset[str]) -> bool:
+    """Whether operators run at a precision of few bits for its accuracy alone: none has code of its own for it."""
+    own = any(str(wanted) in node.candidates for node in prepared.graph.weighted())
+    return bool(running) and not own and not wanted.is_float and wanted != W8A8
 
 
 def fallen_back(

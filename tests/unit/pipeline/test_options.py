@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 
@@ -139,3 +140,12 @@ def test_json_refuses_what_json_has_not() -> None:
 def test_measure_fraction(value: float) -> None:
     with pytest.raises(InvalidValueError, match="measure_fraction must be above 0 and at most 1"):
         Options("model.onnx", measure_fraction=value)
+
+
+@pytest.mark.parametrize("given", [{"rounding": "adaround"}, {"finetune_epochs": 3}])
+def test_what_needs_pytorch_is_refused_at_once_without_it(
+    given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingDependencyError, match=r"needs PyTorch: .*pip install 'tvm-mpq\[torch\]'"):
+        Options("model.onnx", **given)

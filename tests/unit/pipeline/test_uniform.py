@@ -20,7 +20,7 @@ from tvm_mpq.numerics.saved_plan import load_plan
 from tvm_mpq.passes.graph import read_graph
 from tvm_mpq.pipeline import build_network
 from tvm_mpq.pipeline.options import Options
-from tvm_mpq.pipeline.uniform import fallen_back, running_at, uniform_precisions
+from tvm_mpq.pipeline.uniform import computed_with_more_bits, fallen_back, running_at, uniform_precisions
 from tvm_mpq.schema import Plan, Precision, TensorQuant
 from tvm_mpq.targets import local_row, to_tvm_attrs
 
@@ -139,6 +139,10 @@ def test_a_precision_that_nobody_gains_by_runs_on_the_code_of_more_bits(rounded:
     precisions = uniform_precisions(prepared, wanted, ("first",), running)
     assert list(precisions.values()) == ["w8a8", "w5a3", "w5a3", "w5a3"]
     assert not list(fallen_back(prepared, precisions, wanted, running))
+    assert computed_with_more_bits(prepared, wanted, running)
+    own = Precision.parse(next(p for p in list(prepared.graph.weighted())[-1].candidates if p not in ("fp32", "w8a8")))
+    for other in (own, Precision.parse("w8a8"), Precision.parse("fp32")):
+        assert not computed_with_more_bits(prepared, other, running_at(prepared, other))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "w8a8"])
