@@ -216,7 +216,7 @@ def require_torch(what: str = "fine-tuning", instead: str = "") -> None:
     except ValueError:  # somebody has hidden it
         found = False
     if not found:
-        raise MissingDependencyError(f"{what} needs PyTorch: {instead}install it with pip install 'tvm-mpq[torch]'")
+        raise MissingDependencyError(f"{what} needs PyTorch; {instead}install it with pip install 'tvm-mpq[torch]'")
 
 
 def _agent() -> Learn:

@@ -106,7 +106,7 @@ def test_blocks_do_not_change_scales(rng, monkeypatch):
 def test_weights_must_be_finite(bad):
     w = np.ones((2, 3), np.float32)
     w[1, 2] = bad
-    with pytest.raises(InvalidValueError, match="weights must be finite"):
+    with pytest.raises(InvalidValueError, match=rf"weights must be finite \(got 1 NaN or infinite of {w.size}\)"):
         affine.quantize_weight(w, 8)
 
 

@@ -93,6 +93,8 @@ def test_absurd_sizes_are_refused_before_memory_is_taken(tmp_path: Path, monkeyp
     header = "{'descr': '|u1', 'fortran_order': False, 'shape': (1000000,)}"
     path = made(tmp_path, x=member(header, bytes(1_000_000)))
     assert path.stat().st_size < 5000 and len(read_npz(path)["x"]) == 1_000_000
+    monkeypatch.setattr(archive, "memory_bytes", lambda: 2_100_000)
+    assert len(read_npz(path)["x"]) == 1_000_000, "less than half"
     monkeypatch.setattr(archive, "memory_bytes", lambda: 1_900_000)
     monkeypatch.setattr(archive, "_array", lambda *_: pytest.fail("memory was taken"))
     with pytest.raises(FileFormatError, match=r"holds 0\.001 GB, more than half of this machine's memory"):
@@ -105,7 +107,15 @@ def test_a_bare_array_is_named(tmp_path: Path) -> None:
         read_npz(tmp_path / "a.npy")
     with pytest.raises(FileNotFoundError):
         read_npz(tmp_path / "b.npz")
+    with pytest.raises(FileFormatError, match="not a readable"):
+        read_npz(tmp_path)
 
 
-def test_memory_is_that_of_this_machine() -> None:
+def test_memory_is_that_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 10**8 < archive.memory_bytes() < 10**14
+
+    def unknown(name: str) -> int:
+        raise ValueError(name)
+
+    monkeypatch.setattr(archive.os, "sysconf", unknown)
+    assert archive.memory_bytes() == 4 * 10**9

@@ -50,3 +50,7 @@ def test_residual_uses_one_rounding(acc, res, factor, residual_factor):
     y = scale_accumulator(a, m, r, mr)
     assert np.array_equal(y, fma32(a.astype(np.float32), m, r.astype(np.float32) * mr))
     assert np.array_equal(requantize(a, m, OUT, (0, 255), r, mr), np.clip(np.rint(y) + np.float32(10), 0, 255))
+
+
+def test_without_an_output_scale_the_product_is_the_multiplier() -> None:
+    assert multiplier(0.5, 0.25) == np.float32(0.125)

@@ -147,5 +147,5 @@ def test_what_needs_pytorch_is_refused_at_once_without_it(
     given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(MissingDependencyError, match=r"needs PyTorch: .*pip install 'tvm-mpq\[torch\]'"):
+    with pytest.raises(MissingDependencyError, match=r"needs PyTorch; .*pip install 'tvm-mpq\[torch\]'"):
         Options("model.onnx", **given)
