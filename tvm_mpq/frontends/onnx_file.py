@@ -47,7 +47,11 @@ def load_onnx(file: Path, shapes: Shapes) -> Imported:
     graph = model.graph
     inputs = _inputs(graph)
     static = {i.name: tuple(int(d.dim_value) for d in i.type.tensor_type.shape.dim) for i in inputs}
-    walked = Walk(graph, _versions(model), operator_names(graph), needs_body).run()
+    try:
+        walked = Walk(graph, _versions(model), operator_names(graph), needs_body).run()
+    except UnsupportedModelError as e:
+        raise UnsupportedModelError(f"{file.name}: {e}") from e
+    notes += walked.notes
     _check_operators(walked.nodes, file)
     check_values((name, numpy_helper.to_array(t)) for name, t in walked.constants.items())
     importer = _Importer(static, walked.nodes)

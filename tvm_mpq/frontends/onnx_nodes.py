@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -10,6 +10,9 @@ from onnx import defs, helper
 
 STANDARD = ("", "ai.onnx")
 """The names of ONNX's own domain."""
+
+TensorTypes = Mapping[str, onnx.TypeProto]
+ConstantTensors = Mapping[str, onnx.TensorProto]
 
 
 @dataclass(frozen=True)
@@ -91,3 +94,11 @@ def tensors_with_data(values: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
             yield from a.tensors
         for inner in subgraphs(node):
             yield from tensors_with_data(inner)
+
+
+def static_dims(of: onnx.TypeProto | None) -> tuple[int, ...] | None:
+    """The tensor's sizes; None when one is unknown."""
+    if of is None or not of.HasField("tensor_type") or not of.tensor_type.HasField("shape"):
+        return None
+    dims = of.tensor_type.shape.dim
+    return tuple(int(d.dim_value) for d in dims) if all(d.HasField("dim_value") for d in dims) else None

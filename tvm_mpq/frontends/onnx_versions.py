@@ -7,7 +7,7 @@ user wrote: by ONNX's own converter, and by ours where that refuses or keeps the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -15,12 +15,16 @@ import onnx
 from onnx import helper, numpy_helper, version_converter
 from tvm.relax.frontend.onnx.onnx_frontend import _get_convert_map
 
-from tvm_mpq.frontends.onnx_nodes import STANDARD, VersionedNode, attribute, renamed, schema_of
-
-TensorTypes = Mapping[str, onnx.TypeProto]
-ConstantTensors = Mapping[str, onnx.TensorProto]
-
-_MODERN = 18  # the version in which our rewritings are written
+from tvm_mpq.frontends.onnx_nodes import (
+    STANDARD,
+    ConstantTensors,
+    TensorTypes,
+    VersionedNode,
+    attribute,
+    renamed,
+    schema_of,
+)
+from tvm_mpq.frontends.onnx_write import OPSET as _MODERN
 
 _ALIGNED = ("Add", "Sub", "Mul", "Div", "Pow", "And", "Or", "Xor", "Greater", "Less", "Equal", "PRelu")
 """Operators that lined up their second operand by an attribute `axis` before opset 7."""

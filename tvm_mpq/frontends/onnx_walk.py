@@ -6,6 +6,7 @@ place is visited in turn, so that the shape arithmetic within a function's body 
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,10 +15,20 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper, shape_inference
 
-from tvm_mpq.frontends.checks import GenericArray, refusing
+from tvm_mpq.errors import UnsupportedModelError
+from tvm_mpq.frontends.checks import GenericArray, one_line, refusing
+from tvm_mpq.frontends.onnx_branches import branches, is_if
 from tvm_mpq.frontends.onnx_fold import evaluated
 from tvm_mpq.frontends.onnx_functions import body_of
-from tvm_mpq.frontends.onnx_nodes import STANDARD, VersionedNode, attribute, names_read, renamed, schema_of
+from tvm_mpq.frontends.onnx_nodes import (
+    STANDARD,
+    VersionedNode,
+    attribute,
+    names_read,
+    schema_of,
+    static_dims,
+)
+from tvm_mpq.frontends.onnx_rewrites import rewritten
 from tvm_mpq.frontends.onnx_scan import unrolled
 from tvm_mpq.frontends.onnx_versions import modernized
 
@@ -27,11 +38,13 @@ Expanded = Callable[[VersionedNode, dict[str, onnx.TypeProto]], bool]
 
 @dataclass(frozen=True)
 class Walked:
-    """nodes: what is left of the graph; constants: what they and the outputs read of those; types: of all tensors."""
+    """nodes: what is left of the graph; constants: what they and the outputs read of those; types: of all tensors;
+    notes: what a user must know of what was left out."""
 
     nodes: list[VersionedNode]
     constants: dict[str, onnx.TensorProto]
     types: dict[str, onnx.TypeProto]
+    notes: list[str]
 
 
 class Walk:
@@ -44,6 +57,8 @@ class Walk:
         self._types = {v.name: v.type for v in graph.input if v.name not in self._constants}
         self._types.update({t.name: _type_of(t) for t in graph.initializer})
         self._outputs = [o.name for o in graph.output]
+        self._notes: list[str] = []
+        self._strict = False  # whether sizes that do not fit are an error
         self._todo = deque(
             VersionedNode(n, versions.get("" if n.domain in STANDARD else n.domain, 1), name)
             for n, name in zip(graph.node, names, strict=True)
@@ -51,32 +66,52 @@ class Walk:
 
     def run(self) -> Walked:
         """Visit every node."""
+        nodes = self._alive(self._visited())
+        read = {n for item in nodes for n in names_read(item.node)} | set(self._outputs)
+        return Walked(nodes, {n: t for n, t in self._constants.items() if n in read}, self._types, self._notes)
+
+    def _visited(self) -> list[VersionedNode]:
+        """The nodes that stay, alive or not."""
         kept: list[VersionedNode] = []
         while self._todo:
             item = self._todo.popleft()
             with refusing(f"operator {item.node.op_type} (node {item.source!r}) cannot be read"):
                 if self._stays(item):
                     kept.append(item)
-        nodes = self._alive(kept)
-        read = {n for item in nodes for n in names_read(item.node)} | set(self._outputs)
-        return Walked(nodes, {n: t for n, t in self._constants.items() if n in read}, self._types)
+        return kept
 
     def _stays(self, item: VersionedNode) -> bool:
         """Whether the node goes to the importer as it is; what takes its place, if anything, is visited next."""
         self._infer(item)
         if self._folded(item):
             return False
-        instead = self._branch(item) or self._joined(item)
+        if is_if(item):
+            instead = branches(item, self._types, self._constants, self._versions, self._fits, self._notes.append)
+        else:
+            instead = self._joined(item)
         if instead is None:
             sizes = {name: static_dims(self._types.get(name)) for name in item.node.input}
             instead = unrolled(item, sizes, self._versions)
         if instead is None:
             instead = modernized(item, self._types, self._constants)
+        if instead is None:
+            instead = rewritten(item, self._types, self._constants)
         if instead is None and self._expand(item, self._types):
             instead = body_of(item, self._types)
         if instead is not None:
             self._todo.extendleft(reversed(instead))
         return instead is None
+
+    def _fits(self, nodes: list[VersionedNode]) -> bool:
+        """Whether these nodes can run here, as far as their shapes tell."""
+        trial = copy.copy(self)
+        trial._types, trial._constants = dict(self._types), dict(self._constants)
+        trial._todo, trial._notes, trial._strict = deque(nodes), [], True
+        try:
+            trial._visited()
+        except UnsupportedModelError:
+            return False
+        return True
 
     def _folded(self, item: VersionedNode) -> bool:
         """Compute the node if all it reads is known: constants, or shapes."""
@@ -135,28 +170,6 @@ class Walk:
         plain.input[:] = filled
         return [VersionedNode(plain, item.opset, item.source)]
 
-    def _branch(self, item: VersionedNode) -> list[VersionedNode] | None:
-        """The nodes of the branch that an If on a constant takes."""
-        node = item.node
-        condition = self._constants.get(node.input[0]) if node.op_type == "If" and node.domain in STANDARD else None
-        if condition is None:
-            return None
-        taken = bool(numpy_helper.to_array(condition).reshape(-1)[0])
-        branch = attribute(node, "then_branch" if taken else "else_branch")
-        assert isinstance(branch, onnx.GraphProto)
-        own = {n for inner in branch.node for n in inner.output} | {t.name for t in branch.initializer}
-        held = [helper.make_node("Constant", [], [t.name], value=t) for t in branch.initializer]
-        passed = [
-            helper.make_node("Identity", [o.name], [f"{o.name}/out"]) for o in branch.output
-        ]  # an output of the branch may be a tensor from outside, or twice the same
-        ends = {f"{o.name}/out": name for o, name in zip(branch.output, node.output, strict=True)}
-        nodes = renamed(
-            [*held, *branch.node, *passed],
-            lambda name: ends.get(name) or (f"{node.output[0]}/{name}" if name in own else name),
-        )
-        versions = [self._versions.get("" if n.domain in STANDARD else n.domain, item.opset) for n in nodes]
-        return [VersionedNode(n, v, n.name or item.source) for n, v in zip(nodes, versions, strict=True)]
-
     def _infer(self, item: VersionedNode) -> None:
         """Types of the node's results; none for those that only a run would tell."""
         node, schema = item.node, schema_of(item.node, item.opset)
@@ -174,8 +187,10 @@ class Walk:
                 small,
                 opset_imports=[helper.make_opsetid(node.domain, item.opset)],
             )
-        except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError):  # the importer then tells
-            return
+        except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError) as e:
+            if self._strict:
+                raise UnsupportedModelError(f"sizes do not fit: {one_line(e)}") from e
+            return  # the importer then tells
         self._types.update({n: t for n, t in found.items() if n})
 
     def _alive(self, kept: list[VersionedNode]) -> list[VersionedNode]:
@@ -192,14 +207,6 @@ class Walk:
 _SHAPE_VALUES = 1024  # elements; what tells a shape has a few
 
 _LARGEST = 1 << 28  # bytes; a larger result of constants (an Expand, a Range) is computed when the network runs
-
-
-def static_dims(of: onnx.TypeProto | None) -> tuple[int, ...] | None:
-    """The tensor's sizes; None when one is unknown."""
-    if of is None or not of.HasField("tensor_type") or not of.tensor_type.HasField("shape"):
-        return None
-    dims = of.tensor_type.shape.dim
-    return tuple(int(d.dim_value) for d in dims) if all(d.HasField("dim_value") for d in dims) else None
 
 
 def _type_of(tensor: onnx.TensorProto) -> onnx.TypeProto:
