@@ -85,6 +85,7 @@ class Walk:
         self._infer(item)
         if self._folded(item):
             return False
+        instead: list[VersionedNode] | None
         if is_if(item):
             instead = branches(item, self._types, self._constants, self._versions, self._fits, self._notes.append)
         else:
