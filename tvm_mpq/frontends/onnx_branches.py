@@ -29,7 +29,10 @@ _BRANCHES = ("then_branch", "else_branch")
 
 def is_if(item: VersionedNode) -> bool:
     """Whether it is an If, or the choice behind the branches of one."""
-    return item.node.domain == _CHOICE or (item.node.op_type == "If" and item.node.domain in STANDARD)
+    if item.node.domain == _CHOICE:
+        return True
+    whole = all(isinstance(attribute(item.node, which), onnx.GraphProto) for which in _BRANCHES)
+    return item.node.op_type == "If" and item.node.domain in STANDARD and whole
 
 
 def branches(
