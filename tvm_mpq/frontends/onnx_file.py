@@ -18,9 +18,10 @@ from tvm_mpq.errors import FileFormatError, UnsupportedModelError
 from tvm_mpq.frontends.checks import check_values, one_line
 from tvm_mpq.frontends.imported import Imported, abandon
 from tvm_mpq.frontends.onnx_floats import read_as_float32
+from tvm_mpq.frontends.onnx_fold import RANDOM
 from tvm_mpq.frontends.onnx_functions import check_domains, inlined
 from tvm_mpq.frontends.onnx_names import operator_names
-from tvm_mpq.frontends.onnx_nodes import STANDARD, VersionedNode
+from tvm_mpq.frontends.onnx_nodes import STANDARD, VersionedNode, schema_of
 from tvm_mpq.frontends.onnx_operators import CONVERTERS, is_known, needs_body
 from tvm_mpq.frontends.onnx_qdq import dequantized
 from tvm_mpq.frontends.onnx_qoperators import QUANTIZED
@@ -155,10 +156,22 @@ def _check_operators(nodes: Sequence[VersionedNode], file: Path) -> None:
         raise UnsupportedModelError(
             f"{file.name}: control flow is not supported (got {', '.join(control)}); export the model without branches"
         )
-    unknown = sorted(op_type for op_type in used if not is_known(op_type))
+    unknown = {item.node.op_type: item for item in nodes if not is_known(item.node.op_type)}
+    random = sorted(RANDOM & set(unknown))
+    if random:
+        raise UnsupportedModelError(
+            f"{file.name}: {', '.join(random)} makes random numbers, which a compiled network does not; export the "
+            "model for inference"
+        )
+    lacking = sorted(name for name, item in unknown.items() if schema_of(item.node, item.opset) is not None)
+    if lacking:
+        raise UnsupportedModelError(
+            f"{file.name}: operator{'s' * (len(lacking) > 1)} {', '.join(lacking)} of ONNX cannot be compiled here; "
+            "write the model with others, or end it before them"
+        )
     if unknown:
         raise UnsupportedModelError(
-            f"{file.name}: unknown operator{'s' * (len(unknown) > 1)} {', '.join(unknown)}; "
+            f"{file.name}: unknown operator{'s' * (len(unknown) > 1)} {', '.join(sorted(unknown))}; "
             "export the model with standard ONNX operators"
         )
 

@@ -19,7 +19,7 @@ from onnx.reference import ReferenceEvaluator
 from tvm_mpq.frontends.onnx_nodes import STANDARD, subgraphs
 
 _REFUSALS = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, NotImplementedError)
-_RANDOM = frozenset(
+RANDOM = frozenset(
     ["Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"]
 )
 
@@ -32,7 +32,7 @@ def evaluated(
 ) -> dict[str, npt.NDArray[Any]] | None:
     """The node's results by name; None when it reads what is not constant, or cannot be computed here."""
     operands = list(dict.fromkeys(filter(None, node.input)))
-    if node.domain not in STANDARD or node.op_type in _RANDOM or any(n not in constants for n in operands):
+    if node.domain not in STANDARD or node.op_type in RANDOM or any(n not in constants for n in operands):
         return None
     if node.op_type != "Constant" and (not operands or any(True for _ in subgraphs(node))):
         return None

@@ -20,9 +20,10 @@ from tvm_mpq.frontends.onnx_nodes import STANDARD, VersionedNode, all_nodes, ren
 _CALL = "org.tvm_mpq.body"  # a domain of which the inliner knows nothing but the one function to inline
 
 MICROSOFT = frozenset(
-    {"Attention", "BiasGelu", "EmbedLayerNormalization", "FastGelu", "Gelu", "SkipLayerNormalization"}
+    ["Attention", "BiasGelu", "EmbedLayerNormalization", "FastGelu", "FusedConv", "FusedGemm", "FusedMatMul", "Gelu"]
+    + ["QuickGelu", "SkipLayerNormalization"]
 )
-"""Operators of the domain com.microsoft that TVM's importer reads."""
+"""Operators of the domain com.microsoft that are read, beside those that are quantized."""
 
 
 def inlined(model: onnx.ModelProto, what: str) -> onnx.ModelProto:

@@ -7,12 +7,12 @@ operator; Col2Im adds up windows as a transposed convolution does whose kernels 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
 from tvm_mpq.frontends.onnx_nodes import ConstantTensors, TensorTypes, VersionedNode, attribute, static_dims
 from tvm_mpq.frontends.onnx_write import Rewriting, unsupported
-from tvm_mpq.numerics.arrays import Array
 
 _LARGEST = 1 << 24
 """Elements of a transform's matrix: 64 MiB."""
@@ -42,7 +42,9 @@ def dft(item: VersionedNode, types: TensorTypes, constants: ConstantTensors) -> 
     return write.nodes
 
 
-def transform(size: int, parts: int, length: int | None, inverse: bool, one_sided: bool, node: onnx.NodeProto) -> Array:
+def transform(
+    size: int, parts: int, length: int | None, inverse: bool, one_sided: bool, node: onnx.NodeProto
+) -> npt.NDArray[np.float32]:
     """float32[size * parts, bins, parts of the result]: how much each number adds to each of the spectrum.
 
     Raises

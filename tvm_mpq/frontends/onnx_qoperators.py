@@ -169,6 +169,49 @@ def _with_bias(reader: IntegerReader, node: onnx.NodeProto, operands: list[str],
     return True
 
 
+def _dynamic_lstm(reader: IntegerReader, node: onnx.NodeProto) -> bool:
+    """DynamicQuantizeLSTM(X, W, R, B, lengths, h, c, P, scale of W, zero of W, scale of R, zero of R): X is real.
+
+    Weights are stored with their gates last, which LSTM has before the size that is summed up.
+    """
+    plain = helper.make_node("LSTM", list(node.input[:8]), list(node.output), name=node.name)
+    plain.attribute.extend(node.attribute)
+    for place, scale in ((1, 8), (2, 10)):
+        codes, scales, zeros = (reader.constant(node.input[i]) for i in (place, scale, scale + 1))
+        if codes is None or scales is None or zeros is None:
+            return False
+        each = [len(codes), 1, -1]  # a number for a direction, or for each of its gates' rows
+        reals = (codes.astype(np.float32) - zeros.astype(np.float32).reshape(each)) * scales.reshape(each)
+        plain.input[place] = reader.hold(f"{node.input[place]}_real", reals.transpose(0, 2, 1).astype(np.float32))
+    reader.keep(plain)
+    return True
+
+
+def _nibbles(codes: np.ndarray, bits: int) -> np.ndarray:
+    """Numbers of 4 or 8 bits along the last axis; the low half of a byte comes first."""
+    return codes if bits == 8 else np.stack([codes & 15, codes >> 4], -1).reshape(*codes.shape[:-1], -1)
+
+
+def _matmul_of_blocks(reader: IntegerReader, node: onnx.NodeProto) -> bool:
+    """MatMulNBits(A, B, scales, zeros, places, bias): blocks of 4 or 8 bits, a scale each; A is real."""
+    inside, outside = (_attribute(node, name, 0) for name in ("K", "N"))
+    bits, size = _attribute(node, "bits", 4), _attribute(node, "block_size", 0)
+    codes, scales = (reader.constant(node.input[i]) for i in (1, 2))
+    zeros = reader.constant(_input(node, 3)) if _input(node, 3) else None
+    if codes is None or scales is None or bits not in (4, 8) or _input(node, 4) or (_input(node, 3) and zeros is None):
+        return False
+    blocks = -(-inside // size)
+    whole = _nibbles(codes.reshape(outside, blocks, -1), bits).astype(np.float32)
+    middle: np.ndarray = np.full((outside, blocks), 2.0 ** (bits - 1), np.float32)
+    if zeros is not None and zeros.dtype.kind == "f":
+        middle = zeros.reshape(outside, blocks).astype(np.float32)
+    elif zeros is not None:
+        middle = _nibbles(zeros.reshape(outside, -1), bits)[:, :blocks].astype(np.float32)
+    reals = (whole - middle[..., None]) * scales.reshape(outside, blocks, 1)
+    weight = reader.hold(f"{node.input[1]}_real", reals.reshape(outside, -1)[:, :inside].T.astype(np.float32))
+    return _with_bias(reader, node, [reader.real_name(node.input[0]), weight], _input(node, 5))
+
+
 _ROWS: dict[tuple[str, str], Convert] = {
     ("", "QuantizeLinear"): _quantize,
     ("", "DequantizeLinear"): _dequantize,
@@ -181,6 +224,8 @@ _ROWS: dict[tuple[str, str], Convert] = {
     ("", "MatMulInteger"): _sums("MatMul"),
     (MICROSOFT, "MatMulIntegerToFloat"): _matmul_to_float,
     (MICROSOFT, "DynamicQuantizeMatMul"): _dynamic_matmul,
+    (MICROSOFT, "DynamicQuantizeLSTM"): _dynamic_lstm,
+    (MICROSOFT, "MatMulNBits"): _matmul_of_blocks,
     (MICROSOFT, "QGemm"): _gemm,
     (MICROSOFT, "QLinearAdd"): _plain("Add", 2),
     (MICROSOFT, "QLinearMul"): _plain("Mul", 2),

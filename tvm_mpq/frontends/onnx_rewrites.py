@@ -11,6 +11,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from tvm_mpq.frontends import onnx_linear_maps as linear_maps
+from tvm_mpq.frontends.onnx_microsoft import REWRITES as MICROSOFT
 from tvm_mpq.frontends.onnx_nodes import (
     STANDARD,
     ConstantTensors,
@@ -192,6 +193,24 @@ def layer_norm(item: VersionedNode, types: TensorTypes, constants: ConstantTenso
     return write.nodes
 
 
+def one_hot(item: VersionedNode, types: TensorTypes, constants: ConstantTensors) -> list[onnx.NodeProto] | None:
+    """Indices compared with 0, 1, ..., those from the end counted from the front; others are nowhere."""
+    node = item.node
+    depth, indices, values = (constants.get(node.input[1]), *(types.get(node.input[i]) for i in (0, 2)))
+    if depth is None or indices is None or values is None:
+        return None
+    count, rank = int(numpy_helper.to_array(depth).reshape(-1)[0]), len(indices.tensor_type.shape.dim)
+    axis = int(str(attribute(node, "axis", -1))) % (rank + 1)
+    write = Rewriting(node)
+    whole = write.op("Unsqueeze", write.cast(node.input[0], TensorProto.INT64), write.hold([axis]))
+    negative = write.op("Less", whole, write.hold(0))
+    places = write.op("Where", negative, write.op("Add", whole, write.hold(count)), whole)
+    steps = write.hold(np.arange(count).reshape([count if a == axis else 1 for a in range(rank + 1)]))
+    off, on = (write.op("Gather", node.input[2], write.hold(i)) for i in (0, 1))
+    write.op("Where", write.op("Equal", places, steps), on, off, output=node.output[0])
+    return write.nodes
+
+
 def _element_type(name: str, types: TensorTypes) -> int:
     return types[name].tensor_type.elem_type if name in types else TensorProto.UNDEFINED
 
@@ -210,6 +229,7 @@ _REWRITES: dict[str, _Rewrite] = {
     "LayerNormalization": layer_norm,
     "MaxPool": max_pool,
     "MaxUnpool": max_unpool,
+    "OneHot": one_hot,
     "STFT": linear_maps.stft,
 }
 
@@ -217,6 +237,8 @@ _REWRITES: dict[str, _Rewrite] = {
 def rewritten(item: VersionedNode, types: TensorTypes, constants: ConstantTensors) -> list[VersionedNode] | None:
     """The same in nodes that TVM reads; None for a node that may stay as it is."""
     rewrite = _REWRITES.get(item.node.op_type) if item.node.domain in STANDARD else None
+    if item.node.domain == "com.microsoft":
+        rewrite = MICROSOFT.get(item.node.op_type)
     nodes = rewrite(item, types, constants) if rewrite else None
     if nodes is None:
         return None

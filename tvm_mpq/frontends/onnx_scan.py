@@ -10,7 +10,7 @@ from onnx import helper, numpy_helper
 
 from tvm_mpq.frontends.onnx_nodes import STANDARD, VersionedNode, attribute, renamed
 
-_MOST_NODES = 4096
+MOST_NODES = 4096
 """A longer program is refused as a loop: it would take minutes to compile."""
 
 _OPSET = 18  # in which the nodes around the steps are written
@@ -35,7 +35,7 @@ def unrolled(
     if not scanned or any(s is None for s in shapes):
         return None
     length = next(s[a] for s, a in zip(shapes, axes, strict=True) if s is not None)
-    if length * len(body.node) > _MOST_NODES or length == 0:
+    if length * len(body.node) > MOST_NODES or length == 0:
         return None
     prefix = next(name for name in node.output if name)
     own = {n for inner in body.node for n in inner.output}
@@ -71,7 +71,7 @@ def unrolled(
         strict=False,
     ):
         if output:
-            ends.extend(_stacked(made[::-1] if turned else made, output, axis))
+            ends.extend(stacked(made[::-1] if turned else made, output, axis))
     wrapped = [VersionedNode(n, _OPSET, item.source) for n in around]
     return [*wrapped, *steps, *(VersionedNode(n, _OPSET, item.source) for n in ends)]
 
@@ -81,7 +81,8 @@ def _list(node: onnx.NodeProto, name: str, count: int) -> list[int]:
     return [int(v) for v in found] if isinstance(found, Sequence) and len(found) else [0] * count
 
 
-def _stacked(pieces: list[str], output: str, axis: int) -> list[onnx.NodeProto]:
+def stacked(pieces: list[str], output: str, axis: int) -> list[onnx.NodeProto]:
+    """The pieces along a new axis."""
     at = f"{output}/axis"
     nodes = [helper.make_node("Constant", [], [at], value=numpy_helper.from_array(np.array([axis], np.int64)))]
     wide = [f"{output}/{i}" for i in range(len(pieces))]

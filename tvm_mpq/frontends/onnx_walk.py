@@ -20,6 +20,7 @@ from tvm_mpq.frontends.checks import GenericArray, one_line, refusing
 from tvm_mpq.frontends.onnx_branches import branches, is_if
 from tvm_mpq.frontends.onnx_fold import evaluated
 from tvm_mpq.frontends.onnx_functions import body_of
+from tvm_mpq.frontends.onnx_loop import peeled
 from tvm_mpq.frontends.onnx_nodes import (
     STANDARD,
     VersionedNode,
@@ -92,7 +93,7 @@ class Walk:
             instead = self._joined(item)
         if instead is None:
             sizes = {name: static_dims(self._types.get(name)) for name in item.node.input}
-            instead = unrolled(item, sizes, self._versions)
+            instead = unrolled(item, sizes, self._versions) or peeled(item, self._constants, self._versions)
         if instead is None:
             instead = modernized(item, self._types, self._constants)
         if instead is None:

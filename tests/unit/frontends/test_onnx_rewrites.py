@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from tvm_mpq.errors import UnsupportedModelError
@@ -117,6 +117,12 @@ CASES: dict[str, Case] = {  # case -> (node, inputs, weights, expected; None: wh
         {},
         MAP / (1.5 + 0.25 * (MAP**2 + np.concatenate([MAP[:, 1:], 0 * MAP[:, :1]], 1) ** 2)) ** 0.6,
     ),
+    "one_of_each": (
+        node("OneHot", ["x", "d", "v"], ["y"], axis=0),
+        {"x": ints(1, -1, 5)},
+        {"d": np.int64(4), "v": np.float32([0.5, 2])},
+        np.float32([[0.5, 0.5, 0.5], [2, 0.5, 0.5], [0.5, 0.5, 0.5], [0.5, 2, 0.5]]),
+    ),
     "scales_to_broadcast": (
         node("LayerNormalization", ["x", "g"], ["y"], axis=1),
         {"x": X},
@@ -217,3 +223,58 @@ def test_a_branch_that_does_not_fit_the_sizes_is_not_taken(tmp_path: Path, run: 
     loaded = load_model(tmp_path / "net.onnx")
     assert any("takes its then_branch: the other one does not fit" in note for note in loaded.notes)
     np.testing.assert_array_equal(run(loaded, *inputs.values())[0], X)
+
+
+FLOATS, TRUTH, NUMBER = TensorProto.FLOAT, TensorProto.BOOL, TensorProto.INT64
+
+
+def body_of(nodes: Sequence[onnx.NodeProto], outputs: Sequence[tuple[str, int]]) -> onnx.GraphProto:
+    """A body with the state `v`; `i` counts, `go` is the condition so far."""
+    values = [("i", NUMBER, []), ("go", TRUTH, []), ("v", FLOATS, X.shape)]
+    return helper.make_graph(
+        nodes,
+        "body",
+        [helper.make_tensor_value_info(n, k, s) for n, k, s in values],
+        [helper.make_tensor_value_info(n, k, None) for n, k in outputs],
+    )
+
+
+def test_a_loop_of_known_length_is_its_steps(tmp_path: Path, run: Any) -> None:
+    """It reads `x` from outside, and gives its last state and what each step made."""
+    nodes = [node("Add", ["v", "x"], ["more"]), node("Identity", ["go"], ["on"]), node("Neg", ["more"], ["less"])]
+    body = body_of(nodes, [("on", TRUTH), ("more", FLOATS), ("less", FLOATS)])
+    loop = node("Loop", ["n", "go0", "x"], ["y", "all"], body=body)
+    model = model_of([loop], {"x": X}, {"n": np.int64(3), "go0": np.array(True)}, ["y", "all"])
+    last, every = results(model, {"x": X}, tmp_path, run)
+    np.testing.assert_allclose(last, 4 * X, rtol=1e-6)
+    np.testing.assert_allclose(every, np.stack([-2 * X, -3 * X, -4 * X]), rtol=1e-6)
+
+
+COUNTING = [node("Cast", ["i"], ["f"], to=FLOATS), node("Add", ["v", "f"], ["w"]), node("Less", ["i", "two"], ["on"])]
+
+
+@pytest.mark.parametrize(("limit", "steps"), [(None, 3), (2, 2), (0, 0)])
+def test_a_loop_that_counts_for_itself_ends(limit: int | None, steps: int, tmp_path: Path, run: Any) -> None:
+    weights = {"two": np.int64(2), "go0": np.array(True)} | ({} if limit is None else {"n": np.int64(limit)})
+    body = body_of(COUNTING, [("on", TRUTH), ("w", FLOATS)])
+    loop = node("Loop", ["" if limit is None else "n", "go0", "x"], ["y"], body=body)
+    (found,) = results(model_of([loop], {"x": X}, weights), {"x": X}, tmp_path, run)
+    np.testing.assert_allclose(found, X + sum(range(steps)), rtol=1e-6)
+
+
+def test_a_loop_that_the_data_end_is_refused(tmp_path: Path, run: Any) -> None:
+    nodes = [
+        node("Neg", ["v"], ["w"]),
+        node("ReduceSum", ["w"], ["s"], keepdims=0),
+        node("Less", ["s", "zero"], ["on"]),
+    ]
+    weights = {"zero": np.float32(0), "go0": np.array(True), "n": np.int64(4)}
+    loop = node("Loop", ["n", "go0", "x"], ["y"], body=body_of(nodes, [("on", TRUTH), ("w", FLOATS)]))
+    with pytest.raises(UnsupportedModelError, match=r"^net.onnx: operator Loop .*depends on the data[^\n]*$"):
+        results(model_of([loop], {"x": X}, weights), {"x": X}, tmp_path, run)
+
+
+def test_operators_of_onnx_that_nothing_here_computes_are_told_as_such(tmp_path: Path, run: Any) -> None:
+    determinant = node("Det", ["x"], ["y"])
+    with pytest.raises(UnsupportedModelError, match=r"^net.onnx: operator Det of ONNX cannot be compiled[^\n]+$"):
+        results(model_of([determinant], {"x": X[:, :, :3]}), {"x": X[:, :, :3]}, tmp_path, run)
