@@ -23,6 +23,10 @@ _AVX512 = (
     "qu8_qs8_s32_gconv2d__avx512vnni",
 )
 _AVX_VNNI = (
+    "qu8_qc4u_s32_linear__avxvnni",
+    "qu8_qc2u_s32_linear__avxvnni",
+    "qu8_qc1u_s32_linear__avxvnni",
+    "qu8_qs8_s32_dwconv2d__avxvnni",
     "qu8_qs8_s32_conv2d__avxvnni",
     "qu8_qs8_s32_gconv2d__avxvnni",
 )

@@ -8,10 +8,11 @@ import numpy as np
 
 from tvm_mpq.kernels.families.accept import is_dense
 from tvm_mpq.kernels.families.terms import int32_terms, scaled_terms
-from tvm_mpq.kernels.features import AVX2, VBMI, VNNI
+from tvm_mpq.kernels.features import AVX2, AVX_VNNI, VBMI, VNNI
 from tvm_mpq.kernels.frames.linear import LinearMachine, build_linear, linear_parameters, linear_shape, linear_work
 from tvm_mpq.kernels.knobs.linear import linear_knobs
 from tvm_mpq.kernels.machines.avx2 import Avx2Fields
+from tvm_mpq.kernels.machines.avxvnni import AvxVnniFields
 from tvm_mpq.kernels.machines.vbmi512 import SubsetLookup
 from tvm_mpq.kernels.machines.vnni512 import VnniFields
 from tvm_mpq.kernels.packing.constants import convolution_constants
@@ -98,6 +99,10 @@ def _vnni(request: Request) -> VnniFields:
     return VnniFields(field_coding(request))
 
 
+def _avx_vnni(request: Request) -> AvxVnniFields:
+    return AvxVnniFields(field_coding(request))
+
+
 def _avx2(request: Request) -> Avx2Fields:
     return Avx2Fields(field_coding(request))
 
@@ -113,6 +118,9 @@ _row(
     _one_row,
     lambda request: _lookup(request).pieces,
 )
+_row("qu8_qc4u_s32_linear__avxvnni", AVX_VNNI, (3, 4), _avx_vnni)
+_row("qu8_qc2u_s32_linear__avxvnni", AVX_VNNI, (2,), _avx_vnni)
+_row("qu8_qc1u_s32_linear__avxvnni", AVX_VNNI, (1,), _avx_vnni)
 _row("qu8_qc4u_s16_linear__avx2", AVX2, (3, 4), _avx2)
 _row("qu8_qc2u_s16_linear__avx2", AVX2, (2,), _avx2)
 _row("qu8_qc1u_s16_linear__avx2", AVX2, (1,), _avx2)

@@ -6,6 +6,8 @@ from tvm_mpq.kernels.emit.tiles import even_blocks, even_tile, tiles
 from tvm_mpq.kernels.frames.machine import Dot
 from tvm_mpq.kernels.knobs.choices import cheapest, position_tile
 from tvm_mpq.kernels.knobs.dense import loop_order
+from tvm_mpq.kernels.knobs.depthwise import depthwise_knobs
+from tvm_mpq.kernels.packing.depthwise import window
 from tvm_mpq.kernels.registry import Knobs, Request
 from tvm_mpq.kernels.shapes.geometry import ChannelWindow, Geometry, blocks, conv_of
 from tvm_mpq.schema import Conv2dWorkload
@@ -15,6 +17,7 @@ _DEPTHS = (1, 2, 3, 4, 6)
 """Blocks of 16 channels."""
 _REGISTERS = 16
 _CHOICES = 6
+_WEIGHTS = 9  # of a depthwise vector, beside sums and inputs
 # Of Golden Cove, by Intel's instruction tables: nobody has measured these kernels yet.
 _PRODUCTS = 2.0  # a cycle
 _LATENCY = 5.0  # cycles until an accumulator takes its next product
@@ -36,6 +39,14 @@ def tiles_vnni_256(request: Request, dot: Dot) -> list[Knobs]:
             if dot.registers(rows * columns, 2 * depth) <= _REGISTERS:
                 found[rows, columns, depth] = _cycles(w, g, dot, rows, columns, depth)
     return [{"rows": r, "columns": c, "blocks": b, "order": loop_order(g, n)} for r, c, b in cheapest(found, _CHOICES)]
+
+
+def depthwise_vnni_256(request: Request) -> list[Knobs]:
+    """Tiles whose weights of a vector the registers hold, or the least."""
+    space = depthwise_knobs(request)
+    w = conv_of(request)
+    held = [k for k in space if w.kernel[1] * len(window(w, k["rows"]).pairs()) <= _WEIGHTS]
+    return held or space[:1]
 
 
 def _cycles(w: Conv2dWorkload, g: Geometry, dot: Dot, rows: int, columns: int, depth: int) -> float:

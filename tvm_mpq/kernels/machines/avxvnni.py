@@ -6,10 +6,13 @@ from collections.abc import Sequence
 
 from tvm_mpq.kernels.emit import Pointer, Register, Value, broadcast4, intrinsic, let
 from tvm_mpq.kernels.machines.avx2 import HalfBlocks
+from tvm_mpq.kernels.machines.vnni512 import VnniFields
 
 _DOT = "llvm.x86.avx512.vpdpbusd.256"
 """LLVM's one name for both forms; without AVX-512 it writes the VEX form."""
 VECTOR = 32  # bytes
+_MASKS = 3
+"""Registers for masks of fields; more masks are operands in memory, which costs nothing but a load."""
 
 
 def dot(acc: Value, x: Value, w: Value) -> Value:
@@ -39,3 +42,16 @@ class AvxVnni(HalfBlocks):
             four = let(broadcast4(x, 8), "x")
             for acc, w in zip(row, ws, strict=True):
                 acc.value = dot(acc.value, four, w)
+
+
+class AvxVnniFields(VnniFields):
+    """The same as with AVX-512, with half the lanes and registers."""
+
+    lanes = 8
+    registers = 16
+
+    def needed(self, rows: int, parts: int) -> int:
+        return rows * (parts + 1) + min(self.coding.fields - 1, _MASKS) + 2
+
+    def product(self, acc: Value, u: Value, x: Value) -> Value:
+        return dot(acc, u, x)

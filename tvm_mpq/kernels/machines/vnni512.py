@@ -159,7 +159,11 @@ class VnniFields(LinearMachine):
     def prepare(self, shape: LinearShape, inputs: Buffer) -> None:
         field = (1 << self.coding.bits) - 1
         places = [field << j * self.coding.bits for j in range(1, self.coding.fields)]
-        self.masks = [let(repeated_byte(place, 16), "mask") for place in places]
+        self.masks = [let(repeated_byte(place, self.lanes), "mask") for place in places]
+
+    def product(self, acc: Value, u: Value, x: Value) -> Value:
+        """acc + four products of each lane."""
+        return dot(acc, u, x)
 
     def sums(self, tile: LinearTile) -> list[list[Value]]:
         s, fields, accs = tile.shape, self.coding.fields, tile.zero_sums()
@@ -170,10 +174,10 @@ class VnniFields(LinearMachine):
                 w = let(tile.packed(step, v), "w")
                 chosen = [w, *(w & mask for mask in self.masks)][: s.fields_of(v)]
                 for j, field in enumerate(chosen):
-                    u = let(field.reinterpret("uint8", 64), "u")
+                    u = let(field.reinterpret("uint8", 4 * self.lanes), "u")
                     for row, x in zip(accs, xs, strict=True):
                         acc = row[v * fields + j]
-                        acc.value = dot(acc.value, u, x)
+                        acc.value = self.product(acc.value, u, x)
         return [[total for v in range(0, s.parts, fields) for total in self._own(row[v : v + fields])] for row in accs]
 
     def _own(self, accs: list[Register]) -> list[Value]:

@@ -1,4 +1,4 @@
-"""Depthwise convolution by four-way byte products over vertically interleaved rows.
+"""AVX-512 VNNI: depthwise convolution by four-way byte products over vertically interleaved rows.
 
 For a tile of output rows, every input column of 16 channels becomes vectors of [16 channels][4 rows] in a strip that
 stays in the first-level cache; border columns and rows hold the zero point there. One product then adds four rows of a
@@ -49,7 +49,12 @@ from tvm_mpq.schema import padded_channels
 
 
 class DepthwiseFrame:
-    """Plans the loops from knobs {"rows", "columns"}; `_Writer` writes them."""
+    """Plans the loops from knobs {"rows", "columns"}; `writer` writes them.
+
+    lanes: int32 lanes of an accumulator.
+    """
+
+    lanes = BLOCK
 
     def __init__(self, request: Request, knobs: Knobs) -> None:
         self.request, self.w = request, conv_of(request)
@@ -80,6 +85,7 @@ class DepthwiseFrame:
         """A product adds up four rows; each row of tiles interleaves the input rows that it needs anew."""
         w, window, parameters = self.w, self.window, self.parameters
         all_blocks, products = blocks(w.out_channels), w.kernel[1] * len(self.pairs)  # of one column of outputs
+        vectors = all_blocks * BLOCK // self.lanes
         rows = self.counts["n"] * self.counts["h"]  # of tiles
         spots = rows * tiles(w.out_width, self.columns)
         read = {c * w.stride[1] + k * w.dilation[1] for c in range(self.columns) for k in range(w.kernel[1])}
@@ -88,9 +94,9 @@ class DepthwiseFrame:
         positions = window.rows * self.columns
         residual_bytes = array_bytes(parameters.activations[1:])
         return Work(
-            products=spots * all_blocks * self.columns * products,
-            loads=spots * all_blocks * (products + len(read) * window.groups),
-            stores=spots * all_blocks * positions * (1.5 if w.residual else 1),
+            products=spots * vectors * self.columns * products,
+            loads=spots * vectors * (products + len(read) * window.groups),
+            stores=spots * vectors * positions * (1.5 if w.residual else 1),
             tiles=spots * sum(count for _, count, _ in self.parts),
             staged_bytes=rows * all_blocks * self.strip_width * window.groups * 64,
             in_bytes=x_bytes,
@@ -110,11 +116,15 @@ class DepthwiseFrame:
     def build(self) -> PrimFunc:
         """The kernel."""
         with function(self.parameters.all()) as f:
-            _Writer(self, f).write()
+            self.writer(f).write()
         return f.func
 
+    def writer(self, f: Function) -> DepthwiseWriter:
+        """What writes the loops."""
+        return DepthwiseWriter(self, f)
 
-class _Writer:
+
+class DepthwiseWriter:
     """Writes the loops of one frame. n, oh, block, channel, ow: where the tile that is being written stands."""
 
     n: Value
@@ -131,7 +141,7 @@ class _Writer:
         self.strip = alloc(frame.threads * frame.strip, "uint8")
         self.bias, self.multiplier = f.flat("bias"), f.flat("multiplier")
         self.z = let(f.flat("Q")[0].cast("uint8"), "z")
-        self.requantizer = Requantizer(f, frame.request, BLOCK)
+        self.requantizer = Requantizer(f, frame.request, frame.lanes)
         self.cells = padded_channels(self.w.in_channels)
 
     def write(self) -> None:
@@ -157,7 +167,7 @@ class _Writer:
             self._interleave()
             with loop(tiles(self.w.out_width, columns)) as t:
                 self.ow = let(overlap(t, columns, self.w.out_width), "ow")
-                self._tile()
+                self.tile()
 
     def _interleave(self) -> None:
         """Fill the strip: columns [left border | input | right border], each groups * span vectors of 64 bytes."""
@@ -208,9 +218,33 @@ class _Writer:
                 low.append(let(_unpack(r[j], r[j + 1], 1, 0), "low"))
                 high.append(let(_unpack(r[j], r[j + 1], 1, 1), "high"))
             for k, pair in enumerate((low, low, high, high)):
-                self.strip.store(at + 32 * k, _unpack(pair[0], pair[1], 2, k % 2))
+                self.store_quads(at, k, _unpack(pair[0], pair[1], 2, k % 2))
 
-    def _tile(self) -> None:
+    def store_quads(self, at: Value, k: int, quads: Value) -> None:
+        """Vector k of a column and group of two blocks, uint8x32, into the strip, where they begin at `at`."""
+        self.strip.store(at + 32 * k, quads)
+
+    def users(self, column: int) -> list[tuple[int, int]]:
+        """(output column of the tile, kernel column) of all that read a column of the tile's inputs."""
+        w = self.w
+        return [
+            (c, k)
+            for c in range(self.frame.columns)
+            for k in range(w.kernel[1])
+            if c * w.stride[1] + k * w.dilation[1] == column
+        ]
+
+    @property
+    def input_columns(self) -> range:
+        """Of a tile."""
+        w = self.w
+        return range((self.frame.columns - 1) * w.stride[1] + (w.kernel[1] - 1) * w.dilation[1] + 1)
+
+    def position(self, row: int, column: int) -> Value:
+        """Which output position one of the tile's is."""
+        return (self.n * self.w.out_height + self.oh + row) * self.w.out_width + self.ow + column
+
+    def tile(self) -> None:
         w, frame, groups, span = self.w, self.frame, self.window.groups, self.span
         size = 64 * len(frame.pairs)
         accs = {
@@ -233,13 +267,8 @@ class _Writer:
                     weights[k, p, s] = let(self.weights.load(at, 64), "w")
         start = let(self.base + self.ow * (w.stride[1] * groups * span * 64), "start")
         cells: list[Cell] = []
-        for column in range((frame.columns - 1) * w.stride[1] + (w.kernel[1] - 1) * w.dilation[1] + 1):
-            users = [
-                (c, k)
-                for c in range(frame.columns)
-                for k in range(w.kernel[1])
-                if c * w.stride[1] + k * w.dilation[1] == column
-            ]
+        for column in self.input_columns:
+            users = self.users(column)
             for group in range(groups if users else 0):
                 for s in range(span):
                     v = let(self.strip.load(start + ((column * groups + group) * span + s) * 64, 64), "v")
@@ -251,7 +280,7 @@ class _Writer:
             for c, k in users:
                 if k == w.kernel[1] - 1:  # complete: end it while the next columns' products run
                     for r in range(self.window.rows):
-                        position = (self.n * w.out_height + self.oh + r) * w.out_width + self.ow + c
+                        position = self.position(r, c)
                         cells += [self._cell(position, s, accs[r, c, s], multipliers[s]) for s in range(span)]
             while len(cells) >= 4:
                 self.requantizer.finish(cells[:4])

@@ -58,16 +58,16 @@ def window(w: Conv2dWorkload, rows: int) -> Window:
     return Window(min(rows, w.out_height), w.kernel[0], w.stride[0], w.dilation[0])
 
 
-def lane_order(request: Request) -> npt.NDArray[np.int64]:
-    """int64[blocks * 16]: the channel of each accumulator lane."""
+def lane_order(request: Request, lanes: int = BLOCK) -> npt.NDArray[np.int64]:
+    """int64[blocks * 16]: the channel of each lane, of accumulators that have so many."""
     out_blocks = blocks(conv_of(request).out_channels)
     order = np.arange(out_blocks * BLOCK)
-    pairs = out_blocks // 2 if paired(request) else 0
+    pairs = out_blocks // 2 if lanes == BLOCK and paired(request) else 0
     order[: pairs * 32] = (order[: pairs * 32].reshape(pairs, 32)[:, PAIR_ORDER]).reshape(-1)
     return order
 
 
-def pack_depthwise(request: Request, knobs: Knobs, weight: Int8Array) -> Int8Array:
+def pack_depthwise(request: Request, knobs: Knobs, weight: Int8Array, lanes: int = BLOCK) -> Int8Array:
     """int8[C, KH, KW, 1] -> int8[C/16, KW, pairs, 16, 4] for the tile height of `knobs`, channels in `lane_order`."""
     w = conv_of(request)
     win = window(w, knobs["rows"])
@@ -77,5 +77,5 @@ def pack_depthwise(request: Request, knobs: Knobs, weight: Int8Array) -> Int8Arr
         for k, y in win.taps(row):
             if y // 4 == group:
                 flat[: w.out_channels, :, p, y % 4] = weight[:, k, :, 0]
-    ordered = flat[lane_order(request)]
+    ordered = flat[lane_order(request, lanes)]
     return np.ascontiguousarray(ordered.reshape(-1, BLOCK, *flat.shape[1:]).transpose(0, 2, 3, 1, 4))
