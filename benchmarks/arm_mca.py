@@ -11,10 +11,9 @@ which has a model of its own in LLVM 19 and had none in LLVM 16. A look-up count
 from __future__ import annotations
 
 import argparse
-import re
-import subprocess
 import sys
 
+import mca
 import tvm
 
 from tvm_mpq.kernels.registry import Kernel, Request, fitting
@@ -35,24 +34,7 @@ CORES = {
 }
 PRECISIONS = ("w8a8", "w4a8", "w3a4", "w2a4", "w1a4")
 PRODUCTS = {"smull": 8, "smull2": 8, "smlal": 8, "smlal2": 8, "sdot": 16}
-ITERATIONS = 100
-LEAST_LLVM = 19
-
-
-def inner_loop(assembly: str) -> list[str]:
-    """Instructions of the innermost loop that holds most vector instructions."""
-    best: list[str] = []
-    label, body = "", list[str]()
-    for line in assembly.splitlines():
-        text = line.split("//")[0].strip()
-        if match := re.fullmatch(r"(\.L\w+):", text):
-            if not match[1].startswith(".Ltmp"):
-                label, body = match[1], []
-        elif text and not text.startswith("."):
-            body.append(text)
-            if re.match(rf"(b\.\w+|cbn?z|tbn?z)\s.*{re.escape(label)}$", text) and label:
-                best = max(best, list(body), key=weight)
-    return best
+JUMP = r"(b\.\w+|cbn?z|tbn?z)"
 
 
 def weight(body: list[str]) -> int:
@@ -68,22 +50,6 @@ def products(body: list[str], weight_bits: int) -> float:
     return total
 
 
-def cycles(program: str, core: str, body: list[str]) -> float:
-    """Of one pass. Raises CalledProcessError when llvm-mca refuses an instruction."""
-    command = [program, "-mtriple=aarch64", f"-mcpu={core}", f"-iterations={ITERATIONS}"]
-    done = subprocess.run(command, input="\n".join(body) + "\n", capture_output=True, text=True, check=True)
-    found = re.search(r"Total Cycles:\s+(\d+)", done.stdout)
-    assert found is not None
-    return int(found[1]) / ITERATIONS
-
-
-def llvm_version(program: str) -> int:
-    """The major version of the program's LLVM."""
-    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
-    found = re.search(r"LLVM version (\d+)", done.stdout)
-    return int(found[1]) if found else 0
-
-
 def row(program: str, name: str, core: str, precision: Precision) -> str:
     """The best of the kernel's tiles."""
     target = resolve(core)
@@ -93,31 +59,29 @@ def row(program: str, name: str, core: str, precision: Precision) -> str:
     for knobs in family.knob_space(request):
         kernel = Kernel(request, family, knobs).build()
         module = tvm.compile(tvm.IRModule({"main": kernel}), target=to_tvm(target)).mod
-        body = inner_loop(module.inspect_source("s"))
+        body = mca.inner_loop(module.inspect_source("s"), weight, JUMP, "//")
         if weight(body):
-            rates.append(products(body, precision.weight_bits) / cycles(program, CORES[core], body))
+            rates.append(products(body, precision.weight_bits) / mca.cycles(program, "aarch64", CORES[core], body))
     rate = f"{max(rates):5.1f}" if rates else "straight code"
     return f"{name:20} {core:11} {precision!s:9} {rate:>14}  {'static':8} {family.name}"
+
+
+def table(program: str, version: int) -> None:
+    """Print it."""
+    print(f"static analysis by llvm-mca of LLVM {version}, not measured; the best of the offered tiles")
+    print(f"{'layer':20} {'core':11} {'precision':9} {'products/cycle':>14}  {'source':8} kernel")
+    for name in LAYERS:
+        for core in CORES:
+            for text in PRECISIONS[:1] if name.startswith("depthwise") else PRECISIONS:
+                print(row(program, name, core, Precision.parse(text)), flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--llvm-mca", default="llvm-mca", help="the program (default: %(default)s)")
     args = parser.parse_args()
-    try:
-        version = llvm_version(args.llvm_mca)
-        if version < LEAST_LLVM:
-            sys.exit(f"error: {args.llvm_mca} is of LLVM {version}; {LEAST_LLVM} or later has the cores' models")
-        print(f"static analysis by llvm-mca of LLVM {version}, not measured; the best of the offered tiles")
-        print(f"{'layer':20} {'core':11} {'precision':9} {'products/cycle':>14}  {'source':8} kernel")
-        for name in LAYERS:
-            for core in CORES:
-                for text in PRECISIONS[:1] if name.startswith("depthwise") else PRECISIONS:
-                    print(row(args.llvm_mca, name, core, Precision.parse(text)), flush=True)
-    except OSError as e:
-        sys.exit(f"error: cannot start {args.llvm_mca!r} ({e.strerror}); install Debian package llvm-19")
-    except subprocess.CalledProcessError as e:
-        sys.exit(f"error: {e.stderr.strip().splitlines()[0]}; a newer LLVM may know this instruction")
+    if reason := mca.run(args.llvm_mca, table):
+        sys.exit(f"error: {reason}")
 
 
 if __name__ == "__main__":

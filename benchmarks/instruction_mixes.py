@@ -125,13 +125,15 @@ def vnni_256() -> Mix:
     return _each("vpdpbusd ymm", 32, 12, 8, lambda total, x, w: avxvnni.dot(total, x("uint8"), as_type(w, "int8")))
 
 
-def masked_vnni() -> Mix:
+def masked_vnni(lanes: int = 16) -> Mix:
     """The same with a field of packed weights, which a mask takes out of its byte."""
+    multiply = dot if lanes == 16 else avxvnni.dot
 
     def product(total: Value, x: Fresh, w: Value) -> Value:
-        return dot(total, as_type(let(x("int32") & w), "uint8"), as_type(w, "int8"))
+        return multiply(total, as_type(let(x("int32") & w), "uint8"), as_type(w, "int8"))
 
-    return _each("vpandd, vpdpbusd", 64, 28, 16, product)
+    name = "vpandd, vpdpbusd" if lanes == 16 else "vpand, vpdpbusd ymm"
+    return _each(name, 4 * lanes, 28 if lanes == 16 else 12, lanes, product)
 
 
 def tables(macs: int, looked_up: int) -> Mix:
@@ -240,7 +242,8 @@ _MIXES: dict[str, Callable[[Request], Mix]] = {
     **dict.fromkeys(("f32_conv2d__generic", "f32_gconv2d__generic", "f32_dwconv2d__generic"), _float),
     **dict.fromkeys(("bf16_conv2d__avx512bf16", "bf16_gconv2d__avx512bf16"), lambda r: bfloat16()),
     **dict.fromkeys((f"qu8_qs8_s32_{kind}conv2d__avx512vnni" for kind in ("", "g", "dw")), lambda r: vnni()),
-    **dict.fromkeys((f"qu8_qs8_s32_{kind}conv2d__avxvnni" for kind in ("", "g")), lambda r: vnni_256()),
+    **dict.fromkeys((f"qu8_qs8_s32_{kind}conv2d__avxvnni" for kind in ("", "g", "dw")), lambda r: vnni_256()),
+    **dict.fromkeys((f"qu8_qc{n}u_s32_linear__avxvnni" for n in (1, 2, 4)), lambda r: masked_vnni(8)),
     **dict.fromkeys((f"qu8_qc4s_s{n}_conv2d__avx512vnni" for n in (8, 32)), lambda r: vnni()),
     **dict.fromkeys((f"qu8_qc{n}u_s32_linear__avx512vnni" for n in (1, 2, 4)), lambda r: masked_vnni()),
     **dict.fromkeys((f"qu8_qs{n}_s32_lutconv2d__avx512vbmi" for n in (1, 2)), _tables),

@@ -22,6 +22,11 @@ _AVX512 = (
     "qu8_qs8_s32_conv2d__avx512vnni",
     "qu8_qs8_s32_gconv2d__avx512vnni",
 )
+_FEWER_PRODUCTS = (  # of 256 bits; faster than products of bytes, by static analysis also than those of AVX-VNNI
+    "qu8_qs8_s32_winograd__avx2",
+    "qu8_qs2_s32_lutconv2d__avx2",
+    "qu8_qs1_s32_lutconv2d__avx2",
+)
 _AVX_VNNI = (
     "qu8_qc4u_s32_linear__avxvnni",
     "qu8_qc2u_s32_linear__avxvnni",
@@ -31,9 +36,6 @@ _AVX_VNNI = (
     "qu8_qs8_s32_gconv2d__avxvnni",
 )
 _AVX2 = (
-    "qu8_qs8_s32_winograd__avx2",
-    "qu8_qs2_s32_lutconv2d__avx2",
-    "qu8_qs1_s32_lutconv2d__avx2",
     "qu8_qc4u_s16_linear__avx2",
     "qu8_qc2u_s16_linear__avx2",
     "qu8_qc1u_s16_linear__avx2",
@@ -95,5 +97,5 @@ _WEIGHTLESS = (
     "f32_layernorm__generic",
 )
 
-ORDER = (*_AVX512, *_AVX_VNNI, *_AVX2, *_ARM, *_PORTABLE, *_FLOAT, *_WEIGHTLESS)
+ORDER = (*_AVX512, *_FEWER_PRODUCTS, *_AVX_VNNI, *_AVX2, *_ARM, *_PORTABLE, *_FLOAT, *_WEIGHTLESS)
 """Names of all rows, the best untuned default first."""

@@ -37,7 +37,7 @@ def _library() -> ctypes.CDLL:
 
 @contextmanager
 def imitated() -> Iterator[None]:
-    """Let this process run vpdpbusd of 256 bits, and make sure that it did; skips where that cannot be done."""
+    """Let this process run the instructions of AVX-VNNI, and make sure that it did; skips where that cannot be done."""
     features = targets.features(targets.local_row())
     if "avxvnni" in features:
         yield

@@ -1,5 +1,5 @@
-/* Runs code for AVX-VNNI on x86 CPUs without it: {vex} vpdpbusd raises SIGILL there, and the handler computes what the
- * instruction would, on the registers and memory of the interrupted thread. Linux, and a CPU with AVX2.
+/* Runs code for AVX-VNNI on x86 CPUs without it: vpdpbusd and vpdpwssd of the VEX form raise SIGILL there, and the
+ * handler computes what they would, on the registers and memory of the interrupted thread. Linux, and a CPU with AVX2.
  *
  * trap_begin() installs the handler, trap_end() restores the one before it and returns how many instructions it did.
  */
@@ -85,24 +85,33 @@ static int imitate(ucontext_t* context) {
   greg_t* general = context->uc_mcontext.gregs;
   char* area = (char*)context->uc_mcontext.fpregs;
   const uint8_t* code = (const uint8_t*)general[REG_RIP];
-  /* VEX.256.66.0F38.W0 50 /r; R, X and B are stored inverted, and so is the number of the unsigned operand. */
-  if (code[0] != 0xC4 || (code[1] & 0x1F) != 2 || (code[2] & 0x87) != 0x05 || code[3] != 0x50) return 0;
+  /* VEX.66.0F38.W0 50 /r or 52 /r; R, X and B are stored inverted, and so is the number of the first factor. */
+  if (code[0] != 0xC4 || (code[1] & 0x1F) != 2 || (code[2] & 0x83) != 0x01) return 0;
+  if (code[3] != 0x50 && code[3] != 0x52) return 0;
+  size_t bytes = code[2] & 4 ? 32 : 16;
   int r = code[1] & 0x80 ? 0 : 8, x = code[1] & 0x40 ? 0 : 8, b = code[1] & 0x20 ? 0 : 8;
   int to = (code[4] >> 3 & 7) | r, first = ~code[2] >> 3 & 15, length = 5;
   uint8_t sums[32], u[32], s[32];
+  int16_t words[2];
   if (code[4] >> 6 == 3) {
     read_register(area, (code[4] & 7) | b, s);
   } else {
-    memcpy(s, operand_address(code + 4, x, b, general, &length), 32);
+    memcpy(s, operand_address(code + 4, x, b, general, &length), bytes);
   }
   read_register(area, to, sums);
   read_register(area, first, u);
   for (int lane = 0; lane < 8; ++lane) {
     uint32_t sum;
     memcpy(&sum, sums + 4 * lane, 4);
-    for (int i = 4 * lane; i < 4 * lane + 4; ++i) sum += (uint32_t)((int)u[i] * (int)(int8_t)s[i]);
+    for (int i = 4 * lane; code[3] == 0x50 && i < 4 * lane + 4; ++i) sum += (uint32_t)((int)u[i] * (int)(int8_t)s[i]);
+    for (int i = 4 * lane; code[3] == 0x52 && i < 4 * lane + 4; i += 2) {
+      memcpy(words, u + i, 2);
+      memcpy(words + 1, s + i, 2);
+      sum += (uint32_t)((int)words[0] * (int)words[1]);
+    }
     memcpy(sums + 4 * lane, &sum, 4);
   }
+  memset(sums + bytes, 0, 32 - bytes);
   write_register(area, to, sums);
   general[REG_RIP] += length;
   return 1;

@@ -42,6 +42,7 @@ def test_every_x86_family_of_products_has_a_mix(mixes: Any) -> None:
         ("bfloat16", (), "znver4", {"vdpbf16ps": 28}),
         ("vnni", (), "cascadelake", {"vpdpbusd": 28}),
         ("vnni_256", (), "alderlake", {"vpdpbusd": 12}),
+        ("masked_vnni", (8,), "alderlake", {"vpand": 12, "vpdpbusd": 12}),
         ("masked_vnni", (), "cascadelake", {"vpandd": 28, "vpdpbusd": 28}),
         ("tables", (160, 3), "znver4", {"vpermb": 72, "vpaddb": 48, "vpdpbusd": 24}),
         ("subsets", (1,), "znver4", {"vperm": 24, "vpdpbusd": 24}),

@@ -47,6 +47,17 @@ def test_every_row_has_one_place_and_nothing_else_has() -> None:
             ],
         ),
         (
+            "w2a4",
+            "alderlake",
+            [
+                "qu8_qs2_s32_lutconv2d__avx2",
+                "qu8_qs8_s32_conv2d__avxvnni",
+                "qu8_qs8_s16_conv2d__avx2",
+                "qu8_qs8_s32_conv2d__avx2",
+                "qu8_qs8_s32_conv2d__generic",
+            ],
+        ),
+        (
             "w3a4",
             "cortex-a76",
             [

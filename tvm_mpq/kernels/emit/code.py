@@ -78,6 +78,11 @@ class Pointer:
         """`lanes` elements, `offset` elements further."""
         return self.buffer.load(self.start + offset if offset else self.start, lanes)
 
+    @property
+    def address(self) -> Value:
+        """Where the element is, for LLVM code that a kernel imports."""
+        return Value(T.address_of(self.buffer.var[raw(self.start)]), "handle")
+
     def at(self, offset: Index) -> Pointer:
         """The place `offset` elements further."""
         return Pointer(self.buffer, self.start + offset)

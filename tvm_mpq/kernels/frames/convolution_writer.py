@@ -47,7 +47,7 @@ _FINISHED = 4  # sums that are packed to bytes together
 
 def build_convolution(frame: ConvolutionFrame) -> PrimFunc:
     """The kernel that `frame` plans."""
-    with function(frame.parameters.all()) as f:
+    with function(frame.parameters.all(), llvm=frame.machine.llvm) as f:
         _Writer(frame, f).write()
     return f.func
 

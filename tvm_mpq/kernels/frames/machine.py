@@ -20,7 +20,7 @@ class ConvolutionMachine(ABC):
     lanes: int32 lanes of an accumulator, 16 or a divisor; channels: input channels of one step; input_dtype: of the
     inputs that it reads, which are copied where they are not stored so; taken: what it takes from every input before it
     multiplies; unpacks: whether weights are expanded to int8 in a scratch before they are
-    used.
+    used; llvm: code that defines what steps call by name.
     """
 
     lanes: int = BLOCK
@@ -29,6 +29,7 @@ class ConvolutionMachine(ABC):
     taken: int = 0
     weight_dtype: str = "int8"
     unpacks: bool = False
+    llvm: str | None = None
 
     @property
     def terms(self) -> int:

@@ -12,7 +12,7 @@ from tvm_mpq.kernels.registry import Knobs, Request
 from tvm_mpq.kernels.shapes.geometry import ChannelWindow, Geometry, blocks, conv_of
 from tvm_mpq.schema import Conv2dWorkload
 
-_COLUMNS = (1, 2, 3, 4, 5, 6)
+_COLUMNS = (1, 2, 3, 4, 5, 6, 7)
 _DEPTHS = (1, 2, 3, 4, 6)
 """Blocks of 16 channels."""
 _REGISTERS = 16

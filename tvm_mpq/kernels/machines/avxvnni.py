@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tvm_mpq.kernels.emit import Pointer, Register, Value, broadcast4, intrinsic, let
+from tvm_mpq.kernels.emit import Pointer, Register, Value, broadcast4, external, intrinsic, let
 from tvm_mpq.kernels.machines.avx2 import HalfBlocks
 from tvm_mpq.kernels.machines.vnni512 import VnniFields
 
 _DOT = "llvm.x86.avx512.vpdpbusd.256"
 """LLVM's one name for both forms; without AVX-512 it writes the VEX form."""
 VECTOR = 32  # bytes
+_WIDEST = 7
+"""Positions of a tile whose fourteen accumulators leave registers for one activation and one vector of weights. The
+others are operands in memory; LLVM would load them once for all positions and put accumulators aside, so this form of
+the instruction is spelt out."""
+_LLVM = """
+define <8 x i32> @mpq_vpdpbusd(<8 x i32> %acc, <32 x i8> %x, ptr %w) alwaysinline {
+  %y = call <8 x i32> asm "{vex} vpdpbusd $3, $2, $0", "=x,0,x,*m"
+      (<8 x i32> %acc, <32 x i8> %x, ptr elementtype(<32 x i8>) %w) nounwind memory(argmem: read)
+  ret <8 x i32> %y
+}
+"""
 _MASKS = 3
 """Registers for masks of fields; more masks are operands in memory, which costs nothing but a load."""
 
@@ -23,13 +34,15 @@ def dot(acc: Value, x: Value, w: Value) -> Value:
 class AvxVnni(HalfBlocks):
     """Weights int8[CO/16, 2, KH * KW * CI/4, 8, 4]; one vpdpbusd takes four channels."""
 
+    llvm = _LLVM
+
     @property
     def step_bytes(self) -> int:
         return VECTOR
 
     def registers(self, positions: int, vectors: int) -> int:
         """Accumulators, an activation, and weights; those that one position reads are operands in memory."""
-        return positions * vectors + (vectors if positions > 1 else 1) + 1
+        return positions * vectors + (1 if positions in (1, _WIDEST) else vectors) + 1
 
     def instructions(self, positions: int, vectors: int) -> float:
         return positions * vectors
@@ -37,11 +50,14 @@ class AvxVnni(HalfBlocks):
     def step(
         self, inputs: Sequence[Pointer], weights: Sequence[Pointer], accs: list[list[Register]], half: bool = False
     ) -> None:
-        ws = [let(w.load(VECTOR), "w") for w in weights]
+        held = 1 if len(inputs) == _WIDEST else len(weights)
+        ws = [let(w.load(VECTOR), "w") for w in weights[:held]]
         for row, x in zip(accs, inputs, strict=True):
             four = let(broadcast4(x, 8), "x")
-            for acc, w in zip(row, ws, strict=True):
+            for acc, w in zip(row, ws, strict=False):
                 acc.value = dot(acc.value, four, w)
+            for acc, pointer in zip(row[held:], weights[held:], strict=True):
+                acc.value = external("mpq_vpdpbusd", "int32", 8, acc.value, four, pointer.address)
 
 
 class AvxVnniFields(VnniFields):
