@@ -22,7 +22,8 @@ _AVX512 = (
     "qu8_qs8_s32_conv2d__avx512vnni",
     "qu8_qs8_s32_gconv2d__avx512vnni",
 )
-_FEWER_PRODUCTS = (  # of 256 bits; faster than products of bytes, by static analysis also than those of AVX-VNNI
+_FEWER_PRODUCTS = (
+    # Of 256 bits: faster than products of bytes. Tables also where these are AVX-VNNI's, by static analysis.
     "qu8_qs8_s32_winograd__avx2",
     "qu8_qs2_s32_lutconv2d__avx2",
     "qu8_qs1_s32_lutconv2d__avx2",

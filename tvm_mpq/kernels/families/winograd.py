@@ -7,7 +7,7 @@ import numpy as np
 from tvm_mpq.kernels.families.accept import is_dense
 from tvm_mpq.kernels.families.row import BITS
 from tvm_mpq.kernels.families.terms import scaled_terms
-from tvm_mpq.kernels.features import AVX2
+from tvm_mpq.kernels.features import AVX2, AVX_VNNI
 from tvm_mpq.kernels.frames.winograd import WinogradFrame
 from tvm_mpq.kernels.knobs.winograd import winograd_knobs
 from tvm_mpq.kernels.machines.avx2 import Words
@@ -27,9 +27,12 @@ _TABLED = 128  # channels from which tables win at two bits
 def _transformed(request: Request) -> bool:
     """3x3 at stride 1, over maps of at least one tile, with channels enough to pay for the transforms.
 
-    Sums from tables are faster at one bit, and at two bits where transformed weights come from far away.
+    Sums from tables are faster at one bit, and at two bits where transformed weights come from far away. AVX-VNNI's
+    products of bytes are as fast before any transform, by static analysis (`benchmarks/x86_mca.py`).
     """
     w, p = conv_of(request), request.precision
+    if request.features >= AVX_VNNI:
+        return False
     if p.activation_bits <= _TABLED_BITS and (p.weight_bits == 1 or (p.weight_bits == 2 and w.in_channels > _TABLED)):
         return False
     plain = w.kernel == (3, 3) and w.stride == w.dilation == w.input_dilation == (1, 1)
