@@ -78,7 +78,7 @@ def test_sums_at_the_ends_of_16_bits(machine: EmulatedMachine, rng: np.random.Ge
         ("cortex-a53", W4A8, "qu8_qs8_s16_conv2d__neon"),
         ("cortex-a72", Precision(3, 8), "qu8_qs8_s16_conv2d__neon"),
         ("cortex-a76", W8A8, "qu8_qs8_s32_conv2d__dotprod"),
-        ("neoverse-v1", W4A8, "qu8_qs8_s32_conv2d__dotprod"),
+        ("neoverse-n1", W4A8, "qu8_qs8_s32_conv2d__dotprod"),
         ("apple-m1", W8A8, "qu8_qs8_s32_conv2d__dotprod"),
         ("cortex-a7", W8A8, "qu8_qs8_s32_conv2d__generic"),
         ("rv64gcv", W8A8, "qu8_qs8_s32_conv2d__generic"),

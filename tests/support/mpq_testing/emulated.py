@@ -27,7 +27,14 @@ BOARD = Path(__file__).parents[3] / "examples" / "arm_board"
 BOARD_KEY = "emulated-a72"
 RUNNER = Path(__file__).with_name("kernel_runner.c")
 
-QEMU_CPU = {"cortex-a55": "cortex-a76", "rv64gc": "sifive-u54", "rv64gcv": "rv64,v=true,vext_spec=v1.0,vlen=128"}
+QEMU_CPU = {
+    "cortex-a55": "cortex-a76",
+    "neoverse-v1": "max",
+    "neoverse-n2": "max",
+    "cortex-a710": "max",
+    "rv64gc": "sifive-u54",
+    "rv64gcv": "rv64,v=true,vext_spec=v1.0,vlen=128",
+}
 """What qemu 7 imitates instead of a target that it does not know: a core with the same features."""
 
 _CODES = {"i": 0, "u": 1, "f": 2}  # DLPack's kinds of numbers

@@ -40,7 +40,6 @@ def test_every_row_has_one_place_and_nothing_else_has() -> None:
             "alderlake",
             [
                 "qu8_qs8_s32_conv2d__avxvnni",
-                "qu8_qs8_s32_winograd__avx2",
                 "qu8_qs8_s16_conv2d__avx2",
                 "qu8_qs8_s32_conv2d__avx2",
                 "qu8_qs8_s32_conv2d__generic",

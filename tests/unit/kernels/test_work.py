@@ -251,7 +251,7 @@ CONVOLUTIONS = [
     Conv2dWorkload(1, 1, 2, 70, 33, (1, 1)),
     LINEAR,
 ]
-FEATURES = [features(resolve(target)) for target in ("znver4", "haswell", "alderlake", "cortex-a76")]
+FEATURES = [features(resolve(target)) for target in ("znver4", "haswell", "alderlake", "neoverse-n2")]
 
 
 def convolution_kernels(threads: int) -> list[Kernel]:

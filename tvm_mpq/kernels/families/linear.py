@@ -8,17 +8,19 @@ import numpy as np
 
 from tvm_mpq.kernels.families.accept import is_dense
 from tvm_mpq.kernels.families.terms import int32_terms, scaled_terms
-from tvm_mpq.kernels.features import AVX2, AVX_VNNI, VBMI, VNNI
+from tvm_mpq.kernels.features import AVX2, AVX_VNNI, DOTPROD, NEON, VBMI, VNNI
 from tvm_mpq.kernels.frames.linear import LinearMachine, build_linear, linear_parameters, linear_shape, linear_work
 from tvm_mpq.kernels.knobs.linear import linear_knobs
 from tvm_mpq.kernels.machines.avx2 import Avx2Fields
 from tvm_mpq.kernels.machines.avxvnni import AvxVnniFields
+from tvm_mpq.kernels.machines.neon_linear import DotFields, NeonFields
 from tvm_mpq.kernels.machines.vbmi512 import SubsetLookup
 from tvm_mpq.kernels.machines.vnni512 import VnniFields
 from tvm_mpq.kernels.packing.constants import convolution_constants
 from tvm_mpq.kernels.packing.linear import SIGN_BIT, field_coding, pack_tiles
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
 from tvm_mpq.kernels.shapes.geometry import conv_of
+from tvm_mpq.numerics.affine import unsigned_range
 from tvm_mpq.numerics.arrays import ByteArray, Int8Array
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import Conv2dWorkload
@@ -45,7 +47,8 @@ def _accepts(request: Request, machine: LinearMachine) -> bool:
 
 def _max_terms(request: Request, machine: LinearMachine) -> int:
     """Sums of fields in their places are shifted right."""
-    return scaled_terms(request, SIGN_BIT * machine.highest) if machine.highest else int32_terms(request)
+    greatest = SIGN_BIT if machine.sign else unsigned_range(request.precision.activation_bits)[1]
+    return scaled_terms(request, greatest * machine.highest) if machine.highest else int32_terms(request)
 
 
 def _row(
@@ -124,3 +127,6 @@ _row("qu8_qc1u_s32_linear__avxvnni", AVX_VNNI, (1,), _avx_vnni)
 _row("qu8_qc4u_s16_linear__avx2", AVX2, (3, 4), _avx2)
 _row("qu8_qc2u_s16_linear__avx2", AVX2, (2,), _avx2)
 _row("qu8_qc1u_s16_linear__avx2", AVX2, (1,), _avx2)
+for _name, _bits in (("4", (3, 4)), ("2", (2,)), ("1", (1,))):
+    _row(f"qu8_qc{_name}u_s32_linear__dotprod", DOTPROD, _bits, lambda request: DotFields(field_coding(request)))
+    _row(f"qu8_qc{_name}u_s16_linear__neon", NEON, _bits, lambda request: NeonFields(field_coding(request)))
