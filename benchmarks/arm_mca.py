@@ -1,6 +1,6 @@
 """Static analysis of our kernels on ARM cores: products a cycle in the inner loop, as llvm-mca sees it.
 
-    python benchmarks/arm_mca.py [--llvm-mca PROGRAM]     # Debian: apt install llvm-19, then --llvm-mca llvm-mca-19
+    python benchmarks/arm_mca.py [--llvm-mca PROGRAM] [--cores NAME,...]     # Debian: apt install llvm-19
 
 NOT a measurement. llvm-mca knows the core's ports and latencies as LLVM's scheduling model tells them; it assumes that
 all data are in the first-level cache, and sees neither the loops around the inner one nor the end of a tile. LLVM
@@ -25,15 +25,18 @@ LAYERS = {
     "3x3 256@14": Conv2dWorkload(1, 14, 14, 256, 256, (3, 3), (1, 1), SAME),
     "1x1 256->1024@14": Conv2dWorkload(1, 14, 14, 256, 1024, (1, 1)),
     "depthwise 3x3 96@14": Conv2dWorkload(1, 14, 14, 96, 96, (3, 3), (1, 1), SAME, groups=96),
+    "linear 1024->1000": Conv2dWorkload(1, 1, 1, 1024, 1000, (1, 1)),
 }
 CORES = {
     "cortex-a53": "cortex-a53",
     "cortex-a72": "cortex-a72",
     "cortex-a55": "cortex-a55",
     "cortex-a76": "neoverse-n1",
+    "neoverse-v1": "neoverse-v1",
+    "neoverse-n2": "neoverse-n2",
 }
-PRECISIONS = ("w8a8", "w4a8", "w3a4", "w2a4", "w1a4")
-PRODUCTS = {"smull": 8, "smull2": 8, "smlal": 8, "smlal2": 8, "sdot": 16}
+PRECISIONS = ("w8a8", "w4a8", "w2a8", "w1a8", "w3a4", "w2a4", "w1a4")
+PRODUCTS = {"smull": 8, "smull2": 8, "smlal": 8, "smlal2": 8, "sdot": 16, "udot": 16, "usmmla": 32}
 JUMP = r"(b\.\w+|cbn?z|tbn?z)"
 
 
@@ -66,12 +69,12 @@ def row(program: str, name: str, core: str, precision: Precision) -> str:
     return f"{name:20} {core:11} {precision!s:9} {rate:>14}  {'static':8} {family.name}"
 
 
-def table(program: str, version: int) -> None:
+def table(program: str, version: int, cores: list[str]) -> None:
     """Print it."""
     print(f"static analysis by llvm-mca of LLVM {version}, not measured; the best of the offered tiles")
     print(f"{'layer':20} {'core':11} {'precision':9} {'products/cycle':>14}  {'source':8} kernel")
     for name in LAYERS:
-        for core in CORES:
+        for core in cores:
             for text in PRECISIONS[:1] if name.startswith("depthwise") else PRECISIONS:
                 print(row(program, name, core, Precision.parse(text)), flush=True)
 
@@ -79,8 +82,12 @@ def table(program: str, version: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--llvm-mca", default="llvm-mca", help="the program (default: %(default)s)")
+    parser.add_argument("--cores", default=",".join(CORES), help="which, by commas (default: %(default)s)")
     args = parser.parse_args()
-    if reason := mca.run(args.llvm_mca, table):
+    cores = args.cores.split(",")
+    if unknown := set(cores) - set(CORES):
+        parser.error(f"cores are {', '.join(CORES)} (got {', '.join(sorted(unknown))})")
+    if reason := mca.run(args.llvm_mca, lambda program, version: table(program, version, cores)):
         sys.exit(f"error: {reason}")
 
 

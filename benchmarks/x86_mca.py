@@ -18,12 +18,11 @@ import tvm
 from arm_mca import LAYERS
 
 from tvm_mpq.kernels.registry import Family, Kernel, Request, fitting
-from tvm_mpq.schema import Conv2dWorkload, Precision
+from tvm_mpq.schema import Precision
 from tvm_mpq.targets import features, resolve, to_tvm
 
 CORE = "alderlake"
 JUMP = r"j\w+"
-WORKLOADS = {**LAYERS, "linear 1024->1000": Conv2dWorkload(1, 1, 1, 1024, 1000, (1, 1))}
 PRECISIONS = ("w8a8", "w7a8", "w4a8", "w2a8", "w1a8", "w2a4", "w1a4")
 
 
@@ -64,7 +63,7 @@ def table(program: str, version: int) -> None:
     """Print it."""
     print(f"static analysis by llvm-mca of LLVM {version} for {CORE}, not measured; the best of the offered tiles")
     print(f"{'layer':20} {'precision':9} {'products/cycle':>14}  {'source':8} kernel")
-    for name, workload in WORKLOADS.items():
+    for name, workload in LAYERS.items():
         for text in PRECISIONS[:1] if name.startswith("depthwise") else PRECISIONS:
             request = Request(workload, Precision.parse(text), 8, features(resolve(CORE)))
             for family in fitting(request):

@@ -46,12 +46,13 @@ _AVX2 = (
     "qu8_qs8_s32_gconv2d__avx2",
 )
 _ARM = (
-    # One bit by tables is faster than sdot; more bits are only faster than products without it.
-    "qu8_qs1_s32_lutconv2d__neon",
+    # Products of matrices are faster than tables of one bit, these than sdot; tables of more bits are only faster than
+    # products without it. Packed weights of one bit stand behind the tables, as elsewhere.
     "qu8_qc4u_s32_linear__dotprod",
     "qu8_qc2u_s32_linear__dotprod",
-    "qu8_qc1u_s32_linear__dotprod",
     "qu8_qs8_s32_conv2d__i8mm",
+    "qu8_qs1_s32_lutconv2d__neon",
+    "qu8_qc1u_s32_linear__dotprod",
     "qu8_qs8_s32_conv2d__dotprod",
     "qu8_qs8_s32_gconv2d__dotprod",
     "qu8_qs3_s32_lutconv2d__neon",
