@@ -31,8 +31,8 @@ def products(family: Family, request: Request, body: list[str]) -> float:
     isa = family.name.rpartition("__")[2]
     if "lutconv2d" in family.name:
         return counted(body, "vpshufb") * 32 * 4 / request.precision.weight_bits
-    if "dwconv2d" in family.name:  # three rows of four, or of two pairs
-        return counted(body, "vpdpbusd" if isa == "avxvnni" else "vpmaddwd") * (24 if isa == "avxvnni" else 16 * 3 / 4)
+    if "dwconv2d" in family.name:  # 3x3: three rows of four, or nine taps of five pairs
+        return counted(body, "vpdpbusd") * 24 if isa == "avxvnni" else counted(body, "vpmaddwd") * 16 * 9 / 10
     if isa == "avxvnni":
         return counted(body, "vpdpbusd") * 32
     if "_s16_" in family.name:
