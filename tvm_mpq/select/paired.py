@@ -19,7 +19,7 @@ the temperature is fitted to them.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -112,7 +112,8 @@ def crossed(before: Doubles, after: Doubles, z: float, temperature: float = 1.0)
     -------
     Interval
         mean * exp(+- z * error / mean), error = sqrt((var_i(mean_j h) + var_j(mean_i h)) / N), h[i, j] the regret of
-        image i under the noise of image j, one of the `ALIKE` that are nearest in the order of margins.
+        image i under the noise of image j, one of the `ALIKE` that are nearest in the order of margins. The upper bound
+        is at least what closer calls than any of these may cost, `unseen`.
     """
     images, near = len(before), min(ALIKE, len(before))
     classes = np.argsort(-before, axis=1, kind="stable")[:, :RANKS]
@@ -129,7 +130,24 @@ def crossed(before: Doubles, after: Doubles, z: float, temperature: float = 1.0)
         by_image[rows] = regret.mean(axis=1)
         by_noise += np.bincount(met.ravel(), regret.ravel(), images) / near
     error = math.sqrt((_variance(by_image) + _variance(by_noise)) / images)
-    return _around(float(by_image.mean()), error, z, images)
+    found = _around(float(by_image.mean()), error, z, images)
+    if logits.shape[1] < 2:
+        return found
+    reach = max(0.0, float((noise[:, 1:] - noise[:, :1]).max()))
+    most = min(float((p[:, 0] - p[:, 1]).min()), math.tanh(reach / (2 * temperature)))
+    return replace(found, high=max(found.high, unseen(most, images, 1 - NormalDist().cdf(z))))
+
+
+def unseen(most: float, images: int, error: float) -> float:
+    """Accuracy points that images may cost whose calls are closer than any of those seen, of which few show nothing.
+
+    Of new images at most 1 - error^(1/images) are so close, but for a chance of `error`. most: what each of them may
+    lose: less than the closest one seen, and than a call that the greatest noise seen just turns, tanh(noise / 2T).
+
+    >>> round(unseen(0.2, 25, 0.01), 2), round(unseen(0.2, 300, 0.01), 2), unseen(0.0, 25, 0.01)
+    (3.36, 0.3, 0.0)
+    """
+    return 100 * most * (1 - error ** (1 / images))
 
 
 def mean_of(losses: Doubles, z: float) -> Interval:

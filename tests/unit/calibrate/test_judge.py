@@ -97,7 +97,7 @@ def test_images_that_fp32_knows_by_heart_are_mixed() -> None:
     known, new = judge(data), judge(data, new=True)
     assert known.basis.trained_on and known.basis.mixed == 300 and not new.basis.trained_on
     plan = Net(spread=3.0)
-    assert new(plan).drop.high < 0.1 and known(plan).drop.estimate > 10 * new(plan).drop.estimate
+    assert new(plan).drop.high < 1 and known(plan).drop.estimate > 10 * new(plan).drop.estimate
 
 
 @pytest.mark.parametrize("labels", [True, False])

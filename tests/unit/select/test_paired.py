@@ -160,3 +160,19 @@ def test_images_needed() -> None:
 
 def test_softmax_of_large_logits() -> None:
     np.testing.assert_allclose(softmax(np.array([[1e4, 1e4 - math.log(3)]])), [[0.75, 0.25]])
+
+
+def test_few_images_without_a_loss_are_no_proof() -> None:
+    """No call of these is close enough to change; that none of a thousand is, 25 do not show and 1,000 do."""
+    rng = np.random.default_rng(5)
+
+    def found(images: int, noise: float) -> Interval:
+        before = np.zeros((images, 4))
+        before[:, 0] = rng.uniform(1.0, 6.0, images)
+        return crossed(before, before + rng.uniform(-noise, noise, before.shape), student(images, 0.99))
+
+    few, many = found(25, 0.4), found(1000, 0.4)
+    assert few.estimate == many.estimate == 0
+    assert few.high > 2 and many.high < 0.2
+    assert found(25, 0.01).high < 0.2, "what noise as small as that turns is worth next to nothing"
+    assert found(25, 0.0).high == 0
