@@ -147,7 +147,7 @@ def unseen(most: float, images: int, error: float) -> float:
     >>> round(unseen(0.2, 25, 0.01), 2), round(unseen(0.2, 300, 0.01), 2), unseen(0.0, 25, 0.01)
     (3.36, 0.3, 0.0)
     """
-    return 100 * most * (1 - error ** (1 / images))
+    return float(100 * most * (1 - error ** (1 / images)))
 
 
 def mean_of(losses: Doubles, z: float) -> Interval:

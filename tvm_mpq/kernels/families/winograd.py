@@ -9,6 +9,7 @@ from tvm_mpq.kernels.families.row import BITS
 from tvm_mpq.kernels.families.terms import scaled_terms
 from tvm_mpq.kernels.features import AVX2, AVX_VNNI
 from tvm_mpq.kernels.frames.winograd import WinogradFrame
+from tvm_mpq.kernels.frames.winograd_writer import build_winograd
 from tvm_mpq.kernels.knobs.winograd import winograd_knobs
 from tvm_mpq.kernels.machines.avx2 import Words
 from tvm_mpq.kernels.packing.constants import convolution_constants
@@ -67,7 +68,7 @@ register(
         operand_ranges="x 0..255, w -127..127",
         accepts=_transformed,
         knob_space=winograd_knobs,
-        build=lambda request, knobs: _frame(request, knobs).build(),
+        build=lambda request, knobs: build_winograd(_frame(request, knobs)),
         constants=_constants,
         parameters=lambda request, knobs: _frame(request, knobs).parameters,
         work=lambda request, knobs: _frame(request, knobs).work,

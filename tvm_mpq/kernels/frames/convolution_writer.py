@@ -13,34 +13,26 @@ from tvm_mpq.kernels.emit import (
     Index,
     Pointer,
     Value,
-    accumulators,
     alloc,
     bind,
-    constant,
     function,
     let,
     loop,
     minimum,
     overlap,
-    shuffle,
     split,
-    tiles,
 )
 from tvm_mpq.kernels.emit.quads import Quad, quads_apart
 from tvm_mpq.kernels.frames.border import fill_border, rows_read
-from tvm_mpq.kernels.frames.convolution import ConvolutionFrame, LaneVector
+from tvm_mpq.kernels.frames.convolution import ConvolutionFrame
 from tvm_mpq.kernels.frames.machine import Dot, Tile, TileMachine
 from tvm_mpq.kernels.frames.phase import Phase, each_phase
-from tvm_mpq.kernels.frames.reduction import Reduction
 from tvm_mpq.kernels.frames.requantize import Cell, Requantizer
+from tvm_mpq.kernels.frames.step_tile import StepTile
 from tvm_mpq.kernels.shapes.geometry import (
     BLOCK,
     ChannelTiles,
 )
-
-PREFETCHED_BYTES = 131_072
-"""Weights of a convolution from which they are prefetched; smaller ones gained nothing."""
-
 
 _FINISHED = 4  # sums that are packed to bytes together
 
@@ -48,11 +40,11 @@ _FINISHED = 4  # sums that are packed to bytes together
 def build_convolution(frame: ConvolutionFrame) -> PrimFunc:
     """The kernel that `frame` plans."""
     with function(frame.parameters.all(), llvm=frame.machine.llvm) as f:
-        _Writer(frame, f).write()
+        ConvolutionWriter(frame, f).write()
     return f.func
 
 
-class _Writer:
+class ConvolutionWriter:
     """Writes the loops of one frame into an open function.
 
     n, oh, ow, block: image, first output row, column and block of channels of the tile that is being written; h, w: the
@@ -196,7 +188,7 @@ class _Writer:
     def _tile(self, part: ChannelTiles) -> None:
         machine = self.machine
         if isinstance(machine, Dot):
-            self.requantizer.finish(_StepTile(self, machine, part).cells())
+            self.requantizer.finish(StepTile(self, machine, part).cells())
         elif isinstance(machine, TileMachine):
             self._owned_tile(machine)
 
@@ -272,88 +264,3 @@ class _Writer:
     def places(self) -> list[Value]:
         """Which output positions the tile's are."""
         return [self.phase.position(self.n, self.oh + r, self.ow + c) for r, c in self.frame.positions(self.columns)]
-
-
-class _StepTile:
-    """One tile of a machine that goes by steps: its accumulators, and the loops around `Dot.step`."""
-
-    def __init__(self, writer: _Writer, dot: Dot, part: ChannelTiles) -> None:
-        self.writer, self.frame, self.g, self.dot, self.part = writer, writer.frame, writer.g, dot, part
-        self.vectors = self.frame.vectors(part)
-        self.accs = accumulators(
-            len(self.frame.positions(writer.columns)), [vector.lanes for vector in self.vectors], "int32"
-        )
-        self.channel = let(writer.block * BLOCK, "channel")
-
-    def cells(self) -> list[Cell]:
-        """All sums, as the requantizer takes them; halves are joined in pairs of positions."""
-        dot, accs = self.dot, self.accs
-        for v, vector in enumerate(self.vectors):
-            start = constant(0, "int32", vector.lanes) if dot.shift else self._bias(vector)
-            for row in accs:
-                row[v].value = start
-        self._reduce()
-        multipliers, biases = [], []
-        for vector in self.vectors:
-            m = self.writer.multiplier.load(self.channel + vector.offset, vector.lanes)
-            multipliers.append(let(shuffle([m, m], range(dot.lanes)) if vector.lanes < dot.lanes else m, "multiplier"))
-            if dot.shift:
-                biases.append(self._bias(vector))
-        places = self.writer.places()
-        cells, waiting = [], 0
-        for p, position in enumerate(places):
-            for v, vector in enumerate(self.vectors):
-                if vector.lanes < dot.lanes:
-                    if p % 2 == 0 and p + 1 < len(places):
-                        waiting = p
-                        continue
-                    first = waiting if p % 2 else p
-                    acc = shuffle([accs[first][v].value, accs[p][v].value], range(dot.lanes))
-                    quads = tuple(Quad(places[i], self.channel, vector.offset + o) for i in (first, p) for o in (0, 4))
-                    cells.append(Cell(acc, multipliers[v], position, self.channel, offset=vector.offset, quads=quads))
-                    continue
-                if self.frame.all_blocks == 1 and vector.offset >= self.writer.requantizer.stored:
-                    continue  # half a block past the last channel
-                acc = accs[p][v].value
-                if dot.shift:
-                    acc = (acc >> dot.shift) + biases[v]
-                reaches_end = vector.offset // BLOCK == self.part.blocks - 1
-                cells.append(Cell(acc, multipliers[v], position, self.channel, reaches_end, vector.offset))
-        return cells
-
-    def _bias(self, vector: LaneVector) -> Value:
-        writer = self.writer  # what zero points add depends on a phase's taps
-        first = writer.phase.number * (self.frame.all_blocks * BLOCK)
-        return let(writer.bias.load(first + (self.channel + vector.offset), vector.lanes), "bias")
-
-    def _reduce(self) -> None:
-        writer, frame, g, dot = self.writer, self.frame, self.g, self.dot
-        width, merged = g.row_width, frame.merged
-        length = (g.kernel[1] if merged else 1) * frame.window.cells // dot.channels  # steps of the innermost loop
-        x = let(writer.first_cell(), "x_tile")
-        if dot.unpacks:
-            w = writer.unpacked if frame.by_channels else writer.unpacked + writer.block * frame.block_bytes
-        else:
-            w = writer.stored_block() * frame.block_bytes
-        reduction = Reduction.of(g, merged, length, width * g.in_cells, dot.channels, dot.step_bytes)
-        with reduction.loops(x, w) as place:
-            inputs = [Pointer(writer.x, place.x + offset) for offset in frame.offsets(writer.columns)]
-            size = frame.block_bytes // (BLOCK // dot.lanes)
-            starts = [place.weights + vector.offset // dot.lanes * size for vector in self.vectors]
-            large = frame.all_blocks * frame.block_bytes >= PREFETCHED_BYTES
-            if dot.prefetches and large and merged and frame.by_channels:
-                self._prefetch(place.step)
-            weights = [Pointer(writer.weights, start) for start in starts]
-            dot.step(inputs, weights, self.accs, self.vectors[-1].lanes < dot.lanes)
-
-    def _prefetch(self, step: Index) -> None:
-        """Ask for the weights of the next tile of channels, a little in every step of this one's tiles of positions.
-
-        In a network weights come from the third-level cache or memory, which the processor's own prefetching hides
-        badly where a block of weights serves few positions. Past the last tile the address is out of bounds, which a
-        prefetch may be.
-        """
-        writer, frame, part, columns = self.writer, self.frame, self.part, self.frame.counts["w"]
-        stride = tiles(part.blocks * frame.block_bytes, frame.steps * frame.counts["h"] * columns)
-        done = ((writer.h * columns + writer.w) * frame.steps + step) * stride
-        writer.weights.prefetch((writer.stored_block() + part.blocks) * frame.block_bytes + done)

@@ -41,11 +41,11 @@ from tvm_mpq.kernels.emit import (
     tiles,
     when,
 )
-from tvm_mpq.kernels.frames.convolution_writer import PREFETCHED_BYTES
 from tvm_mpq.kernels.frames.float_product import FloatProduct
 from tvm_mpq.kernels.frames.phase import Phase, each_phase
 from tvm_mpq.kernels.frames.reduction import Reduction
 from tvm_mpq.kernels.frames.staging import Block, Staging
+from tvm_mpq.kernels.frames.step_tile import PREFETCHED_BYTES
 from tvm_mpq.kernels.parameters import Parameters
 from tvm_mpq.kernels.registry import Knobs, Request
 from tvm_mpq.kernels.shapes.geometry import ChannelTiles, Geometry, Segments, conv_of, tile_channels
