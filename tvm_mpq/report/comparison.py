@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tvm_mpq.errors import OutputError
 from tvm_mpq.report import condition, summary
 from tvm_mpq.report.answers import CompareReport, MethodRow
-from tvm_mpq.report.html import TEMPLATES
+from tvm_mpq.report.pages import TEMPLATES, write_page
 from tvm_mpq.report.pictures.methods import kinds, methods_over_held_loss, methods_over_loss
 from tvm_mpq.report.text import NOTHING, number, percent
 
@@ -21,12 +20,7 @@ def write_comparison(report: CompareReport, path: str | Path) -> None:
     OutputError
         If the file cannot be written.
     """
-    page = render(report)
-    try:
-        # A name may hold a lone surrogate (undecodable file names do), which UTF-8 cannot.
-        Path(path).write_text(page, encoding="utf-8", errors="replace")
-    except OSError as e:
-        raise OutputError(f"cannot write page {str(path)!r}: {e.strerror}") from e
+    write_page(render(report), path)
 
 
 def render(report: CompareReport) -> str:

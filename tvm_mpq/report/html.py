@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from tvm_mpq.errors import OutputError
 from tvm_mpq.report import condition, judging, learning, summary, text
 from tvm_mpq.report.contract import OperatorChoice, OptimizeReport
+from tvm_mpq.report.pages import TEMPLATES, write_page
 from tvm_mpq.report.pictures.agreement import agreement
 from tvm_mpq.report.pictures.latency import latency_bars
 from tvm_mpq.report.pictures.pareto import pareto
@@ -19,15 +17,6 @@ from tvm_mpq.report.pictures.strip import legend, strip
 from tvm_mpq.report.pictures.tradeoff import tradeoff
 from tvm_mpq.report.pictures.waterfall import waterfall_bars
 from tvm_mpq.report.text import NOTHING, number
-
-TEMPLATES = Environment(
-    loader=PackageLoader("tvm_mpq.report"),
-    autoescape=True,  # whatever a file is called: the drawing is one of them
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    keep_trailing_newline=True,
-)
 
 
 def write_report(report: OptimizeReport, path: str | Path) -> None:
@@ -38,12 +27,7 @@ def write_report(report: OptimizeReport, path: str | Path) -> None:
     OutputError
         If the file cannot be written.
     """
-    page = render(report)
-    try:
-        # A name may hold a lone surrogate (undecodable file names do), which UTF-8 cannot.
-        Path(path).write_text(page, encoding="utf-8", errors="replace")
-    except OSError as e:
-        raise OutputError(f"cannot write report {str(path)!r}: {e.strerror}") from e
+    write_page(render(report), path)
 
 
 def render(report: OptimizeReport) -> str:

@@ -6,7 +6,8 @@ from typing import Any, cast
 
 from tvm_mpq.report.answers import BuildReport
 from tvm_mpq.report.contract import OptimizeReport
-from tvm_mpq.report.html import TEMPLATES, render
+from tvm_mpq.report.html import render
+from tvm_mpq.report.pages import TEMPLATES
 from tvm_mpq.report.summary import import_check, plan_counts, time_of
 from tvm_mpq.report.text import size
 

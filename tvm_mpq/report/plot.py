@@ -10,7 +10,7 @@ from typing import cast
 from tvm_mpq.errors import InvalidValueError, OutputError
 from tvm_mpq.report.answers import BuildReport
 from tvm_mpq.report.contract import OptimizeReport
-from tvm_mpq.report.html import TEMPLATES
+from tvm_mpq.report.pages import TEMPLATES
 from tvm_mpq.report.pictures.pareto import pareto
 from tvm_mpq.report.pictures.scatter import Scatter
 from tvm_mpq.report.pictures.tradeoff import tradeoff

@@ -181,7 +181,7 @@ def test_numbers_that_are_none(report: Report) -> None:
 
 def test_a_page_that_cannot_be_written(report: Report, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot write report"):
+    with pytest.raises(OutputError, match="cannot write page"):
         write_report(report, tmp_path / "file" / "report.html")
 
 
