@@ -71,7 +71,7 @@ def built(model: Path) -> network.Built:
 @pytest.mark.parametrize(
     ("place", "name", "work", "text"),
     [
-        (onnx_walk, "evaluated", load_model, r"operator MatMul \(node 'fc'\) cannot be read"),
+        (onnx_walk, "evaluated", load_model, r"m.onnx: operator MatMul \(node 'fc'\) cannot be read"),
         (loading, "rename", load_model, "m.onnx cannot be imported"),
         (fold_affine, "_Rewriter", prepared, "m cannot be brought into normal form"),
         (fuse_operators, "build_function", prepared, "relu '.*' cannot be brought into normal form"),

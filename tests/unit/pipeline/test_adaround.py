@@ -49,5 +49,6 @@ def test_it_is_built_and_kept(model: Path, tmp_path: Path, monkeypatch: pytest.M
 
 def test_without_pytorch_it_is_refused_at_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(MissingDependencyError, match="rounding adaround needs PyTorch; install it with pip"):
+    asked = "rounding adaround needs PyTorch; take rounding gptq, or install it with pip"
+    with pytest.raises(MissingDependencyError, match=asked):
         build_network(options(model, []), uniform="w4a8")
