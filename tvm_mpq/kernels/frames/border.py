@@ -48,14 +48,14 @@ def fill_border(
 def rows_read(g: Geometry, rows: int, share: tuple[Index, Index]) -> tuple[Index, Index]:
     """First bordered row, and the one past the last, that a share of the tiles of `rows` output rows reads."""
     low, high = share
-    first = _at_most(low * rows, g.least_height - rows) * g.stride[0]
-    last = _at_most(high * rows - rows, g.out_height - rows) * g.stride[0] + g.reach(0, rows)
+    first = at_most(low * rows, g.least_height - rows) * g.stride[0]
+    last = at_most(high * rows - rows, g.out_height - rows) * g.stride[0] + g.reach(0, rows)
     if g.phases is None:
         return first, last
     earliest = g.phases[0].start(0) + g.padding[0]
-    return first + earliest, _at_most(last + earliest + g.phases[0].span, g.rows)
+    return first + earliest, at_most(last + earliest + g.phases[0].span, g.rows)
 
 
-def _at_most(value: Index, limit: int) -> Index:
+def at_most(value: Index, limit: int) -> Index:
     """min(value, limit), in Python where it can be."""
     return minimum(value, limit) if isinstance(value, Value) else min(value, limit)

@@ -21,12 +21,11 @@ from tvm_mpq.kernels.emit import (
     function,
     let,
     loop,
-    minimum,
     overlap,
     split,
     tiles,
 )
-from tvm_mpq.kernels.frames.border import fill_border
+from tvm_mpq.kernels.frames.border import at_most, fill_border
 from tvm_mpq.kernels.frames.requantize import Cell, Requantizer
 from tvm_mpq.kernels.frames.winograd import WinogradFrame
 from tvm_mpq.kernels.shapes.geometry import BLOCK
@@ -223,8 +222,3 @@ def _outputs(m: Sequence[Value]) -> list[Value]:
         s + four_3 + twice_4,
         d + (four_3 + four_3) - m4 + m5,
     ]
-
-
-def at_most(value: Index, limit: int) -> Index:
-    """min(value, limit), in Python where it can be."""
-    return minimum(value, limit) if isinstance(value, Value) else min(value, limit)

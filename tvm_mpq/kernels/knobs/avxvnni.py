@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from tvm_mpq.kernels.emit.tiles import even_blocks, even_tile, tiles
+from tvm_mpq.kernels.emit.tiles import even_blocks, tiles
 from tvm_mpq.kernels.frames.machine import Dot
-from tvm_mpq.kernels.knobs.choices import cheapest, position_tile
-from tvm_mpq.kernels.knobs.dense import loop_order
+from tvm_mpq.kernels.knobs.dense256 import register_tiles
 from tvm_mpq.kernels.knobs.depthwise import depthwise_knobs
 from tvm_mpq.kernels.packing.depthwise import window
 from tvm_mpq.kernels.registry import Knobs, Request
 from tvm_mpq.kernels.shapes.geometry import ChannelWindow, Geometry, blocks, conv_of
 from tvm_mpq.schema import Conv2dWorkload
 
-_COLUMNS = (1, 2, 3, 4, 5, 6, 7)
 _DEPTHS = (1, 2, 3, 4, 6)
 """Blocks of 16 channels."""
-_REGISTERS = 16
-_CHOICES = 6
 _WEIGHTS = 9  # of a depthwise vector, beside sums and inputs
 # Of Golden Cove, by Intel's instruction tables: nobody has measured these kernels yet.
 _PRODUCTS = 2.0  # a cycle
@@ -30,15 +26,7 @@ _TILE = 15.0  # cycles of a tile beside that, as measured there
 
 def tiles_vnni_256(request: Request, dot: Dot) -> list[Knobs]:
     """Tiles for AVX-VNNI, cheapest first."""
-    w = conv_of(request)
-    g, n = Geometry.of(w, request.out_bits), blocks(w.out_channels)
-    found: dict[tuple[int, int, int], float] = {}
-    for limit in _COLUMNS:
-        for deep in _DEPTHS if w.groups == 1 else (1,):
-            (rows, columns), depth = position_tile(g, limit), even_tile(n, deep)
-            if dot.registers(rows * columns, 2 * depth) <= _REGISTERS:
-                found[rows, columns, depth] = _cycles(w, g, dot, rows, columns, depth)
-    return [{"rows": r, "columns": c, "blocks": b, "order": loop_order(g, n)} for r, c, b in cheapest(found, _CHOICES)]
+    return register_tiles(request, dot, _DEPTHS, lambda w, g, *tile: _cycles(w, g, dot, *tile))
 
 
 def depthwise_vnni_256(request: Request) -> list[Knobs]:

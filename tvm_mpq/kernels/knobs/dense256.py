@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from tvm_mpq.kernels.emit.tiles import even_blocks, even_tile, tiles
 from tvm_mpq.kernels.frames.machine import ConvolutionMachine, Dot
 from tvm_mpq.kernels.knobs.choices import cheapest, distinct, position_tile
@@ -26,14 +28,27 @@ _END = 4.0  # cycles that the end of an accumulator takes
 def tiles_256(request: Request, dot: Dot) -> list[Knobs]:
     """Tiles for AVX2, cheapest first."""
     assert isinstance(dot, HalfBlocks)
+    return register_tiles(request, dot, _DEPTHS, lambda w, g, *tile: _cycles(w, g, dot, *tile))
+
+
+def register_tiles(
+    request: Request,
+    dot: Dot,
+    depths: Sequence[int],
+    cycles: Callable[[Conv2dWorkload, Geometry, int, int, int], float],
+) -> list[Knobs]:
+    """Tiles that 16 registers of 256 bits hold, cheapest first.
+
+    depths: blocks of 16 channels of a tile, at most; cycles: of the map, by rows, columns and blocks of a tile.
+    """
     w = conv_of(request)
     g, n = Geometry.of(w, request.out_bits), blocks(w.out_channels)
     found: dict[tuple[int, int, int], float] = {}
     for limit in _COLUMNS:
-        for deep in _DEPTHS if w.groups == 1 else (1,):
+        for deep in depths if w.groups == 1 else (1,):
             (rows, columns), depth = position_tile(g, limit), even_tile(n, deep)
             if dot.registers(rows * columns, 2 * depth) <= _REGISTERS:
-                found[rows, columns, depth] = _cycles(w, g, dot, rows, columns, depth)
+                found[rows, columns, depth] = cycles(w, g, rows, columns, depth)
     return [{"rows": r, "columns": c, "blocks": b, "order": loop_order(g, n)} for r, c, b in cheapest(found, _CHOICES)]
 
 
