@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
 from tvm_mpq import cli
-from tvm_mpq.cli import common
+from tvm_mpq.cli import common, values
 from tvm_mpq.errors import FileFormatError, InvalidValueError
 
 ROOT = Path(__file__).parents[2]
@@ -106,10 +106,10 @@ def test_observers_are_those_of_calibration() -> None:
     from tvm_mpq.pipeline import options
     from tvm_mpq.select.methods import table
 
-    assert sorted(common.OBSERVERS) == sorted(METHODS)
-    assert common.ROUNDINGS == ROUNDINGS
-    assert common.METHODS == table.METHODS
-    assert common.REGULARISERS == options.REGULARISERS
+    assert sorted(values.OBSERVERS) == sorted(METHODS)
+    assert values.ROUNDINGS == ROUNDINGS
+    assert values.METHODS == table.METHODS
+    assert values.REGULARISERS == options.REGULARISERS
 
 
 @pytest.mark.parametrize("args", [["--help"], ["optimize", "--help"], ["targets", "--json"]])

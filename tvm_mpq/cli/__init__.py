@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from tvm_mpq.cli import db, deploy, guard, machine, model, talk
+from tvm_mpq.cli import db, deploy, guard, machine, methods, model, talk
 from tvm_mpq.errors import InvalidValueError, MPQError
 
 PROGRAM = "tvm-mpq"
@@ -34,8 +34,8 @@ def cli() -> None:
 
 
 for _command in (
-    *(model.optimize, model.tune, model.sensitivity, model.search, model.build, model.finetune),
-    *(model.compare, model.inspect, model.run, deploy.export, deploy.check),
+    *(model.optimize, model.tune, model.sensitivity, methods.search, model.build, model.finetune),
+    *(methods.compare, model.inspect, model.run, deploy.export, deploy.check),
     *(model.bench, model.report, model.demo, machine.targets, machine.devices, machine.doctor, db.db),
 ):
     cli.add_command(_command)

@@ -13,7 +13,7 @@ from tvm_mpq.cli.common import Command, answer, json_option
 from tvm_mpq.errors import FileFormatError
 
 if TYPE_CHECKING:
-    from tvm_mpq.report.answers import DatabaseReport
+    from tvm_mpq.report.inventory import DatabaseReport
 
 
 @click.group()

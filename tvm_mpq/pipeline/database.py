@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from tvm_mpq.errors import InvalidValueError, MissingFileError
-from tvm_mpq.report.answers import DatabaseReport, Identity, Record
+from tvm_mpq.report.inventory import DatabaseReport, Identity, Record
 from tvm_mpq.schema import DeviceIdentity, LatencyRecord
 from tvm_mpq.tuning.database.latencies import LatencyDatabase
 

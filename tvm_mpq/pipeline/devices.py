@@ -9,8 +9,8 @@ from typing import cast
 
 from tvm_mpq import targets
 from tvm_mpq.errors import DeviceLostError
-from tvm_mpq.report.answers import Device, DevicesReport, SilentDevice
 from tvm_mpq.report.contract import Reading
+from tvm_mpq.report.inventory import Device, DevicesReport, SilentDevice
 from tvm_mpq.targets import health
 from tvm_mpq.targets.board import Board, fitting
 from tvm_mpq.tuning.devices import boards

@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 
 from tvm_mpq.report import text
-from tvm_mpq.report.answers import DatabaseReport, Record, RecordInFull
 from tvm_mpq.report.console import print_facts, print_table, standard_output
+from tvm_mpq.report.inventory import DatabaseReport, Record, RecordInFull
 from tvm_mpq.report.text import NOTHING, is_number, number, percent
 
 DROPPED = ("device", "measured at", "kernel", "source", "emits", "IQR")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tvm_mpq.report.answers import DevicesReport
 from tvm_mpq.report.console import print_table, standard_output
+from tvm_mpq.report.inventory import DevicesReport
 from tvm_mpq.report.text import NOTHING, number, one_line
 
 NUMBERS = ("cores", "load", "temperature", "round trip")

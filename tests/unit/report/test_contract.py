@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tvm_mpq import schema
-from tvm_mpq.report import answers, contract
+from tvm_mpq.report import contract, inventory
 from tvm_mpq.targets.health import Health
 from tvm_mpq.tuning.devices.board_session import Disconnect
 
@@ -19,14 +19,14 @@ from tvm_mpq.tuning.devices.board_session import Disconnect
     [
         (contract.Reading, Health, {"warnings"}),
         (contract.LostBoard, Disconnect, set()),
-        (answers.Record, schema.LatencyRecord, {"id"}),
-        (answers.RecordKey, schema.LatencyKey, set()),
-        (answers.Identity, schema.DeviceIdentity, set()),
+        (inventory.Record, schema.LatencyRecord, {"id"}),
+        (inventory.RecordKey, schema.LatencyKey, set()),
+        (inventory.Identity, schema.DeviceIdentity, set()),
     ],
 )
 def test_fields_are_those_of_the_dataclass(in_report: Any, source: Any, more: set[str]) -> None:
     """JSON has lists for tuples, and objects for dataclasses."""
-    known = {schema.LatencyKey: answers.RecordKey, tuple[str, ...]: list[str]}
+    known = {schema.LatencyKey: inventory.RecordKey, tuple[str, ...]: list[str]}
     types = typing.get_type_hints(source)
     wanted = {field.name: known.get(types[field.name], types[field.name]) for field in dataclasses.fields(source)}
     found = typing.get_type_hints(in_report)
