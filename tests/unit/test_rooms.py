@@ -42,8 +42,9 @@ TABLE = {
     "frontends": Room(SHARED, {"tvm", "numpy", "onnx", "google", "tflite"}, lazy=frozenset({"torch", "onnxruntime"})),
     "kernels": Room(SHARED | {"numerics", "targets"}, {"tvm", "numpy"}, never=frozenset(CLOCKS | FILES)),
     "processes": Room(SHARED, set()),
+    "scratch": Room(set(), set()),
     "tuning": Room(
-        SHARED | {"processes", "numerics", "targets", "kernels"},
+        SHARED | {"processes", "scratch", "numerics", "targets", "kernels"},
         {"tvm", "tvm_ffi", "numpy", "xgboost", "scipy", "psutil"},
     ),
     "passes": Room(
@@ -51,7 +52,9 @@ TABLE = {
         {"tvm", "tvm_ffi", "numpy"},
         never=frozenset(CLOCKS | FILES),
     ),
-    "execute": Room(SHARED | {"numerics", "targets", "frontends", "kernels", "tuning", "passes"}, {"tvm", "numpy"}),
+    "execute": Room(
+        SHARED | {"scratch", "numerics", "targets", "frontends", "kernels", "tuning", "passes"}, {"tvm", "numpy"}
+    ),
     "calibrate": Room(
         SHARED | {"numerics", "select", "kernels", "tuning", "passes", "execute"},
         {"tvm", "numpy"},
@@ -73,18 +76,30 @@ TABLE = {
     "api": Room(SHARED | {"keywords"}, set(), lazy=frozenset({"pipeline", "report", "typing_extensions"})),
     "pipeline": Room(
         SHARED
-        | {"numerics", "select", "targets", "frontends", "kernels", "tuning", "passes", "execute", "calibrate", "costs"}
+        | {
+            "scratch",
+            "numerics",
+            "select",
+            "targets",
+            "frontends",
+            "kernels",
+            "tuning",
+            "passes",
+            "execute",
+            "calibrate",
+            "costs",
+        }
         | {"simulators", "report", "deploy"},
         {"tvm", "tvm_ffi", "numpy", "rich"},
         lazy=frozenset({"training", "agents", "torch", "sklearn"}),
     ),
     # Each engine is a process of its own: nothing but the standard library and numpy at import.
     "peers": Room(
-        SHARED | {"processes"},
+        SHARED | {"processes", "scratch"},
         {"numpy"},
         lazy=frozenset({"pipeline", "calibrate", "execute", "targets", *ENGINE_LIBRARIES}),
     ),
-    "cli": Room(SHARED, {"click", "rich"}, lazy=frozenset({"pipeline", "peers", "report", "targets"})),
+    "cli": Room(SHARED | {"scratch"}, {"click", "rich"}, lazy=frozenset({"pipeline", "peers", "report", "targets"})),
 }
 
 TABLE_OF_KERNELS = {"features", "emit", "parameters", "work", "registry"}

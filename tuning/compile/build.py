@@ -23,6 +23,7 @@ import tvm
 from tvm.support import cc
 from tvm.tirx import PrimFunc
 
+from tvm_mpq import scratch
 from tvm_mpq.errors import InvalidValueError, MeasurementError, MissingDependencyError
 from tvm_mpq.kernels.registry import Kernel
 from tvm_mpq.processes import Child, module_command
@@ -98,7 +99,7 @@ def build_modules(
         There is no compiler to link with.
     """
     _check(items, workers, timeout_sec, group_size, linker)
-    where = Path(folder) if folder is not None else _scratch_folder()
+    where = Path(folder) if folder is not None else scratch.process_folder()
     where.mkdir(parents=True, exist_ok=True)
     run = _Run(items, target, where, timeout_sec, linker, progress)
     # Smaller groups when there are few functions, so that no worker idles.
@@ -260,17 +261,6 @@ def end_workers() -> None:
     """End the idle workers; the next call starts new ones."""
     while (child := _waiting_worker()) is not None:
         child.kill()
-
-
-_scratch: tempfile.TemporaryDirectory[str] | None = None
-
-
-def _scratch_folder() -> Path:
-    """One folder for this process, removed when it ends."""
-    global _scratch
-    if _scratch is None:
-        _scratch = tempfile.TemporaryDirectory(prefix="tvm-mpq-build-")
-    return Path(_scratch.name)
 
 
 def _check(

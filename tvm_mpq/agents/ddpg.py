@@ -21,6 +21,7 @@ import torch
 from stable_baselines3 import DDPG
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import update_learning_rate
 from stable_baselines3.td3.policies import TD3Policy
 
@@ -54,7 +55,7 @@ def learn(walk: LayerWalk, seed: int) -> None:
 
 def agent_for(walk: LayerWalk, seed: int) -> SlowActorDDPG:
     """The agent, before it has learned anything."""
-    return SlowActorDDPG(
+    agent = SlowActorDDPG(
         TruncatedNoisePolicy,
         WalkEnvironment(walk),
         learning_rate=CRITIC_RATE,
@@ -70,6 +71,8 @@ def agent_for(walk: LayerWalk, seed: int) -> SlowActorDDPG:
         seed=seed,
         device="cpu",
     )
+    agent.set_logger(Logger(folder=None, output_formats=[]))  # its own makes a folder and leaves it
+    return agent
 
 
 class WalkEnvironment(gymnasium.Env[Any, Any]):

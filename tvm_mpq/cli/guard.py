@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
-import fcntl
 import os
 import re
 import shutil
@@ -25,8 +24,9 @@ from typing import IO
 
 import click
 
-PREFIX = "tvm_mpq_run_"
-LOCK, CRASH = "lock", "crash"
+from tvm_mpq import scratch
+
+CRASH = "crash"
 
 PATIENCE_SEC = 10.0
 """For a child that was asked to end; native code does not listen."""
@@ -73,7 +73,7 @@ def guarded(work: Callable[[], None]) -> int | None:
         work()
         return None
     try:
-        root, lock = _root()
+        root, lock = scratch.claim()
     except OSError as e:
         click.echo(f"error: cannot make a folder for temporary files: {e.strerror}; set TMPDIR", err=True)
         return 1
@@ -111,23 +111,6 @@ def watch_crashes() -> None:
     if _crashes:
         faulthandler.disable()
         faulthandler.enable(_crashes[0])
-
-
-def _root() -> tuple[Path, IO[str]]:
-    """A new folder for temporary files, and its lock, held until this process and its child are gone.
-
-    Folders of processes that were killed are removed first.
-    """
-    for old in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError), open(old / LOCK, "r+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(old, ignore_errors=True)
-    new = Path(tempfile.mkdtemp(prefix="tvm_mpq_new_"))
-    held = open(new / LOCK, "w")  # noqa: SIM115  handed to the caller
-    fcntl.flock(held, fcntl.LOCK_EX)
-    root = new.with_name(f"{PREFIX}{new.name.rpartition('_')[2]}")
-    new.rename(root)  # only now may others look whether it is locked
-    return root, held
 
 
 def _watch(child: int, watched: set[signal.Signals]) -> int:

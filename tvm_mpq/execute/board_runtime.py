@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy.typing as npt
 import tvm
 from tvm import relax
 
+from tvm_mpq import scratch
 from tvm_mpq.execute.host_runtime import float_module
 from tvm_mpq.kernels.registry import Kernel
 from tvm_mpq.passes.graph import Graph, Node
@@ -82,7 +82,7 @@ class BoardRuntime:
     def float_nodes(self, nodes: Sequence[Node]) -> list[Callable[..., Any]]:
         session = self._session
         mod = finish(float_module(self._graph, nodes), self._features)
-        with tempfile.TemporaryDirectory(prefix="tvm-mpq-") as folder:
+        with scratch.folder() as folder:
             path = Path(folder) / "float_nodes.so"
             export(tvm.compile(mod, target=self._target), path, self._store.linker)
             module = session.upload_module(path)

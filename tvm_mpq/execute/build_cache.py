@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import tvm
 
+from tvm_mpq import scratch
 from tvm_mpq.errors import DeviceLostError, MeasurementError
 from tvm_mpq.execute import network
 from tvm_mpq.execute.accuracy import Accuracy, accuracy, classifies
@@ -72,7 +72,7 @@ class NetworkBuildCache:
         self._prepared, self._kernels, self._pool, self._device = prepared, kernels, pool, device
         self._codes_of, self._say, self._progress = codes_of, say, progress
         self._inputs = [sample[name] for name in prepared.inputs]
-        self._work: tempfile.TemporaryDirectory[str] = tempfile.TemporaryDirectory(prefix="tvm_mpq_")
+        self._work = scratch.folder()
         self._realized: dict[str, tuple[str, tvm.IRModule]] = {}  # plan to digest and module
         self._built: dict[str, network.Built] = {}
         self._store = NetworkStore(db)

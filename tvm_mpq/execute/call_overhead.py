@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import tvm
 from tvm import relax
 from tvm.support import cc
 
+from tvm_mpq import scratch
 from tvm_mpq.execute.network import compile_network
 from tvm_mpq.tuning.devices.session_base import Session
 from tvm_mpq.tuning.measure.kernels import MeasureSettings
@@ -41,7 +41,7 @@ def call_overhead_us(
     not in it. For a remote session give target, linker and sentinel as for its kernels.
     """
     chosen = tvm.target.Target({"kind": "llvm"}) if target is None else target
-    with tempfile.TemporaryDirectory(prefix="tvm-mpq-") as folder:
+    with scratch.folder() as folder:
         path = Path(folder) / "calls.so"
         fcompile = cc.cross_compiler(linker) if linker is not None else None
         compile_network(chains(), chosen).export_library(str(path), fcompile=fcompile)

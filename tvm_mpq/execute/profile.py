@@ -8,7 +8,6 @@ than a run, whose weights come from further away, and whose calls have a price o
 from __future__ import annotations
 
 import statistics
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from tvm_mpq import scratch
 from tvm_mpq.passes.graph import Graph
 from tvm_mpq.tuning.devices.session_base import Session
 from tvm_mpq.tuning.measure.kernels import timing
@@ -82,7 +82,7 @@ def time_calls(session: Session, library: Path, calls: Iterable[KernelCall]) -> 
     calls = list(calls)
     if not calls:
         return []
-    with tempfile.TemporaryDirectory(prefix="tvm-mpq-") as folder:
+    with scratch.folder() as folder:
         kernels = Path(folder) / "kernels.so"
         kernels.write_bytes(library.read_bytes().replace(_EMBEDDED, _HIDDEN))
         module = session.upload_module(kernels)

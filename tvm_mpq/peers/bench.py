@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tvm_mpq import scratch
 from tvm_mpq.errors import DataError, InvalidValueError, UnsupportedModelError
 from tvm_mpq.peers.compare import Comparison, Settings, Subject
 
@@ -95,7 +95,7 @@ def bench_model(
         raise InvalidValueError(f"threads must be at most {allowed} here, the cores this process may use")
     if model.suffix not in (".onnx", ".tflite"):
         raise InvalidValueError(f"bench compares .onnx and .tflite files (got {str(model)!r}); export the model first")
-    with tempfile.TemporaryDirectory(prefix="tvm-mpq-") as folder:
+    with scratch.folder() as folder:
         subject = _subject(model, Path(folder), data, samples, input_shapes)
         *_, report = compare([subject], settings, threads)
     return report

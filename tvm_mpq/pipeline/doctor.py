@@ -12,12 +12,11 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tvm_mpq import targets
+from tvm_mpq import scratch, targets
 from tvm_mpq.errors import MPQError
 from tvm_mpq.report.answers import Check, DoctorReport
 from tvm_mpq.targets.cpuinfo import usable_cores
@@ -119,7 +118,7 @@ def _compiler() -> Check:
     found = given or next(filter(None, map(shutil.which, ("g++", "gcc", "clang++", "clang", "c++", "cc"))), None)
     if found is None:
         return _check("C++ compiler", "missing", "none of g++, clang++, c++ is in PATH", mend)
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch.folder() as folder:
         command = [found, "-shared", "-fPIC", "-x", "c++", "-", "-o", str(Path(folder) / "probe.so")]
         code, _, err = _run(command, 60, '#include <cstdint>\nextern "C" int32_t probe() { return 0; }\n')
     if code:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from tvm_mpq import scratch
 from tvm_mpq.calibrate.data import doubt, load_dataset
 from tvm_mpq.errors import InfeasibleError
 from tvm_mpq.execute import network
@@ -98,7 +98,7 @@ def _optimize(context: RunContext, options: Options) -> Result[OptimizeReport]:
 
     built = builds.build(plans["mixed"])
     plan = dataclasses.replace(plans["mixed"], info=network.plan_info(prepared, built))
-    work: tempfile.TemporaryDirectory[str] = tempfile.TemporaryDirectory(prefix="tvm_mpq_")
+    work = scratch.folder()
     folder = Path(work.name)
     shutil.copy2(built.path, folder / "model.so")
     plan = save_plan(plan, tuner(plans["mixed"]), folder)

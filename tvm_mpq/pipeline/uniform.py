@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tvm_mpq import scratch
 from tvm_mpq.calibrate import learn
 from tvm_mpq.calibrate.data import doubt
 from tvm_mpq.costs.profiler import tuned_kernel
@@ -110,7 +110,7 @@ def _build(
             options.tell("rounding weights")
             codes = Rounder(context, data)(chosen)
     chosen, codes, learned = tuned_build(context, chosen, codes)
-    work: tempfile.TemporaryDirectory[str] = tempfile.TemporaryDirectory(prefix="tvm_mpq_")
+    work = scratch.folder()
     folder = Path(work.name)
     options.tell("compiling")
     built = network.build(prepared, chosen, folder / "model.so", network.realize(prepared, chosen, codes))

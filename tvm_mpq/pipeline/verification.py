@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tvm_mpq import targets
+from tvm_mpq import scratch, targets
 from tvm_mpq.calibrate.data import Dataset
 from tvm_mpq.execute.host_runtime import HostRuntime
 from tvm_mpq.execute.import_check import ImportCheck, check_import
@@ -49,7 +48,7 @@ def verified(
         if here is not None:
             check = check_import(prepared, here, sample)
         else:
-            with tempfile.TemporaryDirectory(prefix="tvm_mpq_") as folder:
+            with scratch.folder() as folder:
                 local = annotated(prepared.loaded, targets.local_row(), 1, ())
                 check = check_import(local, interpreter(local, Path(folder)), sample)
     options.tell(check.line)

@@ -1,6 +1,7 @@
 """HAQ's agent: what it stores, how it explores, and that it learns. Walks themselves are tested in select."""
 
 import random
+import tempfile
 
 import numpy as np
 import pytest
@@ -91,6 +92,14 @@ def test_generators_and_threads_of_the_caller_are_left_alone(walk):
     ddpg.learn(walk, 5)
     assert (random.random(), np.random.random(), float(torch.rand(1))) == expected  # noqa: NPY002
     assert torch.get_num_threads() == threads
+
+
+def test_no_folder_is_left_behind(walk, tmp_path, monkeypatch):
+    """The library makes one for logs that nobody asked for."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    walk.episodes = 2
+    ddpg.learn(walk, 0)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_long_walks_are_learned_from_by_as_many_updates_as_others():

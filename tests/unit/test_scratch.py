@@ -1,0 +1,75 @@
+"""Temporary folders go away however their process ends; those of a living one stay."""
+
+import os
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+from tvm_mpq import scratch
+
+MAKE = """
+import os, signal, sys
+from pathlib import Path
+from tvm_mpq import scratch
+kept = scratch.folder()
+Path(kept.name, "model.so").write_bytes(b"0")
+print(kept.name, flush=True)
+"""
+
+
+def run(code, tmp_path, **named):
+    return subprocess.Popen(
+        [sys.executable, "-c", MAKE + code],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        **named,
+    )
+
+
+@pytest.mark.parametrize("code", ["", "sys.exit(3)", "del kept", "raise SystemExit('error: no')"])
+def test_whoever_takes_leave_leaves_nothing(tmp_path, code):
+    process = run(code, tmp_path, stderr=subprocess.DEVNULL)
+    assert process.communicate()[0].strip().startswith(str(tmp_path / scratch.PREFIX))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("end", ["signal.raise_signal(signal.SIGKILL)", "os._exit(0)", "signal.raise_signal(15)"])
+def test_what_a_killed_process_left_is_removed_by_the_next_and_a_living_ones_is_not(tmp_path, monkeypatch, end):
+    living = run("sys.stdin.read()", tmp_path)
+    theirs = living.stdout.readline().strip()
+    run(end, tmp_path).communicate()
+    assert len(list(tmp_path.iterdir())) == 2
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    mine, lock = scratch.claim()
+    with lock:
+        assert set(tmp_path.iterdir()) == {mine, next(p for p in tmp_path.iterdir() if theirs.startswith(str(p)))}
+        assert os.listdir(theirs) == ["model.so"]
+        living.communicate("")
+        assert list(tmp_path.iterdir()) == [mine]
+
+
+def test_a_fork_has_a_folder_of_its_own_and_leaves_its_parents_alone(tmp_path):
+    code = """
+for asks in (False, True):
+    if (child := os.fork()) == 0:
+        assert not asks or scratch.process_folder() != Path(kept.name).parent
+        kept._finalizer.detach()  # Python's own, which asks for no process
+        sys.exit()
+    assert os.waitpid(child, 0)[1] == 0
+print(os.listdir(kept.name), len(os.listdir(os.environ["TMPDIR"])))
+"""
+    assert run(code, tmp_path).communicate()[0].splitlines()[1:] == ["['model.so'] 1"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_somebody_removed_is_made_again(tmp_path):
+    code = """
+import shutil
+shutil.rmtree(Path(kept.name).parent)
+print(Path(scratch.folder().name).parent.is_dir())
+"""
+    assert run(code, tmp_path).communicate()[0].splitlines()[1:] == ["True"]

@@ -1,0 +1,60 @@
+"""Temporary folders that go away with their process, however it ends.
+
+All of a process stand in one folder of its own, which is locked while the process lives and removed when Python ends.
+What a process left that was killed, or ended without Python's farewell, is removed by the next one that needs a folder.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import IO
+
+PREFIX = "tvm_mpq_run_"
+LOCK = "lock"
+
+_own: tuple[int, Path, IO[str]] | None = None
+"""Process id, folder and lock; of another process after a fork."""
+
+
+def folder() -> tempfile.TemporaryDirectory[str]:
+    """A new folder, gone with the object that is returned, or with this process."""
+    return tempfile.TemporaryDirectory(dir=process_folder())
+
+
+def process_folder() -> Path:
+    """The one of this process, made when it is first asked for. Raises OSError where none can be made."""
+    global _own
+    if _own is None or _own[0] != os.getpid() or not _own[1].exists():
+        path, lock = claim()
+        _own = os.getpid(), path, lock
+    return _own[1]
+
+
+def claim() -> tuple[Path, IO[str]]:
+    """A new locked folder, and its lock; folders of processes that are gone are removed first.
+
+    Whoever claims it removes it. The lock is held until the file is closed here and in all that were forked from here.
+    """
+    for old in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError), open(old / LOCK, "r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(old, ignore_errors=True)
+    new = Path(tempfile.mkdtemp(prefix="tvm_mpq_new_"))
+    held = open(new / LOCK, "w")  # noqa: SIM115  handed to the caller
+    fcntl.flock(held, fcntl.LOCK_EX)
+    path = new.with_name(f"{PREFIX}{new.name.rpartition('_')[2]}")
+    new.rename(path)  # only now may others look whether it is locked
+    return path, held
+
+
+@atexit.register
+def _remove() -> None:
+    """Not what the process has that this one was forked from."""
+    if _own is not None and _own[0] == os.getpid():
+        shutil.rmtree(_own[1], ignore_errors=True)
