@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from tvm_mpq.calibrate.data import Dataset
 from tvm_mpq.calibrate.sensitivity import Loss
-from tvm_mpq.execute.accuracy import relative_error
+from tvm_mpq.execute.accuracy import class_scores, relative_error
 from tvm_mpq.select.paired import (
     CONFIDENCE,
     Doubles,
@@ -167,7 +167,7 @@ class Judge:
         if not self._classifies:
             errors = [relative_error(o, r) for o, r in zip(outputs, reference, strict=True)]
             return mean_of(np.array(errors), student(len(errors), level))
-        before, after = rows_of(reference), rows_of(outputs)
+        before, after = rows_of(reference), rows_of(outputs, reference)
         return crossed(before, after, student(len(before), level), self.basis.temperature)
 
     def _loss(self, outputs: list[npt.NDArray[Any]]) -> float:
@@ -181,6 +181,7 @@ def _is_clear(drop: Interval, allowed: float | None) -> bool:
     return allowed is not None and (drop.high <= allowed or drop.low > allowed)
 
 
-def rows_of(outputs: Sequence[npt.NDArray[Any]]) -> Doubles:
-    """float64[images, classes] of first outputs [batch, classes, 1, ...]."""
-    return np.concatenate([o.reshape(len(o), -1) for o in outputs]).astype(np.float64)
+def rows_of(outputs: Sequence[npt.NDArray[Any]], reference: Sequence[npt.NDArray[Any]] | None = None) -> Doubles:
+    """float64[images, classes]: logits of first outputs [batch, classes, 1, ...]. reference: fp32's; None = these."""
+    known = None if reference is None else np.concatenate(reference)
+    return class_scores(np.concatenate(outputs), known)

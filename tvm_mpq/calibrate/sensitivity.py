@@ -4,7 +4,7 @@ The compiled network runs with that one operator changed, everything else fp32: 
 its integer kernel runs, its result goes on as float32. This is our own estimate in the spirit of OHQ (arXiv
 2309.01945), whose exact formula is not public:
 
-    kl        mean over samples of KL(softmax(y_fp32) || softmax(y_changed)), in nats
+    kl        mean over samples of KL(softmax(y_fp32) || softmax(y_changed)), in nats; y: `class_scores`
     mse       mean of ||y_changed - y_fp32||^2 / ||y_fp32||^2, for networks that are no classifiers
     disagree  share of samples whose arg max moves
     wrong     share of samples that become wrong minus those that become right, where labels are given
@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tvm_mpq.errors import DataError
-from tvm_mpq.execute.accuracy import relative_error
+from tvm_mpq.execute.accuracy import class_scores, relative_error
 from tvm_mpq.execute.interpreter import Interpreter, Sample, Values
 from tvm_mpq.numerics.arrays import Array
 from tvm_mpq.passes.graph import Graph
@@ -60,7 +60,7 @@ class Loss:
         if broken:
             self.broken += 1
         else:
-            self.kl += kl_divergence(ref, out)
+            self.kl += kl_divergence(class_scores(reference), class_scores(changed, reference))
             self.mse += relative_error(out, ref) ** 2
         self.disagree += int(broken or (ref.argmax(axis=-1) != out.argmax(axis=-1)).any())
         if label is not None:
@@ -166,8 +166,8 @@ def divergence(reference: Array, changed: Array, metric: str, temperature: float
     """What one sample loses, by `kl` of logits over a temperature or by `mse`; float32[batch, ...] each."""
     if metric == "mse":
         return relative_error(changed, reference) ** 2
-    before, after = (x.reshape(len(x), -1).astype(np.float64) / temperature for x in (reference, changed))
-    return kl_divergence(before, after)
+    before, after = class_scores(reference), class_scores(changed, reference)
+    return kl_divergence(before / temperature, after / temperature)
 
 
 def _first_broken(steps: Sequence[Step], values: Values) -> str:

@@ -13,6 +13,9 @@ import numpy.typing as npt
 from tvm_mpq.errors import DataError
 from tvm_mpq.passes.graph import Graph
 
+SUM_ERROR = 1e-3
+"""How far the probabilities of a softmax may be from adding up to 1."""
+
 
 def require_finite(outputs: Sequence[npt.NDArray[Any]], whose: str) -> None:
     """Raises DataError, which names the sample, when an output holds NaN or infinity: no accuracy can be told of it."""
@@ -27,6 +30,23 @@ def relative_error(output: npt.NDArray[Any], reference: npt.NDArray[Any]) -> flo
         return math.inf
     difference = output.astype(np.float64) - reference
     return float(np.linalg.norm(difference) / max(float(np.linalg.norm(reference)), 1e-30))
+
+
+def class_scores(output: npt.NDArray[Any], reference: npt.NDArray[Any] | None = None) -> npt.NDArray[np.float64]:
+    """float64[N, C] logits of a classifier's output [N, C, 1, ...]: of probabilities, their logarithms.
+
+    A softmax at a network's end would be hidden otherwise: that of probabilities again is nearly flat, however sure the
+    network is. reference: what fp32 gives for these samples, which tells whether they are probabilities; None = the
+    output tells itself.
+
+    >>> class_scores(np.array([[0.5, 0.25, 0.25]])).round(3).tolist(), class_scores(np.array([[2.0, 1.0]])).tolist()
+    ([[-0.693, -1.386, -1.386]], [[2.0, 1.0]])
+    """
+    rows = output.reshape(len(output), -1).astype(np.float64)
+    known = rows if reference is None else reference.reshape(len(reference), -1).astype(np.float64)
+    if known.shape[1] < 2 or not ((known >= 0).all() and (abs(known.sum(axis=1) - 1) < SUM_ERROR).all()):
+        return rows
+    return np.asarray(np.log(np.maximum(rows, np.finfo(np.float32).tiny)))
 
 
 @dataclass(frozen=True)

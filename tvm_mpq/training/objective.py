@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_SUM_ERROR = 1e-3
-"""How far the probabilities of a softmax may be from adding up to 1."""
+from tvm_mpq.execute.accuracy import SUM_ERROR
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Objective:
 def is_probability(y: Tensor) -> bool:
     """Whether float32[N, ...] holds what a softmax gives."""
     flat = y.detach().flatten(1)
-    return bool((flat >= 0).all() and ((flat.sum(dim=1) - 1).abs() < _SUM_ERROR).all())
+    return bool((flat >= 0).all() and ((flat.sum(dim=1) - 1).abs() < SUM_ERROR).all())
 
 
 def scores(y: Tensor, *, probabilities: bool) -> Tensor:

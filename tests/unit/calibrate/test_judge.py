@@ -12,7 +12,7 @@ import pytest
 
 from tvm_mpq.calibrate.data import Dataset
 from tvm_mpq.calibrate.judge import LOOKS, MIX, MIXED_RUNS, Judge, OutputsOf, mixed, rows_of, shuffled
-from tvm_mpq.select.paired import CONFIDENCE, TEMPERATURES, regrets
+from tvm_mpq.select.paired import CONFIDENCE, TEMPERATURES, regrets, softmax
 
 CLASSES = 10
 
@@ -168,6 +168,23 @@ def test_one_image_that_loses_much_is_chance() -> None:
 def test_outputs_that_are_not_finite_lose_everything() -> None:
     found = judge(images(300), allowed=1.0)(Net(bias=math.nan))
     assert math.isinf(found.drop.high) and math.isinf(found.loss) and not found.keeps(1e9)
+
+
+@pytest.mark.parametrize("sure", [0.0, 8.0])
+def test_a_softmax_at_the_end_changes_nothing(sure: float) -> None:
+    """What is asked of probabilities is asked of the logits behind them, also where images look trained on."""
+
+    def through_softmax(net: Net) -> OutputsOf:
+        return lambda data: [softmax(y.astype(np.float64)).astype(np.float32) for y in net(data)]
+
+    data = images(400, sure=sure)
+    plain, ended = judge(data), judge(data, fp32=through_softmax(Net()))
+    assert (plain.basis.trained_on, plain.basis.mixed) == (ended.basis.trained_on, ended.basis.mixed)
+    assert ended.basis.sure == pytest.approx(plain.basis.sure, abs=1e-3)
+    wanted, found = plain(Net(spread=1.0)), ended(through_softmax(Net(spread=1.0)))
+    assert found.loss == pytest.approx(wanted.loss, rel=1e-3)
+    assert found.drop.estimate == pytest.approx(wanted.drop.estimate, rel=1e-3)
+    assert found.drop.high == pytest.approx(wanted.drop.high, rel=1e-3)
 
 
 def test_batches() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpq_testing.lab import Lab
-from tvm_mpq.calibrate.sensitivity import Loss, float_plan, kl_divergence, measure_losses, trials
+from tvm_mpq.calibrate.sensitivity import Loss, divergence, float_plan, kl_divergence, measure_losses, trials
 from tvm_mpq.errors import DataError
 from tvm_mpq.execute.accuracy import metric_for
 from tvm_mpq.passes.lowering import KernelStep
@@ -73,6 +73,24 @@ def test_loss_counts() -> None:
     loss.add(np.array([[0.0, 1.0, 0.0]]), np.array([[2.0, 1.0, 0.0]]), None)
     assert (loss.samples, loss.disagree, loss.wrong) == (4, 3, 0)
     assert loss.mse == pytest.approx(4 + 1 + 4 + 4)
+
+
+def test_probabilities_lose_what_their_logits_lose() -> None:
+    reference, changed = np.array([[4.0, 1.0, -3.0]], np.float32), np.array([[2.0, 3.0, -1.0]], np.float32)
+    logits, ended = Loss(), Loss()
+    logits.add(reference, changed, 0)
+    ended.add(*(np.exp(x) / np.exp(x).sum() for x in (reference, changed)), 0)
+    assert ended.kl == pytest.approx(logits.kl, rel=1e-5)
+    assert divergence(reference, changed, "kl", 4.0) == pytest.approx(
+        divergence(*(np.exp(x) / np.exp(x).sum() for x in (reference, changed)), "kl", 4.0), rel=1e-5
+    )
+
+
+def test_a_class_of_no_probability_is_no_infinite_loss() -> None:
+    """A float32 softmax gives 0 where the logits lie 104 apart or more."""
+    loss = Loss()
+    loss.add(np.array([[1.0, 0.0]], np.float32), np.array([[0.75, 0.25]], np.float32), None)
+    assert loss.kl == pytest.approx(-np.log(0.75), rel=1e-5)
 
 
 def test_a_trial_for_every_candidate_but_fp32(tiny: Lab) -> None:
