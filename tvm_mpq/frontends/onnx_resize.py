@@ -16,9 +16,9 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 from tvm import relax
 
+from tvm_mpq.frontends.axis_products import along
+
 _SAME_IN_TVM = frozenset({"half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"})
-_MOST_TAPS = 4
-"""A result that reads more elements of an axis than this is a matrix product along it, else a sum of shifted copies."""
 
 _ATTRIBUTES = frozenset(
     ["antialias", "axes", "coordinate_transformation_mode", "cubic_coeff_a", "exclude_outside"]
@@ -44,7 +44,7 @@ def resize(inputs: list[Any], attrs: dict[str, Any]) -> Any:
     for axis, (size, scale, region) in per_axis.items():
         if size != shape[axis] or scale != 1:
             matrix, constant = interpolation(shape[axis], size, scale, region, own)
-            data = _along(data, axis, len(shape), matrix)
+            data = along(data, axis, len(shape), matrix)
             if constant.any():
                 wide = constant.reshape([-1 if a == axis else 1 for a in range(len(shape))])
                 data = relax.op.add(data, relax.const(wide))
@@ -130,23 +130,3 @@ def interpolation(
     found = np.asarray(results[0], np.float32).T
     constant = np.ascontiguousarray(found[:, size])
     return np.ascontiguousarray(found[:, :size] - constant[:, None]), constant
-
-
-def _along(data: Any, axis: int, rank: int, matrix: npt.NDArray[np.float32]) -> Any:
-    """The product of `matrix` with `data` along one axis."""
-    taps = int(np.count_nonzero(matrix, axis=1).max(initial=1))
-    if taps > _MOST_TAPS:
-        last = [a for a in range(rank) if a != axis] + [axis]
-        moved = relax.op.permute_dims(data, last)
-        product = relax.op.matmul(moved, relax.const(np.ascontiguousarray(matrix.T)))
-        return relax.op.permute_dims(product, [last.index(a) for a in range(rank)])
-    order = np.argsort(matrix == 0, axis=1, kind="stable")[:, :taps]
-    weights = np.take_along_axis(matrix, order, axis=1)
-    summed = None
-    for tap in range(taps):
-        part = relax.op.take(data, relax.const(order[:, tap].astype(np.int64)), axis, mode="clip")
-        if not np.all(weights[:, tap] == 1):
-            wide = weights[:, tap].reshape([-1 if a == axis else 1 for a in range(rank)])
-            part = relax.op.multiply(part, relax.const(wide))
-        summed = part if summed is None else relax.op.add(summed, part)
-    return summed

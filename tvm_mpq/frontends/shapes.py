@@ -14,7 +14,8 @@ OPTION = "--input-shape"
 """What the command line calls the shapes that `input_shapes` holds."""
 
 Declared = Sequence[int | str | None] | None
-"""An input's shape in the model: int for a fixed axis, its symbol or None for a free one; None for an unknown rank."""
+"""An input's shape in the model: int for a fixed axis, its symbol or None for a free one; None for an unknown rank.
+0 is an axis without elements, or what some exporters write for a free one."""
 
 _PLAUSIBLE_SIZES = {4: 224, 5: 32}
 _PLAUSIBLE_SIZE = 128
@@ -52,7 +53,8 @@ class Shapes:
         Raises
         ------
         UnsupportedModelError
-            For dynamic axes that neither `batch` nor given shapes fix; the text holds the options that would.
+            For dynamic axes that neither `batch` nor given shapes fix, and for axes of no elements; the text holds the
+            options that would.
         InvalidValueError
             If a given shape is for no input, contradicts the model's, `batch`, or another given one.
         """
@@ -61,6 +63,9 @@ class Shapes:
             raise InvalidValueError(
                 f"input_shapes names unknown input {unknown[0]!r}; the model's inputs are {', '.join(inputs)}"
             )
+        for name, declared in inputs.items():
+            if declared is not None and 0 in declared and name not in self._given:
+                raise UnsupportedModelError(self._without_elements(name, declared))
         inputs = {n: None if d is None else [_named(axis) for axis in d] for n, d in inputs.items()}
         sizes: dict[str, int] = {}
         for name, given in self._given.items():
@@ -116,6 +121,14 @@ class Shapes:
             return self.batch if axis == 0 else None
         return declared if isinstance(declared, int) else sizes.get(declared)
 
+    def _without_elements(self, name: str, declared: Sequence[int | str | None]) -> str:
+        sizes = {name: [d if isinstance(d, int) and d else _plausible(i, declared) for i, d in enumerate(declared)]}
+        return (
+            f"input {name!r} is {'x'.join('?' if d is None else str(d) for d in declared)} in the model and so has no "
+            f"elements; sizes must be 1 or more: where 0 stands for an open size, give it, such as "
+            f"{' '.join(options(sizes))} (input_shapes={{{name!r}: {tuple(sizes[name])}}} in Python)"
+        )
+
     def _refusal(self, lacking: Mapping[str, Declared], sizes: dict[str, int]) -> str:
         """What is open, and the options that close it, each with sizes like those of such inputs."""
         free, shapes = [], {}
@@ -153,8 +166,8 @@ def text(shape: Sequence[int]) -> str:
 
 
 def _named(axis: int | str | None) -> int | str | None:
-    """Without names that say nothing: `?`, `-1`."""
-    return axis if isinstance(axis, int) or (axis and axis[0].isalpha()) else None
+    """Without names that say nothing: `?`, `-1`, and a size of 0."""
+    return (axis or None) if isinstance(axis, int) or (axis and axis[0].isalpha()) else None
 
 
 def _pattern(declared: Sequence[int | str | None]) -> str:

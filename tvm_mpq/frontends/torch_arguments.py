@@ -14,7 +14,7 @@ def honour_arguments(program: Any, what: str) -> None:
     Raises
     ------
     UnsupportedModelError
-        For a resize whose scale is not the quotient of its sizes, one with antialias, and a divisor with ceil_mode.
+        For a divisor with ceil_mode.
     """
     import torch
 
@@ -27,8 +27,6 @@ def honour_arguments(program: Any, what: str) -> None:
             _write_alpha(program.graph, node, multiply)
         elif name in ("avg_pool1d", "avg_pool2d", "avg_pool3d"):
             _write_divisor(program.graph, node, multiply, what)
-        elif name.startswith(("upsample_", "_upsample_")):
-            _check_resize(node, name, what)
 
 
 def _count_from_the_start(node: Any) -> None:
@@ -78,19 +76,3 @@ def _write_divisor(graph: Any, node: Any, multiply: Any, what: str) -> None:
         scaled = graph.call_function(multiply, (node, math.prod(kernel) / divisor))
     scaled.meta = dict(node.meta)
     node.replace_all_uses_with(scaled, delete_user_cb=lambda user: user is not scaled)
-
-
-def _check_resize(node: Any, name: str, what: str) -> None:
-    if name.endswith("_aa"):
-        raise UnsupportedModelError(f"{what}: interpolate with antialias is not supported; resize without it")
-    factors = next(
-        (a for a in reversed(node.args) if isinstance(a, (list, tuple)) and any(isinstance(v, float) for v in a)), ()
-    )
-    sizes = zip(node.args[0].meta["val"].shape[2:], node.meta["val"].shape[2:], factors, strict=False)
-    for before, after, factor in sizes:
-        fixed = isinstance(before, int) and isinstance(after, int)
-        if abs(before * factor - after) > 1e-6 if fixed else factor != int(factor):
-            raise UnsupportedModelError(
-                f"{what}: interpolate with scale_factor {factor:g} gives {after} of {before} elements, which is "
-                "another scale; give size=, or recompute_scale_factor=True"
-            )

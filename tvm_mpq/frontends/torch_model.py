@@ -154,16 +154,17 @@ def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def _import(program: Any, shapes: Shapes, what: str) -> Imported:
     from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
-    from tvm_mpq.frontends.torch_rnn import converters, decompositions
+    from tvm_mpq.frontends import torch_operators, torch_rnn
 
     check_values(_tensors(program))
     importer = ExportedProgramImporter()
     exported = program
     try:
         with _quiet():
-            program = program.run_decompositions(decompositions())
+            program = program.run_decompositions(torch_operators.decompositions())
             honour_arguments(program, what)
-            importer.convert_map.update(converters(program, importer))
+            importer.convert_map.update(torch_rnn.converters(program, importer))
+            importer.convert_map.update(torch_operators.converters(importer, what))
             _check_operators(program, importer, what)
             mod = importer.from_exported_program(program, False, True, False, None)
     except Exception as e:
@@ -211,7 +212,7 @@ def _check_operators(program: Any, importer: Any, what: str) -> None:
     if unknown:
         raise UnsupportedModelError(
             f"{what}: unknown operator{'s' * (len(unknown) > 1)} {', '.join(unknown)}; "
-            "write the model with operators that TVM's torch frontend knows"
+            "write the model with others, or export it with torch.onnx.export and give that file"
         )
 
 

@@ -14,22 +14,12 @@ from tvm_mpq.schema import RecurrentWorkload
 
 _Cell = tuple[str, tuple[str, ...], tuple[int, ...]]
 
-_CELLS: dict[str, _Cell] = {  # cell, activations, place of each of ONNX's gates among torch's
+CELLS: dict[str, _Cell] = {  # cell, activations, place of each of ONNX's gates among torch's
     "lstm.input": ("lstm", ("sigmoid", "tanh", "tanh"), (0, 3, 1, 2)),
     "gru.input": ("gru", ("sigmoid", "tanh"), (1, 0, 2)),
     "rnn_tanh.input": ("rnn", ("tanh",), (0,)),
     "rnn_relu.input": ("rnn", ("relu",), (0,)),
 }
-
-
-def decompositions() -> dict[Any, Any]:
-    """torch's own, but those that write out every step of a recurrent layer."""
-    import torch
-
-    table: dict[Any, Any] = torch.export.default_decompositions()
-    for operator in [op for op in table if getattr(op, "__name__", "") in _CELLS]:
-        table.pop(operator)
-    return table
 
 
 def converters(program: Any, importer: Any) -> dict[str, Callable[[Any], Any]]:
@@ -42,7 +32,7 @@ def converters(program: Any, importer: Any) -> dict[str, Callable[[Any], Any]]:
             raise UnsupportedModelError(f"weights of recurrent layers must be parameters (got {node.name!r})")
         return np.ascontiguousarray(tensors[targets[node.name]].detach().cpu().numpy(), np.float32)
 
-    return {name: _converter(cell, importer, weight) for name, cell in _CELLS.items()}
+    return {name: _converter(cell, importer, weight) for name, cell in CELLS.items()}
 
 
 def _converter(cell: _Cell, importer: Any, weight: Callable[[Any], Floats]) -> Callable[[Any], Any]:

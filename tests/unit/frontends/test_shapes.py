@@ -42,6 +42,15 @@ def test_other_dynamic_axes_are_refused_with_the_option_that_fixes_them(inputs: 
     assert Shapes(1, given).fix(inputs) == {name: tuple(shape) for name, shape in given.items()}
 
 
+def test_an_axis_without_elements_is_told_as_one() -> None:
+    with pytest.raises(UnsupportedModelError) as caught:
+        Shapes(1, None).fix({"x": [0, 3], "y": [2]})
+    said = str(caught.value)
+    assert "'x' is 0x3 in the model" in said and "no elements" in said and "--input-shape x=1x3 " in said
+    assert "dynamic" not in said
+    assert Shapes(1, {"x": (4, 3)}).fix({"x": [0, 3]}) == {"x": (4, 3)}  # some exporters write 0 for a free axis
+
+
 def test_a_dynamic_batch_that_nothing_fixes_is_refused() -> None:
     with pytest.raises(UnsupportedModelError, match=r"dynamic axis 0.*--input-shape x=1x3"):
         Shapes(None, None).fix({"x": [None, 3]})

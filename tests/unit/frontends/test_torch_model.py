@@ -280,15 +280,63 @@ def test_arguments_that_tvm_does_not_read(function, image, run) -> None:
 @pytest.mark.parametrize(
     ("function", "words"),
     [
-        (lambda x: F.interpolate(x, scale_factor=1.37, mode="bilinear"), "scale_factor 1.37 gives 20 of 15 elements"),
-        (lambda x: F.interpolate(x, scale_factor=1.3), "recompute_scale_factor=True"),
-        (lambda x: F.interpolate(x, size=(5, 6), mode="bilinear", antialias=True), "antialias"),
         (lambda x: F.avg_pool2d(x, 3, 2, 1, ceil_mode=True, divisor_override=5), "divisor_override .* with ceil_mode"),
+        (lambda x: F.max_pool3d(x[:, :, None], (1, 2, 2), return_indices=True), "max_pool3d with return_indices"),
+        (lambda x: F.adaptive_max_pool2d(x, 4, return_indices=True), "15x15 to 4x4 .* or leave the indices"),
     ],
 )
 def test_arguments_that_cannot_be_kept_are_refused(function, words: str, image) -> None:
     with pytest.raises(UnsupportedModelError, match=words):
         load_model(Called(function), example_inputs=image)
+
+
+RESIZES = [
+    lambda x: F.interpolate(x, scale_factor=1.37, mode="bilinear"),
+    lambda x: F.interpolate(x, scale_factor=1.37, recompute_scale_factor=True),
+    lambda x: F.interpolate(x, size=(5, 6), mode="bilinear", antialias=True),
+    lambda x: F.interpolate(x, size=(31, 9), mode="bicubic", align_corners=True),
+    lambda x: F.interpolate(x, size=(7, 20), mode="nearest-exact"),
+    lambda x: F.interpolate(x[0], scale_factor=1.7, mode="linear"),
+]
+WINDOWS = [
+    lambda x: F.max_pool2d(x, 3, (2, 1), 1, dilation=2, return_indices=True),
+    lambda x: F.max_pool1d(x[0], 2, ceil_mode=True, return_indices=True),
+    lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2, output_size=(15, 15)),
+    lambda x: F.adaptive_max_pool2d(x, (4, 7)),
+    lambda x: F.adaptive_max_pool2d(x, 5),
+    lambda x: F.adaptive_max_pool2d(x, (5, 3), return_indices=True),
+    lambda x: F.unfold(x, (2, 3), dilation=(1, 2), padding=(1, 0), stride=(2, 1)),
+    lambda x: F.fold(F.unfold(x, 3, padding=1, stride=2), (15, 15), 3, padding=1, stride=2),
+]
+NORMS = [lambda x: F.group_norm(x, 3, eps=0.1), lambda x: F.group_norm(x, 1, torch.tensor([0.5, 2.0, -1.0]))]
+
+
+@pytest.mark.parametrize("functions", [RESIZES, WINDOWS, NORMS], ids=["resizes", "windows", "norms"])
+def test_what_tvm_misreads_or_lacks_is_what_torch_makes_of_it(functions, image, run) -> None:
+    class All(nn.Module):
+        def forward(self, x):
+            made = [function(x) for function in functions]
+            return tuple(y for part in made for y in (part if isinstance(part, tuple) else (part,)))
+
+    results = run(load_model(All(), example_inputs=image), image.numpy())
+    wrong = []
+    for place, (found, wanted) in enumerate(zip(results, All()(image), strict=True)):
+        assert found.dtype == wanted.numpy().dtype
+        if not np.allclose(found, wanted.numpy(), rtol=1e-5, atol=1e-5):
+            wrong.append(place)
+    assert not wrong
+
+
+def test_a_resize_of_an_open_size_is_refused_where_its_scale_is_not_whole(image) -> None:
+    free = {"x": {2: torch.export.Dim("height", min=4, max=64)}}
+
+    class Resized(nn.Module):
+        def forward(self, x):
+            return F.interpolate(x, scale_factor=1.5, mode="bilinear")
+
+    program = torch.export.export(Resized(), (image,), dynamic_shapes=free)
+    with pytest.raises(UnsupportedModelError, match="export the model with fixed sizes"):
+        load_model(program, input_shapes={"x": (2, 3, 9, 15)})
 
 
 def test_several_inputs_by_name_and_a_dict_of_results(image, run) -> None:
