@@ -15,6 +15,7 @@ from tvm_mpq.kernels.families import (  # noqa: F401  each registers rows
     dense,
     elementwise,
     float_convolution,
+    half_convolution,
     linear,
     lookup,
     neon,
@@ -34,9 +35,9 @@ from tvm_mpq.kernels.registry import (
     longest_sum,
     named_kernel,
 )
-from tvm_mpq.schema import BF16, FLOAT_BITS, FP32, W8A8, Precision, Workload
+from tvm_mpq.schema import BF16, FLOAT_BITS, FP16, FP32, W8A8, Precision, Workload
 
-OFFERED = (FP32, BF16, *(Precision(bits, 8) for bits in range(8, 0, -1)), Precision(2, 4), Precision(1, 4))
+OFFERED = (FP32, BF16, FP16, *(Precision(bits, 8) for bits in range(8, 0, -1)), Precision(2, 4), Precision(1, 4))
 """Precisions that `optimize` searches when kernels of their own fit the target, most bits first."""
 
 ALWAYS = (FP32, W8A8)

@@ -20,6 +20,8 @@ NEON = frozenset({"fp-armv8", "neon"})
 """Of 64-bit ARM: `fp-armv8` tells it from 32-bit ARM, whose NEON lacks the instructions that kernels name."""
 DOTPROD = NEON | {"dotprod"}
 """sdot: four products of signed bytes added to each int32."""
+FULLFP16 = NEON | {"fullfp16"}
+"""fmla of eight halves."""
 I8MM = DOTPROD | {"i8mm"}
 """usmmla: two rows of eight unsigned bytes times two columns of as many signed ones, added to four int32."""
 

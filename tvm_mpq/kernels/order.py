@@ -77,6 +77,8 @@ _FLOAT = (
     "f32_gconv2d__generic",
     "bf16_conv2d__avx512bf16",
     "bf16_gconv2d__avx512bf16",
+    "f16_conv2d__fullfp16",
+    "f16_gconv2d__fullfp16",
     "f32_attention__generic",
     "f32_recurrent__generic",
 )

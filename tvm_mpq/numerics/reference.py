@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tvm_mpq.errors import InvalidValueError
-from tvm_mpq.numerics import activations, affine, bfloat16, constants
+from tvm_mpq.numerics import activations, affine, bfloat16, constants, float16
 from tvm_mpq.numerics.arrays import Array
 from tvm_mpq.numerics.constants import Finish
 from tvm_mpq.numerics.conv import float_conv2d, integer_conv2d
@@ -48,7 +48,7 @@ def evaluate(workload: Workload, precision: Precision, out_bits: int, operands: 
     workload : Workload
         Any kind but `float`.
     precision : Precision
-        Integer, or fp32 or bf16 (then operands hold no ranges, except those of a convert). bf16: convolutions only.
+        Integer, or a float (then operands hold no ranges, except those of a convert). bf16, fp16: convolutions only.
     out_bits : int
         32 gives float32, fewer give uint8.
     operands : Operands
@@ -64,7 +64,7 @@ def evaluate(workload: Workload, precision: Precision, out_bits: int, operands: 
     Raises
     ------
     InvalidValueError
-        If a range is missing, an input has the wrong dtype, or the precision is fp16.
+        If a range is missing, an input has the wrong dtype, or an operator has no such precision.
     """
     if isinstance(workload, ConvertWorkload):
         return _convert(workload, operands, inputs[0])
@@ -75,12 +75,9 @@ def evaluate(workload: Workload, precision: Precision, out_bits: int, operands: 
             raise InvalidValueError(f"input {i} at {precision} must be {np.dtype(wanted)} (got {x.dtype})")
     for kind, (as_float, as_integer) in _RULES.items():
         if isinstance(workload, kind):
-            if precision.dtype is DType.FP16:
-                raise InvalidValueError(f"the reference covers integers, fp32 and bf16 (got {precision})")
-            if precision.dtype is DType.BF16:
-                return np.asarray(_conv_bfloat16(workload, operands, inputs), dtype=np.float32)
             if is_float:
-                return np.asarray(as_float(workload, operands, inputs), dtype=np.float32)
+                rule = _NARROW.get(precision.dtype, as_float)
+                return np.asarray(rule(workload, operands, inputs), dtype=np.float32)
             return np.asarray(as_integer(workload, precision, out_bits, operands, inputs))
     raise InvalidValueError(f"the reference covers {[k.kind for k in _RULES]} and convert (got {workload.kind!r})")
 
@@ -110,10 +107,11 @@ def _centered(x: Array, operands: Operands, index: int) -> npt.NDArray[np.int32]
 def _conv_float(w: Conv2dWorkload, operands: Operands, inputs: Inputs) -> Array:
     if operands.weight is None:
         raise InvalidValueError("conv2d needs a weight (got none)")
-    y = float_conv2d(inputs[0], operands.weight, operands.bias, w)
-    if w.residual:
-        y = y + inputs[1]
-    return activations.apply(w.activation, y)
+    return _finished(w, float_conv2d(inputs[0], operands.weight, operands.bias, w), inputs)
+
+
+def _finished(w: Conv2dWorkload, y: Array, inputs: Inputs) -> Array:
+    return activations.apply(w.activation, y + inputs[1] if w.residual else y)
 
 
 def _conv_bfloat16(w: Workload, operands: Operands, inputs: Inputs) -> Array:
@@ -122,6 +120,12 @@ def _conv_bfloat16(w: Workload, operands: Operands, inputs: Inputs) -> Array:
     data, *residual = inputs
     rounded = replace(operands, weight=bfloat16.round_to_bfloat16(operands.weight))
     return _conv_float(w, rounded, [bfloat16.round_to_bfloat16(data), *residual])
+
+
+def _conv_float16(w: Workload, operands: Operands, inputs: Inputs) -> Array:
+    if not isinstance(w, Conv2dWorkload) or operands.weight is None or w.input_dilation != (1, 1):
+        raise InvalidValueError(f"fp16 is for convolutions with a weight and without input dilation (got {w.key})")
+    return _finished(w, float16.conv_of_halves(inputs[0], operands.weight, operands.bias, w), inputs)
 
 
 def _conv_integer(w: Conv2dWorkload, precision: Precision, out_bits: int, operands: Operands, inputs: Inputs) -> Array:
@@ -260,3 +264,6 @@ _RULES: dict[type[Workload], tuple[Callable[..., Array], Callable[..., Array]]] 
     CopyWorkload: (_copy_float, _copy_integer),
     RecurrentWorkload: (_recurrent_float, _recurrent_integer),
 }
+
+_NARROW: dict[DType, Callable[..., Array]] = {DType.BF16: _conv_bfloat16, DType.FP16: _conv_float16}
+"""Of floats narrower than float32."""

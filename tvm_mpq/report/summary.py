@@ -219,8 +219,10 @@ def labels(report: OptimizeReport) -> list[str]:
 
 def by_falling_bits(found: Iterable[str]) -> list[str]:
     """Precisions, floats first."""
-    floats = {"fp32": 0, "bf16": 1}
-    return sorted(found, key=lambda label: (floats.get(label, 2), [-int(d) for d in label if d.isdigit()], label))
+    floats = {"fp32": 0, "bf16": 1, "fp16": 2}
+    return sorted(
+        found, key=lambda label: (floats.get(label, len(floats)), [-int(d) for d in label if d.isdigit()], label)
+    )
 
 
 def answers(report: OptimizeReport) -> Iterator[tuple[str, str]]:
@@ -258,7 +260,7 @@ def mixed_answer(report: OptimizeReport) -> str:
     for operator in report.get("operators", []):
         times_us = {label: time_of(c) for label, c in operator.get("candidates", {}).items()}
         base = times_us.get("w8a8")
-        narrow = [t for label, t in times_us.items() if label not in ("fp32", "bf16", "w8a8") and t is not None]
+        narrow = [t for label, t in times_us.items() if label not in ("fp32", "bf16", "fp16", "w8a8") and t is not None]
         if base is not None and narrow:
             offered += 1
             faster += min(narrow) < base

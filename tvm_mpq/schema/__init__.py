@@ -10,7 +10,18 @@ LatencyRecord  one row of the latency database
 
 from __future__ import annotations
 
-from tvm_mpq.schema.formats import BF16, FLOAT_BITS, FP32, W4A8, W8A8, DType, Precision, TensorQuant, padded_channels
+from tvm_mpq.schema.formats import (
+    BF16,
+    FLOAT_BITS,
+    FP16,
+    FP32,
+    W4A8,
+    W8A8,
+    DType,
+    Precision,
+    TensorQuant,
+    padded_channels,
+)
 from tvm_mpq.schema.latency import (
     MEASURED,
     PREDICTED,
@@ -42,6 +53,7 @@ from tvm_mpq.schema.workloads import (
 __all__ = [
     "BF16",
     "FLOAT_BITS",
+    "FP16",
     "FP32",
     "MEASURED",
     "PREDICTED",

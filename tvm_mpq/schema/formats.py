@@ -28,8 +28,8 @@ _FLOAT_STORAGE_BITS = {DType.FP32: 32, DType.FP16: 16, DType.BF16: 16}
 class Precision:
     """The numbers an operator computes with: weight and activation bits of integers, or a float format.
 
-    Every kind of float operator reads and writes float32 tensors; bf16 rounds its operands inside (numerics/bfloat16).
-    The bits of a float are those of its format. No kernel computes in fp16 yet.
+    Every kind of float operator reads and writes float32 tensors; bf16 and fp16 round operands inside
+    (numerics/bfloat16, numerics/float16). The bits of a float are those of its format.
 
     >>> p = Precision.parse("w4a8")
     >>> p.weight_bits, p.activation_bits, p.is_float
@@ -71,7 +71,7 @@ class Precision:
                 return cls.of_floats(dtype)
         match = re.fullmatch(r"w(\d)a(\d)", text)
         if not match:
-            raise InvalidValueError(f"a precision is fp32, bf16 or w<bits>a<bits>, such as w4a8 (got {text!r})")
+            raise InvalidValueError(f"a precision is fp32, bf16, fp16 or w<bits>a<bits>, such as w4a8 (got {text!r})")
         return cls(int(match[1]), int(match[2]))
 
     def __str__(self) -> str:
@@ -80,6 +80,7 @@ class Precision:
 
 FP32 = Precision.of_floats(DType.FP32)
 BF16 = Precision.of_floats(DType.BF16)
+FP16 = Precision.of_floats(DType.FP16)
 W8A8 = Precision(8, 8)
 W4A8 = Precision(4, 8)
 

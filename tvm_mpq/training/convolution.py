@@ -14,6 +14,7 @@ from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.numerics.affine import unsigned_range, weight_range, weight_scale
 from tvm_mpq.numerics.arrays import FloatArray
 from tvm_mpq.numerics.conv import BIAS_LIMIT
+from tvm_mpq.numerics.float16 import LARGEST
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.numerics.weight_codes import QuantizedWeight
 from tvm_mpq.schema import Conv2dWorkload, DType, Precision
@@ -119,6 +120,8 @@ class Convolution(nn.Module):
         weight = self.weight
         if self.precision.dtype is DType.BF16:
             x, weight = (replaced(v, v.detach().bfloat16().float()) for v in (x, weight))
+        if self.precision.dtype is DType.FP16:  # sums in halves round far less than that, as noise
+            x, weight = (replaced(v, v.detach().clamp(-LARGEST, LARGEST).half().float()) for v in (x, weight))
         return self.in_floats(x, weight, residual)
 
     def in_floats(self, x: Tensor, weight: Tensor, residual: list[Tensor]) -> Tensor:

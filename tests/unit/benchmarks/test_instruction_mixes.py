@@ -29,7 +29,7 @@ def mixes() -> Iterator[Any]:
 
 
 def test_every_x86_family_of_products_has_a_mix(mixes: Any) -> None:
-    of_arm, portable = ("neon", "dotprod", "i8mm"), re.compile(r"qu8_.*__generic")
+    of_arm, portable = ("neon", "dotprod", "i8mm", "fullfp16"), re.compile(r"qu8_.*__generic")
     wanted = {f.name for f in families() if f.workload_type is Conv2dWorkload and not portable.fullmatch(f.name)}
     assert {name for name in wanted if not name.endswith(of_arm)} == mixes.FAMILIES
 

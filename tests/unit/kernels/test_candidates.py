@@ -11,6 +11,7 @@ from tvm_mpq.errors import InvalidValueError, NoKernelError
 from tvm_mpq.kernels import ALWAYS, OFFERED, Family, Request, candidate_precisions, default_kernel, families, fitting
 from tvm_mpq.schema import BF16, FLOAT_BITS, Conv2dWorkload, DType, Precision
 from tvm_mpq.targets import features, resolve
+from tvm_mpq.targets.rows import ROWS
 
 SAME = (1, 1, 1, 1)
 WORKLOADS = {
@@ -83,15 +84,18 @@ def test_no_family_takes_input_dilation_unless_its_row_says_so(groups: int, prec
             assert all(family.input_dilation for family in takers)
 
 
-def test_fp16_has_a_name_and_no_kernel() -> None:
+def test_fp16_is_offered_by_arm_cores_that_have_it_and_by_no_x86() -> None:
     fp16 = Precision.parse("fp16")
     assert (str(fp16), fp16.weight_bits, fp16.is_float) == ("fp16", 16, True) and fp16 != BF16
-    everything = frozenset().union(*(row.isa_features for row in families()))
-    workload = Conv2dWorkload(1, 8, 8, 16, 32, (3, 3))
-    assert fitting(Request(workload, BF16, 32, everything)) and not fitting(Request(workload, fp16, 32, everything))
-    with pytest.raises(NoKernelError, match="at fp16 emitting 32 bits"):
-        default_kernel(Request(workload, fp16, 32, everything))
-    assert fp16 not in candidate_precisions(workload, everything, offered=(fp16,))
+    linear = Conv2dWorkload(1, 1, 1, 64, 40, (1, 1))
+    for workload in (WORKLOADS["conv"], WORKLOADS["pointwise"], linear):
+        having = {row.name for row in ROWS if fp16 in candidate_precisions(workload, features(row))}
+        assert having == {row.name for row in ROWS if "fullfp16" in row.isa_features} and "cortex-a55" in having
+    for workload in (WORKLOADS["depthwise"], Conv2dWorkload(1, 8, 8, 16, 7, (3, 3))):
+        request = Request(workload, fp16, FLOAT_BITS, features(resolve("cortex-a76")))
+        assert fp16 not in candidate_precisions(workload, request.features)
+        with pytest.raises(NoKernelError, match="at fp16 emitting 32 bits"):
+            default_kernel(request)
 
 
 @pytest.mark.parametrize("row", families(), ids=lambda row: row.name)

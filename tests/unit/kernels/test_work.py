@@ -255,7 +255,9 @@ FEATURES = [features(resolve(target)) for target in ("znver4", "haswell", "alder
 
 
 def convolution_kernels(threads: int) -> list[Kernel]:
-    precisions = [Precision.parse(text) for text in ("fp32", "bf16", "w8a8", "w4a8", "w3a4", "w2a4", "w1a4", "w1a1")]
+    precisions = [
+        Precision.parse(text) for text in ("fp32", "bf16", "fp16", "w8a8", "w4a8", "w3a4", "w2a4", "w1a4", "w1a1")
+    ]
     return [
         kernel
         for w in CONVOLUTIONS

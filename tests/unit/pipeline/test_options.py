@@ -76,7 +76,7 @@ def test_judge() -> None:
 def test_precisions() -> None:
     assert Options("model.onnx").offered == OFFERED
     assert Options("model.onnx", precisions=["w4a8", "w2a5"]).offered == (Precision(4, 8), Precision(2, 5))
-    with pytest.raises(InvalidValueError, match=r"a precision is fp32, bf16 or w<bits>a<bits>.*'int4'"):
+    with pytest.raises(InvalidValueError, match=r"a precision is fp32, bf16, fp16 or w<bits>a<bits>.*'int4'"):
         Options("model.onnx", precisions=["w4a8", "int4"])
 
 

@@ -14,6 +14,7 @@ channels are not stored in blocks of 16, and groups follow one another, where in
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from tvm.tirx import PrimFunc
@@ -41,6 +42,7 @@ from tvm_mpq.kernels.emit import (
     tiles,
     when,
 )
+from tvm_mpq.kernels.frames.float_blocks import column_block, row_block
 from tvm_mpq.kernels.frames.float_product import FloatProduct
 from tvm_mpq.kernels.frames.phase import Phase, each_phase
 from tvm_mpq.kernels.frames.reduction import Reduction
@@ -54,18 +56,9 @@ from tvm_mpq.kernels.work import Tiling, Work, array_bytes, convolution_work
 TASKS_PER_THREAD = 2
 """More than one, so that other threads can take over from one that is late."""
 
-_INPUT_BLOCK_BYTES = 192 * 1024
-"""Input that one task walks over again for each tile of output channels: it should stay in a second-level cache."""
-
-_STAGED_BLOCK_BYTES = 300 * 1024
-"""The same where it is copied: smaller blocks copy more rows twice, and read all weights again."""
-
-_BLOCK_ROWS = 0.25
-"""What a block costs beside its rows, in rows: measured blocks of 14 of 56 rows are faster than of 8."""
-
 
 class FloatConvolution:
-    """Plans one convolution's loops from tile knobs {"lanes", "rows", "cols", "blocks"}; `_Writer` writes them."""
+    """Plans one convolution's loops from tile knobs {"lanes", "rows", "cols", "blocks"}; `writer` writes them."""
 
     def __init__(self, request: Request, knobs: Knobs, product: FloatProduct) -> None:
         self.workload, self.product = conv_of(request), product
@@ -91,9 +84,9 @@ class FloatConvolution:
         position_tasks = tiles(wanted, g.batch * self.chunks)
         self.block_rows, self.block_columns = 1, g.out_width
         if by_columns:
-            self.block_columns = _column_block(g, self.columns, position_tasks)
+            self.block_columns = column_block(g, self.columns, position_tasks)
         else:
-            self.block_rows = _row_block(g, self.rows, position_tasks)
+            self.block_rows = row_block(g, self.rows, position_tasks)
         self.position_blocks = tiles(g.out_width, self.block_columns) * tiles(g.out_height, self.block_rows)
 
     @property
@@ -135,6 +128,11 @@ class FloatConvolution:
         return Parameters(activations, constants, Parameter("out", out_shape, "float32"))
 
     @property
+    def writer(self) -> Callable[[FloatConvolution, Function], Writer]:
+        """What writes its loops."""
+        return Writer
+
+    @property
     def work(self) -> Work:
         g, parameters, groups = self.g, self.parameters, self.workload.groups
         tiling = Tiling(
@@ -161,11 +159,11 @@ class FloatConvolution:
     def build(self) -> PrimFunc:
         """The kernel."""
         with function(self.parameters.all(), llvm=self.product.llvm) as f:
-            _Writer(self, f).write()
+            self.writer(self, f).write()
         return f.func
 
 
-class _Writer:
+class Writer:
     """Writes the loops of one frame into an open function. tile: number of the tile of positions within its block."""
 
     chunk: Value
@@ -225,26 +223,50 @@ class _Writer:
                 if self.g.phases is not None:  # some have fewer outputs than the longest
                     oh, ow = minimum(oh, self.phase.height - frame.rows), minimum(ow, self.phase.width - size)
                 oh, ow = let(oh, "oh"), let(ow, "ow")
-                for n in range(blocks):
-                    for acc in accs:
-                        acc[n].value = self.bias.load((self.vector + n) * lanes, lanes)
+                self.begin(accs)
                 self._reduce(oh, ow, accs, size)
                 self._finish(oh, ow, accs, size)
             start, done = start + covered, done + count
 
+    def of_channels(self, values: Buffer, n: int) -> Value:
+        """Those of the n-th vector of output channels, where `values` holds one for each channel of all vectors."""
+        return values.load((self.vector + n) * self.frame.lanes, self.frame.lanes)
+
+    def begin(self, accs: list[list[Register]]) -> None:
+        """What sums start from."""
+        for n in range(len(accs[0])):
+            for acc in accs:
+                acc[n].value = self.of_channels(self.bias, n)
+
+    def finished(self, acc: Register, n: int) -> Value:
+        """A sum of the n-th vector of channels, bias included."""
+        return acc.value
+
     def _reduce(self, oh: Value, ow: Value, accs: list[list[Register]], columns: int) -> None:
-        frame, staging, width, blocks = self.frame, self.frame.staging, self.product.width, len(accs[0])
-        lanes, merged = frame.lanes, frame.segments.merged
+        frame, staging, lanes = self.frame, self.frame.staging, self.frame.lanes
         x = let(staging.index(self.block, self.phase, oh, ow) + self.group * frame.segments.in_group, "x_tile")
         w = (self.phase.number * (frame.workload.groups * frame.vectors) + self.vector) * (lanes * frame.taps)
         shifts = [staging.shift(r, c) for r in range(frame.rows) for c in range(columns)]
-        reduction = Reduction.of(self.g, merged, frame.steps, staging.row_size, width, blocks * lanes * width)
-        with reduction.loops(x, w) as place:
-            inputs = [Pointer(self.inputs, place.x + shift) for shift in shifts]
-            weights = [Pointer(self.weight, place.weights + n * lanes * width) for n in range(blocks)]
-            if frame.prefetches:
-                self._prefetch(w, place.step, blocks)
-            self.product.step(inputs, weights, accs)
+        self.add_up(x, w, shifts, accs)
+
+    def reduction(self, blocks: int) -> Reduction:
+        """Of a tile of so many vectors of output channels."""
+        frame, width = self.frame, self.product.width
+        size = blocks * frame.lanes * width
+        return Reduction.of(self.g, frame.segments.merged, frame.steps, frame.staging.row_size, width, size)
+
+    def add_up(self, x: Value, w: Value, shifts: list[int], accs: list[list[Register]]) -> None:
+        """Add to the sums of a tile, whose positions lie `shifts` behind `x`, all products with weights from `w` on."""
+        with self.reduction(len(accs[0])).loops(x, w) as place:
+            if self.frame.prefetches:
+                self._prefetch(w, place.step, len(accs[0]))
+            self.step(place.x, place.weights, shifts, accs)
+
+    def step(self, x: Index, w: Index, shifts: list[int], accs: list[list[Register]]) -> None:
+        """One step of the reduction."""
+        inputs = [Pointer(self.inputs, x + shift) for shift in shifts]
+        apart = self.frame.lanes * self.product.width
+        self.product.step(inputs, [Pointer(self.weight, w + n * apart) for n in range(len(accs[0]))], accs)
 
     def _prefetch(self, weights: Value, step: Index, blocks: int) -> None:
         """Ask for the weights of the next tile of channels, a little in every step of this one's tiles of positions.
@@ -262,31 +284,8 @@ class _Writer:
         y = let(self.phase.position(self.block.image, oh, ow) * g.out_cells, "y")
         shifts = [self.phase.shift(r, c) * g.out_cells for r in range(frame.rows) for c in range(columns)]
         for shift, row in zip(shifts, accs, strict=True):
-            for acc, channel in zip(row, self.channels, strict=False):
-                start, value = y + shift + channel, acc.value
+            for n, (acc, channel) in enumerate(zip(row, self.channels, strict=False)):
+                start, value = y + shift + channel, self.finished(acc, n)
                 if self.residual is not None:
                     value = value + self.residual.load(start, frame.lanes)
                 self.out.store(start, activate(value, frame.workload.activation))
-
-
-def _row_block(g: Geometry, rows: int, tasks: int) -> int:
-    """Output rows of one task: few enough for the cache and for `tasks` tasks, and such that blocks hardly overlap."""
-    limit = g.out_height if tasks <= 1 else max(rows, tiles(g.out_height, tasks))
-    row_bytes = (g.reach(1, g.out_width) if g.bordered else g.in_width) * g.in_cells * 4
-    while limit > rows and g.reach(0, limit) * row_bytes > _STAGED_BLOCK_BYTES:
-        limit -= 1
-    return _even_block(g.out_height, rows, limit)
-
-
-def _column_block(g: Geometry, columns: int, tasks: int) -> int:
-    """The same for a convolution that is one row of positions, read in place."""
-    limit = max(columns, _INPUT_BLOCK_BYTES // (g.in_cells * 4 * g.stride[1]))
-    if tasks > 1:
-        limit = min(limit, max(columns, tiles(g.out_width, tasks)))
-    return _even_block(g.out_width, columns, limit)
-
-
-def _even_block(extent: int, tile: int, limit: int) -> int:
-    """The block of about `limit` that costs least: the last one is moved back, and computes again what it overlaps."""
-    sizes = [min(extent, tiles(size, tile) * tile) for size in range(1, limit + 1)]
-    return min(sizes, key=lambda size: tiles(extent, size) * (size + _BLOCK_ROWS))

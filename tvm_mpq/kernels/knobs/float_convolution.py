@@ -32,7 +32,7 @@ def conv_tiles(w: Conv2dWorkload, features: frozenset[str], only_lanes: int | No
     registers, most_columns = vector_registers(features), _columns_apart(g)
     ranked: list[tuple[float, int, Knobs]] = []
     for lanes in {only_lanes} if only_lanes else {widest, max(widest // 2, 1)}:
-        vectors = tiles(segments.out_group, lanes)
+        whole, vectors = lanes == (only_lanes or native), tiles(segments.out_group, lanes)
         for rows in range(1, min(4, g.out_height) + 1):
             for cols in range(1, min(28, g.out_width) + 1):
                 sizes = even_blocks(g.out_width, cols)
@@ -41,7 +41,7 @@ def conv_tiles(w: Conv2dWorkload, features: frozenset[str], only_lanes: int | No
                 for blocks in range(1, min(vectors, 16) + 1):
                     if not _fits(rows * cols, blocks, registers):
                         break
-                    width = 1.0 if lanes == native else 0.6
+                    width = 1.0 if whole else 0.6
                     group_bytes = segments.count * segments.length * blocks * lanes * 4
                     costs = (n * _tile_cost(rows * c, blocks, vectors, width, group_bytes) for c, n in sizes)
                     cost = tiles(g.out_height, rows) * sum(costs) * (_CROWDED if cols > most_columns else 1)

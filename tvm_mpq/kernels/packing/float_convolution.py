@@ -48,8 +48,7 @@ def pack_direct(
     runs_of, width = Segments.of(w), product.width
     per_group = w.out_channels // w.groups
     vectors = tiles(per_group, lanes)
-    starts = np.minimum(np.arange(vectors) * lanes, per_group - lanes)
-    channel = starts[:, None] + np.arange(lanes)  # [vectors, lanes]
+    channel = _starts(per_group, lanes)[:, None] + np.arange(lanes)  # [vectors, lanes]
     runs = []
     for part in phase_weights(w, weight):
         segments = part.reshape(w.out_channels, runs_of.count, runs_of.length)
@@ -58,8 +57,19 @@ def pack_direct(
         for group in grouped:
             for first in range(0, vectors, blocks):
                 runs.append(np.moveaxis(group[first : first + blocks], 2, 0).ravel())  # [step, vector, lane, width]
-    flat_bias = bias.reshape(w.groups, per_group)[:, channel].ravel()
-    return [product.packed(np.concatenate(runs)), np.ascontiguousarray(flat_bias, np.float32)]
+    return [product.packed(np.concatenate(runs)), by_vector(w, lanes, bias)]
+
+
+def by_vector(w: Conv2dWorkload, lanes: int, values: FloatArray) -> FloatArray:
+    """float32[O], a number for each output channel -> float32[groups * vectors * lanes], as weights repeat some."""
+    per_group = w.out_channels // w.groups
+    channel = _starts(per_group, lanes)[:, None] + np.arange(lanes)
+    return np.ascontiguousarray(values.reshape(w.groups, per_group)[:, channel].ravel(), np.float32)
+
+
+def _starts(channels: int, lanes: int) -> npt.NDArray[np.intp]:
+    """The first channel of each vector; the last one is moved back where it would reach beyond the channels."""
+    return np.minimum(np.arange(tiles(channels, lanes)) * lanes, channels - lanes)
 
 
 def pack_depthwise(w: Conv2dWorkload, weight: FloatArray, bias: FloatArray) -> list[FloatArray]:

@@ -1,0 +1,127 @@
+"""Sums of halves: one rounding a multiply-add, blocks that cannot overflow, and an error within its bound."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tvm_mpq.errors import InvalidValueError
+from tvm_mpq.numerics import float16
+from tvm_mpq.numerics.conv import float_conv2d
+from tvm_mpq.numerics.operands import Operands
+from tvm_mpq.numerics.reference import evaluate
+from tvm_mpq.schema import FP16, AddWorkload, Conv2dWorkload
+
+SAME = (1, 1, 1, 1)
+CASES = [
+    Conv2dWorkload(1, 5, 6, 33, 9, (3, 3), (1, 1), SAME),
+    Conv2dWorkload(2, 9, 8, 3, 8, (7, 7), (2, 2), (3, 3, 3, 3)),
+    Conv2dWorkload(1, 1, 2, 300, 10, (1, 1)),
+    Conv2dWorkload(1, 5, 6, 16, 12, (3, 3), (2, 1), (2, 0, 1, 2), (1, 2)),
+    Conv2dWorkload(1, 5, 6, 12, 8, (3, 3), (1, 1), SAME, groups=4),
+]
+HALVES = st.floats(width=16, allow_nan=False, allow_infinity=False)
+
+
+def exact_half(value: Fraction) -> float:
+    """The nearest half, ties to even, by whole numbers; the value is below 65520."""
+    exponent = -24
+    while abs(value) >= Fraction(2) ** (exponent + 11):
+        exponent += 1
+    return round(value / Fraction(2) ** exponent) * 2.0**exponent
+
+
+@settings(max_examples=500, deadline=None)
+@given(HALVES, HALVES, HALVES)
+def test_a_fused_multiply_add_rounds_once(a: float, b: float, c: float) -> None:
+    exact = Fraction(a) * Fraction(b) + Fraction(c)
+    if abs(exact) < 65520:
+        assert float(float16.fma16(*(np.float32([[v]]) for v in (a, b, c)))[0, 0]) == exact_half(exact)
+
+
+def triples() -> Iterator[tuple[float, float, float]]:
+    """Products that lie next to the middle between two halves by less than float32 shows, of normals and subnormals."""
+    for sign in (1, -1):
+        for c in (1.0, 1 + 2**-10, 2.0**-13, 2.0**-20, 2.0**-24):
+            half_step = 2.0 ** (max(math.floor(math.log2(c)), -14) - 11)
+            for low in (-(2.0**-10), 2.0**-10):
+                yield sign * half_step, 1 + low, sign * c
+                yield sign * half_step, 1.0, sign * c
+
+
+def test_the_middle_between_two_halves() -> None:
+    for triple in triples():
+        a, b, c = (float(np.float16(v)) for v in triple)
+        exact = exact_half(Fraction(a) * Fraction(b) + Fraction(c))
+        assert float(float16.fma16(*(np.float32([[v]]) for v in (a, b, c)))[0, 0]) == exact, triple
+    a, b, c = np.float32([[2.0**-12]]), np.float32([[2.0**-12]]), np.float32([[1 + 2.0**-10]])
+    assert float16.fma16(a, b, c) == c
+    assert (
+        float16.fma16(np.float32([[1 + 2.0**-10]]), np.float32([[2.0**-11 * (1 - 2.0**-10)]]), np.float32([[1]])) == 1
+    )
+
+
+def drawn(w: Conv2dWorkload, rng: np.random.Generator, size: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    x = rng.standard_normal((w.batch, w.in_height, w.in_width, w.in_channels)).astype(np.float32)
+    weight = rng.standard_normal((w.out_channels, *w.kernel, w.in_channels // w.groups)) * size
+    return x, weight.astype(np.float32)
+
+
+@pytest.mark.parametrize("size", [1e-6, 0.05, 1e4])
+@pytest.mark.parametrize("w", CASES, ids=lambda w: w.key)
+def test_the_error_stays_within_its_bound(w: Conv2dWorkload, size: float, rng: np.random.Generator) -> None:
+    x, weight = drawn(w, rng, size)
+    scaled, inverse = float16.scaled_weight(w, weight)
+    halves = [float16.to_halves(v).astype(np.float64) for v in (x, scaled)]
+    exact = float_conv2d(halves[0], halves[1], None, w).astype(np.float64) * inverse
+    found = float16.conv_of_halves(x, weight, None, w)
+    bound = float16.sum_bound(w, x, weight)
+    assert (abs(found - exact) <= bound + 2.0**-22 * abs(exact)).all()
+    assert abs(found - exact).max() > 0.001 * bound.max(), "a bound that says something"
+    plain = float_conv2d(x, weight, None, w)
+    assert abs(found - plain).max() <= 0.004 * abs(plain).max(), "what rounding to halves and summing them costs"
+
+
+@pytest.mark.parametrize("w", CASES, ids=lambda w: w.key)
+def test_blocks_cover_the_terms_and_are_short(w: Conv2dWorkload) -> None:
+    sizes = float16.blocks_of(w).sizes()
+    assert sum(sizes) == w.weight_count // w.out_channels and max(sizes) <= float16.BLOCK_TERMS
+
+
+def test_blocks_are_whole_rows_where_these_are_short() -> None:
+    assert [float16.blocks_of(w).sizes() for w in CASES[1:3]] == [[63, 42, 42], [60] * 5]
+    assert float16.blocks_of(CASES[0]).sizes() == [50, 49] * 3
+    assert float16.blocks_of(CASES[3]).sizes() == [48] * 3
+    assert float16.Blocks.of((3, 3), 70, False).sizes() == [35] * 18
+
+
+def test_a_scale_is_a_power_of_two_just_below_overflow(rng: np.random.Generator) -> None:
+    w = CASES[0]
+    _, weight = drawn(w, rng, 37.0)
+    weight[4] = 0
+    scaled, inverse = float16.scaled_weight(w, weight)
+    np.testing.assert_array_equal(scaled * inverse[:, None, None, None], weight)
+    assert (np.frexp(inverse)[0] == 0.5).all()
+    starts = np.cumsum([0, *float16.blocks_of(w).sizes()[:-1]])
+    sums = np.add.reduceat(abs(scaled.reshape(9, -1)), starts, axis=1).max(axis=1)
+    assert (np.delete(sums, 4) > 0.48).all() and (sums < 0.97).all()
+
+
+def test_the_greatest_inputs_do_not_overflow() -> None:
+    w = Conv2dWorkload(1, 1, 1, 200, 8, (1, 1))
+    weight = np.full((8, 1, 1, 200), 0.731, np.float32)
+    x = np.full((1, 1, 1, 200), np.inf, np.float32)
+    found = float16.conv_of_halves(x, weight, None, w)
+    assert found == pytest.approx(200 * 0.731 * 65504, rel=0.01)
+
+
+def test_what_else_is_refused() -> None:
+    values = [np.zeros((2, 3), np.float32)] * 2
+    with pytest.raises(InvalidValueError, match="fp16 is for convolutions with a weight"):
+        evaluate(AddWorkload((2, 3)), FP16, 32, Operands((None, None), None), values)
