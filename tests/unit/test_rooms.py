@@ -39,7 +39,9 @@ TABLE = {
     "select": Room(SHARED, {"numpy", "pulp", "highspy"}, never=frozenset(CLOCKS | FILES)),
     "targets": Room(SHARED, {"tvm"}),
     # google: protobuf's exceptions, which onnx raises for a corrupt file
-    "frontends": Room(SHARED, {"tvm", "numpy", "onnx", "google", "tflite"}, lazy=frozenset({"torch", "onnxruntime"})),
+    "frontends": Room(
+        SHARED, {"tvm", "numpy", "onnx", "google", "tflite"}, lazy=frozenset({"torch", "onnxruntime", "ai_edge_litert"})
+    ),
     "kernels": Room(SHARED | {"numerics", "targets"}, {"tvm", "numpy"}, never=frozenset(CLOCKS | FILES)),
     "processes": Room(SHARED, set()),
     "scratch": Room(set(), set()),

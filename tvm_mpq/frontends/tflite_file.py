@@ -21,6 +21,7 @@ from tvm_mpq.frontends.imported import Imported, abandon
 from tvm_mpq.frontends.shapes import Shapes
 from tvm_mpq.frontends.tflite_constants import Constants, SeenTensor, UnsizedTensor, affine_of
 from tvm_mpq.frontends.tflite_names import WEIGHT_INPUT, OperatorTensors, operator_names
+from tvm_mpq.frontends.tflite_reference import LiteRTReference
 from tvm_mpq.schema import StoredQuantization
 
 
@@ -63,16 +64,20 @@ def load_tflite(file: Path, shapes: Shapes) -> Imported:
             what = str(e) if isinstance(e, UnsupportedModelError) else f"cannot be imported: {one_line(e)}"
             raise UnsupportedModelError(f"{file.name}: {what}") from e
     made = importers[0]
-    imported = Imported(mod, made.owners, tuple(static))
+    imported = Imported(mod, made.owners, tuple(static), tensors=made.sources)
+    rounds = ""
     if made.stored.tensors:
+        rounds = "LiteRT computes this file with integers, and rounds where the float32 network does not"
         imported.stored = made.stored
         imported.notes.append(
             "the network was quantized elsewhere: inputs and outputs are float32, the numbers that its"
         )
         imported.notes[-1] += " integers stand for, and so are weights"
     elif made.constants.rounded:
+        rounds = "LiteRT rounds activations that meet int8 weights, where the float32 network does not"
         count = len(made.constants.rounded)
         imported.notes.append(f"int8 weights of {count} tensors (dynamic range quantization) dequantized to float32")
+    imported.reference = LiteRTReference(data, static, rounds)
     return imported
 
 
@@ -110,13 +115,15 @@ def _constants(model: Any, graph: Any) -> Iterator[tuple[str, GenericArray]]:
 class _Importer(OperatorConverter):
     """TVM's importer, shown a network of real numbers, with a record of who made which variable.
 
-    owners: name of the variable that holds an operator's result -> the operator's name. resized: inputs have other
-    sizes than in the file, and with them what is computed from them. stored: by the names of variables.
+    owners: name of the variable that holds an operator's result -> the operator's name. sources: the same variables ->
+    the tensor in the file. resized: inputs have other sizes than in the file, and with them what is computed from them.
+    stored: by the names of variables.
     """
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.owners: dict[str, str] = {}
+        self.sources: dict[str, str] = {}
         self.resized = False
         self.constants = Constants(self.model, self.subgraph)
         self.stored = StoredQuantization()
@@ -205,6 +212,8 @@ class _Importer(OperatorConverter):
                 result = self.bb.emit(result)
             if isinstance(result, relax.Var):
                 self.owners.setdefault(str(result.name), name)
+                if op.OutputsLength() == 1:
+                    self.sources.setdefault(str(result.name), self.subgraph.Tensors(op.Outputs(0)).Name().decode())
                 self._note(str(result.name), op.Outputs(0))
                 self._note_weight(str(result.name), kind, op)
             outputs = self.get_output_tensors(op)

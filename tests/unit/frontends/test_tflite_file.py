@@ -1,213 +1,37 @@
-"""A TFLite file is written here byte by byte through its schema: convolution with relu, reshape, fully connected."""
+"""TFLite files are imported as what they compute, or refused by name."""
 
 from __future__ import annotations
 
 import gc
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tflite
 
+from mpq_testing.tflite_models import (
+    OPERATORS,
+    Tensor,
+    classified,
+    classifier_tensors,
+    dequantize_options,
+    expand_options,
+    transposed_operator,
+    write,
+)
 from tvm_mpq.errors import FileFormatError, UnsupportedModelError
 from tvm_mpq.frontends import load_model
 from tvm_mpq.schema import TensorQuant
 
-flatbuffers = pytest.importorskip("flatbuffers")
-
-TYPES = {
-    "float32": tflite.TensorType.FLOAT32,
-    "float16": tflite.TensorType.FLOAT16,
-    "int8": tflite.TensorType.INT8,
-    "int32": tflite.TensorType.INT32,
-}
-
-
-@dataclass
-class Tensor:
-    name: str
-    shape: tuple[int, ...]
-    data: np.ndarray | None = None
-    dtype: str = "float32"
-    scales: tuple[float, ...] = ()
-    zeros: tuple[int, ...] = ()
-    dynamic: int = 0  # how many of the first axes are free
-
-
-def _ints(b, values) -> int:
-    return b.CreateNumpyVector(np.array(values, np.int32))
-
-
-def _offsets(b, items, start) -> int:
-    start(b, len(items))
-    for item in reversed(items):
-        b.PrependUOffsetTRelative(item)
-    return b.EndVector()
-
-
-def _tensor(b, tensor: Tensor, buffer: int) -> int:
-    name, shape = b.CreateString(tensor.name), _ints(b, tensor.shape)
-    signature = _ints(b, (*[-1] * tensor.dynamic, *tensor.shape[tensor.dynamic :])) if tensor.dynamic else None
-    quantization = None
-    if tensor.scales:
-        scale = b.CreateNumpyVector(np.array(tensor.scales, np.float32))
-        zero = b.CreateNumpyVector(np.array(tensor.zeros or [0] * len(tensor.scales), np.int64))
-        tflite.QuantizationParametersStart(b)
-        tflite.QuantizationParametersAddScale(b, scale)
-        tflite.QuantizationParametersAddZeroPoint(b, zero)
-        quantization = tflite.QuantizationParametersEnd(b)
-    tflite.TensorStart(b)
-    tflite.TensorAddName(b, name)
-    tflite.TensorAddShape(b, shape)
-    tflite.TensorAddType(b, TYPES[tensor.dtype])
-    tflite.TensorAddBuffer(b, buffer)
-    if signature is not None:
-        tflite.TensorAddShapeSignature(b, signature)
-    if quantization is not None:
-        tflite.TensorAddQuantization(b, quantization)
-    return tflite.TensorEnd(b)
-
-
-def _conv_options(b) -> int:
-    tflite.Conv2DOptionsStart(b)
-    tflite.Conv2DOptionsAddPadding(b, tflite.Padding.SAME)
-    tflite.Conv2DOptionsAddStrideH(b, 2)
-    tflite.Conv2DOptionsAddStrideW(b, 2)
-    tflite.Conv2DOptionsAddFusedActivationFunction(b, tflite.ActivationFunctionType.RELU)
-    return tflite.Conv2DOptionsEnd(b)
-
-
-def _reshape_options(b) -> int:
-    tflite.ReshapeOptionsStart(b)
-    return tflite.ReshapeOptionsEnd(b)
-
-
-def _dense_options(b) -> int:
-    tflite.FullyConnectedOptionsStart(b)
-    return tflite.FullyConnectedOptionsEnd(b)
-
-
-def _dequantize_options(b) -> int:
-    tflite.DequantizeOptionsStart(b)
-    return tflite.DequantizeOptionsEnd(b)
-
-
-def _expand_options(b) -> int:
-    tflite.ExpandDimsOptionsStart(b)
-    return tflite.ExpandDimsOptionsEnd(b)
-
-
-OPERATORS = [  # builtin operator, its options, its inputs and output by tensor index
-    (tflite.BuiltinOperator.CONV_2D, tflite.BuiltinOptions.Conv2DOptions, _conv_options, (0, 1, 2), 3),
-    (tflite.BuiltinOperator.RESHAPE, tflite.BuiltinOptions.ReshapeOptions, _reshape_options, (3, 4), 5),
-    (tflite.BuiltinOperator.FULLY_CONNECTED, tflite.BuiltinOptions.FullyConnectedOptions, _dense_options, (5, 6, 7), 8),
-]
-
-
-def write(
-    path: Path,
-    tensors: list[Tensor],
-    first_operator: int | None = None,
-    graph_operators=OPERATORS,
-    custom: str | None = None,
-) -> Path:
-    b = flatbuffers.Builder(1024)
-    custom_code = b.CreateString(custom) if custom else None
-    buffers, places = [], []
-    for data in [None, *[t.data for t in tensors if t.data is not None]]:
-        content = b.CreateByteVector(data.tobytes()) if data is not None else None
-        tflite.BufferStart(b)
-        if content is not None:
-            tflite.BufferAddData(b, content)
-        buffers.append(tflite.BufferEnd(b))
-    for tensor in tensors:
-        places.append(0 if tensor.data is None else 1 + sum(p > 0 for p in places))
-    made = [_tensor(b, t, p) for t, p in zip(tensors, places, strict=True)]
-    codes, operators = [], []
-    for i, (builtin, kind, options, inputs, output) in enumerate(graph_operators):
-        code = first_operator if i == 0 and first_operator is not None else builtin
-        tflite.OperatorCodeStart(b)
-        tflite.OperatorCodeAddBuiltinCode(b, code)
-        tflite.OperatorCodeAddDeprecatedBuiltinCode(b, min(code, 127))
-        if custom_code is not None and i == 0:
-            tflite.OperatorCodeAddCustomCode(b, custom_code)
-        codes.append(tflite.OperatorCodeEnd(b))
-        opts, ins, outs = options(b), _ints(b, inputs), _ints(b, [output])
-        tflite.OperatorStart(b)
-        tflite.OperatorAddOpcodeIndex(b, i)
-        tflite.OperatorAddInputs(b, ins)
-        tflite.OperatorAddOutputs(b, outs)
-        tflite.OperatorAddBuiltinOptionsType(b, kind)
-        tflite.OperatorAddBuiltinOptions(b, opts)
-        operators.append(tflite.OperatorEnd(b))
-    tensor_list = _offsets(b, made, tflite.SubGraphStartTensorsVector)
-    operator_list = _offsets(b, operators, tflite.SubGraphStartOperatorsVector)
-    ins, outs = _ints(b, [0]), _ints(b, [len(tensors) - 1])
-    tflite.SubGraphStart(b)
-    tflite.SubGraphAddTensors(b, tensor_list)
-    tflite.SubGraphAddOperators(b, operator_list)
-    tflite.SubGraphAddInputs(b, ins)
-    tflite.SubGraphAddOutputs(b, outs)
-    graph = tflite.SubGraphEnd(b)
-    graphs = _offsets(b, [graph], tflite.ModelStartSubgraphsVector)
-    code_list = _offsets(b, codes, tflite.ModelStartOperatorCodesVector)
-    buffer_list = _offsets(b, buffers, tflite.ModelStartBuffersVector)
-    tflite.ModelStart(b)
-    tflite.ModelAddVersion(b, 3)
-    tflite.ModelAddOperatorCodes(b, code_list)
-    tflite.ModelAddSubgraphs(b, graphs)
-    tflite.ModelAddBuffers(b, buffer_list)
-    b.Finish(tflite.ModelEnd(b), b"TFL3")
-    path.write_bytes(bytes(b.Output()))
-    return path
-
-
-def _transposed_operator(padding: int, strides: tuple[int, int], activation: int):
-    def options(b) -> int:
-        tflite.TransposeConvOptionsStart(b)
-        tflite.TransposeConvOptionsAddPadding(b, padding)
-        tflite.TransposeConvOptionsAddStrideH(b, strides[0])
-        tflite.TransposeConvOptionsAddStrideW(b, strides[1])
-        tflite.TransposeConvOptionsAddFusedActivationFunction(b, activation)
-        return tflite.TransposeConvOptionsEnd(b)
-
-    kinds = tflite.BuiltinOperator.TRANSPOSE_CONV, tflite.BuiltinOptions.TransposeConvOptions
-    return (*kinds, options, (2, 1, 0, 3), 4)
-
 
 @pytest.fixture
 def tensors(rng) -> list[Tensor]:
-    def normal(*shape: int) -> np.ndarray:
-        return rng.standard_normal(shape).astype(np.float32)
-
-    return [
-        Tensor("serving_input:0", (1, 4, 4, 2), dynamic=1),
-        Tensor("model/conv2d/Conv2D", (3, 3, 3, 2), normal(3, 3, 3, 2)),
-        Tensor("model/conv2d/BiasAdd/ReadVariableOp/resource", (3,), normal(3)),
-        Tensor("model/conv2d/Relu;model/conv2d/BiasAdd;model/conv2d/Conv2D1", (1, 2, 2, 3)),
-        Tensor("model/flatten/Const", (2,), np.array([-1, 12], np.int32), "int32"),
-        Tensor("model/flatten/Reshape", (1, 12)),
-        Tensor("model/dense/MatMul", (5, 12), normal(5, 12)),
-        Tensor("model/dense/BiasAdd/ReadVariableOp", (5,), normal(5)),
-        Tensor("Identity", (1, 5)),
-    ]
-
-
-def expected(tensors: list[Tensor], x: np.ndarray) -> np.ndarray:
-    weight, bias, dense, dense_bias = (tensors[i].data.astype(np.float64) for i in (1, 2, 6, 7))
-    padded = np.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))  # SAME at stride 2: one row and column behind
-    y = np.zeros((len(x), 2, 2, 3))
-    for i in range(2):
-        for j in range(2):
-            y[:, i, j] = np.einsum("nhwc,ohwc->no", padded[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3], weight) + bias
-    return np.maximum(y, 0).reshape(len(x), -1) @ dense.T + dense_bias
+    return classifier_tensors(rng)
 
 
 def test_the_imported_network_computes_the_same(tensors, tmp_path, rng, run) -> None:
     loaded = load_model(write(tmp_path / "net.tflite", tensors))
     x = rng.standard_normal((1, 4, 4, 2)).astype(np.float32)
-    np.testing.assert_allclose(run(loaded, x)[0], expected(tensors, x), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(run(loaded, x)[0], classified(tensors, x), rtol=0, atol=1e-4)
     assert loaded.name == "net"
     assert loaded.input_names == ("serving_input:0",)
     assert str(loaded.mod["main"].params[0].name) == "serving_input_0"
@@ -240,7 +64,7 @@ def test_a_transposed_convolution(tmp_path, rng, run, padding, strides, kernel, 
         Tensor("model/up/bias", (2,), bias),
         Tensor("Identity", (1, *size, 2)),
     ]
-    operator = _transposed_operator(getattr(tflite.Padding, padding), strides, tflite.ActivationFunctionType.RELU)
+    operator = transposed_operator(getattr(tflite.Padding, padding), strides, tflite.ActivationFunctionType.RELU)
     loaded = load_model(write(tmp_path / "up.tflite", tensors, graph_operators=[operator]))
     (got,) = run(loaded, x)
     assert got.shape == wanted.shape
@@ -250,7 +74,7 @@ def test_a_transposed_convolution(tmp_path, rng, run, padding, strides, kernel, 
 def test_another_batch(tensors, tmp_path, rng, run) -> None:
     loaded = load_model(write(tmp_path / "net.tflite", tensors), batch=3)
     x = rng.standard_normal((3, 4, 4, 2)).astype(np.float32)
-    np.testing.assert_allclose(run(loaded, x)[0], expected(tensors, x), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(run(loaded, x)[0], classified(tensors, x), rtol=0, atol=1e-4)
 
 
 def test_other_sizes_than_the_file_s(tensors, tmp_path, rng, run) -> None:
@@ -280,7 +104,7 @@ def test_a_result_of_the_file_s_own_size_is_not_resized(tmp_path, rng) -> None:
         Tensor("model/up/bias", (2,), np.zeros(2, np.float32)),
         Tensor("Identity", (1, 8, 10, 2)),
     ]
-    operator = _transposed_operator(tflite.Padding.SAME, (2, 2), tflite.ActivationFunctionType.NONE)
+    operator = transposed_operator(tflite.Padding.SAME, (2, 2), tflite.ActivationFunctionType.NONE)
     path = write(tmp_path / "up.tflite", tensors, graph_operators=[operator])
     assert load_model(path, input_shapes={"x": (1, 4, 5, 3)})
     with pytest.raises(UnsupportedModelError, match=r"operator TRANSPOSE_CONV \('up'\).*with the sizes wanted"):
@@ -304,7 +128,7 @@ def test_int8_weights_of_a_float_network_are_dequantized(tensors, tmp_path, rng,
     tensors[1].data = integers * np.array(scales).reshape(3, 1, 1, 1)
     tensors[6].data = dense * 0.25
     x = rng.standard_normal((1, 4, 4, 2)).astype(np.float32)
-    np.testing.assert_allclose(run(loaded, x)[0], expected(tensors, x), rtol=1e-5, atol=1e-3)  # values up to 2000
+    np.testing.assert_allclose(run(loaded, x)[0], classified(tensors, x), rtol=1e-5, atol=1e-3)  # values up to 2000
 
 
 def test_a_quantized_network_is_read_as_the_real_one(tensors, tmp_path, rng, run) -> None:
@@ -323,7 +147,7 @@ def test_a_quantized_network_is_read_as_the_real_one(tensors, tmp_path, rng, run
     for i, values in (real | {6: integers[6] * 0.5, 7: tensors[7].data * 0.05}).items():
         tensors[i].data = values
     x = rng.standard_normal((1, 4, 4, 2)).astype(np.float32)
-    np.testing.assert_allclose(run(loaded, x)[0], expected(tensors, x), rtol=1e-5, atol=1e-3)  # values up to 2000
+    np.testing.assert_allclose(run(loaded, x)[0], classified(tensors, x), rtol=1e-5, atol=1e-3)  # values up to 2000
     assert loaded.stored is not None and "quantized elsewhere" in loaded.notes[-1]
     assert loaded.stored.tensors["serving_input_0"] == TensorQuant(8, 0.05000000074505806, 120)
     assert set(loaded.stored.weights.values()) == {scales, (0.5,)}
@@ -333,14 +157,14 @@ def test_half_precision_weights_behind_dequantize(tensors, tmp_path, rng, run) -
     half = {i: tensors[i].data.astype(np.float16) for i in (1, 6)}
     stored = [Tensor(f"half{i}", tensors[i].shape, data, "float16") for i, data in half.items()]
     tensors[1].data = tensors[6].data = None
-    kind = tflite.BuiltinOperator.DEQUANTIZE, tflite.BuiltinOptions.DequantizeOptions, _dequantize_options
+    kind = tflite.BuiltinOperator.DEQUANTIZE, tflite.BuiltinOptions.DequantizeOptions, dequantize_options
     operators = [(*kind, (8,), 1), (*kind, (9,), 6), *OPERATORS[:2], (*OPERATORS[2][:4], 10)]
     path = write(tmp_path / "net.tflite", [*tensors[:8], *stored, tensors[8]], graph_operators=operators)
     loaded = load_model(path)
     for i, data in half.items():
         tensors[i].data = data.astype(np.float32)
     x = rng.standard_normal((1, 4, 4, 2)).astype(np.float32)
-    np.testing.assert_allclose(run(loaded, x)[0], expected(tensors, x), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(run(loaded, x)[0], classified(tensors, x), rtol=0, atol=1e-4)
 
 
 def test_a_custom_operator_is_refused_by_its_own_name(tensors, tmp_path) -> None:
@@ -352,7 +176,7 @@ def test_a_custom_operator_is_refused_by_its_own_name(tensors, tmp_path) -> None
 def test_an_axis_is_added(tmp_path, rng, run) -> None:
     x = rng.standard_normal((2, 3)).astype(np.float32)
     axis = Tensor("axis", (1,), np.array([-2], np.int32), "int32")
-    operator = tflite.BuiltinOperator.EXPAND_DIMS, tflite.BuiltinOptions.ExpandDimsOptions, _expand_options, (0, 1), 2
+    operator = tflite.BuiltinOperator.EXPAND_DIMS, tflite.BuiltinOptions.ExpandDimsOptions, expand_options, (0, 1), 2
     path = write(
         tmp_path / "net.tflite", [Tensor("x", (2, 3)), axis, Tensor("y", (2, 1, 3))], graph_operators=[operator]
     )

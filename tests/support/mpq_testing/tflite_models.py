@@ -1,0 +1,199 @@
+"""TFLite files written byte by byte through their schema; `classifier_tensors`: convolution, relu, reshape, dense."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import flatbuffers
+import numpy as np
+import tflite
+
+TYPES = {
+    "float32": tflite.TensorType.FLOAT32,
+    "float16": tflite.TensorType.FLOAT16,
+    "int8": tflite.TensorType.INT8,
+    "int32": tflite.TensorType.INT32,
+}
+
+
+@dataclass
+class Tensor:
+    name: str
+    shape: tuple[int, ...]
+    data: Any = None
+    dtype: str = "float32"
+    scales: tuple[float, ...] = ()
+    zeros: tuple[int, ...] = ()
+    dynamic: int = 0  # how many of the first axes are free
+
+
+def _ints(b: Any, values: Any) -> Any:
+    return b.CreateNumpyVector(np.array(values, np.int32))
+
+
+def _offsets(b: Any, items: Sequence[int], start: Any) -> Any:
+    start(b, len(items))
+    for item in reversed(items):
+        b.PrependUOffsetTRelative(item)
+    return b.EndVector()
+
+
+def _tensor(b: Any, tensor: Tensor, buffer: int) -> Any:
+    name, shape = b.CreateString(tensor.name), _ints(b, tensor.shape)
+    signature = _ints(b, (*[-1] * tensor.dynamic, *tensor.shape[tensor.dynamic :])) if tensor.dynamic else None
+    quantization = None
+    if tensor.scales:
+        scale = b.CreateNumpyVector(np.array(tensor.scales, np.float32))
+        zero = b.CreateNumpyVector(np.array(tensor.zeros or [0] * len(tensor.scales), np.int64))
+        tflite.QuantizationParametersStart(b)
+        tflite.QuantizationParametersAddScale(b, scale)
+        tflite.QuantizationParametersAddZeroPoint(b, zero)
+        quantization = tflite.QuantizationParametersEnd(b)
+    tflite.TensorStart(b)
+    tflite.TensorAddName(b, name)
+    tflite.TensorAddShape(b, shape)
+    tflite.TensorAddType(b, TYPES[tensor.dtype])
+    tflite.TensorAddBuffer(b, buffer)
+    if signature is not None:
+        tflite.TensorAddShapeSignature(b, signature)
+    if quantization is not None:
+        tflite.TensorAddQuantization(b, quantization)
+    return tflite.TensorEnd(b)
+
+
+def conv_options(b: Any) -> Any:
+    tflite.Conv2DOptionsStart(b)
+    tflite.Conv2DOptionsAddPadding(b, tflite.Padding.SAME)
+    tflite.Conv2DOptionsAddStrideH(b, 2)
+    tflite.Conv2DOptionsAddStrideW(b, 2)
+    tflite.Conv2DOptionsAddFusedActivationFunction(b, tflite.ActivationFunctionType.RELU)
+    return tflite.Conv2DOptionsEnd(b)
+
+
+def reshape_options(b: Any) -> Any:
+    tflite.ReshapeOptionsStart(b)
+    return tflite.ReshapeOptionsEnd(b)
+
+
+def dense_options(b: Any) -> Any:
+    tflite.FullyConnectedOptionsStart(b)
+    return tflite.FullyConnectedOptionsEnd(b)
+
+
+def dequantize_options(b: Any) -> Any:
+    tflite.DequantizeOptionsStart(b)
+    return tflite.DequantizeOptionsEnd(b)
+
+
+def expand_options(b: Any) -> Any:
+    tflite.ExpandDimsOptionsStart(b)
+    return tflite.ExpandDimsOptionsEnd(b)
+
+
+OPERATORS = [  # builtin operator, its options, its inputs and output by tensor index
+    (tflite.BuiltinOperator.CONV_2D, tflite.BuiltinOptions.Conv2DOptions, conv_options, (0, 1, 2), 3),
+    (tflite.BuiltinOperator.RESHAPE, tflite.BuiltinOptions.ReshapeOptions, reshape_options, (3, 4), 5),
+    (tflite.BuiltinOperator.FULLY_CONNECTED, tflite.BuiltinOptions.FullyConnectedOptions, dense_options, (5, 6, 7), 8),
+]
+
+
+def write(
+    path: Path,
+    tensors: list[Tensor],
+    first_operator: int | None = None,
+    graph_operators: Sequence[Any] = OPERATORS,
+    custom: str | None = None,
+) -> Path:
+    b = flatbuffers.Builder(1024)
+    custom_code = b.CreateString(custom) if custom else None
+    buffers, places = [], []
+    for data in [None, *[t.data for t in tensors if t.data is not None]]:
+        content = b.CreateByteVector(data.tobytes()) if data is not None else None
+        tflite.BufferStart(b)
+        if content is not None:
+            tflite.BufferAddData(b, content)
+        buffers.append(tflite.BufferEnd(b))
+    for tensor in tensors:
+        places.append(0 if tensor.data is None else 1 + sum(p > 0 for p in places))
+    made = [_tensor(b, t, p) for t, p in zip(tensors, places, strict=True)]
+    codes, operators = [], []
+    for i, (builtin, kind, options, inputs, output) in enumerate(graph_operators):
+        code = first_operator if i == 0 and first_operator is not None else builtin
+        tflite.OperatorCodeStart(b)
+        tflite.OperatorCodeAddBuiltinCode(b, code)
+        tflite.OperatorCodeAddDeprecatedBuiltinCode(b, min(code, 127))
+        if custom_code is not None and i == 0:
+            tflite.OperatorCodeAddCustomCode(b, custom_code)
+        codes.append(tflite.OperatorCodeEnd(b))
+        opts, ins, outs = options(b), _ints(b, inputs), _ints(b, [output])
+        tflite.OperatorStart(b)
+        tflite.OperatorAddOpcodeIndex(b, i)
+        tflite.OperatorAddInputs(b, ins)
+        tflite.OperatorAddOutputs(b, outs)
+        tflite.OperatorAddBuiltinOptionsType(b, kind)
+        tflite.OperatorAddBuiltinOptions(b, opts)
+        operators.append(tflite.OperatorEnd(b))
+    tensor_list = _offsets(b, made, tflite.SubGraphStartTensorsVector)
+    operator_list = _offsets(b, operators, tflite.SubGraphStartOperatorsVector)
+    ins, outs = _ints(b, [0]), _ints(b, [len(tensors) - 1])
+    tflite.SubGraphStart(b)
+    tflite.SubGraphAddTensors(b, tensor_list)
+    tflite.SubGraphAddOperators(b, operator_list)
+    tflite.SubGraphAddInputs(b, ins)
+    tflite.SubGraphAddOutputs(b, outs)
+    graph = tflite.SubGraphEnd(b)
+    graphs = _offsets(b, [graph], tflite.ModelStartSubgraphsVector)
+    code_list = _offsets(b, codes, tflite.ModelStartOperatorCodesVector)
+    buffer_list = _offsets(b, buffers, tflite.ModelStartBuffersVector)
+    tflite.ModelStart(b)
+    tflite.ModelAddVersion(b, 3)
+    tflite.ModelAddOperatorCodes(b, code_list)
+    tflite.ModelAddSubgraphs(b, graphs)
+    tflite.ModelAddBuffers(b, buffer_list)
+    b.Finish(tflite.ModelEnd(b), b"TFL3")
+    path.write_bytes(bytes(b.Output()))
+    return path
+
+
+def transposed_operator(padding: int, strides: tuple[int, int], activation: int) -> Any:
+    def options(b: Any) -> Any:
+        tflite.TransposeConvOptionsStart(b)
+        tflite.TransposeConvOptionsAddPadding(b, padding)
+        tflite.TransposeConvOptionsAddStrideH(b, strides[0])
+        tflite.TransposeConvOptionsAddStrideW(b, strides[1])
+        tflite.TransposeConvOptionsAddFusedActivationFunction(b, activation)
+        return tflite.TransposeConvOptionsEnd(b)
+
+    kinds = tflite.BuiltinOperator.TRANSPOSE_CONV, tflite.BuiltinOptions.TransposeConvOptions
+    return (*kinds, options, (2, 1, 0, 3), 4)
+
+
+def classifier_tensors(rng: np.random.Generator) -> list[Tensor]:
+    def normal(*shape: int) -> Any:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    return [
+        Tensor("serving_input:0", (1, 4, 4, 2), dynamic=1),
+        Tensor("model/conv2d/Conv2D", (3, 3, 3, 2), normal(3, 3, 3, 2)),
+        Tensor("model/conv2d/BiasAdd/ReadVariableOp/resource", (3,), normal(3)),
+        Tensor("model/conv2d/Relu;model/conv2d/BiasAdd;model/conv2d/Conv2D1", (1, 2, 2, 3)),
+        Tensor("model/flatten/Const", (2,), np.array([-1, 12], np.int32), "int32"),
+        Tensor("model/flatten/Reshape", (1, 12)),
+        Tensor("model/dense/MatMul", (5, 12), normal(5, 12)),
+        Tensor("model/dense/BiasAdd/ReadVariableOp", (5,), normal(5)),
+        Tensor("Identity", (1, 5)),
+    ]
+
+
+def classified(tensors: list[Tensor], x: Any) -> Any:
+    """What the classifier of these tensors gives for float32[N, 4, 4, 2], in float64."""
+    weight, bias, dense, dense_bias = (tensors[i].data.astype(np.float64) for i in (1, 2, 6, 7))
+    padded = np.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))  # SAME at stride 2: one row and column behind
+    y = np.zeros((len(x), 2, 2, 3))
+    for i in range(2):
+        for j in range(2):
+            y[:, i, j] = np.einsum("nhwc,ohwc->no", padded[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3], weight) + bias
+    return np.maximum(y, 0).reshape(len(x), -1) @ dense.T + dense_bias
