@@ -21,8 +21,9 @@ from tvm_mpq.errors import InfeasibleError
 from tvm_mpq.pipeline.context import open_context
 from tvm_mpq.pipeline.options import Options
 from tvm_mpq.pipeline.tables import build_tables
+from tvm_mpq.select.methods.effort import Effort
 from tvm_mpq.select.methods.haq import Haq, LayerWalk
-from tvm_mpq.select.methods.search import Effort, PlanSearcher
+from tvm_mpq.select.methods.search import PlanSearcher
 from tvm_mpq.select.problem import Limits
 from tvm_mpq.select.searcher import IntegerProgram
 

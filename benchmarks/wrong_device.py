@@ -23,8 +23,9 @@ from tvm_mpq.pipeline.tables import Tables, build_tables
 from tvm_mpq.schema import Conv2dWorkload, Precision
 from tvm_mpq.select.evaluate import cost
 from tvm_mpq.select.ilp import Solution
+from tvm_mpq.select.methods.effort import Effort
 from tvm_mpq.select.methods.haq import Haq
-from tvm_mpq.select.methods.search import Effort, PlanSearcher
+from tvm_mpq.select.methods.search import PlanSearcher
 from tvm_mpq.select.methods.table import searcher_for
 from tvm_mpq.select.problem import Limits, Problem
 from tvm_mpq.select.searcher import Searcher

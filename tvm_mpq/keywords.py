@@ -65,8 +65,10 @@ class MethodKeywords(WorkKeywords, total=False):
     method_seconds: float | None
     pin_ends: bool
     cut: str
+    walks: int | None
     free_bits: bool
     regulariser: str
+    updates: int | None
     measure_fraction: float
 
 
@@ -121,8 +123,10 @@ MEANINGS = {
     "method_seconds": "after which such a method ends; None = it ends by itself",
     "pin_ends": "amed and haq hold first and last operator at 8 bits; default False",
     "cut": "where haq takes bits away for a budget: from the `last` (default) operator on, or where it is `cheapest`",
+    "walks": "of haq's agent; None = 600, the paper's",
     "free_bits": "then raise the bits of whatever is faster with more; default False",
     "regulariser": "what bits cost while `freebits` learns them: `bitops` (default), or the tables' `latency`",
+    "updates": "of the gates of `freebits`; None = 440",
     "measure_fraction": "of the unknown latencies to measure, the others are predicted; default 1.0",
     "latency_source": "of the latencies: `measured`, the default, or a simulated machine such as `zigzag:tpu_like`",
     "eval_data": "data like `data`, with labels, that the built networks are run on; None = the calibration data",

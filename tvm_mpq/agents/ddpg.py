@@ -9,6 +9,8 @@ because losses of tables have no unit of their own.
 
 from __future__ import annotations
 
+import base64
+import io
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,18 +37,25 @@ WARM_UP = 20  # walks of evenly drawn actions, before anything is learned
 REMEMBERED = 64  # walks in the replay buffer
 FIRST_SIGMA, SIGMA_DECAY = 0.5, 0.99  # of an action in [0, 1], and from walk to walk
 BASELINE_RATE = 0.5  # of the moving average, a batch
+SAVED_EVERY = 20  # walks, between two saved states
 
 
 def learn(walk: LayerWalk, seed: int) -> None:
     """Walk and learn, `walk.episodes` times; implements `tvm_mpq.select.methods.haq.Learn`.
 
-    The last walk is the policy's own, without noise.
+    The last walk is the policy's own, without noise. The state is saved every `SAVED_EVERY` walks; where one is found,
+    it goes on from there, and walks as if it had not been ended.
     Equal seeds walk equally. Random states and threads of Python, NumPy and PyTorch are as before when it ends.
     """
     with _own_randomness():
         agent = agent_for(walk, seed)
-        if walk.episodes > 1:
-            agent.learn((walk.episodes - 1) * walk.steps, callback=Narrowing(), log_interval=None)
+        saved = walk.recalled()
+        if saved is not None:
+            put_back(agent, saved)
+        left = (walk.episodes - 1) * walk.steps - agent.num_timesteps
+        if left > 0:
+            callbacks = [Narrowing(), Saving(walk)]
+            agent.learn(left, callback=callbacks, log_interval=None, reset_num_timesteps=saved is None)
         state, reward = walk.begin(), None
         while reward is None:
             action, _ = agent.predict(np.array(state, np.float32), deterministic=True)
@@ -105,7 +114,7 @@ class WalkBuffer(ReplayBuffer):
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         self._walked: list[tuple[Any, ...]] = []
-        self._baseline: float | None = None
+        self.baseline: float | None = None
 
     def add(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: Any) -> None:
         self._walked.append((obs, next_obs, action, done, infos))
@@ -117,9 +126,9 @@ class WalkBuffer(ReplayBuffer):
     def sample(self, batch_size: int, env: Any = None) -> Any:
         batch = super().sample(batch_size, env)
         mean = float(batch.rewards.mean())
-        self._baseline = mean if self._baseline is None else self._baseline + BASELINE_RATE * (mean - self._baseline)
+        self.baseline = mean if self.baseline is None else self.baseline + BASELINE_RATE * (mean - self.baseline)
         spread = float(self.rewards[: self.size()].std())
-        return batch._replace(rewards=(batch.rewards - self._baseline) / (spread or 1.0))
+        return batch._replace(rewards=(batch.rewards - self.baseline) / (spread or 1.0))
 
 
 class TruncatedNoisePolicy(TD3Policy):
@@ -143,6 +152,59 @@ class Narrowing(BaseCallback):
 
     def _on_step(self) -> bool:
         return True
+
+
+class Saving(BaseCallback):
+    """Saves the state between two walks."""
+
+    def __init__(self, walk: LayerWalk) -> None:
+        super().__init__()
+        self._walk = walk
+
+    def _on_rollout_start(self) -> None:
+        walks = self.num_timesteps // self._walk.steps
+        if walks and walks % SAVED_EVERY == 0:
+            self._walk.keep(state_of(self.model))
+
+    def _on_step(self) -> bool:
+        return True
+
+
+_HELD = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+"""Arrays of the replay buffer, a row a step."""
+
+
+def state_of(agent: SlowActorDDPG) -> str:
+    """Whatever the next walks depend on, between two of them, as text; random generators are the process's own."""
+    buffer = agent.replay_buffer
+    drawn: tuple[Any, ...] = np.random.get_state(legacy=True)  # type: ignore[assignment]  # noqa: NPY002
+    state = {
+        "parameters": agent.get_parameters(),
+        "counts": [agent.num_timesteps, agent._episode_num, agent._n_updates],
+        "buffer": {name: torch.from_numpy(getattr(buffer, name)[: buffer.size()]) for name in _HELD},
+        "at": [buffer.pos, buffer.full, buffer.baseline],
+        "torch": torch.get_rng_state(),
+        "numpy": [torch.from_numpy(drawn[1].astype(np.int64)), *drawn[2:]],
+        "actions": agent.action_space.np_random.bit_generator.state,
+    }
+    file = io.BytesIO()
+    torch.save(state, file)
+    return base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def put_back(agent: SlowActorDDPG, text: str) -> None:
+    """The agent, new, and the generators go on where `state_of` was taken."""
+    state = torch.load(io.BytesIO(base64.b64decode(text)), weights_only=True)
+    agent.set_parameters(state["parameters"], device="cpu")
+    agent.num_timesteps, agent._episode_num, agent._n_updates = state["counts"]
+    buffer = agent.replay_buffer
+    for name, rows in state["buffer"].items():
+        getattr(buffer, name)[: len(rows)] = rows.numpy()
+    buffer.pos, buffer.full, buffer.baseline = state["at"]
+    torch.set_rng_state(state["torch"])
+    keys, *rest = state["numpy"]
+    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    agent.action_space.np_random.bit_generator.state = state["actions"]
 
 
 class SlowActorDDPG(DDPG):

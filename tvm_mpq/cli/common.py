@@ -132,6 +132,12 @@ def effort_options(command: Command) -> Command:
             help="haq: where bits are taken away to keep a budget: from the last operator on (the paper's), or where "
             "it costs least.",
         ),
+        click.option("--walks", type=click.IntRange(1), help="haq: walks of the agent; default: 600, the paper's."),
+        click.option(
+            "--updates",
+            type=click.IntRange(1),
+            help="freebits: updates of the gates; default: 440, some minutes to an hour.",
+        ),
         click.option(
             "--method-seconds",
             type=click.FloatRange(0, 1e6, min_open=True),

@@ -67,6 +67,8 @@ class BitLearner:
 
         prepared, options, data = self._context.prepared, self._context.options, self._context.data
         offer, settings = self._offer(problem), BitSearchSettings(seed=options.seed)
+        if options.updates is not None:
+            settings = dataclasses.replace(settings, updates=options.updates)
         if not offer.weights:
             return [{}]
         store, key = ResultStore(self._context.db), self._key(offer, settings)

@@ -15,6 +15,7 @@ from tvm_mpq.pipeline.entries import EntryStore
 from tvm_mpq.pipeline.held import HeldImages, HeldRun
 from tvm_mpq.pipeline.options import Options
 from tvm_mpq.pipeline.rounding import Rounder
+from tvm_mpq.pipeline.search_states import states_of
 from tvm_mpq.pipeline.tables import Tables, build_tables, corrected_tables, estimated_losses, plan_of
 from tvm_mpq.report.answers import CompareReport, MethodRow, UniformRow
 from tvm_mpq.select.choose import limits_of
@@ -87,14 +88,16 @@ def _compare(
     rounder = Rounder(context, data)
     builds = context.build_cache(data.sample(0), rounder)
     tables = corrected_tables(context, build_tables(context, data), builds)
-    learner = BitLearner(context, tables.plan)
+    learner, states = BitLearner(context, tables.plan), states_of(context)
     int8 = tables.int8
     entries = contest(
         tables.problem,
         int8.quantity(axis),
         budgets,
         methods,
-        lambda method: options.searcher(method, learner, lambda problem: estimated_losses(context, tables.plan, data)),
+        lambda method: options.searcher(
+            method, learner, lambda problem: estimated_losses(context, tables.plan, data), states
+        ),
         time.perf_counter,
         options.tell,
         quantity=axis,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +10,7 @@ from tvm_mpq.errors import InfeasibleError
 from tvm_mpq.pipeline.context import RunContext
 from tvm_mpq.select.contest import Found
 from tvm_mpq.select.ilp import Solution
-from tvm_mpq.select.methods.search import TracePoint
+from tvm_mpq.select.methods.effort import TracePoint
 from tvm_mpq.select.pricing import price
 from tvm_mpq.select.problem import Limits, Problem
 from tvm_mpq.select.searcher import Searcher
@@ -33,7 +31,9 @@ class EntryStore:
             *(options.seed, options.evaluations, options.method_seconds, options.solver_time_limit_sec),
             *(options.pin_ends, options.cut, options.free_bits, options.regulariser),
         )
-        parts = (VERSION, context.prepared.loaded.fingerprint, context.data.fingerprint, problem, settings)
+        said = {"walks": options.walks, "updates": options.updates}  # what was found before they could be said is known
+        later = tuple((name, value) for name, value in said.items() if value is not None)
+        parts = (VERSION, context.prepared.loaded.fingerprint, context.data.fingerprint, problem, settings + later)
         self._problem, self._store = problem, ResultStore(context.db)
         self._key = hashlib.sha256(repr(parts).encode()).hexdigest()
 
@@ -57,10 +57,7 @@ class EntryStore:
             cost = price(self._problem, told["choices"], told["formats"])
             rest = {name: told[name] for name in _TOLD}
             solution = Solution.priced(told["choices"], told["formats"], cost, told["goal"], **rest)
-        trace = tuple(
-            TracePoint(int(point[0]), *(math.inf if x is None else float(x) for x in point[1:]))
-            for point in row["trace"]
-        )
+        trace = tuple(TracePoint.of(point) for point in row["trace"])
         return Found(method, row["share"], solution, row["reason"], None, None, row["seconds"], trace)
 
 
@@ -98,11 +95,10 @@ def _row(found: Found) -> dict[str, Any]:
     told = None
     if solution is not None:
         told = {name: getattr(solution, name) for name in ("choices", "formats", "goal", *_TOLD)}
-    trace = [[x if math.isfinite(x) else None for x in dataclasses.astuple(point)] for point in found.trace]
     return {
         "share": found.share,
         "reason": found.reason,
         "seconds": found.seconds,
         "solution": told,
-        "trace": trace,
+        "trace": [point.row() for point in found.trace],
     }

@@ -16,10 +16,11 @@ from tvm_mpq.errors import InvalidValueError, MissingDependencyError, OutputErro
 from tvm_mpq.kernels import OFFERED
 from tvm_mpq.report.contract import OptimizeReport
 from tvm_mpq.schema import Budget, Precision, Progress
+from tvm_mpq.select.methods.effort import Effort
 from tvm_mpq.select.methods.estimated import EstimateLosses
 from tvm_mpq.select.methods.haq import LAST, Haq, Learn
 from tvm_mpq.select.methods.learned_bits import LearnBits
-from tvm_mpq.select.methods.search import Effort
+from tvm_mpq.select.methods.memory import Memories
 from tvm_mpq.select.methods.table import ILP, searcher_for
 from tvm_mpq.select.problem import Problem
 from tvm_mpq.select.searcher import Searcher
@@ -83,8 +84,10 @@ class Options:
     method_seconds: float | None = None  # after which such a method ends
     pin_ends: bool = False  # amed and haq hold first and last operator at 8 bits
     cut: str = LAST  # where haq takes bits away to keep a budget: from the last operator on, or where it is `cheapest`
+    walks: int | None = None  # of haq's agent; None = as many as the paper's
     free_bits: bool = False  # the free-bits step after the method
     regulariser: str = BIT_OPERATIONS  # what freebits pays for while it learns: bit operations, or the tables' latency
+    updates: int | None = None  # of freebits' gates; None = its default
     command: str = ""  # that asks for this, for a report that says how to repeat it
     progress: Progress | None = None
     say: Callable[[str], None] | None = None
@@ -103,7 +106,7 @@ class Options:
             raise InvalidValueError(f"judge must be one of {', '.join(JUDGES)} (got {self.judge!r})")
         if self.judge == "eval" and self.eval_data is None:
             raise InvalidValueError("judge 'eval' needs evaluation data to judge on: give them with --eval")
-        counts = ("batch", "threads", "workers")
+        counts = ("batch", "threads", "workers", "walks", "updates")
         for name in (*counts, *(f"{work}_samples" for work in ("calibration", "sensitivity", "rounding", "check"))):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -173,12 +176,17 @@ class Options:
         return OFFERED if self.simulator is None else SIMULATED_OFFERED
 
     def searcher(
-        self, method: str | None = None, bits: LearnBits | None = None, losses: EstimateLosses | None = None
+        self,
+        method: str | None = None,
+        bits: LearnBits | None = None,
+        losses: EstimateLosses | None = None,
+        memories: Memories | None = None,
     ) -> Searcher:
         """A new searcher of the method named, or of the one that was asked for.
 
         bits: what learns them for `freebits`, from the network and data of a run; without it that one cannot search.
-        losses: what estimates those of `ohq`; without it, the tables' losses are taken for estimates.
+        losses: what estimates those of `ohq`; without it, the tables' losses are taken for estimates. memories: where
+        searches that take long keep their states.
 
         Raises
         ------
@@ -190,10 +198,11 @@ class Options:
         method = method or self.method
         return searcher_for(
             method,
-            Effort(self.seed, self.evaluations, self.method_seconds, time.monotonic, self.progress),
+            Effort(self.seed, self.evaluations, self.method_seconds, time.monotonic, self.progress, memories),
             time_limit_sec=self.solver_time_limit_sec,
             pin_ends=self.pin_ends,
             cut=self.cut,
+            walks=self.walks,
             free_bits=self.free_bits,
             learn=_agent() if method == Haq.name else None,
             bits=bits or _nothing_learned,

@@ -12,6 +12,7 @@ from tvm_mpq.pipeline.entries import EntryStore, RememberingSearcher
 from tvm_mpq.pipeline.front import front_point
 from tvm_mpq.pipeline.options import Options, check_output
 from tvm_mpq.pipeline.rounding import Rounder
+from tvm_mpq.pipeline.search_states import states_of
 from tvm_mpq.pipeline.tables import Tables, build_tables, corrected_tables, plan_of
 from tvm_mpq.report.answers import SearchReport
 from tvm_mpq.select.choose import limits_of
@@ -50,7 +51,9 @@ def _search(context: RunContext, options: Options, points: int, axis: str, folde
     limits = limits_of(options.budget, tables.int8.latency_us)
     given = uniform_plans(tables.problem)
     searcher = RememberingSearcher(
-        EntryStore(context, tables.problem), options.method, options.searcher(bits=BitLearner(context, tables.plan))
+        EntryStore(context, tables.problem),
+        options.method,
+        options.searcher(bits=BitLearner(context, tables.plan), memories=states_of(context)),
     )
     found = front(tables.problem, axis, points, limits=limits, searcher=searcher, given=given)
     saved = {} if folder is None else _saved(context, tables, found, folder)

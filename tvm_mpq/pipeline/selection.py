@@ -16,6 +16,7 @@ from tvm_mpq.pipeline.context import RunContext
 from tvm_mpq.pipeline.finetune import Finetuner
 from tvm_mpq.pipeline.judgement import warning
 from tvm_mpq.pipeline.rounding import Rounder
+from tvm_mpq.pipeline.search_states import states_of
 from tvm_mpq.pipeline.tables import Tables, measure_chosen_predictions, plan_of
 from tvm_mpq.schema import Budget, Plan
 from tvm_mpq.select.bolder import fastest_learned
@@ -102,7 +103,7 @@ class Selector:
             budget,
             tables.int8,
             evaluate,
-            searcher=options.searcher(bits=BitLearner(self._context, tables.plan)),
+            searcher=options.searcher(bits=BitLearner(self._context, tables.plan), memories=states_of(self._context)),
             latency_share=latency_share,
             progress=options.progress,
         )

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from tvm_mpq.errors import InfeasibleError
 from tvm_mpq.select.ilp import Solution, relative_gap
+from tvm_mpq.select.methods.effort import TracePoint
 from tvm_mpq.select.methods.free_bits import FreeBits
-from tvm_mpq.select.methods.search import PlanSearcher, TracePoint
+from tvm_mpq.select.methods.search import PlanSearcher
 from tvm_mpq.select.methods.table import ILP
 from tvm_mpq.select.problem import Limits, Problem
 from tvm_mpq.select.searcher import Searcher

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 from collections.abc import Sequence
+from typing import Any
 
 from tvm_mpq.schema import Precision, Workload
 from tvm_mpq.select.methods.haq import LayerWalk
@@ -61,3 +63,43 @@ def learnt(problem: Problem) -> list[dict[str, Precision]]:
     names = weighted(problem)
     everywhere = [dict.fromkeys(names, Precision(w, a)) for w, a in ((8, 8), (4, 8), (4, 4), (2, 4))]
     return [{**bits, **dict.fromkeys(names[::2], Precision(4, 4))} for bits in everywhere] + everywhere
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+class Killing:
+    """Implements `Memories`, as JSON in a dictionary, and ends the process behind so many saves (-1: never).
+
+    resumed: walks, or steps of a chain, that the state taken up last had behind it.
+    """
+
+    def __init__(self, saves: int) -> None:
+        self.saves, self.resumed = saves, 0
+        self.states: dict[str, str] = {}
+
+    def __call__(self, search: str) -> _KillingMemory:
+        return _KillingMemory(self, search)
+
+
+class _KillingMemory:
+    def __init__(self, all_of_them: Killing, search: str) -> None:
+        self._all, self._search = all_of_them, search
+
+    def load(self) -> dict[str, Any] | None:
+        text = self._all.states.get(self._search)
+        if text is None:
+            return None
+        state: dict[str, Any] = json.loads(text)
+        self._all.resumed = state["method"].get("begun", state["method"].get("steps"))
+        return state
+
+    def save(self, state: dict[str, Any]) -> None:
+        self._all.states[self._search] = json.dumps(state, allow_nan=False)
+        self._all.saves -= 1
+        if self._all.saves == 0:
+            raise Killed
+
+    def forget(self) -> None:
+        self._all.states.pop(self._search, None)

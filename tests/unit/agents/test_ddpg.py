@@ -6,12 +6,13 @@ import tempfile
 import numpy as np
 import pytest
 
-from mpq_testing.walks import chain, draw, least_loss
+from mpq_testing.walks import Killed, Killing, chain, draw, least_loss
 from tvm_mpq.select.evaluate import cost, uniform
 from tvm_mpq.select.methods.completion import Completion
+from tvm_mpq.select.methods.effort import Effort
 from tvm_mpq.select.methods.haq import Haq, LayerWalk, from_the_last
 from tvm_mpq.select.methods.offered_bits import OfferedBits
-from tvm_mpq.select.methods.search import Effort, PlanSearcher, Search
+from tvm_mpq.select.methods.search import PlanSearcher, Search
 from tvm_mpq.select.problem import Limits
 
 pytest.importorskip("stable_baselines3", reason="needs the extra rl")
@@ -116,7 +117,7 @@ def test_the_last_walk_is_the_policys_own(walk):
     taken = []
 
     class Watched:
-        episodes, steps = walk.episodes, walk.steps
+        episodes, steps, recalled, keep = walk.episodes, walk.steps, walk.recalled, walk.keep
 
         def begin(self):
             taken.append([])
@@ -153,6 +154,29 @@ def test_the_same_seed_walks_the_same_way():
         runs.append((searcher.best(problem, limits, "loss"), searcher.trace))
     assert runs[0] == runs[1]
     assert runs[0][1] != runs[2][1]
+
+
+@pytest.mark.parametrize("saves", [1, 2, 3])
+def test_walks_that_were_ended_go_on_as_if_they_had_not_been(saves, monkeypatch):
+    """Killed after 10 (nothing learned yet), 20 or 30 of 36 walks: every later reward is the same."""
+    monkeypatch.setattr(ddpg, "SAVED_EVERY", 10)
+    agents, made = [], ddpg.agent_for
+    monkeypatch.setattr(ddpg, "agent_for", lambda *given: agents.append(made(*given)) or agents[-1])
+    problem, limits = limited()
+    memories, outcome = Killing(saves), []
+    for kept in (None, memories):
+        searcher = PlanSearcher(Haq(ddpg.learn, episodes=36), Effort(3, memories=kept))
+        if kept is not None:
+            with pytest.raises(Killed):
+                searcher.best(problem, limits, "loss")
+            memories.saves = -1
+            random.seed(9), np.random.seed(9), torch.manual_seed(9)  # noqa: NPY002  another process
+            searcher = PlanSearcher(Haq(ddpg.learn, episodes=36), Effort(3, memories=kept))
+        outcome.append((searcher.best(problem, limits, "loss"), searcher.trace))
+    assert len(outcome[0][1]) == 36 and outcome[0] == outcome[1]
+    assert memories.resumed == 10 * saves and memories.states == {}
+    learned = [agent.actor.state_dict() for agent in (agents[0], agents[-1])]
+    assert all(torch.equal(learned[0][name], learned[1][name]) for name in learned[0])
 
 
 @pytest.mark.parametrize("cut", ["last", "cheapest"])

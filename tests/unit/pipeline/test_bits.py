@@ -70,6 +70,11 @@ def test_budgets_are_kept_and_bits_learned_once(model: Path) -> None:
     search(options(model, again, regulariser="latency"), points=2, axis="latency")
     assert again.count("learning bits") == 1
 
+    told: list[int] = []
+    fewer = options(model, again, updates=3, progress=lambda d, of, what: told.append(of))
+    search(fewer, points=2, axis="latency")
+    assert again.count("learning bits") == 2 and 3 in told
+
 
 def test_what_is_missing_is_said_in_one_line(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="method freebits needs data of the network's own kind; give them with --data"):

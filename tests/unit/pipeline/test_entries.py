@@ -14,7 +14,7 @@ from tvm_mpq.errors import InfeasibleError
 from tvm_mpq.pipeline.entries import EntryStore, RememberingSearcher
 from tvm_mpq.pipeline.options import Options
 from tvm_mpq.select.contest import Found
-from tvm_mpq.select.methods.search import TracePoint
+from tvm_mpq.select.methods.effort import TracePoint
 from tvm_mpq.select.problem import Limits
 from tvm_mpq.select.searcher import IntegerProgram
 from tvm_mpq.tuning.database.latencies import LatencyDatabase
@@ -64,6 +64,8 @@ def test_what_was_found_comes_back_as_it_was(tmp_path: Path) -> None:
         {"free_bits": True},
         {"regulariser": "latency"},
         {"pin_ends": True},
+        {"walks": 20},
+        {"updates": 20},
     ],
 )
 def test_another_search_is_made(tmp_path: Path, other: dict[str, Any]) -> None:

@@ -85,6 +85,9 @@ def test_methods() -> None:
         Options("model.onnx", method="best")
     with pytest.raises(InvalidValueError, match=r"evaluations must be 1 or more \(got 0\)"):
         Options("model.onnx", evaluations=0)
+    for name in ("walks", "updates"):
+        with pytest.raises(InvalidValueError, match=rf"{name} must be 1 or more \(got 0\)"):
+            Options("model.onnx", **{name: 0})  # type: ignore[arg-type]
     with pytest.raises(InvalidValueError, match="seconds of a search must be above 0"):
         mpq.search("nowhere.onnx", method="amed", method_seconds=0.0)
 

@@ -15,7 +15,7 @@ from tvm_mpq.schema import Budget
 from tvm_mpq.select.choose import TOP_K, choose, limits_of
 from tvm_mpq.select.evaluate import cost, uniform
 from tvm_mpq.select.ilp import Solution
-from tvm_mpq.select.methods.search import Effort
+from tvm_mpq.select.methods.effort import Effort
 from tvm_mpq.select.methods.table import METHODS, searcher_for
 from tvm_mpq.select.paired import exact
 from tvm_mpq.select.problem import Choice, Limits, Operator, Problem, Tensor

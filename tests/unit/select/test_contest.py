@@ -7,7 +7,7 @@ import pytest
 from mpq_testing.walks import draw, learnt, misjudged
 from tvm_mpq.select.contest import PROVEN_EMPTY, contest
 from tvm_mpq.select.evaluate import cost, uniform
-from tvm_mpq.select.methods.search import Effort
+from tvm_mpq.select.methods.effort import Effort
 from tvm_mpq.select.methods.table import METHODS, searcher_for
 
 

@@ -21,7 +21,8 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from tvm_mpq.select.methods.completion import Completed
-from tvm_mpq.select.methods.search import Search, TracePoint
+from tvm_mpq.select.methods.effort import TracePoint
+from tvm_mpq.select.methods.search import Search
 from tvm_mpq.select.methods.starts import alone, ends_held, uniforms
 from tvm_mpq.select.uniforms import ENDS
 
@@ -36,6 +37,9 @@ MOVED = (0.5, 0.3, 0.2)
 """Probabilities of moving 1, 2 and 3 operators."""
 
 TRACE_POINTS = 100
+
+SAVED_EVERY = 10
+"""Points of the trace between two saved states."""
 
 _PROBES = 64
 _DRAWN = 1000  # random plans to begin with, at most, where no uniform one can be built
@@ -55,28 +59,34 @@ class Amed:
         penalties: tuple[float, float] = PENALTIES,
     ) -> None:
         self._pin_ends, self._temperatures, self._penalties = pin_ends, temperatures, penalties
+        self.settings = pin_ends, temperatures, penalties
 
     def explore(self, search: Search) -> None:
-        plan = self._start(search)
+        state = search.recalled()
+        plan = self._start(search) if state is None else search.completion.complete(tuple(state["plan"]))
         if plan is None or not self.movable(search):
             return
+        scale, widest = self._scale(search, plan) if state is None else (state["scale"], state["widest"])
+        done, accepted = (0, 0) if state is None else (state["steps"], state["accepted"])
         every = max(1, search.most // TRACE_POINTS)
-        chain = self.chain(search, plan, *self._scale(search, plan))
-        for steps, (_, score, accepted) in enumerate(chain, 1):
+        chain = self.chain(search, plan, scale, widest, accepted)
+        for steps, (plan, score, accepted) in enumerate(chain, done + 1):
             if steps % every == 0:
                 point = TracePoint(search.evaluations, score, search.best, accepted / steps)
                 search.trace.append(point)
+            if steps % (SAVED_EVERY * every) == 0:
+                here = {"plan": plan.labels, "steps": steps, "accepted": accepted}
+                search.keep({**here, "scale": scale, "widest": widest})
 
     def chain(
-        self, search: Search, plan: Completed, scale: float, widest: float = 1.0
+        self, search: Search, plan: Completed, scale: float, widest: float = 1.0, accepted: int = 0
     ) -> Iterator[tuple[Completed, float, int]]:
         """The chain: (state, its score, proposals accepted so far) after each step.
 
-        widest: the largest single step, in units of `scale`.
+        widest: the largest single step, in units of `scale`. accepted: before the first step.
         """
         movable, rng = self.movable(search), search.rng
         penalties = self._penalties[0], self._penalties[1] * widest
-        accepted = 0
         while True:
             temperature = _between(self._temperatures, search.done)
             penalty = _between(penalties, search.done)

@@ -14,7 +14,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from tvm_mpq.schema import Precision
 from tvm_mpq.select.ilp import Solution
 from tvm_mpq.select.methods.completion import Completed, Completion
-from tvm_mpq.select.methods.search import PlanSearcher, TracePoint, excess, solution_of
+from tvm_mpq.select.methods.effort import TracePoint
+from tvm_mpq.select.methods.search import PlanSearcher, excess, solution_of
 from tvm_mpq.select.problem import Choice, Limits, Problem
 from tvm_mpq.select.searcher import Searcher
 

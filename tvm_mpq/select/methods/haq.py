@@ -23,9 +23,10 @@ from typing import ClassVar
 from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.schema import Conv2dWorkload
 from tvm_mpq.select.methods.completion import ChoiceIndices, Completed
+from tvm_mpq.select.methods.effort import TracePoint
 from tvm_mpq.select.methods.greedy import Greedy
 from tvm_mpq.select.methods.offered_bits import OfferedBits, meant
-from tvm_mpq.select.methods.search import Search, TracePoint
+from tvm_mpq.select.methods.search import Search
 from tvm_mpq.select.methods.starts import ends_held
 from tvm_mpq.select.problem import Operator
 
@@ -110,6 +111,18 @@ class LayerWalk:
         """Actions of one walk."""
         return 2 * len(self._order)
 
+    def keep(self, agent: str) -> None:
+        """Save where the walks stand, between two of them: when the next one has begun. agent: the learner's state."""
+        self._search.keep({"begun": self._begun - 1, "uncut": self._uncut, "agent": agent})
+
+    def recalled(self) -> str | None:
+        """Go back to where the walks were saved, and return the agent's state; None where nothing was saved."""
+        state = self._search.recalled()
+        if state is None:
+            return None
+        self._begun, self._uncut = state["begun"], state["uncut"]
+        return str(state["agent"])
+
     def begin(self) -> State:
         """The first operator's state."""
         self._search.told = (self._begun, self.episodes)
@@ -175,6 +188,7 @@ class Haq:
 
     def __init__(self, learn: Learn, *, cut: str = LAST, pin_ends: bool = False, episodes: int = EPISODES) -> None:
         self._learn, self._cut, self._pin_ends, self._episodes = learn, checked_cut(cut), pin_ends, episodes
+        self.settings = cut, pin_ends, episodes
 
     def explore(self, search: Search) -> None:
         offered = [OfferedBits(choices) for choices in search.completion.choices]

@@ -10,13 +10,13 @@ import contextlib
 import math
 import random
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from tvm_mpq.errors import InfeasibleError, InvalidValueError
-from tvm_mpq.schema import Progress
 from tvm_mpq.select.ilp import THEN, Solution
 from tvm_mpq.select.methods.completion import ChoiceIndices, Completed, Completion
+from tvm_mpq.select.methods.effort import Effort, TracePoint
+from tvm_mpq.select.methods.memory import Memory, Resumable
 from tvm_mpq.select.model import LIMIT_TOLERANCE
 from tvm_mpq.select.pricing import price, total
 from tvm_mpq.select.problem import QUANTITIES, Limits, Problem
@@ -24,46 +24,10 @@ from tvm_mpq.select.problem import QUANTITIES, Limits, Problem
 HEURISTIC = "heuristic"
 """`Solution.status` of a plan that nothing is proven of but that it exists."""
 
+STATE_VERSION = 1
+"""Of saved states: raise it when they mean something else, or when a method goes on otherwise than it did."""
+
 _HEARD_EVERY = 256  # evaluations between two looks at the clock
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How much a method may do. None = its own default; whichever ends first ends the search.
-
-    seed: equal seeds give equal plans, as long as seconds do not end the search. evaluations: plans priced. seconds: by
-    `clock`, which is needed for them.
-
-    Raises
-    ------
-    InvalidValueError
-        For evaluations or seconds that are not above 0, or seconds without a clock.
-    """
-
-    seed: int = 0
-    evaluations: int | None = None
-    seconds: float | None = None
-    clock: Callable[[], float] | None = None
-    progress: Progress | None = None
-
-    def __post_init__(self) -> None:
-        if self.evaluations is not None and self.evaluations < 1:
-            raise InvalidValueError(f"evaluations must be 1 or more (got {self.evaluations})")
-        if self.seconds is not None and not self.seconds > 0:
-            raise InvalidValueError(f"seconds of a search must be above 0 (got {self.seconds:g})")
-        if self.seconds is not None and self.clock is None:
-            raise InvalidValueError("a search limited in seconds needs a clock (got None)")
-
-
-@dataclass(frozen=True)
-class TracePoint:
-    """Where a method that draws stood. score: of the present plan, of `haq` its reward; best: least objective within
-    the limits by then; acceptance: share of proposals taken by then, of `haq` of walks that no limit had to cut."""
-
-    evaluations: int
-    score: float
-    best: float
-    acceptance: float
 
 
 def excess(plan: Completed, limits: Iterable[tuple[str, float]]) -> float:
@@ -114,6 +78,7 @@ class Search:
         default_evaluations: int,
         keep: Callable[[Completed], object],
         count: int,
+        memory: Memory | None = None,
     ) -> None:
         self.completion, self.objective = completion, objective
         self.rng = random.Random(effort.seed)
@@ -132,6 +97,7 @@ class Search:
         self._began = effort.clock() if effort.clock else 0.0
         self._kept: dict[object, tuple[tuple[float, ...], Completed]] = {}
         self._keep, self._count = keep, count
+        self._memory = memory
 
     @property
     def done(self) -> float:
@@ -179,6 +145,39 @@ class Search:
     def usage(self, plan: Completed) -> float:
         """Sum over the limits of the share of each that the plan takes."""
         return math.fsum(total(plan, quantity) / (abs(limit) or 1.0) for quantity, limit in self._limits)
+
+    def keep(self, state: dict[str, Any]) -> None:
+        """Save where the search stands, and the method's own state (JSON values) with it."""
+        if self._memory is None:
+            return
+        generator = self.rng.getstate()
+        here = {
+            "evaluations": self.evaluations,
+            "nearest": self.nearest if math.isfinite(self.nearest) else None,
+            "trace": [point.row() for point in self.trace],
+            "kept": [plan.labels for _, plan in self._kept.values()],
+            "random": [generator[0], list(generator[1]), generator[2]],
+            "seconds": self.seconds,
+        }
+        self._memory.save({"search": here, "method": state})
+
+    def recalled(self) -> dict[str, Any] | None:
+        """Go back to where the search was saved; returns the method's own state, or None where nothing was saved."""
+        saved = None if self._memory is None else self._memory.load()
+        if saved is None:
+            return None
+        here, state = saved["search"], saved["method"]
+        self.evaluations = here["evaluations"]
+        self.nearest = math.inf if here["nearest"] is None else here["nearest"]
+        self.trace = [TracePoint.of(row) for row in here["trace"]]
+        for labels in here["kept"]:
+            plan = self.completion.complete(tuple(labels))
+            assert plan is not None, "it was within the limits"
+            self._remember(plan)
+        version, numbers, gauss = here["random"]
+        self.rng.setstate((version, tuple(numbers), gauss))
+        self._began -= here["seconds"]
+        return dict(state)
 
     def found(self) -> list[Completed]:
         """The best plans within the limits, best first, as many as are wanted."""
@@ -263,6 +262,7 @@ class PlanSearcher:
             self._completion = Completion(problem)
         completion = self._completion
         distinct = [i for i, name in enumerate(completion.names) if name in among]
+        memory = self._memory_of((problem, limits, objective, then, count, distinct))
         search = Search(
             completion,
             limits,
@@ -272,10 +272,13 @@ class PlanSearcher:
             self._method.evaluations,
             lambda plan: tuple(plan.labels[i] for i in distinct),
             count,
+            memory,
         )
         with contextlib.suppress(SpentError):
             self._method.explore(search)
         self.trace = search.trace
+        if memory is not None:
+            memory.forget()
         found = search.found()
         if not found:
             raise InfeasibleError(self._nothing(search))
@@ -286,6 +289,14 @@ class PlanSearcher:
             )
             for plan in found
         ]
+
+    def _memory_of(self, asked: tuple[object, ...]) -> Memory | None:
+        """The memory of what is asked for, of a method that has one."""
+        method, effort = self._method, self._effort
+        if effort.memories is None or not isinstance(method, Resumable):
+            return None
+        parts = STATE_VERSION, self._method.name, method.settings, effort.seed, effort.evaluations, asked
+        return effort.memories(repr(parts))
 
     def _nothing(self, search: Search) -> str:
         text = f"{self._method.name} found no plan within the limits among {search.evaluations} it looked at"

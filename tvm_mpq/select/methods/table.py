@@ -5,13 +5,14 @@ from __future__ import annotations
 from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.select.ilp import DEFAULT_TIME_LIMIT_SEC
 from tvm_mpq.select.methods.amed import Amed
+from tvm_mpq.select.methods.effort import Effort
 from tvm_mpq.select.methods.estimated import Estimated, EstimateLosses
 from tvm_mpq.select.methods.free_bits import FreeBits
 from tvm_mpq.select.methods.greedy import Greedy
-from tvm_mpq.select.methods.haq import LAST, Haq, Learn, checked_cut
+from tvm_mpq.select.methods.haq import EPISODES, LAST, Haq, Learn, checked_cut
 from tvm_mpq.select.methods.learned_bits import LearnBits, LearnedBits
 from tvm_mpq.select.methods.random_plans import RandomPlans
-from tvm_mpq.select.methods.search import Effort, Method, PlanSearcher
+from tvm_mpq.select.methods.search import Method, PlanSearcher
 from tvm_mpq.select.methods.uniform_plans import UniformPlans
 from tvm_mpq.select.searcher import IntegerProgram, Searcher
 
@@ -31,6 +32,7 @@ def searcher_for(
     time_limit_sec: float = DEFAULT_TIME_LIMIT_SEC,
     pin_ends: bool = False,
     cut: str = LAST,
+    walks: int | None = None,
     free_bits: bool = False,
     learn: Learn | None = None,
     bits: LearnBits | None = None,
@@ -39,9 +41,10 @@ def searcher_for(
     """The searcher of a method's name.
 
     time_limit_sec: of the solver, for each solution. pin_ends: `amed` and `haq` hold first and last operator at
-    8 bits. cut: how `haq` comes within the limits. learn: the agent of `haq`, needed there and nowhere else.
-    free_bits: the free-bits step after it. bits: what learns those that `freebits` begins with, needed there alone.
-    losses: what estimates those that `ohq` goes by; None = those of the problem are estimates already.
+    8 bits. cut: how `haq` comes within the limits. walks: of its agent; None = as many as the paper's. learn: that
+    agent, needed there and nowhere else. free_bits: the free-bits step after it. bits: what learns those that
+    `freebits` begins with, needed there alone. losses: what estimates those that `ohq` goes by; None = those of the
+    problem are estimates already.
 
     Raises
     ------
@@ -59,7 +62,7 @@ def searcher_for(
     elif method == Haq.name:
         if learn is None:
             raise InvalidValueError("method haq needs an agent that learns (got None)")
-        found = PlanSearcher(Haq(learn, cut=cut, pin_ends=pin_ends), effort)
+        found = PlanSearcher(Haq(learn, cut=cut, pin_ends=pin_ends, episodes=walks or EPISODES), effort)
     elif method == LearnedBits.name:
         if bits is None:
             raise InvalidValueError(f"method {method} needs what learns bits from the network and data (got None)")

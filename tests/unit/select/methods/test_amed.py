@@ -1,16 +1,18 @@
 """The chain: what it samples, what it never enters, what it tells."""
 
 import itertools
+import json
 import math
 from collections import Counter
 
 import pytest
 
-from mpq_testing.walks import chain
+from mpq_testing.walks import Killed, Killing, chain
 from tvm_mpq.select.evaluate import cost, uniform
 from tvm_mpq.select.methods.amed import Amed
 from tvm_mpq.select.methods.completion import Completion
-from tvm_mpq.select.methods.search import Effort, PlanSearcher, Search
+from tvm_mpq.select.methods.effort import Effort
+from tvm_mpq.select.methods.search import PlanSearcher, Search
 from tvm_mpq.select.problem import Choice, Limits, Operator, Problem, Tensor
 
 
@@ -102,6 +104,55 @@ def test_the_trace_tells_how_it_went(network):
     assert best == sorted(best, reverse=True) and best[-1] == found.loss and 50 < len(best) <= 100
     acceptance = [point.acceptance for point in searcher.trace]
     assert acceptance[0] > acceptance[-1] > 0  # it cools
+
+
+@pytest.mark.parametrize("saves", [1, 4])
+def test_a_chain_that_was_ended_goes_on_as_if_it_had_not_been(network, saves):
+    problem = network(6)
+    limits = Limits(latency_us=0.7 * cost(problem, uniform(problem, "w8a8")).latency_us)
+    names, memories = ["conv0", "conv3"], Killing(saves)
+    whole = PlanSearcher(Amed(), Effort(5, 2000))
+    expected = whole.several(problem, limits, 4, "loss", names)
+    with pytest.raises(Killed):
+        PlanSearcher(Amed(), Effort(5, 2000, memories=memories)).several(problem, limits, 4, "loss", names)
+    assert len(memories.states) == 1
+    again = PlanSearcher(Amed(), Effort(5, 2000, memories=memories))
+    assert again.several(problem, limits, 4, "loss", names) == expected
+    assert again.trace == whole.trace
+    assert memories.resumed == 200 * saves and memories.states == {}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda memories, problem, limits: (Amed(), Effort(1, 400, memories=memories), problem, limits),
+        lambda memories, problem, limits: (Amed(), Effort(0, 401, memories=memories), problem, limits),
+        lambda memories, problem, limits: (Amed(pin_ends=True), Effort(0, 400, memories=memories), problem, limits),
+        lambda memories, problem, limits: (Amed(), Effort(0, 400, memories=memories), problem, Limits()),
+        lambda memories, problem, limits: (Amed(), Effort(0, 400, memories=memories), chain(*[(1.0, 2.0)] * 6), limits),
+    ],
+)
+def test_no_other_search_goes_on_from_it(network, other):
+    problem, limits = network(6), Limits(latency_us=1e6)
+    memories = Killing(1)
+    with pytest.raises(Killed):
+        PlanSearcher(Amed(), Effort(0, 400, memories=memories)).best(problem, limits, "loss")
+    (state,) = memories.states
+    method, effort, *asked = other(memories, problem, limits)
+    PlanSearcher(method, effort).best(*asked, "loss")
+    assert list(memories.states) == [state] and memories.resumed == 0
+
+
+def test_seconds_spent_before_count():
+    """Ended after 6 ticks of a clock, of 10: 4 are left."""
+    problem, memories, ticks = chain(*[(1.0, 1.0)] * 6), Killing(1), itertools.count()
+    effort = Effort(0, 10**4, 40.0, lambda: float(next(ticks)), memories=memories)
+    with pytest.raises(Killed):
+        PlanSearcher(Amed(), effort).best(problem, Limits(), "loss")
+    spent = json.loads(next(iter(memories.states.values())))["search"]["seconds"]
+    first = next(ticks)
+    PlanSearcher(Amed(), effort).best(problem, Limits(), "loss")
+    assert 4 < spent < 10 and next(ticks) - first <= 40 - spent + 4
 
 
 def test_a_network_without_a_choice():

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from tvm_mpq.errors import InfeasibleError
 from tvm_mpq.schema import Precision
 from tvm_mpq.select.evaluate import cost
+from tvm_mpq.select.methods.effort import Effort
 from tvm_mpq.select.methods.free_bits import raised
-from tvm_mpq.select.methods.search import Effort
 from tvm_mpq.select.methods.table import searcher_for
 from tvm_mpq.select.problem import Choice, Limits, Operator, Problem, Tensor
 from tvm_mpq.select.uniforms import weighted

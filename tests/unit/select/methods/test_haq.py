@@ -12,9 +12,10 @@ from tvm_mpq.errors import InfeasibleError, InvalidValueError
 from tvm_mpq.schema import Conv2dWorkload
 from tvm_mpq.select.evaluate import cost, uniform
 from tvm_mpq.select.methods.completion import Completion
+from tvm_mpq.select.methods.effort import Effort
 from tvm_mpq.select.methods.haq import CUTS, STATE_SIZE, Haq, LayerWalk, cheapest, from_the_last
 from tvm_mpq.select.methods.offered_bits import OfferedBits, meant
-from tvm_mpq.select.methods.search import Effort, PlanSearcher, Search
+from tvm_mpq.select.methods.search import PlanSearcher, Search
 from tvm_mpq.select.problem import Choice, Limits
 
 

@@ -5,8 +5,8 @@ import pytest
 from tvm_mpq.errors import InfeasibleError
 from tvm_mpq.schema import Precision
 from tvm_mpq.select.evaluate import cost
+from tvm_mpq.select.methods.effort import Effort
 from tvm_mpq.select.methods.learned_bits import runnable
-from tvm_mpq.select.methods.search import Effort
 from tvm_mpq.select.methods.table import searcher_for
 from tvm_mpq.select.problem import Choice, Limits, Operator, Problem, Tensor
 from tvm_mpq.select.uniforms import weighted

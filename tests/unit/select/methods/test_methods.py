@@ -11,7 +11,8 @@ from mpq_testing.walks import draw, learnt, misjudged
 from tvm_mpq.errors import InfeasibleError, InvalidValueError
 from tvm_mpq.select.evaluate import cost, uniform
 from tvm_mpq.select.methods import table
-from tvm_mpq.select.methods.search import HEURISTIC, Effort
+from tvm_mpq.select.methods.effort import Effort
+from tvm_mpq.select.methods.search import HEURISTIC
 from tvm_mpq.select.methods.table import METHODS
 from tvm_mpq.select.problem import Limits
 
@@ -130,6 +131,15 @@ def test_progress_is_told(limited):
     effort = Effort(evaluations=600, progress=lambda *told: heard.append(told))
     searcher_for("random", effort).best(problem, limits, "loss")
     assert heard == [(0, 600, "searching plans"), (256, 600, "searching plans"), (512, 600, "searching plans")]
+
+
+def test_walks_are_as_many_as_asked_for_or_as_the_papers(limited):
+    problem, limits = limited
+    asked = []
+    for walks in (7, None):
+        learn = lambda walk, seed: asked.append(walk.episodes)  # noqa: E731
+        table.searcher_for("haq", Effort(), walks=walks, learn=learn).best(problem, limits, "loss")
+    assert asked == [7, 600]
 
 
 @pytest.mark.parametrize("make, text", [
