@@ -1,7 +1,8 @@
-"""exp, erf, tanh and sigmoid of float32 as polynomials inside TIR: `T.exp(x)` -> arithmetic that LLVM vectorizes.
+"""exp, log, sin, cos, erf, tanh and sigmoid of float32 as arithmetic inside TIR, which LLVM vectorizes.
 
 Left as they are, these intrinsics become one library call per element. Relative errors stay below 1e-6 (erf of large
-arguments: below 1e-7 absolute). Other types and other functions are left alone.
+arguments: below 1e-7 absolute), those of exp, log, sin and cos are in `kernels/emit/functions.py`. Other types and
+other functions are left alone.
 """
 
 from __future__ import annotations
@@ -13,20 +14,23 @@ import tvm_ffi
 from tvm import ir, tirx
 from tvm.tirx import PrimFunc
 
-from tvm_mpq.kernels.emit import Value, activations
+from tvm_mpq.kernels.emit import Value, activations, functions
 
 _FLOAT32 = ir.PrimType("float32")
 
 _RULES: dict[str, Callable[[Value, activations.Bind], Value]] = {
-    "tirx.exp": activations.exp,
+    "tirx.cos": functions.cos,
+    "tirx.exp": functions.exp,
     "tirx.erf": activations.erf,
+    "tirx.log": functions.log,
+    "tirx.sin": functions.sin,
     "tirx.tanh": activations.tanh,
     "tirx.sigmoid": activations.sigmoid,
 }
 
 
 def replace_math_calls(func: PrimFunc) -> PrimFunc:
-    """A new function whose float32 exp, erf, tanh and sigmoid are arithmetic; the caller's stays as it is."""
+    """A new function whose float32 exp, log, sines and the like are arithmetic; the caller's stays as it is."""
     return tvm_ffi.structural_map(func, (ir.Call, _replaced))
 
 
@@ -37,8 +41,8 @@ def _replaced(call: Any) -> Any:
     bound: list[tuple[Any, Any]] = []
 
     def bind(value: Value) -> Value:
-        bound.append((tirx.Var("v", "float32"), value.expr))
-        return Value(bound[-1][0], "float32")
+        bound.append((tirx.Var("v", value.dtype), value.expr))
+        return Value(bound[-1][0], value.dtype)
 
     result = rule(bind(Value(call.args[0], "float32")), bind).expr
     for variable, expr in reversed(bound):

@@ -56,11 +56,21 @@ def activate(x: Value, activation: str) -> Value:
 
 def exp(x: Value, bind: Bind = let) -> Value:
     """e^x, limited to what float32 can hold: below -87.3 it would be subnormal, above 88.7 infinite."""
-    x = bind(clamp(x, -87.0, 88.0))
+    rest, n = power_of_e(x, -87.0, 88.0, bind)
+    return rest * power_of_two(n)
+
+
+def power_of_e(x: Value, low: float, high: float, bind: Bind) -> tuple[Value, Value]:
+    """A number near 1 and a whole one, e^x = number * 2^whole, x limited to [low, high]. NaN stays in the former."""
+    x = bind(minimum(high, maximum(low, x)))
     n = bind(floor(x * (1.0 / math.log(2.0)) + 0.5))
     r = bind((x - n * _LN2_HIGH) - n * _LN2_LOW)
-    power = ((n.cast("int32") + 127) * (1 << 23)).reinterpret("float32", x.lanes)
-    return (_polynomial(r, _EXP_TAIL) * (r * r) + r + 1.0) * power
+    return polynomial(r, _EXP_TAIL) * (r * r) + r + 1.0, n
+
+
+def power_of_two(n: Value) -> Value:
+    """2^n of whole float32 numbers from -126 to 127."""
+    return ((n.cast("int32") + 127) * (1 << 23)).reinterpret("float32", n.lanes)
 
 
 def sigmoid(x: Value, bind: Bind = let) -> Value:
@@ -73,7 +83,7 @@ def tanh(x: Value, bind: Bind = let) -> Value:
     size = bind(maximum(x, 0.0 - x))
     large = bind(1.0 - 2.0 / (1.0 + exp(size + size, bind)))
     square = bind(x * x)
-    small = x + x * square * _polynomial(square, _TANH_TAIL)
+    small = x + x * square * polynomial(square, _TANH_TAIL)
     return select(size < 0.625, small, _with_sign_of(x, large))
 
 
@@ -81,14 +91,14 @@ def erf(x: Value, bind: Bind = let) -> Value:
     """The error function; its series near zero, where 1 - erfc cancels."""
     size = bind(minimum(maximum(x, 0.0 - x), 9.0))
     t, e = _erfc(size, bind)
-    small = x * _polynomial(bind(x * x), _ERF_SERIES)
+    small = x * polynomial(bind(x * x), _ERF_SERIES)
     return select(size < 0.5, small, _with_sign_of(x, bind(1.0 - t * e)))
 
 
 def _erfc(z: Value, bind: Bind) -> tuple[Value, Value]:
     """Two factors of erfc(z), z >= 0."""
     t = bind(1.0 / (1.0 + z * 0.5))
-    return t, exp(_polynomial(t, _ERFC) - z * z, bind)
+    return t, exp(polynomial(t, _ERFC) - z * z, bind)
 
 
 def _gelu(x: Value) -> Value:
@@ -107,7 +117,8 @@ def _with_sign_of(x: Value, size: Value) -> Value:
     return select(x < 0.0, 0.0 - size, size)
 
 
-def _polynomial(x: Value, coefficients: Sequence[float]) -> Value:
+def polynomial(x: Value, coefficients: Sequence[float]) -> Value:
+    """Of these coefficients, lowest degree first."""
     result = constant(coefficients[-1], "float32", x.lanes)
     for c in reversed(coefficients[:-1]):
         result = result * x + c
