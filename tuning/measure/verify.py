@@ -22,6 +22,7 @@ from tvm_mpq.schema import (
     FLOAT_BITS,
     ActivationWorkload,
     AddWorkload,
+    AttentionWorkload,
     ConcatWorkload,
     Conv2dWorkload,
     ConvertWorkload,
@@ -139,6 +140,7 @@ _SHAPES: dict[type[Workload], Callable[[Any], list[tuple[int, ...]]]] = {
     ConcatWorkload: lambda w: [(w.rows, c) for c in w.channels],
     ActivationWorkload: lambda w: [w.shape],
     CopyWorkload: lambda w: [w.in_shape],
+    AttentionWorkload: lambda w: list(w.sources),
     RecurrentWorkload: lambda w: [w.gates_shape, *([w.state_shape] if w.initial == "given" else [])],
     ConvertWorkload: lambda w: [(w.shape[0], w.shape[3], w.shape[1], w.shape[2]) if w.channels_first else w.shape],
 }

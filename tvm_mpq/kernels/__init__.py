@@ -62,7 +62,7 @@ def candidate_precisions(
         out_bits = FLOAT_BITS if precision.is_float else 8
         request = Request(workload, precision, out_bits, features, threads)
         rows = fitting(request)
-        if rows:
+        if rows and rows[0].offered:
             code = (rows[0].name, precision if same_code else rows[0].variant(request))
             found.setdefault(code, precision)
     return list(found.values())

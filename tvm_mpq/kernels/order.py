@@ -21,6 +21,7 @@ _AVX512 = (
     "qu8_qs8_s32_dwconv2d__avx512vnni",
     "qu8_qs8_s32_conv2d__avx512vnni",
     "qu8_qs8_s32_gconv2d__avx512vnni",
+    "qu8_qu8_s32_attention__avx512vnni",
 )
 _FEWER_PRODUCTS = (
     # Of 256 bits: faster than products of bytes. Tables also where these are AVX-VNNI's, by static analysis.
@@ -35,6 +36,7 @@ _AVX_VNNI = (
     "qu8_qs8_s32_dwconv2d__avxvnni",
     "qu8_qs8_s32_conv2d__avxvnni",
     "qu8_qs8_s32_gconv2d__avxvnni",
+    "qu8_qu8_s32_attention__avxvnni",
 )
 _AVX2 = (
     "qu8_qc4u_s16_linear__avx2",
@@ -44,6 +46,7 @@ _AVX2 = (
     "qu8_qs8_s16_conv2d__avx2",
     "qu8_qs8_s32_conv2d__avx2",
     "qu8_qs8_s32_gconv2d__avx2",
+    "qu8_qu8_s32_attention__avx2",
 )
 _ARM = (
     # Products of matrices are faster than tables of one bit, these than sdot; tables of more bits are only faster than
@@ -69,6 +72,7 @@ _PORTABLE = (
     "qu8_qs8_s32_dwconv2d__generic",
     "qu8_qs8_s32_conv2d__generic",
     "qu8_qs8_s32_gconv2d__generic",
+    "qu8_qu8_s32_attention__generic",
 )
 _FLOAT = (
     # The grouped row also takes depthwise convolutions.

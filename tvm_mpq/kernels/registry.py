@@ -65,6 +65,7 @@ class Family:
     """How many terms (`Workload.terms`) of whatever operands an output may add up, beside its bias, before an integer
     overflows on the way; None where no integer accumulates."""
     input_dilation: bool = False  # whether its convolutions may have input dilation
+    offered: bool = True  # False: it only runs plans that name its precision, because floats are faster or as fast
 
     def fits(self, request: Request) -> bool:
         """Whether it serves the request, and exactly whatever the operands."""

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tvm_mpq.errors import InvalidValueError
-from tvm_mpq.numerics import activations, affine, bfloat16, constants, float16
+from tvm_mpq.numerics import activations, affine, attention, bfloat16, constants, float16
 from tvm_mpq.numerics.arrays import Array
 from tvm_mpq.numerics.constants import Finish
 from tvm_mpq.numerics.conv import float_conv2d, integer_conv2d
@@ -24,6 +24,7 @@ from tvm_mpq.schema import (
     FLOAT_BITS,
     ActivationWorkload,
     AddWorkload,
+    AttentionWorkload,
     ConcatWorkload,
     Conv2dWorkload,
     ConvertWorkload,
@@ -224,6 +225,17 @@ def _copy_integer(w: CopyWorkload, precision: Precision, out_bits: int, operands
     return _copy(w, inputs[0], constants.integer_input(operands, 0).zero_point)
 
 
+def _attention_float(w: AttentionWorkload, operands: Operands, inputs: Inputs) -> Array:
+    return attention.evaluate_float(w, list(inputs))
+
+
+def _attention_integer(
+    w: AttentionWorkload, precision: Precision, out_bits: int, operands: Operands, inputs: Inputs
+) -> Array:
+    end = constants.finish("none", out_bits, operands)
+    return _end(attention.integer_result(w, operands, list(inputs), end), end, out_bits)
+
+
 def _recurrent_float(w: RecurrentWorkload, operands: Operands, inputs: Inputs) -> Array:
     if operands.weight is None or operands.bias is None:
         raise InvalidValueError("a recurrent layer needs a weight and its vectors (got none)")
@@ -262,6 +274,7 @@ _RULES: dict[type[Workload], tuple[Callable[..., Array], Callable[..., Array]]] 
     ConcatWorkload: (_concat_float, _concat_integer),
     ActivationWorkload: (_activation_float, _activation_integer),
     CopyWorkload: (_copy_float, _copy_integer),
+    AttentionWorkload: (_attention_float, _attention_integer),
     RecurrentWorkload: (_recurrent_float, _recurrent_integer),
 }
 

@@ -232,8 +232,9 @@ class ConvertWorkload(Workload):
 class AttentionWorkload(Workload):
     """out[b, i, h, :] = sum over j of softmax_j(scale * q[b, h, i, :] . k[b, h, j, :]) * v[b, h, j, :].
 
-    out is float32[batch, queries, heads, value_features], dense. sources: the shapes of the tensors that q, k and v lie
-    in; each of these is (source, offset, elements from one batch, head, row, feature to the next). scale > 0.
+    out is [batch, queries, heads * value_features], dense. sources: the logical shapes of the tensors that q, k and v
+    lie in; each of these is (source, offset, elements from one batch, head, row, feature to the next), counted without
+    the padding of channels. scale > 0.
     """
 
     kind: ClassVar[str] = "attention"
@@ -248,6 +249,11 @@ class AttentionWorkload(Workload):
     q: tuple[int, ...]
     k: tuple[int, ...]
     v: tuple[int, ...]
+
+    @property
+    def terms(self) -> int:
+        """The longer of the two sums."""
+        return max(self.features, self.keys)
 
     @property
     def macs(self) -> int:

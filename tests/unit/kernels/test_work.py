@@ -235,6 +235,20 @@ def test_attention() -> None:
     assert (found.in_bytes, found.out_bytes) == (2 * (24 + 32 + 32) * 16 * 4, 2 * 24 * 16 * 4)
 
 
+def test_attention_on_bytes() -> None:
+    """The same in vectors of eight: every product takes two features or two keys; keys and values become words."""
+    place = (0, 0, 0, 0, 16, 1)
+    shape = (1, 2, 24, 32, 16, 16, 0.25)
+    w = AttentionWorkload(*shape, sources=((1, 32, 96),), q=place, k=place, v=place)
+    found = work("qu8_qu8_s32_attention__avx2", w, "w8a8", {"rows": 6})
+    tiles = 2 * 4
+    steps = 8 * 4 + 16 * 2
+    assert found.products == tiles * 6 * steps and found.macs == w.macs
+    assert found.loads == tiles * (6 * (8 * 2 + 16) + steps)
+    assert found.passes == (Passes(2 * 2048, 4, 2048),)
+    assert (found.in_bytes, found.out_bytes) == (2 * (24 + 32 + 32) * 16, 24 * 32)
+
+
 def test_layer_normalisation() -> None:
     found = work("qu8_f32_layernorm__generic", NormWorkload((1, 7, 48), 1e-6), "w8a8", {"lanes": 16})
     assert (found.products, found.stores, found.tiles) == (7 * 3 * 3, 7 * 3 * 2, 7)

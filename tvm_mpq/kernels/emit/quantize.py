@@ -19,6 +19,12 @@ def rounded(y: Value) -> Value:
     return (y + _MAGIC).reinterpret("int32", y.lanes)
 
 
+def whole(y: Value) -> tuple[Value, Value]:
+    """rint(y) of float32 in 0..2^22, and int32 whose low bits are those of it; halves go to even."""
+    bits = let(rounded(y), "bits")
+    return bits.reinterpret("float32", y.lanes) - _MAGIC, bits  # as bits: TVM takes (y + c) - c for y
+
+
 def look_up_128(low: Value, index: Value, high: Value) -> Value:
     """The 128 bytes of two uint8x64, at the lower seven bits of each lane of a third; needs `features.VBMI`."""
     return intrinsic(_PERMUTE_2, "uint8", 64, low, index, high)

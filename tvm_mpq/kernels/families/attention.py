@@ -1,12 +1,20 @@
-"""The row of attention: softmax(scale * q k^T) v in float32 as one kernel."""
+"""The rows of attention, softmax(scale * q k^T) v as one kernel: in float32, and on bytes."""
 
 from __future__ import annotations
 
+import numpy as np
+
 from tvm_mpq.kernels.emit import tiles
-from tvm_mpq.kernels.features import GENERIC
+from tvm_mpq.kernels.families.weightless import float_row, int_row
+from tvm_mpq.kernels.features import AVX2, AVX_VNNI, GENERIC, VNNI
 from tvm_mpq.kernels.frames.attention import AttentionFrame
+from tvm_mpq.kernels.frames.integer_attention import IntegerAttentionFrame, PairMachine
+from tvm_mpq.kernels.machines.pairs import Avx2Pairs, PortablePairs, VnniPairs
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
-from tvm_mpq.kernels.shapes.attention import VECTORS, attention_of
+from tvm_mpq.kernels.shapes.attention import VECTORS, attention_of, stored_places
+from tvm_mpq.numerics import constants
+from tvm_mpq.numerics.attention import longest_sum, score_factor, value_factor
+from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import FLOAT_BITS, AttentionWorkload, DType
 
 _FEWEST = 4
@@ -48,3 +56,45 @@ ATTENTION = register(
         work=lambda request, knobs: AttentionFrame(request, knobs).work,
     )
 )
+
+
+def _side_by_side(request: Request, machine: PairMachine) -> bool:
+    """The features of v lie side by side, at least a vector of them; every operand is a strided view of bytes."""
+    w = attention_of(request)
+    return w.v[-1] == 1 and w.value_features >= machine.lanes and stored_places(w) is not None
+
+
+def _constants(request: Request, operands: Operands) -> list[np.ndarray]:
+    w = attention_of(request)
+    end = constants.finish("none", request.out_bits, operands)
+    zeros = (constants.integer_input(operands, place[0]).zero_point for place in (w.q, w.k, w.v))
+    row = int_row(*zeros, end.zero_point, end.lo, end.hi)
+    return [row, float_row(score_factor(w, operands), value_factor(w, operands, end))]
+
+
+def _byte_row(isa: str, features: frozenset[str], machine: PairMachine, *, offered: bool = True) -> None:
+    register(
+        Family(
+            name=f"qu8_qu8_s32_attention__{isa}",
+            workload_type=AttentionWorkload,
+            isa_features=features,
+            weight_bits=frozenset({8}),
+            activation_bits=frozenset({8}),
+            operand_ranges="q, k, v and their zero points 0..255; weights 0..255",
+            accepts=lambda request: _side_by_side(request, machine),
+            knob_space=_knob_space,
+            build=lambda request, knobs: IntegerAttentionFrame(request, knobs, machine).build(),
+            constants=lambda request, knobs, operands: _constants(request, operands),
+            parameters=lambda request, knobs: IntegerAttentionFrame(request, knobs, machine).parameters,
+            work=lambda request, knobs: IntegerAttentionFrame(request, knobs, machine).work,
+            max_terms=lambda request: longest_sum(request.precision.activation_bits),
+            offered=offered,
+        )
+    )
+
+
+_byte_row("avx512vnni", VNNI, VnniPairs(16))
+_byte_row("avxvnni", AVX_VNNI, VnniPairs(8))
+_byte_row("avx2", AVX2, Avx2Pairs())
+# Slower than floats without AVX2, where each fma is a call; NEON adds four products an instruction in either.
+_byte_row("generic", GENERIC, PortablePairs(), offered=False)

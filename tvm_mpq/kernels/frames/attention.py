@@ -10,6 +10,7 @@ is ever stored. Tails of queries and features overlap their neighbours.
 from __future__ import annotations
 
 import operator
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -121,25 +122,64 @@ class AttentionFrame:
         return f.func
 
 
-class _Writer:
-    """Writes the loops of one kernel into an open function.
+class HeadLoops(ABC):
+    """The loops over heads and tiles of queries of one kernel, in an open function.
 
-    b, h: batch and head that are being done; i0: the first query of the tile; tile, out_tile: register tiles of scores
-    and of results.
+    b, h: batch and head that are being done.
     """
 
     b: Value
     h: Value
+
+    def __init__(self, request: Request, query_tiles: int) -> None:
+        self.w = w = attention_of(request)
+        self.threads = request.threads if w.macs >= _PARALLEL_FROM else 1
+        self.tiles = query_tiles
+
+    @abstractmethod
+    def pack(self, held: Index) -> None:
+        """Keys and values of the head, to place number `held` of their scratch."""
+
+    @abstractmethod
+    def queries(self, first: Index, count: Index, held: Index) -> None:
+        """`count` tiles of queries from tile `first` on."""
+
+    def write(self) -> None:
+        heads = self.w.batch * self.w.heads
+        if self.threads == 1:
+            with loop(heads) as number:
+                self._head(number)
+                self.pack(0)
+                self.queries(0, self.tiles, 0)
+            return
+        with parallel(heads) as number:
+            self._head(number)
+            self.pack(number)
+        parts = max(1, min(self.tiles, tiles(self.threads * _TASKS_PER_THREAD, heads)))
+        with parallel(heads * parts) as task:
+            self._head(task // parts)
+            first = let(task % parts * self.tiles // parts, "first")
+            self.queries(first, (task % parts + 1) * self.tiles // parts - first, task // parts)
+
+    def _head(self, number: Value) -> None:
+        self.b, self.h = let(number // self.w.heads, "b"), let(number % self.w.heads, "h")
+
+
+class _Writer(HeadLoops):
+    """Writes the loops of one kernel into an open function.
+
+    i0: the first query of the tile; tile, out_tile: register tiles of scores and of results.
+    """
+
     i0: Value
     tile: list[list[Register]]
     out_tile: list[list[Register]]
 
     def __init__(self, frame: AttentionFrame, f: Function) -> None:
-        self.w = w = frame.w
-        self.threads = frame.request.threads if w.macs >= _PARALLEL_FROM else 1
-        t = frame.tiling
+        super().__init__(frame.request, frame.tiling.tiles)
+        w, t = frame.w, frame.tiling
         self.lanes, self.out_lanes, self.padded = t.lanes, t.out_lanes, t.padded
-        self.rows, self.tiles, self.copied = t.rows, t.tiles, t.copied
+        self.rows, self.copied = t.rows, t.copied
         self.key_size, self.value_size = t.key_size, t.value_size
         buffers = [f.flat(f"x{i}") for i in range(len(w.sources))]
         self.q, self.k, self.v = (StridedOperand.of(buffers, place) for place in (w.q, w.k, w.v))
@@ -148,27 +188,7 @@ class _Writer:
         self.keys = alloc(held * self.key_size, "float32")
         self.values = alloc(held * self.value_size, "float32") if self.copied else self.v.buffer
 
-    def write(self) -> None:
-        heads = self.w.batch * self.w.heads
-        if self.threads == 1:
-            with loop(heads) as number:
-                self._head(number)
-                self._pack(0)
-                self._queries(0, self.tiles, 0)
-            return
-        with parallel(heads) as number:
-            self._head(number)
-            self._pack(number)
-        parts = max(1, min(self.tiles, tiles(self.threads * _TASKS_PER_THREAD, heads)))
-        with parallel(heads * parts) as task:
-            self._head(task // parts)
-            first = let(task % parts * self.tiles // parts, "first")
-            self._queries(first, (task % parts + 1) * self.tiles // parts - first, task // parts)
-
-    def _head(self, number: Value) -> None:
-        self.b, self.h = let(number // self.w.heads, "b"), let(number % self.w.heads, "h")
-
-    def _pack(self, held: Index) -> None:
+    def pack(self, held: Index) -> None:
         """Panels of `lanes` keys, features one behind the other; dense rows of v.
 
         Where the last panel lacks keys it holds copies of the last one.
@@ -193,8 +213,7 @@ class _Writer:
                 for start, width in span(w.value_features, lanes):
                     self.values.store(to + start, self.v.buffer.load(row + start, width))
 
-    def _queries(self, first: Index, count: Index, held: Index) -> None:
-        """`count` tiles of queries from tile `first` on."""
+    def queries(self, first: Index, count: Index, held: Index) -> None:
         w, rows, lanes = self.w, self.rows, self.lanes
         self.scores = alloc(rows * self.padded, "float32")
         self.sums = alloc(rows * w.value_features, "float32")
