@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -190,17 +191,25 @@ def _judge(
         }
         for name in ("fp32", "w8a8")
     ]
-    return runs["fp32"].metric, _disagreements(solutions, rows, runs), uniform
+    known = HeldImages(context, rounder, tables.plan, context.data.head(context.options.sensitivity_samples))
+    reasons = _disagreements(solutions, rows, runs, lambda name: known({name: plans[name]})[name].loss)
+    return runs["fp32"].metric, reasons, uniform
 
 
 def _disagreements(
-    solutions: Mapping[str, Solution], rows: Sequence[MethodRow], runs: Mapping[str, HeldRun]
+    solutions: Mapping[str, Solution],
+    rows: Sequence[MethodRow],
+    runs: Mapping[str, HeldRun],
+    known: Callable[[str], float],
 ) -> list[str]:
-    """One line for each budget under which a method's plan beats the solver's on the evaluation data."""
+    """One line for each budget under which a method's plan beats the solver's on the evaluation data.
+
+    known: the loss of a plan, run whole on the images that the tables' losses were learned from.
+    """
     by_budget: dict[float, dict[str, Held]] = {}
     for name, solution in solutions.items():
         row, run = rows[int(name)], runs[name]
-        held = Held(solution.loss, run.loss, run.accuracy, run.right)
+        held = Held(solution.loss, run.loss, run.accuracy, run.right, functools.partial(known, name))
         by_budget.setdefault(row["budget"], {})[row["method"]] = held
     said = {b: disagreement(found.pop(ILP), found) for b, found in by_budget.items() if ILP in found}
     return [f"{budget:g} of 8 bit: {text}" for budget, text in said.items() if text]

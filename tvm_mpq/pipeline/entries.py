@@ -11,6 +11,8 @@ from tvm_mpq.pipeline.context import RunContext
 from tvm_mpq.select.contest import Found
 from tvm_mpq.select.ilp import Solution
 from tvm_mpq.select.methods.effort import TracePoint
+from tvm_mpq.select.methods.haq import Haq
+from tvm_mpq.select.methods.learned_bits import LearnedBits
 from tvm_mpq.select.pricing import price
 from tvm_mpq.select.problem import Limits, Problem
 from tvm_mpq.select.searcher import Searcher
@@ -31,10 +33,9 @@ class EntryStore:
             *(options.seed, options.evaluations, options.method_seconds, options.solver_time_limit_sec),
             *(options.pin_ends, options.cut, options.free_bits, options.regulariser),
         )
-        said = {"walks": options.walks, "updates": options.updates}  # what was found before they could be said is known
-        later = tuple((name, value) for name, value in said.items() if value is not None)
-        parts = (VERSION, context.prepared.loaded.fingerprint, context.data.fingerprint, problem, settings + later)
+        parts = (VERSION, context.prepared.loaded.fingerprint, context.data.fingerprint, problem, settings)
         self._problem, self._store = problem, ResultStore(context.db)
+        self._learned = {Haq.name: options.walks, LearnedBits.name: options.updates}
         self._key = hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def __call__(self, method: str, limits: Limits, search: Callable[[], Found]) -> Found:
@@ -42,7 +43,9 @@ class EntryStore:
 
     def known(self, what: str, method: str, search: Callable[[], Found]) -> Found:
         """What is known of a search, told by a text that says all about it, or what it finds now."""
-        key = hashlib.sha256(f"{self._key} {what}".encode()).hexdigest()
+        length = self._learned.get(method)
+        text = what if length is None else f"{what} {length}"
+        key = hashlib.sha256(f"{self._key} {text}".encode()).hexdigest()
         row = self._store.get(_KIND, key)
         if row is not None:
             return self._found(method, row)

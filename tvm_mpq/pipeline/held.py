@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tvm_mpq.calibrate import learn
-from tvm_mpq.calibrate.data import load_dataset
+from tvm_mpq.calibrate.data import Dataset, load_dataset
 from tvm_mpq.calibrate.sensitivity import Loss, predict
 from tvm_mpq.execute import network
 from tvm_mpq.execute.accuracy import accuracy, check_labels, classifies, metric_for
@@ -39,11 +39,14 @@ class HeldRun:
 
 
 class HeldImages:
-    """The evaluation data of a comparison; a plan that was run once is not run again, whenever."""
+    """Images that plans are run on: the evaluation data of a comparison, or those that are given.
 
-    def __init__(self, context: RunContext, rounder: Rounder, fp32: Plan) -> None:
+    A plan that was run once on them is not run again, whenever.
+    """
+
+    def __init__(self, context: RunContext, rounder: Rounder, fp32: Plan, data: Dataset | None = None) -> None:
         self._context, self._rounder, self._fp32 = context, rounder, fp32
-        self._data = load_dataset(context.options.eval_data, context.prepared.inputs)
+        self._data = data or load_dataset(context.options.eval_data, context.prepared.inputs)
         check_labels(self._data.labels, classifies=classifies(context.prepared.graph))
         self._reference: list[Array] | None = None
 

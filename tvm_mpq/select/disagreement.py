@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 CHANCE = 0.1
@@ -15,13 +15,15 @@ class Held:
     """A plan on images that nothing was chosen on.
 
     table: the loss that the table gives it. loss: of the whole network, same unit. accuracy: percent. right: of each
-    image, in one order; empty where there is nothing that is right or wrong.
+    image, in one order; empty where there is nothing that is right or wrong. known: the whole network's loss on the
+    images that the table was made of; asked for only where it decides what is said.
     """
 
     table: float
     loss: float
     accuracy: float
     right: tuple[bool, ...] = ()
+    known: Callable[[], float] | None = None
 
 
 def chance(more: int, fewer: int) -> float:
@@ -57,8 +59,19 @@ def disagreement(best: Held, others: Mapping[str, Held]) -> str:
     table = f"by the table ilp loses {best.table:.3g}, {name} {other.table:.3g}"
     whole = f"run whole {best.loss:.3g} and {other.loss:.3g}"
     if other.loss < best.loss:
-        return f"{said}. {table}, {whole}: the losses of operators alone do not add up here"
+        return f"{said}. {table}, {whole}: {_misranked(best, name, other)}"
     return f"{said}. {table}, {whole}: the table ranks their losses rightly, but loss is not accuracy"
+
+
+def _misranked(best: Held, name: str, other: Held) -> str:
+    """Why the loss of the whole network ranks the two otherwise than the table."""
+    if best.known is None or other.known is None:
+        return "the losses of operators alone do not add up here, or not on these images"
+    ours, theirs = best.known(), other.known()
+    there = f"on the images that the table is made of ilp loses {ours:.3g}, {name} {theirs:.3g}"
+    if theirs < ours:
+        return f"{there} too, so the losses of operators alone do not add up"
+    return f"but {there}: the table is right about its images, and these are not like them (trained on, or too few?)"
 
 
 def _apart(one: Sequence[bool], other: Sequence[bool]) -> tuple[int, int]:

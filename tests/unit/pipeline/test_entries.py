@@ -64,8 +64,6 @@ def test_what_was_found_comes_back_as_it_was(tmp_path: Path) -> None:
         {"free_bits": True},
         {"regulariser": "latency"},
         {"pin_ends": True},
-        {"walks": 20},
-        {"updates": 20},
     ],
 )
 def test_another_search_is_made(tmp_path: Path, other: dict[str, Any]) -> None:
@@ -77,6 +75,18 @@ def test_another_search_is_made(tmp_path: Path, other: dict[str, Any]) -> None:
                 known(method, limits, refuse)
         with pytest.raises(AssertionError):
             store(db)("amed", Limits(latency_us=199.0), refuse)
+
+
+def test_how_long_one_method_learns_is_nothing_to_the_others(tmp_path: Path) -> None:
+    found = Found("amed", 0.8, None, "none", None, None, 0.5)
+    with LatencyDatabase(tmp_path / "db") as db:
+        for method in ("amed", "haq", "freebits"):
+            store(db)(method, LIMITS, lambda: found)
+        others = store(db, walks=20, updates=20)
+        others("amed", LIMITS, refuse)
+        for method in ("haq", "freebits"):
+            with pytest.raises(AssertionError):
+                others(method, LIMITS, refuse)
 
 
 def test_a_front_goes_on(tmp_path: Path) -> None:

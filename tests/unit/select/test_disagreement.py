@@ -7,8 +7,8 @@ import pytest
 from tvm_mpq.select.disagreement import Held, chance, disagreement
 
 
-def held(table, loss, right):
-    return Held(table, loss, 100 * sum(right) / len(right), tuple(map(bool, right)))
+def held(table, loss, right, known=None):
+    return Held(table, loss, 100 * sum(right) / len(right), tuple(map(bool, right)), known)
 
 
 def test_chance_is_that_of_fair_coins():
@@ -32,8 +32,30 @@ def test_few_images_are_chance():
     assert text.endswith("differ that much with probability 1.00, so this is no difference")
 
 
-@pytest.mark.parametrize("whole, why", [(0.5, "do not add up here"), (1.5, "loss is not accuracy")])
+@pytest.mark.parametrize("whole, why", [(0.5, "here, or not on these images"), (1.5, "loss is not accuracy")])
 def test_many_images_have_a_reason(whole, why):
     right = [1] * 10 + [0] * 10
     text = disagreement(held(0.1, 1.0, [0] * 20), {"amed": held(0.2, whole, right), "haq": held(0.2, 9.0, [0] * 20)})
     assert f"by the table ilp loses 0.1, amed 0.2, run whole 1 and {whole:g}" in text and text.endswith(why)
+
+
+@pytest.mark.parametrize(
+    "ours, theirs, why",
+    [
+        (0.3, 0.2, "is made of ilp loses 0.3, amed 0.2 too, so the losses of operators alone do not add up"),
+        (0.1, 0.2, "but on the images that the table is made of ilp loses 0.1, amed 0.2: the table is right about its"),
+    ],
+)
+def test_whether_it_is_the_sum_or_the_images(ours, theirs, why):
+    best, other = held(0.1, 1.0, [0] * 20, lambda: ours), held(0.2, 0.5, [1] * 10 + [0] * 10, lambda: theirs)
+    assert why in disagreement(best, {"amed": other})
+
+
+def test_plans_are_run_on_the_tables_images_only_where_that_decides():
+    def refuse():
+        raise AssertionError("not needed")
+
+    few = held(0.1, 1.0, [1, 0, 0, 0], refuse), held(0.2, 0.5, [1, 1, 0, 0], refuse)
+    ranked = held(0.1, 1.0, [0] * 20, refuse), held(0.2, 1.5, [1] * 20, refuse)
+    assert "no difference" in disagreement(few[0], {"amed": few[1]})
+    assert "loss is not accuracy" in disagreement(ranked[0], {"amed": ranked[1]})
