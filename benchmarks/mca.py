@@ -30,6 +30,20 @@ def inner_loop(assembly: str, weight: Callable[[list[str]], int], jump: str, com
     return best
 
 
+def loop_around(assembly: str, inner: list[str], jump: str, comment: str) -> list[str]:
+    """Instructions of the loop around `inner`, a body that `inner_loop` gave, without those of that."""
+    lines = [text for line in assembly.splitlines() if (text := line.split(comment)[0].strip())]
+    lines = [t for t in lines if not t.startswith(".") or re.fullmatch(r"\.L(?!tmp)\w+:", t)]
+    first = next(i for i in range(len(lines)) if lines[i : i + len(inner)] == inner)
+    last = first + len(inner)
+    for end in range(last, len(lines)):
+        match = re.match(rf"{jump}\s.*?(\.L\w+)$", lines[end])
+        if match and f"{match.groups()[-1]}:" in lines[:first]:
+            body = lines[lines.index(f"{match.groups()[-1]}:") : first] + lines[last : end + 1]
+            return [text for text in body if not text.startswith(".")]
+    return []
+
+
 def cycles(program: str, triple: str, core: str, body: list[str]) -> float:
     """Of one pass. Raises CalledProcessError when llvm-mca refuses an instruction."""
     command = [program, f"-mtriple={triple}", f"-mcpu={core}", f"-iterations={ITERATIONS}"]

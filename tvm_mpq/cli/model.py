@@ -118,7 +118,7 @@ def _build(out: Path, as_json: bool, uniform: str | None, keep: str, plan: Path 
 @click.option(
     "--uniform",
     callback=known_precision,
-    help="One precision for all operators, fp32, w8a8, w4a8, ...; w8a8 or fp32 where it has no kernel.",
+    help="One precision for all operators, fp32, fp16, w8a8, w4a8, ...; w8a8 or fp32 where it has no kernel.",
 )
 @click.option("--keep", default="", help="With --uniform: operators left at w8a8: first,last or names, by commas.")
 @click.option("--plan", type=click.Path(path_type=Path), help="A saved plan.json instead of --uniform.")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tvm_mpq import scratch
+from tvm_mpq import scratch, targets
 from tvm_mpq.calibrate import learn
 from tvm_mpq.calibrate.data import doubt
 from tvm_mpq.costs.profiler import tuned_kernel
@@ -17,7 +17,7 @@ from tvm_mpq.errors import InvalidValueError, NoKernelError
 from tvm_mpq.execute import network
 from tvm_mpq.execute.build_check import check_build
 from tvm_mpq.execute.prepare import Prepared
-from tvm_mpq.kernels import Request, fitting, longest_sum
+from tvm_mpq.kernels import Request, families, fitting, longest_sum
 from tvm_mpq.numerics.saved_plan import load_plan, save_plan
 from tvm_mpq.numerics.weight_codes import WeightCodes
 from tvm_mpq.passes.graph import Node
@@ -69,8 +69,13 @@ def build_network(
         options = dataclasses.replace(options, threads=options.threads or saved[0].threads)
     if options.finetune_epochs:
         require_torch()
-    with open_context(options, compile_only=saved is not None) as context:
+    with open_context(options, compile_only=saved is not None or _needs_no_run(options, uniform, keep)) as context:
         return _build(context, options, uniform, keep, saved)
+
+
+def _needs_no_run(options: Options, uniform: str | None, keep: tuple[str, ...]) -> bool:
+    """Whether neither ranges nor anything learned is needed: floats are compiled without the device."""
+    return uniform is not None and Precision.parse(uniform).is_float and not keep and not options.finetune_epochs
 
 
 def _build(
@@ -179,7 +184,7 @@ def uniform_precisions(
         raise InvalidValueError(f"--keep takes first, last or operator names; unknown: {', '.join(unknown)}")
     if nodes and not running:
         offered = sorted({c for n in nodes for c in n.candidates})
-        reason = _reasons(prepared, nodes, wanted)
+        reason = _reasons(prepared, nodes, wanted) or _having(prepared, wanted)
         raise NoKernelError(
             f"no operator has a kernel for {wanted} on this target{reason}; there are {', '.join(offered)}"
         )
@@ -224,6 +229,19 @@ def fallen_back(
         names = ", ".join(n.name for n in nodes[:_NAMED])
         more = f" and {len(nodes) - _NAMED} more" if len(nodes) > _NAMED else ""
         yield f"no kernel of its own for {wanted}: {names}{more} at {precision}{_reasons(prepared, nodes, wanted)}"
+
+
+def _having(prepared: Prepared, wanted: Precision) -> str:
+    """Which targets have what the kernels for `wanted` need and this one lacks, in brackets."""
+    needed = [
+        row.isa_features for row in families() if row.dtype is wanted.dtype and wanted.weight_bits in row.weight_bits
+    ]
+    if not needed or any(features <= prepared.features for features in needed):
+        return ""
+    fewest = min(needed, key=lambda features: (len(features - prepared.features), sorted(features)))
+    having = [row.name for row in targets.ROWS if fewest <= targets.features(row)]
+    lacking = ", ".join(sorted(fewest - prepared.features))
+    return f" (its kernels need {lacking}: targets {', '.join(having)})"
 
 
 def _reasons(prepared: Prepared, nodes: Iterable[Node], wanted: Precision) -> str:
