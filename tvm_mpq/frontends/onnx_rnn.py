@@ -1,6 +1,7 @@
 """ONNX's LSTM, GRU and RNN: a product over all time steps and a loop over them (see `recurrent`).
 
-Lengths of sequences and weights must be constants; initial states may be inputs. Activations beyond those that
+Lengths of sequences and weights must be constants; initial states may be inputs. HardSigmoid(x) = max(0, min(1, alpha *
+x + beta)) of gates becomes a clamp: weights and biases take alpha and beta. Other activations beyond those that
 `recurrent_loops.ACTIVATIONS` knows are refused by name.
 """
 
@@ -20,7 +21,16 @@ from tvm_mpq.schema import RecurrentWorkload
 
 _DIRECTIONS = {"forward": ("forward",), "reverse": ("reverse",), "bidirectional": ("forward", "reverse")}
 _DEFAULTS = {"lstm": ("Sigmoid", "Tanh", "Tanh"), "gru": ("Sigmoid", "Tanh"), "rnn": ("Tanh",)}
-_NAMES = {"sigmoid": "sigmoid", "tanh": "tanh", "relu": "relu", "leakyrelu": "leaky_relu"}
+_NAMES = {
+    "sigmoid": "sigmoid",
+    "tanh": "tanh",
+    "relu": "relu",
+    "leakyrelu": "leaky_relu",
+    "hardsigmoid": "clip:0.0:1.0",
+}
+_APPLIED = {"lstm": (0, 0, 0, 1), "gru": (0, 0, 1), "rnn": (0,)}
+"""Place of each gate's activation, gates in ONNX's order."""
+_HARD = (0.2, 0.5)  # ONNX's default alpha and beta of HardSigmoid
 _LENGTHS = 4  # place of sequence_lens among the inputs
 _LEAKY_ALPHA = 0.01  # ONNX's default of LeakyRelu
 
@@ -75,13 +85,14 @@ def _layer(cell: str, inputs: list[Any], attrs: dict[str, Any]) -> relax.Expr:
     hidden = r.shape[-1]
     directions = _directions(attrs)
     given = _initial(states, (len(directions), batch, hidden))
+    activations, lines = _activations(cell, len(directions), attrs)
     work = RecurrentWorkload(
         cell,
         steps,
         batch,
         hidden,
         directions,
-        _activations(cell, len(directions), attrs),
+        activations,
         initial=initial_of(given),
         emits_states=attrs["tvm_custom"]["num_outputs"] > 1,
         lengths=_lengths(lengths, steps),
@@ -94,6 +105,10 @@ def _layer(cell: str, inputs: list[Any], attrs: dict[str, Any]) -> relax.Expr:
     if bias is not None:
         biases = _constant(bias, "B").reshape(biases.shape)
     peep = None if peepholes is None else _constant(peepholes, "P")
+    if any(line is not None for line in lines):
+        if work.clip:
+            raise UnsupportedModelError("its clip together with HardSigmoid is not supported; export it without clip")
+        w, r, biases, peep = _with_lines([lines[place] for place in _APPLIED[cell]], w, r, biases, peep)
     out = emit_layer(work, data, w, r, biases, state=given, peepholes=peep)
     results = emit_states(work, out) if work.emits_states else [out]
     if batch_first:
@@ -152,20 +167,47 @@ def _lengths(lengths: Any, steps: int) -> tuple[int, ...]:
     return () if all(n == steps for n in found) else found
 
 
-def _activations(cell: str, directions: int, attrs: dict[str, Any]) -> tuple[str, ...]:
-    """As schema names them; both directions must have the same."""
+_Line = tuple[float, float]
+"""alpha and beta of alpha * x + beta."""
+
+
+def _activations(cell: str, directions: int, attrs: dict[str, Any]) -> tuple[tuple[str, ...], list[_Line | None]]:
+    """As schema names them, and which of them read a line of their argument; both directions must have the same."""
     names = [_text(name) for name in attrs.get("activations") or _DEFAULTS[cell] * directions]
     count = len(_DEFAULTS[cell])
-    if len(names) != count * directions or names[:count] != names[-count:]:
-        raise UnsupportedModelError(f"its {count} activations must be the same in each direction (got {names})")
-    alphas, found = list(attrs.get("activation_alpha", ())), []
-    for name in names[:count]:
+    alphas, betas = (list(attrs.get(f"activation_{n}", ())) for n in ("alpha", "beta"))
+    found: list[str] = []
+    lines: list[_Line | None] = []
+    for name in names:
         known = _NAMES.get(name.lower())
         if known is None:
             raise UnsupportedModelError(f"its activations must be among {', '.join(_NAMES)} (got {name})")
-        alpha = alphas.pop(0) if known == "leaky_relu" and alphas else _LEAKY_ALPHA
-        found.append(f"leaky_relu:{float(alpha)}" if known == "leaky_relu" else known)
-    return tuple(found)
+        if known == "leaky_relu":
+            known += f":{float(alphas.pop(0) if alphas else _LEAKY_ALPHA)}"
+        line = None
+        if name.lower() == "hardsigmoid":
+            line = (float(alphas.pop(0) if alphas else _HARD[0]), float(betas.pop(0) if betas else _HARD[1]))
+        found.append(known)
+        lines.append(line)
+    both = list(zip(found, lines, strict=True))
+    if len(names) != count * directions or both[:count] != both[-count:]:
+        raise UnsupportedModelError(f"its {count} activations must be the same in each direction (got {names})")
+    if cell == "lstm" and lines[count - 1] is not None:
+        raise UnsupportedModelError("HardSigmoid of its state (the third activation) is not supported; use Tanh there")
+    return tuple(found[:count]), lines[:count]
+
+
+def _with_lines(
+    lines: list[_Line | None], weight: Floats, recurrence: Floats, biases: Floats, peepholes: Floats | None
+) -> tuple[Floats, Floats, Floats, Floats | None]:
+    """Operands of a layer whose gates' arguments are those lines of what they were; `lines`, of each gate."""
+    alpha, beta = np.array([line or (1.0, 0.0) for line in lines], np.float32).T
+    rows = np.repeat(alpha, weight.shape[1] // len(lines))[:, None]
+    biases = biases * alpha[:, None]
+    biases[:, 0] += beta[:, None]
+    if peepholes is not None:  # of the first three gates
+        peepholes = peepholes * np.repeat(alpha[:3], weight.shape[1] // len(lines))
+    return weight * rows, recurrence * rows, biases, peepholes
 
 
 def _text(value: Any) -> str:

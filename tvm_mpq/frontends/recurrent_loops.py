@@ -157,6 +157,7 @@ ACTIVATIONS: dict[str, Callable[..., Any]] = {
     "sigmoid": T.sigmoid,
     "tanh": T.tanh,
     "relu": lambda x: T.max(x, T.float32(0)),
+    "clip": lambda x, low, high: T.max(T.min(x, T.float32(high)), T.float32(low)),
     "leaky_relu": lambda x, alpha: T.max(x, T.float32(0)) + T.min(x, T.float32(0)) * T.float32(alpha),
 }
 """Those that a recurrent layer may have, as schema names them."""

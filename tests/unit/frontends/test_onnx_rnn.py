@@ -129,7 +129,54 @@ def test_lengths_end_the_sequences(save_onnx, run, rng) -> None:
     assert not y[2:, :, 1].any() and y[2:, :, 0].all()
 
 
+HARD = {
+    "lstm": ("LSTM", 2, {"activations": ["HardSigmoid", "HardSigmoid", "Tanh"] * 2, "peepholes": True}),
+    "lstm_alpha": ("LSTM", 1, {"activations": ["HardSigmoid", "Tanh", "Tanh"], "activation_alpha": [0.3]}),
+    "gru": ("GRU", 1, {"activations": ["HardSigmoid", "Tanh"], "activation_beta": [0.4]}),
+    "gru_hidden": ("GRU", 2, {"activations": ["Sigmoid", "HardSigmoid"] * 2, "linear_before_reset": 1}),
+    "rnn": ("RNN", 1, {"activations": ["HardSigmoid"], "activation_alpha": [0.9], "activation_beta": [0.1]}),
+}
+
+
+@pytest.mark.parametrize(("kind", "directions", "options"), HARD.values(), ids=HARD)
+def test_hard_sigmoid_is_a_clamp_of_a_line(save_onnx, run, rng, kind, directions, options) -> None:
+    """Against the step formulas with HardSigmoid in them; gates reach both ends of the clamp."""
+    node, inputs, weights, outputs = layer(kind, directions, rng, outputs=1, **options)
+    for name in "WRB":
+        weights[name] *= 3
+    (got,) = run(load_model(save_onnx([node], {"x": (inputs["x"].shape, "float32")}, weights, **outputs)), inputs["x"])
+    alpha = options.get("activation_alpha", [0.2])[0]
+    beta = options.get("activation_beta", [0.5])[0]
+    curves = {
+        "HardSigmoid": lambda v: np.clip(alpha * v + beta, 0, 1),
+        "Sigmoid": lambda v: 1 / (1 + np.exp(-v)),
+        "Tanh": np.tanh,
+    }
+    f, g, *_ = [curves[name] for name in (*options["activations"], "Tanh")]
+    for d in range(directions):
+        w, r = weights["W"][d].reshape(-1, H, INPUTS), weights["R"][d].reshape(-1, H, H)
+        wb, rb = weights["B"][d].reshape(2, -1, H)
+        peep = weights["P"][d].reshape(3, H) if "P" in weights else np.zeros((3, H))
+        for n in range(N):
+            h, c = np.zeros(H), np.zeros(H)
+            for t in range(T)[:: 1 - 2 * d]:
+                x = w @ inputs["x"][t, n] + wb
+                y = r @ h + rb
+                if kind == "LSTM":
+                    i, forget = f(x[0] + y[0] + peep[0] * c), f(x[2] + y[2] + peep[2] * c)
+                    c = forget * c + i * g(x[3] + y[3])
+                    h = f(x[1] + y[1] + peep[1] * c) * np.tanh(c)
+                elif kind == "GRU":
+                    z, reset = f(x[0] + y[0]), f(x[1] + y[1])
+                    last = reset * y[2] if options.get("linear_before_reset") else r[2] @ (reset * h) + rb[2]
+                    h = (1 - z) * g(x[2] + last) + z * h
+                else:
+                    h = f(x[0] + y[0])
+                np.testing.assert_allclose(got[t, d, n], h, rtol=0, atol=3e-6)
+
+
 REFUSED = {
+    "alphas": ({"activations": ["HardSigmoid"] * 2, "clip": 1.0}, "clip together with HardSigmoid"),
     "activation": ({"activations": ["Sigmoid", "Softsign"]}, "activations must be among .* \\(got Softsign\\)"),
     "lengths": ({"lengths": np.array([9, 1], np.int32)}, "sequence_lens must be within 0..4"),
     "direction": ({"direction": "sideways"}, "direction must be one of forward, reverse, bidirectional"),
