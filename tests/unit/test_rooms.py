@@ -99,7 +99,7 @@ TABLE = {
     "peers": Room(
         SHARED | {"processes", "scratch"},
         {"numpy"},
-        lazy=frozenset({"pipeline", "calibrate", "execute", "targets", *ENGINE_LIBRARIES}),
+        lazy=frozenset({"pipeline", "calibrate", "execute", "targets", "tuning", *ENGINE_LIBRARIES}),
     ),
     "cli": Room(SHARED | {"scratch"}, {"click", "rich"}, lazy=frozenset({"pipeline", "peers", "report", "targets"})),
 }

@@ -8,13 +8,16 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tvm_mpq import scratch
 from tvm_mpq.errors import DataError, InvalidValueError, UnsupportedModelError
 from tvm_mpq.peers.compare import Comparison, Settings, Subject
+
+if TYPE_CHECKING:
+    from tvm_mpq.execute.prepare import Prepared
 
 CHECKED = 32
 """Samples on which outputs are compared when there are no labels."""
@@ -95,22 +98,40 @@ def bench_model(
         raise InvalidValueError(f"threads must be at most {allowed} here, the cores this process may use")
     if model.suffix not in (".onnx", ".tflite"):
         raise InvalidValueError(f"bench compares .onnx and .tflite files (got {str(model)!r}); export the model first")
+    if input_shapes and model.suffix != ".onnx":
+        raise UnsupportedModelError(f"bench takes input shapes with .onnx files only (got {model.name!r})")
+    prepared = _prepared(model, input_shapes)
     with scratch.folder() as folder:
-        subject = _subject(model, Path(folder), data, samples, input_shapes)
-        *_, report = compare([subject], settings, threads)
+        subject = _subject(prepared, model, Path(folder), data, samples)
+        for report in compare([subject], settings, threads):
+            _keep(settings, prepared.loaded.fingerprint, report["rows"][-1])
     return report
 
 
-def _subject(
-    model: Path, folder: Path, data: Path | None, samples: int, input_shapes: Mapping[str, Sequence[int]] | None
-) -> Subject:
-    from tvm_mpq.calibrate.data import load_dataset
-    from tvm_mpq.execute.accuracy import classifies
+def _prepared(model: Path, input_shapes: Mapping[str, Sequence[int]] | None) -> Prepared:
     from tvm_mpq.execute.prepare import prepare
 
-    if input_shapes and model.suffix != ".onnx":
-        raise UnsupportedModelError(f"bench takes input shapes with .onnx files only (got {model.name!r})")
-    prepared = prepare(model, input_shapes=input_shapes)
+    return prepare(model, input_shapes=input_shapes)
+
+
+def _keep(settings: Settings, fingerprint: str, row: Mapping[str, Any]) -> None:
+    """The peers' times, for the report of `optimize`."""
+    from tvm_mpq.pipeline.peer_times import keep_peer_times
+    from tvm_mpq.targets import device_identity, local_row
+    from tvm_mpq.tuning.database.latencies import LatencyDatabase, default_path
+
+    medians = {n: e["median_ms"] for n, e in row["engines"].items() if not n.startswith("ours")}
+    db = LatencyDatabase(Path(settings.db) if settings.db else default_path())
+    try:
+        keep_peer_times(db, fingerprint, device_identity(local_row(), row["threads"]).key, medians)
+    finally:
+        db.close()
+
+
+def _subject(prepared: Prepared, model: Path, folder: Path, data: Path | None, samples: int) -> Subject:
+    from tvm_mpq.calibrate.data import load_dataset
+    from tvm_mpq.execute.accuracy import classifies
+
     if len(prepared.inputs) != 1:
         names = ", ".join(prepared.inputs)
         raise UnsupportedModelError(

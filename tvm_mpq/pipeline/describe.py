@@ -12,6 +12,7 @@ from tvm_mpq.execute.build_cache import Checked
 from tvm_mpq.pipeline.context import RunContext
 from tvm_mpq.pipeline.front import picture_points
 from tvm_mpq.pipeline.judgement import held, tried_plan
+from tvm_mpq.pipeline.peer_times import peer_times
 from tvm_mpq.pipeline.provenance import provenance
 from tvm_mpq.pipeline.tables import Tables
 from tvm_mpq.pipeline.verification import import_verification
@@ -108,6 +109,7 @@ def describe(
         "latency_entries": tables.latency.entries,
         "predictor": tables.latency.predictor,
         "front": picture_points(tables, solution, context.options.solver_time_limit_sec),
+        "peers": peer_times(context.db, context.prepared.loaded.fingerprint, context.device.key),
         "waterfall": [
             {"name": step.name, "change_us": step.change_us}
             for step in waterfall(tables.problem, tables.int8, solution)

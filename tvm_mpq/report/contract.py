@@ -247,6 +247,14 @@ class FrontPoint(TypedDict):
     evaluations: int
 
 
+class PeerTime(TypedDict):
+    """What another engine took for the same network on the same device, at another time. measured: the day."""
+
+    engine: str
+    latency_ms: float
+    measured: str
+
+
 class LatencyChange(TypedDict):
     """Part of the way from uniform 8 bit to mixed, by the tables. name: an operator, or what is none."""
 
@@ -313,6 +321,7 @@ class OptimizeReport(_OptimizeCore, Condition, total=False):
     predictor: dict[str, Any] | None
     boundaries: list[str]
     front: list[FrontPoint]
+    peers: list[PeerTime]
     waterfall: list[LatencyChange]
     provenance: Provenance
     calibration: Calibration

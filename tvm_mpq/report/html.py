@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tvm_mpq.report import condition, judging, learning, summary, text
+from tvm_mpq.report import condition, judging, learning, other_engines, summary, text
 from tvm_mpq.report.contract import OperatorChoice, OptimizeReport
 from tvm_mpq.report.pages import TEMPLATES, write_page
 from tvm_mpq.report.pictures.agreement import agreement
@@ -57,6 +57,7 @@ def render(report: OptimizeReport) -> str:
         answers=list(summary.answers(report)),
         labels=labels,
         facts=_method(report),
+        peer=other_engines.fastest_int8(report),
         boards_used=condition.boards_used(report),
         boards_lost=condition.boards_lost(report),
         condition=condition.rows(report),
@@ -136,6 +137,7 @@ def _method(report: OptimizeReport) -> list[tuple[str, str]]:
         ("Plans run end to end before choosing", "; ".join(map(judging.tried_text, tried))),
         ("Latency entries", summary.entries_line(report.get("latency_entries", {}))),
         *((name.capitalize(), words) for name, words in learning.facts(report)),
+        *((name.capitalize(), words) for name, words in other_engines.facts(report)),
         ("Conversions between formats", ", ".join(report.get("boundaries", [])) or "none"),
         ("Calibration", f"{samples} samples of {data}, observer {observer}"),
         ("Threads", str(report.get("threads", ""))),

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.text import Text
 
-from tvm_mpq.report import condition, judging, learning, summary, text
+from tvm_mpq.report import condition, judging, learning, other_engines, summary, text
 from tvm_mpq.report.answers import (
     BuildReport,
     CompareReport,
@@ -42,6 +42,7 @@ def show_optimize(report: OptimizeReport) -> None:
         *judging.facts(report),
         ("faster than 8 bit?", summary.mixed_answer(report)),
         ("8 bit faster than fp32?", summary.int8_answer(report)),
+        *other_engines.facts(report),
         ("solver", summary.solver_line(report)),
         ("latency entries", summary.entries_line(report.get("latency_entries", {}))),
         ("threads", str(report.get("threads", ""))),

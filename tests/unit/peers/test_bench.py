@@ -15,10 +15,14 @@ import pytest
 from mpq_testing import onnx_models
 from tvm_mpq import targets
 from tvm_mpq.errors import DataError, InvalidValueError, UnsupportedModelError
+from tvm_mpq.peers import bench
 from tvm_mpq.peers.bench import bench_model, fixed_sizes
 from tvm_mpq.peers.child import EngineProcess
 from tvm_mpq.peers.common import NotOffered
 from tvm_mpq.peers.compare import Comparison, Settings, Subject
+from tvm_mpq.pipeline.context import open_context
+from tvm_mpq.pipeline.options import Options
+from tvm_mpq.pipeline.peer_times import peer_times
 from tvm_mpq.report.peers import show_peers
 
 
@@ -55,6 +59,28 @@ def test_ours_is_compared_with_what_is_installed(
     show_peers(report)
     shown = capsys.readouterr().out
     assert "ours-int8" in shown and "without litert-int8: needs a TFLite file" in shown
+
+
+def test_times_of_other_engines_are_kept_for_reports(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under the network and the device as `optimize` knows them; a later `bench` of one engine leaves the others."""
+
+    def measured(**medians: float) -> None:
+        engines = {name.replace("_", "-"): {"median_ms": ms} for name, ms in medians.items()}
+        report = {"rows": [{"threads": 1, "engines": engines}]}
+        monkeypatch.setattr(bench, "compare", lambda *_: iter([report]))
+        assert bench_model(model, Settings(tmp_path, ("ours-int8",), db=str(tmp_path / "db.sqlite")), [1]) is report
+
+    measured(ours_int8=1.0, openvino_int8=3.0, openvino_fp32=9.0)
+    measured(ort_int8=2.0)
+    with open_context(Options(model, db=tmp_path / "db.sqlite"), compile_only=True) as context:
+        found = peer_times(context.db, context.prepared.loaded.fingerprint, context.device.key)
+    assert [(t["engine"], t["latency_ms"]) for t in found] == [
+        ("ort-int8", 2.0),
+        ("openvino-int8", 3.0),
+        ("openvino-fp32", 9.0),
+    ]
 
 
 def test_a_network_built_for_another_cpu_is_built_anew(

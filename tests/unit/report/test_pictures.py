@@ -105,6 +105,19 @@ def test_the_pareto_picture(report: Report) -> None:
         assert picture.left < mark.x < picture.right and picture.top < mark.y <= picture.bottom
 
 
+def test_the_fastest_other_engine_is_a_line_of_the_pareto_picture(report: Report) -> None:
+    report["peers"] = [
+        {"engine": name, "latency_ms": ms, "measured": "2026-01-02"}
+        for name, ms in (("openvino-fp32", 0.1), ("openvino-int8", 1.5), ("ort-int8", 2.5))
+    ]
+    picture = pareto(report)
+    assert picture is not None and [line.name for line in picture.lines] == ["openvino-int8"]
+    page = render(report)
+    assert "measured by <code>bench</code> on 2026-01-02" in page and "openvino-int8: 1.50 ms" in page
+    del report["peers"]
+    assert "<code>bench</code>" not in render(report)
+
+
 def test_tradeoff(report: Report) -> None:
     picture = tradeoff(report["operators"])
     assert picture is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tvm_mpq.report.contract import FrontPoint, OptimizeReport
+from tvm_mpq.report.other_engines import fastest_int8
 from tvm_mpq.report.pictures.scatter import Mark, Scatter, scatter
 from tvm_mpq.report.summary import plan_counts
 from tvm_mpq.report.text import is_number, number
@@ -18,9 +19,8 @@ def pareto(report: OptimizeReport) -> Scatter | None:
     if not points:
         return None
     marks = [_mark(p) for p in sorted(points, key=lambda p: p["name"] == CHOSEN)]  # the chosen one on top
-    return scatter(
-        marks, "predicted latency, ms", "loss (sum of the operators')", joined="searched", limits=_budget(report)
-    )
+    lines = [*_budget(report), *_peer(report)]
+    return scatter(marks, "predicted latency, ms", "loss (sum of the operators')", joined="searched", limits=lines)
 
 
 def _mark(point: FrontPoint) -> Mark:
@@ -49,3 +49,9 @@ def _budget(report: OptimizeReport) -> list[tuple[float, str]]:
     if is_number(share := budget.get("latency_ratio")) and is_number(int8):
         limits.append((share * int8, "budget"))
     return limits
+
+
+def _peer(report: OptimizeReport) -> list[tuple[float, str]]:
+    """Where the fastest other engine stands at 8 bit, of which no loss is known."""
+    peer = fastest_int8(report)
+    return [] if peer is None else [(peer["latency_ms"], peer["engine"])]
