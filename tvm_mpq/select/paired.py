@@ -85,17 +85,6 @@ def temperature(logits: Doubles, labels: npt.NDArray[np.int64]) -> float:
     return min(TEMPERATURES, key=lambda t: (surprise(t), abs(t - 1)))
 
 
-def regrets(reference: Doubles, changed: Doubles, temperature: float = 1.0) -> Doubles:
-    """Expected accuracy lost on each image: p[arg max reference] - p[arg max changed], p = softmax(reference / T).
-
-    >>> regrets(np.log([[0.6, 0.4], [0.9, 0.1]]), np.array([[0.0, 1.0], [1.0, 0.0]])).round(3).tolist()
-    [0.2, 0.0]
-    """
-    p = softmax(reference / temperature)
-    rows = np.arange(len(p))
-    return np.asarray(p[rows, reference.argmax(axis=1)] - p[rows, changed.argmax(axis=1)])
-
-
 def crossed(before: Doubles, after: Doubles, z: float, temperature: float = 1.0) -> Interval:
     """Expected accuracy points lost, when each image may meet the noise of each image whose call is about as close.
 

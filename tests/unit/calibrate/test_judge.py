@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from mpq_testing.regret import regrets
 from tvm_mpq.calibrate.data import Dataset
 from tvm_mpq.calibrate.judge import LOOKS, MIX, MIXED_RUNS, Judge, OutputsOf, mixed, rows_of, shuffled
-from tvm_mpq.select.paired import CONFIDENCE, TEMPERATURES, regrets, softmax
+from tvm_mpq.select.paired import CONFIDENCE, TEMPERATURES, softmax
 
 CLASSES = 10
 

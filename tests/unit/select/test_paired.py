@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.random import Generator
 
+from mpq_testing.regret import regrets
 from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.select.paired import (
     ALIKE,
@@ -20,7 +21,6 @@ from tvm_mpq.select.paired import (
     exact,
     images_needed,
     mean_of,
-    regrets,
     softmax,
     student,
     temperature,
