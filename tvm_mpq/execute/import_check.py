@@ -37,6 +37,9 @@ MAGNITUDE = 1e-5
 FLIPS = 1e-3
 """Share of a tensor's elements that may be decided otherwise, where a comparison or a rounding stands before them."""
 
+DECIDED = 1e-6
+"""How near to 0 or 1 a probability says nothing of the numbers that it was made from."""
+
 DECISIONS = frozenset(
     ["argmax", "argmin", "argsort", "topk", "sort", "round", "floor", "ceil", "sign", "trunc", "equal", "not_equal"]
     + ["greater", "greater_equal", "less", "less_equal", "floor_divide", "floor_mod", "mod"]
@@ -90,10 +93,14 @@ def check_import(prepared: Prepared, interpreter: Interpreter, sample: Sample) -
     except NoReferenceError as e:
         return ImportCheck(seconds=time.perf_counter() - start, skipped=str(e))
     text = _difference(found, answer.outputs, flips)
-    if not text:
+    place = ""
+    if text:
+        place = _first_fault(prepared, reference, sample, flips, alone=True) or f"in an output {text}"
+    elif any(map(_is_decided, answer.outputs)):
+        place = _first_fault(prepared, reference, sample, flips, alone=False)
+    if not place:
         error = max(map(relative_difference, found, answer.outputs), default=0.0)
         return ImportCheck(answer.evaluator, error, time.perf_counter() - start)
-    place = _first_fault(prepared, reference, sample, flips) or f"in an output {text}"
     raise VerificationError(
         f"{prepared.loaded.name}: the imported network does not compute what {answer.evaluator} does: {place}; "
         "write that operator otherwise, or take the network as it is with --no-verify-import"
@@ -166,14 +173,19 @@ def relative_difference(result: Array, wanted: Array) -> float:
     return TOLERANCE * float(largest) / _allowed(wanted)
 
 
+def _is_decided(output: Array) -> bool:
+    """Whether a softmax or sigmoid left zeros and ones, which hide what stands before it; so do zeros of any source."""
+    return output.dtype.kind == "f" and bool((np.abs(output - np.rint(output.clip(0, 1))) < DECIDED).all())
+
+
 def _allowed(wanted: Array) -> float:
     finite = wanted[np.isfinite(wanted)].astype(np.float64)
     spread = float(finite.std()) if finite.size else 0.0
     return TOLERANCE * spread + MAGNITUDE * float(np.abs(finite).max(initial=0.0)) + float(np.finfo(np.float32).tiny)
 
 
-def _first_fault(prepared: Prepared, reference: Reference, sample: Sample, flips: float) -> str:
-    """The first operator whose result differs, as TVM alone compiles it, else as we do; "" when none does."""
+def _first_fault(prepared: Prepared, reference: Reference, sample: Sample, flips: float, *, alone: bool) -> str:
+    """The first operator whose result differs, as we compile it, with `alone` as TVM does first; "" when none does."""
     loaded = prepared.loaded
     try:
         wanted = reference.tensors(sample, list(loaded.tensors.values()))
@@ -188,7 +200,8 @@ def _first_fault(prepared: Prepared, reference: Reference, sample: Sample, flips
     shown = RelaxEmitter(dataclasses.replace(graph, outputs=tuple(seen), is_tuple=True))
     shown.emit_main([FloatStep(node) for node in graph.nodes])
     inputs = [sample[n] for n in loaded.input_names]
-    for mod in (shown.module(), finish(shown.module(), prepared.features)):
+    ours = finish(shown.module(), prepared.features)
+    for mod in (shown.module(), ours) if alone else (ours,):
         machine = relax.VirtualMachine(tvm.compile(mod, target=prepared.tvm_target()), tvm.cpu())
         found = machine["main"](*[tvm.runtime.tensor(np.array(x, order="C")) for x in inputs])
         for name, value in zip(seen, found, strict=True):

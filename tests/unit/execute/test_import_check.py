@@ -93,6 +93,24 @@ def test_a_wrong_import_is_refused_in_one_line_that_names_the_operator(
         check(prepared(), tmp_path)
 
 
+@pytest.mark.parametrize("last", ["Sigmoid", "Relu"])
+def test_outputs_that_are_zeros_and_ones_hide_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    """All of them 1, or all 0, whatever the first operator computes."""
+    shift = numpy_helper.from_array(np.float32(90 if last == "Sigmoid" else -90), "shift")
+    nodes = [node("Softsign", ["x"], ["a"], name="act"), node("Add", ["a", "shift"], ["b"]), node(last, ["b"], ["y"])]
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, X.shape) for n in "xy"]
+    graph = helper.make_graph(nodes, "graph", values[:1], values[1:], [shift])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "net.onnx"
+    )
+    assert check(prepare(tmp_path / "net.onnx"), tmp_path).skipped == ""
+    monkeypatch.setitem(onnx_operators.CONVERTERS, "Softsign", lambda inputs, attrs: relax.op.tanh(inputs[0]))
+    with pytest.raises(VerificationError, match=r"^net: [^\n]*at tanh 'act' \d+ of 108 values[^\n]*$"):
+        check(prepare(tmp_path / "net.onnx"), tmp_path)
+
+
 def test_what_tvm_cannot_compile_is_refused_in_one_line(
     prepared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
