@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from tvm_mpq.calibrate.observers import OUTPUT, Observer, check_method
 from tvm_mpq.execute.interpreter import Interpreter, Sample
 from tvm_mpq.kernels.registry import default_kernel
 from tvm_mpq.numerics.activation_names import is_clamp
+from tvm_mpq.numerics.activations import apply
 from tvm_mpq.passes.graph import Graph, Node
 from tvm_mpq.passes.lowering import BYTE, KernelStep, Step, StoredValue
 from tvm_mpq.schema import FLOAT_BITS, Precision, Progress, TensorQuant
@@ -66,7 +68,10 @@ def calibrate(
     interpreter.prepare([*float_steps, *pre_steps])
     by_results = method == OUTPUT
     observers = {n: Observer(n, gram_of_readers(graph, n) if by_results else None) for n in graph.integer_tensors()}
-    observers |= {step.node: Observer(step.node) for step in pre_steps}
+    nodes = {node.name: node for node in graph.nodes}
+    for step in pre_steps:
+        activation = getattr(nodes[step.node.removesuffix(":pre")].workload, "activation", "none")
+        observers[step.node] = Observer(step.node, read=partial(apply, activation))
     for i, sample in enumerate(samples):
         values = interpreter.run(float_steps, interpreter.load(sample), tag="base")
         for name in graph.integer_tensors():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,8 @@ from hypothesis import strategies as st
 
 from tvm_mpq.calibrate.observers import METHODS, Observer, check_method
 from tvm_mpq.errors import DataError, InvalidValueError
-from tvm_mpq.numerics.affine import dequantize, quantize
+from tvm_mpq.numerics.activations import apply
+from tvm_mpq.numerics.affine import dequantize, quantize, tensor_quant
 from tvm_mpq.schema import TensorQuant
 
 
@@ -52,6 +55,44 @@ def test_mse_is_never_worse_than_minmax(rng: np.random.Generator) -> None:
 def test_mse_cuts_tails_when_bits_are_few(rng: np.random.Generator) -> None:
     observer = observed(rng.laplace(size=4096))
     assert observer.quant(3, "mse").scale < 0.7 * observer.quant(3, "minmax").scale
+
+
+def test_mse_cuts_the_longer_tail_alone(rng: np.random.Generator) -> None:
+    """Two values far out on one side, as many as a 3 bit range had better forget; the other side stays whole."""
+    x = np.append(rng.uniform(-1, 0, 4000), [5.0, 5.0])
+    low, high = ends(observed(x).quant(3, "mse"))
+    assert low < -0.85 and high < 0.5
+
+
+def test_errors_count_behind_what_reads_the_values(rng: np.random.Generator) -> None:
+    """hard_swish makes 0 of all below -3: an 8 bit range from there on has the finer steps."""
+    x = rng.uniform(-20, 4, 20000).astype(np.float32)
+    read = partial(apply, "hard_swish")
+    before, behind = Observer("x"), Observer("x", read=read)
+    errors = {}
+    for observer in (before, behind):
+        observer.see(x)
+        quant = observer.quant(8, "mse")
+        errors[observer] = float(np.mean((read(dequantize(quantize(x, quant), quant)) - read(x)) ** 2))
+    assert errors[behind] < 0.15 * errors[before]
+    assert ends(behind.quant(8, "mse"))[0] == pytest.approx(-3, abs=0.8)
+
+
+def test_many_values_are_told_by_their_counts(rng: np.random.Generator) -> None:
+    x = rng.laplace(size=(6, 4096)) + 0.5
+    quant = observed(*x).quant(4, "mse")
+    tried = [observed(*x).quant(4, name) for name in ("minmax", "percentile")]
+    assert error(x, quant) < min(error(x, other) for other in tried)
+    exact = min(error(x, tensor_quant(a, b, 4)) for a in np.linspace(-8, 0, 41) for b in np.linspace(1, 8, 36))
+    assert error(x, quant) < 1.05 * exact
+
+
+def test_one_value_in_many_is_seen() -> None:
+    """A transformer's outlier: one channel of one token, as much as all others together."""
+    x = np.full((20, 64 * 384), 0.5, np.float32)
+    x[:, 12345] = 200.0
+    for method in ("mse", "minmax"):
+        assert ends(observed(*x).quant(8, method))[1] > 150
 
 
 def test_the_only_step_of_one_bit_is_in_the_middle(rng: np.random.Generator) -> None:
