@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from fractions import Fraction
@@ -46,25 +47,25 @@ def test_a_fused_multiply_add_rounds_once(a: float, b: float, c: float) -> None:
 
 
 def triples() -> Iterator[tuple[float, float, float]]:
-    """Products that lie next to the middle between two halves by less than float32 shows, of normals and subnormals."""
-    for sign in (1, -1):
-        for c in (1.0, 1 + 2**-10, 2.0**-13, 2.0**-20, 2.0**-24):
-            half_step = 2.0 ** (max(math.floor(math.log2(c)), -14) - 11)
-            for low in (-(2.0**-10), 2.0**-10):
-                yield sign * half_step, 1 + low, sign * c
-                yield sign * half_step, 1.0, sign * c
+    """Products that end on or next to the middle between two halves, by less than float32 shows; subnormals too."""
+    for c in (1 + 2**-10, 1 + 2**-9, 2.0**-14 + 2.0**-24, 2.0**-17 + 2.0**-24):
+        step = math.floor(math.log2(c)) - 11 if c >= 2**-14 else -25
+        first = step // 2
+        for nearly in (0, 2.0**-10):
+            for sign, more in itertools.product((1, -1), (1, -1)):
+                yield sign * more * 2.0**first * (1 - nearly), 2.0 ** (step - first) * (1 + nearly), sign * c
 
 
 def test_the_middle_between_two_halves() -> None:
+    moved = 0
     for triple in triples():
-        a, b, c = (float(np.float16(v)) for v in triple)
-        exact = exact_half(Fraction(a) * Fraction(b) + Fraction(c))
-        assert float(float16.fma16(*(np.float32([[v]]) for v in (a, b, c)))[0, 0]) == exact, triple
-    a, b, c = np.float32([[2.0**-12]]), np.float32([[2.0**-12]]), np.float32([[1 + 2.0**-10]])
-    assert float16.fma16(a, b, c) == c
-    assert (
-        float16.fma16(np.float32([[1 + 2.0**-10]]), np.float32([[2.0**-11 * (1 - 2.0**-10)]]), np.float32([[1]])) == 1
-    )
+        assert all(float(np.float16(v)) == v for v in triple)
+        a, b, c = map(Fraction, triple)
+        found = float(float16.fma16(*(np.float32([[v]]) for v in triple))[0, 0])
+        assert found == exact_half(a * b + c), triple
+        rounded = np.float32(float(a * b)) + np.float32(float(c))
+        moved += found != float(rounded.astype(np.float16))
+    assert moved >= 8, "where rounding twice, by way of float32, would be wrong"
 
 
 def drawn(w: Conv2dWorkload, rng: np.random.Generator, size: float = 1.0) -> tuple[np.ndarray, np.ndarray]:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from tvm_mpq.numerics.float16 import sum_bound
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.numerics.reference import evaluate
-from tvm_mpq.schema import Conv2dWorkload, Precision, TensorQuant
+from tvm_mpq.schema import FP16, FP32, Conv2dWorkload, Precision, TensorQuant
 from tvm_mpq.training.convolution import Convolution
 from tvm_mpq.training.values import LearnedRange, Quant, TensorValue
 
@@ -60,3 +61,19 @@ def test_a_channel_of_zeros_keeps_its_bias(rng: np.random.Generator) -> None:
             found = made([value], quant(TensorQuant(8, 0.125, 100)), None, True)
         wanted = evaluate(work, precision, 8, operands, [x])
         np.testing.assert_array_equal(found.data.numpy() + 100, wanted)
+
+
+def test_operands_of_halves_are_rounded_and_saturate(rng: np.random.Generator) -> None:
+    """All but the roundings of sums of halves, which are smaller than what one value beyond their range does."""
+    work = Conv2dWorkload(1, 5, 6, 40, 12, (3, 3), activation="relu")
+    operands = Operands((None,), None, rng.normal(0, 1, (12, 3, 3, 40)).astype(np.float32), np.ones(12, np.float32))
+    x = rng.normal(0, 1, (1, 5, 6, 40)).astype(np.float32)
+    x[0, 2, 2, :2] = 1e5, 3e4
+    found, plain = (
+        Convolution(work, p, operands, linear=False)([TensorValue(torch.from_numpy(x), None)], None, None, True)
+        for p in (FP16, FP32)
+    )
+    wanted = evaluate(work, FP16, 32, operands, [x])
+    bound = sum_bound(work, x, operands.weight).max()
+    np.testing.assert_allclose(found.data.detach().numpy(), wanted, rtol=0, atol=bound)
+    assert abs(plain.data.detach().numpy() - wanted).max() > 4 * bound
