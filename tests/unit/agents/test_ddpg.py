@@ -84,6 +84,24 @@ def test_the_actor_learns_slower(walk):
     assert rates == [ddpg.ACTOR_RATE, ddpg.CRITIC_RATE]
 
 
+def test_numbers_are_those_of_the_authors_code(walk):
+    agent = ddpg.agent_for(walk, 0)
+    assert (agent.gamma, agent.tau, agent.batch_size, agent.learning_starts) == (1.0, 0.01, 64, 20 * walk.steps)
+    assert agent.replay_buffer.buffer_size == 64 * walk.steps
+    assert (agent.train_freq.frequency, agent.train_freq.unit.value) == (1, "episode")
+    widths = [net.out_features for net in agent.actor.mu if isinstance(net, torch.nn.Linear)]
+    assert widths == [300, 300, 1]
+
+
+def test_nothing_is_learned_from_the_first_walks_before_they_are_over(walk):
+    agent = ddpg.agent_for(walk, 0)
+    before = [p.clone() for p in agent.actor.parameters()]
+    agent.learn(ddpg.WARM_UP * walk.steps, log_interval=None)
+    assert all(torch.equal(a, b) for a, b in zip(before, agent.actor.parameters(), strict=True))
+    agent.learn(walk.steps, log_interval=None, reset_num_timesteps=False)
+    assert not all(torch.equal(a, b) for a, b in zip(before, agent.actor.parameters(), strict=True))
+
+
 def test_generators_and_threads_of_the_caller_are_left_alone(walk):
     walk.episodes = ddpg.WARM_UP + 1
     random.seed(1), np.random.seed(1), torch.manual_seed(1)  # noqa: NPY002

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -87,6 +88,49 @@ def test_the_same_masks_for_the_same_seed(tiny: Lab) -> None:
         return masked_losses(tiny.graph, tiny.interpreter, steps, todo, tiny.samples[:2], metric="kl", seed=seed)
 
     assert found(1) == found(1) != found(2)
+
+
+def test_every_sample_has_masks_of_its_own(tiny: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps, todo = prepared(tiny)
+    drawn: list[bytes] = []
+
+    def watched(channels: int, rng: np.random.Generator) -> np.ndarray:
+        drawn.append(mask(channels, rng).tobytes())
+        return np.frombuffer(drawn[-1], np.float32)
+
+    monkeypatch.setattr(masked, "mask", watched)
+    masked_losses(tiny.graph, tiny.interpreter, steps, todo, tiny.samples[:2], metric="kl")
+    count = len(tiny.names)
+    assert len(drawn) == 2 * count
+    assert sum(a != b for a, b in zip(drawn[:count], drawn[count:], strict=True)) > count / 2
+
+
+def test_outputs_that_are_not_finite_tell_nothing_of_gains() -> None:
+    """Of three precisions one gives NaN: it is infinitely noisy, and the mask takes the noisiest of the others."""
+
+    class Runs:
+        def run(self, steps, base, tag):  # type: ignore[no-untyped-def]
+            return steps[0](base)
+
+        def outputs(self, values):  # type: ignore[no-untyped-def]
+            return [values["out"]]
+
+        def array(self, x):  # type: ignore[no-untyped-def]
+            return SimpleNamespace(numpy=lambda: x)
+
+    runs, value = Runs(), StoredValue("t", FLOAT_BITS)
+    base = {value: runs.array(np.ones((1, 4), np.float32))}
+    off = {"w8a8": 0.01, "w2a8": np.nan, "w4a8": 0.1}
+    ways = {p: [lambda b, e=e: {value: runs.array(np.full((1, 4), 1 + e, np.float32))}] for p, e in off.items()}
+    reference, sums = np.array([[1.0, 2.0]]), masked.MaskedSums()
+    for output in ([np.nan, 1.0], [1.5, 2.0]):
+        behind = [lambda b, out=output: {"out": np.array([out])}]
+        given = (runs, SimpleNamespace(output="t"), ways, behind, base, reference, "kl", np.random.default_rng(0), sums)
+        masked._add(*given)  # type: ignore[arg-type]
+        if output[0] != output[0]:
+            assert (sums.lost, sums.passed) == (0, 0)
+    assert sums.lost > 0 and sums.passed == pytest.approx(0.1**2 / 2, rel=1e-4)  # half of the channels of w4a8
+    assert sums.noise["w2a8"] == math.inf and sums.noise["w8a8"] == pytest.approx(2 * 0.01**2, rel=1e-4)
 
 
 def test_it_runs_less(tiny: Lab) -> None:
