@@ -79,7 +79,7 @@ def check_import(prepared: Prepared, interpreter: Interpreter, sample: Sample) -
         return ImportCheck(skipped="no evaluator of this kind of model is installed")
     start = time.perf_counter()
     try:
-        found = fp32_outputs(prepared, interpreter, sample)
+        found = fp32_outputs(prepared, interpreter, prepared.by_tensor(sample))
     except MPQError:
         raise
     except Exception as e:  # of TVM's passes and of LLVM: any
@@ -127,13 +127,12 @@ def _difference(found: list[Array], wanted: list[Array], flips: float) -> str:
 
 
 def fp32_outputs(prepared: Prepared, interpreter: Interpreter, sample: Sample) -> list[Array]:
-    """The network's outputs with the kernels that calibration uses."""
+    """The network's outputs with the kernels that calibration uses; sample: by the graph's own input names."""
     operators = {node.name: str(FP32) for node in prepared.graph.weighted()}
     plan = Plan(prepared.row.name, prepared.tvm_target_attrs, operators, {})
     steps = lower(prepared.graph, plan, prepared.features)
     interpreter.prepare(steps)
-    values = interpreter.load(prepared.by_tensor(sample))
-    return interpreter.outputs(interpreter.run(steps, values, tag="import"))
+    return interpreter.outputs(interpreter.run(steps, interpreter.load(sample), tag="import"))
 
 
 def decides(mod: tvm.IRModule) -> bool:
