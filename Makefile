@@ -4,13 +4,16 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test test-slow lint docs clean
 
 demo: $(VENV)/.demo-ready  ## train a small network on digits, then optimize it for this CPU
 	$(BIN)/tvm-mpq demo
 
-test: $(VENV)/.dev-ready  ## all tests and doctests, lint and types among them
-	TVM_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+test: $(VENV)/.dev-ready  ## tests and doctests, lint and types among them, but for those marked slow
+	TVM_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+
+test-slow: $(VENV)/.dev-ready  ## the others, each of which takes a quarter of a minute or more
+	TVM_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m slow
 
 lint: $(VENV)/.dev-ready
 	$(BIN)/ruff check .
