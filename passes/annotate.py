@@ -1,7 +1,7 @@
 """Annotate: every quantizable operator learns which precisions this target has kernels for.
 
 before  composite functions with `mpq.kind`, `mpq.name`, `mpq.workload` (Normalize)
-after   the same, and `mpq.candidates` = "fp32 w8a8 w4a8 ..." on convolutions and linear layers
+after   the same, and `mpq.candidates` = "fp32 w8a8 w4a8 ..." on convolutions, linear layers and attention
 
 Stands after Normalize and before Realize. Bodies and `main` are left alone.
 """
@@ -15,7 +15,7 @@ import tvm
 
 from tvm_mpq import targets
 from tvm_mpq.kernels import OFFERED, candidate_precisions
-from tvm_mpq.passes.graph import WEIGHTED_KINDS
+from tvm_mpq.passes.graph import QUANTIZABLE_KINDS
 from tvm_mpq.schema import Precision, Workload
 
 
@@ -52,7 +52,7 @@ class Annotate:
         functions = {}
         for var, function in mod.functions_items():
             attrs = function.attrs
-            if attrs is not None and "mpq.kind" in attrs and str(attrs["mpq.kind"]) in WEIGHTED_KINDS:
+            if attrs is not None and "mpq.kind" in attrs and str(attrs["mpq.kind"]) in QUANTIZABLE_KINDS:
                 workload = Workload.from_json(json.loads(str(attrs["mpq.workload"])))
                 found = candidate_precisions(
                     workload, self._features, self._threads, self._offered, same_code=self._same_code

@@ -17,12 +17,15 @@ import tvm
 from tvm import relax
 
 from tvm_mpq.errors import UnsupportedModelError
-from tvm_mpq.schema import Conv2dWorkload, ConvertWorkload, Precision, Workload
+from tvm_mpq.schema import AttentionWorkload, Conv2dWorkload, ConvertWorkload, Precision, Workload
 
 TIED_KINDS = frozenset({"max_pool2d", "copy", "reshape"})
 """Kinds whose output holds values of their input, so that both share one TensorQuant."""
 
 WEIGHTED_KINDS = frozenset({"conv2d", "linear"})
+
+QUANTIZABLE_KINDS = WEIGHTED_KINDS | {"attention"}
+"""Kinds for which a plan names a precision. Attention multiplies activations: its weight bits are activation bits."""
 
 FLOAT_KINDS = frozenset({"float", "recurrent"})
 """Kinds that read and write float32 tensors only. (A layout change of an input writes integers as well.)"""
@@ -41,11 +44,12 @@ class GraphTensor:
 
 @dataclass(frozen=True)
 class Node:
-    """One operator. kind: conv2d, linear, recurrent, layout, a weightless operator (pool, add, ...), reshape, or float.
+    """One operator.
 
+    kind: conv2d, linear, attention, recurrent, layout, a weightless operator (pool, add, ...), reshape, or float.
     `layout` is the permutation of a network input from NCHW to NHWC, or from NCW to NWC. weight is
     float32[O, KH, KW, I / groups]; a recurrent layer's is R, and bias its vectors, as its workload says. candidates:
-    precision texts, set by Annotate on weighted nodes.
+    precision texts, set by Annotate on quantizable nodes.
     """
 
     name: str
@@ -62,6 +66,17 @@ class Node:
     def conv(self) -> Conv2dWorkload:
         """The convolution workload of a weighted node."""
         assert isinstance(self.workload, Conv2dWorkload)
+        return self.workload
+
+    @property
+    def exact_inputs(self) -> int:
+        """How many inputs a quantizable node reads at just the bits of its precision: residuals come at any."""
+        return 1 if self.kind in WEIGHTED_KINDS else len(self.inputs)
+
+    @property
+    def quantizable(self) -> Conv2dWorkload | AttentionWorkload:
+        """The workload of a quantizable node."""
+        assert isinstance(self.workload, Conv2dWorkload | AttentionWorkload)
         return self.workload
 
 
@@ -84,10 +99,14 @@ class Graph:
     def weighted(self) -> Iterator[Node]:
         return (n for n in self.nodes if n.kind in WEIGHTED_KINDS)
 
+    def quantizable(self) -> Iterator[Node]:
+        """Nodes for which a plan names a precision: those with weights, and attention."""
+        return (n for n in self.nodes if n.kind in QUANTIZABLE_KINDS)
+
     @cached_property
     def activation_bits(self) -> tuple[int, ...]:
         """Bits in which integer candidates read their input, most first."""
-        offered = {Precision.parse(text) for node in self.weighted() for text in node.candidates}
+        offered = {Precision.parse(text) for node in self.quantizable() for text in node.candidates}
         return tuple(sorted({p.activation_bits for p in offered if not p.is_float}, reverse=True))
 
     def producer(self, tensor: str) -> Node | None:

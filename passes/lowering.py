@@ -16,11 +16,12 @@ from tvm_mpq.kernels.registry import Kernel, Request, default_kernel, fitting, n
 from tvm_mpq.numerics.activation_names import is_clamp
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.numerics.weight_codes import WeightCodes
-from tvm_mpq.passes.graph import FLOAT_KINDS, TIED_KINDS, WEIGHTED_KINDS, Graph, Node
+from tvm_mpq.passes.graph import FLOAT_KINDS, QUANTIZABLE_KINDS, TIED_KINDS, Graph, Node
 from tvm_mpq.schema import (
     FLOAT_BITS,
     FP32,
     W8A8,
+    Conv2dWorkload,
     ConvertWorkload,
     Plan,
     Precision,
@@ -127,7 +128,7 @@ def default_formats(graph: Graph, precisions: Mapping[str, Precision]) -> dict[s
             formats[out] = FLOAT_BITS
         elif node.kind == "layout":
             formats[out] = wanted[out] or FLOAT_BITS
-        elif node.kind in WEIGHTED_KINDS:
+        elif node.kind in QUANTIZABLE_KINDS:
             bits = wanted[out] if not precisions[node.name].is_float else 0
             formats[out] = bits or FLOAT_BITS
         elif node.kind in TIED_KINDS:
@@ -144,7 +145,7 @@ def _wanted_bits(graph: Graph, precisions: Mapping[str, Precision]) -> dict[str,
     for node in reversed(graph.nodes):
         if node.kind in FLOAT_KINDS or node.kind == "layout":
             bits = 0
-        elif node.kind in WEIGHTED_KINDS:
+        elif node.kind in QUANTIZABLE_KINDS:
             bits = 0 if precisions[node.name].is_float else precisions[node.name].activation_bits
         else:
             bits = wanted[node.output]
@@ -207,7 +208,7 @@ def _is_offered(request: Request, family: str, knobs_text: str) -> bool:
 
 def _check_names(graph: Graph, plan: Plan, codes: WeightCodes) -> None:
     """Raises InvalidValueError when the plan or the codes were made for another network."""
-    names = {n.name for n in graph.weighted()}
+    names = {n.name for n in graph.quantizable()}
     for what, wrong in (
         ("lacks operator", names - set(plan.operators)),
         ("names an operator that the network lacks:", set(plan.operators) - names),
@@ -230,15 +231,15 @@ class _Lowering:
         self._threads = plan.threads
         self._choose = kernel_chooser(plan)
         _check_names(graph, plan, codes)
-        self._precisions = {n.name: plan.precision(n.name) for n in graph.weighted()}
+        self._precisions = {n.name: plan.precision(n.name) for n in graph.quantizable()}
         self._formats = {**default_formats(graph, self._precisions), **plan.formats}
         self._steps: list[Step] = []
         self._have: dict[str, list[int]] = {t: [FLOAT_BITS] for t in graph.inputs}
 
     def run(self) -> list[Step]:
         for node in self._graph.nodes:
-            if node.kind in WEIGHTED_KINDS:
-                self._weighted(node)
+            if node.kind in QUANTIZABLE_KINDS:
+                self._quantizable(node)
             elif node.kind == "float":
                 self._float(node)
             elif node.kind == "layout":
@@ -291,26 +292,27 @@ class _Lowering:
             return None
         return self._plan.quant(f"{node.name}:pre", BYTE)
 
-    def _weighted(self, node: Node) -> None:
+    def _quantizable(self, node: Node) -> None:
         precision = self._precisions[node.name]
-        data, *residual = node.inputs
-        workload = node.conv
+        workload = node.quantizable
         if precision.is_float:
             inputs = tuple(self._want(t, FLOAT_BITS) for t in node.inputs)
             operands = Operands((None,) * len(inputs), None, node.weight, node.bias)
             request = self._request(workload, precision, FLOAT_BITS)
             self._emit(node.name, request, operands, inputs, StoredValue(node.output, FLOAT_BITS))
             return
-        inputs = (
-            self._want(data, precision.activation_bits),
-            *(self._any_integer(t) for t in residual),
+        exact = node.exact_inputs
+        inputs = tuple(
+            self._want(t, precision.activation_bits) if i < exact else self._any_integer(t)
+            for i, t in enumerate(node.inputs)
         )
         out_bits = self._formats[node.output]
         request = self._request(workload, precision, out_bits)
         if out_bits == FLOAT_BITS and not fitting(request):  # no fused dequantization here: emit bytes, convert later
             out_bits = BYTE
             request = self._request(workload, precision, out_bits)
-        pre = self._pre_activation(node, workload.activation) if out_bits != FLOAT_BITS else None
+        activation = workload.activation if isinstance(workload, Conv2dWorkload) else "none"
+        pre = self._pre_activation(node, activation) if out_bits != FLOAT_BITS else None
         quants = tuple(self._quant(v.tensor, v.bits) for v in inputs)
         operands = Operands(quants, self._quant(node.output, out_bits), node.weight, node.bias, pre)
         operands = replace(operands, codes=self._codes.get((node.name, precision.weight_bits)))

@@ -1,6 +1,7 @@
 """The form in which a normalized network names its operators: a private Relax function with `mpq.*` attributes.
 
-mpq.kind        conv2d, linear, recurrent, max_pool2d, avg_pool2d, add, multiply, concat, activation, copy or reshape
+mpq.kind        conv2d, linear, attention, recurrent, max_pool2d, avg_pool2d, add, multiply, concat, activation, copy or
+                reshape
 mpq.name        readable and unique in the module
 mpq.activation  text of the fused activation, `none` where there is none
 mpq.workload    JSON of the schema.Workload (not for reshape)

@@ -3,16 +3,18 @@
     conv2d -> add(bias) -> add(residual) -> activation      one `conv2d` composite; the same for matmul as `linear`,
                                                             and for conv2d behind input dilation
     add / multiply -> activation                            one `add` / `multiply` composite
+    matmul(softmax(matmul(q, k)), v), joined heads          one `attention` composite, with what cuts q, k and v
     pooling, concat, slice and pad, reshape, activation     one composite each, a recurrent layer's loop too
 
 Stands last: expects ChannelsLast, MergeCopy and FoldAffine before it. Leaves alone whatever has no composite form
-(softmax, normalisation, matmul of two activations, arithmetic with constants, what holds infinities, ...), and
+(softmax, normalisation, other matmuls of two activations, arithmetic with constants, what holds infinities, ...), and
 composites made before.
 A residual add of two convolutions is fused into the later one. The form is described in composites.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,6 +23,7 @@ from tvm import relax
 
 from tvm_mpq.errors import UnsupportedModelError
 from tvm_mpq.passes.normalize.activations import Activation, find_activation
+from tvm_mpq.passes.normalize.attention import attention_composite, find_attention
 from tvm_mpq.passes.normalize.composites import Composite, Emit, Names, build_function, global_name, readable_name
 from tvm_mpq.passes.normalize.conv_transpose import dilated, dilation_of
 from tvm_mpq.passes.normalize.exprs import (
@@ -135,6 +138,8 @@ class _Rewriter(Rewriter):
         plan: dict[relax.Var, Composite] = {}
         for layer in self._layers.values():
             self._keep(self._layer_composite(layer), plan)
+        for composite in self._attentions():
+            self._keep(composite, plan)
         parts = {v for act in self._standalone.values() for v in (*act.inner, act.root)}
         reshapes = []
         for var, value in reversed(self.bindings):  # a pad takes the slice before it
@@ -156,6 +161,14 @@ class _Rewriter(Rewriter):
             if reshape.output in read or reshape.inputs[0] in plan:  # elsewhere it is a matter of float operators
                 self._keep(reshape, plan)
         return plan
+
+    def _attentions(self) -> Iterator[Composite]:
+        for var, value in self.bindings:
+            found = find_attention(self, var, value)
+            if found is not None and not self._infinite & {var, *found.sources}:
+                composite = attention_composite(self, found)
+                if composite is not None:
+                    yield composite
 
     def _keep(self, composite: Composite, plan: dict[relax.Var, Composite]) -> None:
         plan[composite.output] = composite

@@ -32,7 +32,7 @@ from tvm_mpq.execute.interpreter import Interpreter, Sample, Values
 from tvm_mpq.numerics.arrays import Array
 from tvm_mpq.passes.graph import Graph, Node
 from tvm_mpq.passes.lowering import KernelStep, Step, StoredValue, made_by
-from tvm_mpq.schema import FLOAT_BITS, Conv2dWorkload, Progress
+from tvm_mpq.schema import FLOAT_BITS, AttentionWorkload, Conv2dWorkload, Progress
 
 OPEN = 0.5
 """Share of an operator's channels whose error the mask lets through."""
@@ -93,7 +93,7 @@ def masked_losses(
     DataError
         If the fp32 network gives NaN or infinity; the text names the operator where that begins.
     """
-    nodes = {node.name: node for node in graph.weighted()}
+    nodes = {node.name: node for node in graph.quantizable()}
     alone = {(t.operator, str(t.precision)): own_steps(t, nodes[t.operator]) for t in todo}
     behind = {name: _behind(graph, float_steps, nodes[name]) for name in dict.fromkeys(t.operator for t in todo)}
     interpreter.prepare([*float_steps, *(step for steps in alone.values() for step in steps)])
@@ -169,9 +169,9 @@ def _behind(graph: Graph, float_steps: Sequence[Step], node: Node) -> list[Step]
 
 
 def multiply_adds(steps: Sequence[Step]) -> int:
-    """Of convolutions and linear layers, what runs cost most of."""
+    """Of convolutions, linear layers and attention, what runs cost most of."""
     works = (step.kernel.request.workload for step in steps if isinstance(step, KernelStep))
-    return sum(work.macs for work in works if isinstance(work, Conv2dWorkload))
+    return sum(work.macs for work in works if isinstance(work, Conv2dWorkload | AttentionWorkload))
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class SampleWork:
 
 def sample_work(graph: Graph, float_steps: Sequence[Step], todo: Sequence[Trial]) -> SampleWork:
     """What one sample takes either way; the float network's own run is in both."""
-    nodes = {node.name: node for node in graph.weighted()}
+    nodes = {node.name: node for node in graph.quantizable()}
     base = multiply_adds(float_steps)
     full = base + sum(multiply_adds(t.steps) for t in todo)
     own = sum(multiply_adds(own_steps(t, nodes[t.operator])) for t in todo)

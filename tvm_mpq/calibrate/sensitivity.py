@@ -91,7 +91,7 @@ def trials(graph: Graph, float_plan: Plan, features: frozenset[str]) -> list[Tri
     """One trial per (operator, candidate other than fp32)."""
     base = {_identity(s) for s in lower(graph, float_plan, features)}
     found = []
-    for node in graph.weighted():
+    for node in graph.quantizable():
         reachable = downstream(graph, node.output)
         for text in node.candidates:
             precision = Precision.parse(text)
@@ -186,7 +186,7 @@ def predict(interpreter: Interpreter, steps: Sequence[Step], samples: Sequence[S
 
 def float_plan(graph: Graph, plan: Plan) -> Plan:
     """The same plan with every operator and tensor in fp32."""
-    operators = {n.name: str(FP32) for n in graph.weighted()}
+    operators = {n.name: str(FP32) for n in graph.quantizable()}
     return Plan(plan.target, plan.tvm_target_attrs, operators, plan.tensors, _floats(graph), plan.kernels)
 
 

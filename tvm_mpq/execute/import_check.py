@@ -128,7 +128,7 @@ def _difference(found: list[Array], wanted: list[Array], flips: float) -> str:
 
 def fp32_outputs(prepared: Prepared, interpreter: Interpreter, sample: Sample) -> list[Array]:
     """The network's outputs with the kernels that calibration uses; sample: by the graph's own input names."""
-    operators = {node.name: str(FP32) for node in prepared.graph.weighted()}
+    operators = {node.name: str(FP32) for node in prepared.graph.quantizable()}
     plan = Plan(prepared.row.name, prepared.tvm_target_attrs, operators, {})
     steps = lower(prepared.graph, plan, prepared.features)
     interpreter.prepare(steps)

@@ -134,7 +134,7 @@ def _compare(
 
 def _row(context: RunContext, entry: Found, int8: float, axis: str) -> MethodRow:
     solution = entry.solution
-    names = sorted(n.name for n in context.prepared.graph.weighted())
+    names = sorted(n.name for n in context.prepared.graph.quantizable())
     row: MethodRow = {
         "method": entry.method,
         "budget": entry.share,

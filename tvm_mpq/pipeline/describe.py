@@ -48,18 +48,18 @@ def describe(
     metric = checked["mixed"].accuracy.metric
     why = reasons(tables.problem, solution)
     operators: list[OperatorChoice] = []
-    for node in context.prepared.graph.weighted():
+    for node in context.prepared.graph.quantizable():
         choice = tables.problem.operator(node.name).choice(solution.choices[node.name])
         row: OperatorChoice = {
             "name": node.name,
-            "workload": node.conv.key,
+            "workload": node.quantizable.key,
             "precision": solution.choices[node.name],
             "candidates": {
                 c.label: {"latency_us": dict(c.latency_us), "loss": c.loss, "size_bytes": c.size_bytes}
                 for c in tables.problem.operator(node.name).choices
             },
             "latency_us": min(choice.latency_us.values()),
-            "macs": node.conv.macs,
+            "macs": node.quantizable.macs,
         }
         if node.name in why:
             row["reason"] = why[node.name]

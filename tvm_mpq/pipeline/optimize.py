@@ -61,7 +61,7 @@ def _optimize(context: RunContext, options: Options) -> Result[OptimizeReport]:
         options.tell("no calibration data given: synthetic data (standard normal) are used; expect poor ranges")
     if poor := doubt(data):
         options.tell(poor)
-    if not any(prepared.graph.weighted()):
+    if not any(prepared.graph.quantizable()):
         options.tell("the model has no quantizable operator: it is built as fp32")
     require_what_searches(context, [options.method])
     rounder = Rounder(context, data)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tvm_mpq.kernels.registry import Request, fitting
-from tvm_mpq.passes.graph import FLOAT_KINDS, TIED_KINDS, WEIGHTED_KINDS, Graph, Node
+from tvm_mpq.passes.graph import FLOAT_KINDS, QUANTIZABLE_KINDS, TIED_KINDS, WEIGHTED_KINDS, Graph, Node
 from tvm_mpq.passes.lowering import BYTE, conversion_request, request_for
 from tvm_mpq.schema import FLOAT_BITS, FP32, W8A8, Precision
 from tvm_mpq.select.problem import Choice, Operator, Problem, Tensor, emitted_class
@@ -42,7 +42,7 @@ class Space:
 
     def options(self, node: Node) -> dict[str, dict[int, Request]]:
         """Label -> (emitted class: 32 or 8) -> request, for what has a kernel."""
-        if node.kind in WEIGHTED_KINDS:
+        if node.kind in QUANTIZABLE_KINDS:
             offered = {text: Precision.parse(text) for text in node.candidates}
         elif node.kind in ("float", "layout", "reshape"):
             return {}
@@ -51,8 +51,8 @@ class Space:
         options: dict[str, dict[int, Request]] = {}
         assert node.workload is not None
         for label, precision in offered.items():
-            weighted = node.kind in WEIGHTED_KINDS
-            emitted = (FLOAT_BITS,) if precision.is_float else ((BYTE, FLOAT_BITS) if weighted else (BYTE,))
+            chosen = node.kind in QUANTIZABLE_KINDS
+            emitted = (FLOAT_BITS,) if precision.is_float else ((BYTE, FLOAT_BITS) if chosen else (BYTE,))
             asked = {bits: request_for(node.workload, precision, bits, self.features, self.threads) for bits in emitted}
             options[label] = {bits: request for bits, request in asked.items() if fitting(request)}
         return {label: requests for label, requests in options.items() if requests}
@@ -123,7 +123,7 @@ def build_problem(
     for node in graph.nodes:
         tensors.append(_tensor(space, node.output, latency_us))
         choices = tuple(_choices(space, node, latency_us, costs, losses))
-        exact = tuple(node.kind in WEIGHTED_KINDS and i == 0 for i in range(len(node.inputs)))
+        exact = tuple(node.kind in QUANTIZABLE_KINDS and i < node.exact_inputs for i in range(len(node.inputs)))
         operators.append(Operator(node.name, node.inputs, node.output, choices, exact, node.workload))
     return Problem(tuple(operators), tuple(tensors), fixed_us, call_us)
 
@@ -180,7 +180,7 @@ def _choices(
 
 
 def _in_bits(node: Node, label: str) -> int:
-    if node.kind in WEIGHTED_KINDS:
+    if node.kind in QUANTIZABLE_KINDS:
         precision = Precision.parse(label)
         return FLOAT_BITS if precision.is_float else precision.activation_bits
     return FLOAT_BITS if label == WEIGHTLESS_FLOAT else BYTE

@@ -47,7 +47,7 @@ def _search(context: RunContext, options: Options, points: int, axis: str, folde
         context, build_tables(context, data), context.build_cache(data.sample(0), Rounder(context, data))
     )
     options.tell("selecting")
-    names = sorted(n.name for n in context.prepared.graph.weighted())
+    names = sorted(n.name for n in context.prepared.graph.quantizable())
     limits = limits_of(options.budget, tables.int8.latency_us)
     given = uniform_plans(tables.problem)
     searcher = RememberingSearcher(

@@ -34,7 +34,7 @@ def _sensitivity(context: RunContext) -> SensitivityReport:
     found = context.interpret(lambda run: learn.losses(prepared, run, plan, data, context.db, options, context.store))
     table = learn.loss_table(prepared, found)
     operators: list[OperatorLosses] = []
-    for node in prepared.graph.weighted():
+    for node in prepared.graph.quantizable():
         losses: dict[str, OutputLoss] = {
             precision: {
                 "loss": table[operator, precision],
@@ -44,7 +44,7 @@ def _sensitivity(context: RunContext) -> SensitivityReport:
             for (operator, precision), loss in found.items()
             if operator == node.name
         }
-        operators.append({"name": node.name, "workload": node.conv.key, "losses": losses})
+        operators.append({"name": node.name, "workload": node.quantizable.key, "losses": losses})
     return {
         "model": prepared.loaded.name,
         "target": prepared.row.name,

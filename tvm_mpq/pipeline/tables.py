@@ -108,7 +108,7 @@ def _source(context: RunContext) -> LatencySource:
 
 def _check_integers(space: Space, source: str) -> None:
     """Raises NoKernelError where an operator has only floating-point kernels: simulated machines have no floats."""
-    for node in space.graph.weighted():
+    for node in space.graph.quantizable():
         if all(Precision.parse(label).is_float for label in space.options(node)):
             raise NoKernelError(
                 f"latency source {source!r} prices integers only, and operator {node.name!r} has no integer kernel "
@@ -196,7 +196,7 @@ def _kernel_rows(table: LatencyTable) -> dict[str, dict[str, Any]]:
 
 def plan_of(context: RunContext, tables: Tables, solution: Solution) -> Plan:
     """The plan that a solution stands for."""
-    names = [n.name for n in context.prepared.graph.weighted()]
+    names = [n.name for n in context.prepared.graph.quantizable()]
     operators = {name: solution.choices[name] for name in names}
     used = {Precision.parse(text).activation_bits for text in operators.values()}
     tensors = {name: [q for q in found if q.bits in used | {8}] for name, found in tables.plan.tensors.items()}

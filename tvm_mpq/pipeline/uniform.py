@@ -175,7 +175,7 @@ def uniform_precisions(
     prepared: Prepared, wanted: Precision, keep: tuple[str, ...], running: frozenset[str]
 ) -> dict[str, str]:
     """Operator -> precision text; running: names of those that can run at `wanted` (see `running_at`)."""
-    nodes = list(prepared.graph.weighted())
+    nodes = list(prepared.graph.quantizable())
     names = [n.name for n in nodes]
     kept = {"first": names[:1], "last": names[-1:]}
     held = {name for word in keep for name in kept.get(word, [word])}
@@ -204,16 +204,18 @@ def running_at(prepared: Prepared, wanted: Precision) -> frozenset[str]:
 
     A precision that no operator gains by is asked for to see its accuracy; the code of more bits computes it.
     """
-    nodes = list(prepared.graph.weighted())
+    nodes = list(prepared.graph.quantizable())
     gaining = frozenset(n.name for n in nodes if str(wanted) in n.candidates)
     out_bits = FLOAT_BITS if wanted.is_float else BYTE
-    served = (n for n in nodes if fitting(Request(n.conv, wanted, out_bits, prepared.features, prepared.threads)))
+    served = (
+        n for n in nodes if fitting(Request(n.quantizable, wanted, out_bits, prepared.features, prepared.threads))
+    )
     return gaining or frozenset(n.name for n in served)
 
 
 def computed_with_more_bits(prepared: Prepared, wanted: Precision, running: frozenset[str]) -> bool:
     """Whether operators run at a precision of few bits for its accuracy alone: none has code of its own for it."""
-    own = any(str(wanted) in node.candidates for node in prepared.graph.weighted())
+    own = any(str(wanted) in node.candidates for node in prepared.graph.quantizable())
     return bool(running) and not own and not wanted.is_float and wanted != W8A8
 
 
@@ -222,7 +224,7 @@ def fallen_back(
 ) -> Iterator[str]:
     """One line for each precision at which operators stay because `wanted` has no kernel of its own for them."""
     without: dict[str, list[Node]] = {}
-    for node in prepared.graph.weighted():
+    for node in prepared.graph.quantizable():
         if node.name not in running:
             without.setdefault(precisions[node.name], []).append(node)
     for precision, nodes in without.items():
@@ -248,7 +250,7 @@ def _reasons(prepared: Prepared, nodes: Iterable[Node], wanted: Precision) -> st
     """Which of the nodes add up more products than int32 holds, in brackets."""
     reasons = []
     for node in nodes:
-        most = longest_sum(Request(node.conv, wanted, BYTE, prepared.features))
-        if 0 < most < node.conv.terms:
-            reasons.append(f"{node.name} adds up {node.conv.terms} products, int32 holds {most}")
+        most = longest_sum(Request(node.quantizable, wanted, BYTE, prepared.features))
+        if 0 < most < node.quantizable.terms:
+            reasons.append(f"{node.name} adds up {node.quantizable.terms} products, int32 holds {most}")
     return f" ({'; '.join(reasons[:_NAMED])})" if reasons else ""

@@ -13,6 +13,7 @@ from tvm_mpq.numerics.constants import pool_counts
 from tvm_mpq.schema import (
     ActivationWorkload,
     AddWorkload,
+    AttentionWorkload,
     ConcatWorkload,
     ConvertWorkload,
     CopyWorkload,
@@ -22,6 +23,7 @@ from tvm_mpq.schema import (
 )
 from tvm_mpq.training import activations
 from tvm_mpq.training.arithmetic import finished, multiplier, quantized, scaled, unit
+from tvm_mpq.training.attention import attention_rule
 from tvm_mpq.training.values import Quant, TensorValue
 
 Rule = Callable[[list[TensorValue], "Quant | None", "Quant | None", bool], TensorValue]
@@ -158,5 +160,6 @@ _RULES: dict[type[Workload], Callable[..., Rule]] = {
     ConcatWorkload: _concat,
     ActivationWorkload: _activation,
     CopyWorkload: _copy,
+    AttentionWorkload: attention_rule,
     ConvertWorkload: _convert,
 }

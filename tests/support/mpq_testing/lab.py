@@ -53,7 +53,7 @@ class Lab:
 
     @property
     def names(self) -> list[str]:
-        return [n.name for n in self.graph.weighted()]
+        return [n.name for n in self.graph.quantizable()]
 
     def plan(self, default: str, others: Mapping[str, str] | None = None, **options: Any) -> Plan:
         """One precision everywhere but where named."""
@@ -62,7 +62,7 @@ class Lab:
         return Plan(self.prepared.row.name, self.prepared.tvm_target_attrs, operators, self.ranges, **options)
 
     def random_plan(self, rng: np.random.Generator) -> Plan:
-        choices = {n.name: str(rng.choice(n.candidates)) for n in self.graph.weighted()}
+        choices = {n.name: str(rng.choice(n.candidates)) for n in self.graph.quantizable()}
         return self.plan("fp32", choices)
 
     def steps(self, plan: Plan) -> list[Step]:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tvm import relax
 
-from tvm_mpq.passes.views import View, view_of
+from tvm_mpq.passes.normalize.views import View, view_of
 
 
 def chain(build: Any, *shape: int) -> tuple[relax.Var, relax.Expr, dict[relax.Var, relax.Expr]]:
