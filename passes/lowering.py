@@ -210,7 +210,7 @@ def _check_names(graph: Graph, plan: Plan, codes: WeightCodes) -> None:
     """Raises InvalidValueError when the plan or the codes were made for another network."""
     names = {n.name for n in graph.quantizable()}
     for what, wrong in (
-        ("lacks operator", names - set(plan.operators)),
+        ("lacks operator", {n.name for n in graph.weighted()} - set(plan.operators)),
         ("names an operator that the network lacks:", set(plan.operators) - names),
         ("names a tensor that the network lacks:", set(plan.formats) - set(graph.tensors)),
     ):
@@ -231,7 +231,9 @@ class _Lowering:
         self._threads = plan.threads
         self._choose = kernel_chooser(plan)
         _check_names(graph, plan, codes)
-        self._precisions = {n.name: plan.precision(n.name) for n in graph.quantizable()}
+        # a plan made before attention was a choice says nothing of it
+        chosen = {n.name: plan.precision(n.name) if n.name in plan.operators else FP32 for n in graph.quantizable()}
+        self._precisions = chosen
         self._formats = {**default_formats(graph, self._precisions), **plan.formats}
         self._steps: list[Step] = []
         self._have: dict[str, list[int]] = {t: [FLOAT_BITS] for t in graph.inputs}

@@ -66,9 +66,9 @@ def attention_composite(network: Rewriter, found: FoundAttention) -> Composite |
         return new[end]
 
     members = _only_within(network, [var for var, _ in reversed(cone)], end)
-    return Composite(
-        "attention", found.sources, end, body, (), w, readable=readable_name(found.product), members=members
-    )
+    module, dot, _ = readable_name(found.product).rpartition(".")  # the product's own name would be some matmul_1
+    readable = f"{module}.attention" if dot else ""
+    return Composite("attention", found.sources, end, body, (), w, readable=readable, members=members)
 
 
 def _heads_as_batches(w: AttentionWorkload) -> AttentionWorkload:
@@ -119,8 +119,8 @@ class _Finder:
         if len({len(shape_of(x) or ()) for x in (*operands, var)}) != 1:
             return None
         apart = [self._axes_apart(x) for x in operands]
-        split = all(len(shape_of(x) or ()) == 4 for x in apart)
-        found = [self._scaled_view(x) for x in (apart if split else operands)]
+        split = all(len(shape_of(x) or ()) == 4 for x, _ in apart)
+        found = [self._scaled_view(x, scale) for x, scale in (apart if split else [(x, 1.0) for x in operands])]
         views = [view for view, _ in found]
         q, k, v = views
         scale *= found[0][1] * found[1][1]
@@ -138,11 +138,12 @@ class _Finder:
             return None
         return self._inner(value.args[0]) if _regroups(value) else value
 
-    def _axes_apart(self, expr: relax.Expr) -> relax.Expr:
-        """[batch, head, row, column] where it was joined to [batch * head, row, column]."""
-        value = self._value(expr)
+    def _axes_apart(self, expr: relax.Expr) -> tuple[relax.Expr, float]:
+        """[batch, head, row, column] where it was joined to [batch * head, row, column], and what multiplies it."""
+        inner, factor = self._scaled(expr)
+        value = self._value(inner)
         joined = _regroups(value) and value is not None and len(shape_of(value.args[0]) or ()) == 4
-        return value.args[0] if joined and value is not None else expr
+        return (value.args[0], factor) if joined and value is not None else (expr, 1.0)
 
     def _factor(self, expr: relax.Expr) -> tuple[relax.Expr, float] | None:
         """x and f where expr = f * x; None where it is no such product."""
@@ -169,9 +170,8 @@ class _Finder:
             return self._scaled(value.args[0], alone=True)
         return expr, 1.0
 
-    def _scaled_view(self, expr: relax.Expr) -> tuple[View | None, float]:
-        """As [batch, head, row, feature], three axes with one batch; and what it is multiplied by on the way."""
-        scale = 1.0
+    def _scaled_view(self, expr: relax.Expr, scale: float) -> tuple[View | None, float]:
+        """As [batch, head, row, feature], three axes with one batch; and `scale` times all factors on the way."""
 
         def definition(var: relax.Var) -> relax.Expr | None:
             nonlocal scale

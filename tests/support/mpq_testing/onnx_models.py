@@ -149,6 +149,19 @@ def float_middle() -> onnx.ModelProto:
     return net.model(net.op("MatMul", y, weight[2]))
 
 
+def attention() -> onnx.ModelProto:
+    """Two heads, as a post-norm encoder has them: q, k and v by layers of their own, heads joined for the next one."""
+    net = OnnxNet({"x": (1, 9, 24)})
+    weights = {n: net.normal(24, 32, name=f"{n}.weight") for n in "qkv"}
+    heads = net.value([1, 9, 2, 16], "int64")
+    q, k, v = (net.op("Reshape", net.op("MatMul", "x", weights[n], name=f"att.{n}"), heads) for n in "qkv")
+    q, v = (net.op("Transpose", y, perm=[0, 2, 1, 3]) for y in (q, v))
+    scores = net.op("Div", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 2, 3, 1])), net.value(4.0))
+    y = net.op("MatMul", net.op("Softmax", scores, axis=-1), v, name="att.product")
+    y = net.op("Reshape", net.op("Transpose", y, perm=[0, 2, 1, 3]), net.value([1, 9, 32], "int64"))
+    return net.model(net.op("MatMul", y, net.normal(32, 16, name="out.weight"), name="out"))
+
+
 def activations() -> onnx.ModelProto:
     """Every activation that is not a clamp, behind convolutions, and a squeeze-excite product."""
     net = OnnxNet({"x": (1, 3, 8, 8)})
@@ -244,6 +257,6 @@ GRAPHS: dict[str, Callable[[], onnx.ModelProto]] = {
     for f in (
         residual, two_consumers, two_outputs, two_inputs, channels_last_input, batch_of_two, float_middle, activations,
         flattened, grouped, ends_in_conv, one_dimensional, transposed,
-        multilayer,
+        multilayer, attention,
     )
 }  # fmt: skip
