@@ -71,7 +71,7 @@ def problem_of(found: Prepared, seed: int) -> Problem:
     space = Space(found.graph, found.features, 1)
     rng = np.random.default_rng(seed)
     losses = {
-        (n.name, c): float(rng.integers(1, 9)) for n in found.graph.weighted() for c in n.candidates if c != "fp32"
+        (n.name, c): float(rng.integers(1, 9)) for n in found.graph.quantizable() for c in n.candidates if c != "fp32"
     }
     return build_problem(space, lambda r: invented_us(r, seed), COSTS, losses, fixed_us=0.0, call_us=0.0)
 
@@ -80,7 +80,7 @@ def lowered_us(found: Prepared, solution: Solution, seed: int) -> float:
     quants = [TensorQuant(8, 0.03125, 100), TensorQuant(4, 0.5, 6)]
     ranges = dict.fromkeys(found.graph.integer_tensors(), quants)
     ranges |= {f"{n.name}:pre": quants for n in found.graph.nodes}
-    operators = {n.name: solution.choices[n.name] for n in found.graph.weighted()}
+    operators = {n.name: solution.choices[n.name] for n in found.graph.quantizable()}
     plan = dataclasses.replace(learn.bare_plan(found, ranges), operators=operators, formats=solution.formats)
     steps = network.all_steps(found, plan)
     return sum(invented_us(s.kernel.request, seed) for s in steps if isinstance(s, KernelStep))
