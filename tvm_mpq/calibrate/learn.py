@@ -112,9 +112,8 @@ def losses(
     graph = prepared.graph
     todo = trials(graph, plan, prepared.features)
     method = NEAREST if data.synthetic or options.rounding == NEAREST else GPTQ
-    key = _key(
-        prepared, used, options.observer, method, prepared.own.digest, *(f"{t.operator}={t.precision}" for t in todo)
-    )
+    names = (f"{t.operator}={t.precision}" for t in todo)
+    key = _key(prepared, data, options.observer, method, *_shares(options), prepared.own.digest, *names)
     stored = ResultStore(db).get("sensitivity", key) or {"done": 0, "losses": {}}
     known = {tuple(name.rsplit("@", 1)): Loss(**sums) for name, sums in stored["losses"].items()}
     if stored["done"] >= len(used) or not todo:
@@ -158,7 +157,7 @@ def masked(
     graph = prepared.graph
     todo = trials(graph, plan, prepared.features)
     names = (f"{t.operator}={t.precision}" for t in todo)
-    key = _key(prepared, used, options.observer, MASKED_VERSION, prepared.own.digest, *names)
+    key = _key(prepared, data, options.observer, MASKED_VERSION, *_shares(options), prepared.own.digest, *names)
     stored = ResultStore(db).get("masked", key)
     if stored is None:
         found = masked_losses(
@@ -208,6 +207,11 @@ def loss_table(prepared: Prepared, found: dict[tuple[str, str], Loss]) -> dict[t
 def float_steps(prepared: Prepared, plan: Plan) -> list[Step]:
     """The fp32 network under the same ranges."""
     return lower(prepared.graph, float_plan(prepared.graph, plan), prepared.features)
+
+
+def _shares(options: CalibrationSettings) -> tuple[int, ...]:
+    """How much of the data a loss stands on: its ranges and its rounding see other samples than it is measured on."""
+    return options.calibration_samples, options.sensitivity_samples, options.rounding_samples
 
 
 def _key(prepared: Prepared, data: Dataset, *more: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,9 +13,11 @@ import pytest
 from mpq_testing.lab import Lab
 from mpq_testing.onnx_models import depthwise_and_shortcut
 from tvm_mpq.calibrate import learn
+from tvm_mpq.calibrate.sensitivity import Loss
 from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.pipeline.options import Options
 from tvm_mpq.targets import local_row
+from tvm_mpq.tuning.compile.kernel_store import KernelStore
 from tvm_mpq.tuning.database.latencies import LatencyDatabase
 
 
@@ -38,6 +41,28 @@ def test_ranges_serve_every_precision_offered(poor: Lab, tmp_path: Path) -> None
     assert all([q.bits for q in quants] == [8, 5, 2] for quants in tensors.values())
     for got, wanted in zip(poor.interpret(plan), poor.define(plan), strict=True):
         np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize("changed", ["calibration_samples", "rounding_samples", "sensitivity_samples"])
+def test_losses_are_known_for_the_samples_they_stand_on_alone(
+    poor: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    """Ranges and rounding see other samples than losses are measured on."""
+    runs: list[int] = []
+
+    def measured(*_: object, **more: Any) -> dict[tuple[str, str], Loss]:
+        runs.append(1)
+        more["on_sample"](10**6, {})
+        return {}
+
+    monkeypatch.setattr(learn, "measure_losses", measured)
+    monkeypatch.setattr(learn, "_rounded", lambda todo, *_: todo)
+    store = KernelStore(tmp_path / "kernels", poor.prepared.tvm_target_attrs)
+    first = Options(poor.model)
+    with LatencyDatabase(tmp_path / "latency.db") as db:
+        for options in (first, first, dataclasses.replace(first, **{changed: 3})):
+            learn.losses(poor.prepared, poor.interpreter, poor.plan("fp32"), poor.data, db, options, store)
+    assert len(runs) == 2
 
 
 def test_a_range_that_nobody_offered_is_refused_with_what_there_is(poor: Lab) -> None:
