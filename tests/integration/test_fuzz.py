@@ -67,6 +67,7 @@ def test_damage_ends_in_one_line(fuzz: Any, built: Path) -> None:
     assert all(counts[f"{kind} refused"] > 0 for kind in cases), "damage is noticed"
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_is_seen(fuzz: Any, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A traceback, a crash and a hang of the worker are named."""
     worker = importlib.import_module("fuzz_worker")

@@ -19,7 +19,7 @@ from tvm_mpq.schema import Conv2dWorkload, Precision
 GetLab = Callable[[str], Lab]
 
 
-@pytest.mark.parametrize("precision", ["w1a1", "w1a2"])
+@pytest.mark.parametrize("precision", ["w1a1", pytest.param("w1a2", marks=pytest.mark.slow)])
 def test_a_uniform_build_is_the_definition_of_its_plan(precision: str, lab: GetLab, tmp_path: Path) -> None:
     network = lab("residual")
     options = Options(network.model, db=tmp_path / "db.sqlite")

@@ -162,6 +162,7 @@ def test_saved_library_serves_a_stranger(digits: dict[str, Any], tmp_path: Path)
     assert sum(int(o.argmax() == y) for o, y in zip(outputs, labels, strict=False)) >= 18
 
 
+@pytest.mark.slow
 def test_max_drop_is_kept(quick: None, digits: dict[str, Any]) -> None:
     """The fastest plan shown to lose at most half a point; the images were trained on, which is said."""
     import torch
@@ -186,6 +187,7 @@ def test_max_drop_is_kept(quick: None, digits: dict[str, Any]) -> None:
     assert report["latency_entries"]["measured"] == 0 and report["held"] == {}
 
 
+@pytest.mark.slow
 def test_evaluation_data_may_judge(quick: None, digits: dict[str, Any]) -> None:
     """Then they are the images that the decision stands on, and the report says that they are no test any more."""
     import torch
@@ -297,6 +299,7 @@ def test_nothing_to_quantize_is_built_as_fp32_and_said(small: Callable[..., Resu
     np.testing.assert_allclose(y, wanted, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["two_outputs", "two_inputs", "float_middle"])
 def test_other_graphs_go_all_the_way(small: Callable[..., Result], name: str) -> None:
     result = small(onnx_models.GRAPHS[name](), budget=mpq.Budget(latency_ratio=1.0))

@@ -19,6 +19,9 @@ WRITTEN_TO_RUN = [
 ]
 
 
+SLOW = ("first-network", "transformer", "fine-tuning", "detector", "compile-script")
+
+
 def blocks(text: str) -> list[tuple[str, str]]:
     """(language, code) of each fenced block."""
     return re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S)
@@ -33,7 +36,14 @@ def script(text: str) -> str:
     return "\n".join(parts)
 
 
-@pytest.mark.parametrize("page", [p for p in WRITTEN_TO_RUN if blocks(p.read_text("utf-8"))], ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(p, marks=[pytest.mark.slow] if p.stem in SLOW else [], id=p.stem)
+        for p in WRITTEN_TO_RUN
+        if blocks(p.read_text("utf-8"))
+    ],
+)
 def test_a_page_runs(page: Path, tmp_path: Path) -> None:
     for package in re.findall(r"^(?:from|import) (torch|sklearn)\b", page.read_text(encoding="utf-8"), re.M):
         pytest.importorskip(package)

@@ -22,6 +22,7 @@ DECISIVE = (
 """Every weight bit exact from end to end; measuring, choosing among what is offered, building; what LLVM is told."""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(local_architecture() != "x86_64", reason="the limits are x86 rows")
 @pytest.mark.parametrize("limit", LIMITS)
 def test_the_decisive_tests_pass_on_a_poorer_cpu(limit: str) -> None:

@@ -58,9 +58,13 @@ class Asked:
 
     def listen(self) -> None:
         """From now on SIGTERM and SIGHUP end the work like Ctrl-C; what is ignored (nohup) stays so."""
-        for number in ENDING:
-            if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                signal.signal(number, self)
+        for number in heard():
+            signal.signal(number, self)
+
+
+def heard() -> list[signal.Signals]:
+    """Of those that end a program what this one does not ignore: under nohup a closed terminal ends nothing."""
+    return [number for number in ENDING if signal.getsignal(number) not in (signal.SIG_IGN, None)]
 
 
 asked = Asked()
@@ -77,7 +81,7 @@ def guarded(work: Callable[[], None]) -> int | None:
     except OSError as e:
         click.echo(f"error: cannot make a folder for temporary files: {e.strerror}; set TMPDIR", err=True)
         return 1
-    watched = {*ENDING, signal.SIGCHLD}
+    watched = {*heard(), signal.SIGCHLD}  # what is ignored would come all the same once it is blocked
     before = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
     parent = os.getpid()
     child = os.fork()

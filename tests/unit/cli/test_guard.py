@@ -19,6 +19,9 @@ PROGRAM = """
 import faulthandler, os, signal, sys, tempfile, time
 import click
 from tvm_mpq import cli
+from tvm_mpq.cli import guard
+
+guard.PATIENCE_SEC = float(os.environ.get("PATIENCE_SEC", guard.PATIENCE_SEC))
 
 @cli.cli.command()
 def wait() -> None:
@@ -46,9 +49,13 @@ def started(tmp_path: Path) -> Iterator[list[subprocess.Popen[str]]]:
         process.wait()
 
 
-def start(started: list[subprocess.Popen[str]], tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
+def start(
+    started: list[subprocess.Popen[str]], tmp_path: Path, *arguments: str, hangup: signal.Handlers = signal.SIG_DFL
+) -> subprocess.Popen[str]:
+    """hangup: what the program inherits for SIGHUP, whatever the tests were started with."""
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *arguments],
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, hangup),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -58,9 +65,11 @@ def start(started: list[subprocess.Popen[str]], tmp_path: Path, *arguments: str)
     return process
 
 
-def waiting(started: list[subprocess.Popen[str]], tmp_path: Path) -> tuple[subprocess.Popen[str], int, Path]:
+def waiting(
+    started: list[subprocess.Popen[str]], tmp_path: Path, hangup: signal.Handlers = signal.SIG_DFL
+) -> tuple[subprocess.Popen[str], int, Path]:
     """The guard, its child's pid, and a temporary folder of the child's."""
-    process = start(started, tmp_path, "wait")
+    process = start(started, tmp_path, "wait", hangup=hangup)
     assert process.stdout is not None
     pid, folder = process.stdout.readline().split()
     assert Path(folder).is_relative_to(tmp_path)
@@ -89,6 +98,22 @@ def test_a_signal_ends_it_in_order(
     _, err = process.communicate(timeout=20)
     assert (process.returncode, err.count("interrupted;")) == (128 + number, 1), err
     assert not folder.exists() and not list(tmp_path.iterdir())
+
+
+def test_under_nohup_a_closed_terminal_ends_nothing(
+    started: list[subprocess.Popen[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATIENCE_SEC", "1")
+    process, child, folder = waiting(started, tmp_path, hangup=signal.SIG_IGN)
+    for pid in (child, process.pid):
+        os.kill(pid, signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=4)  # the guard wakes once a second
+    assert folder.exists()
+    monkeypatch.undo()
+    os.kill(process.pid, signal.SIGTERM)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 128 + signal.SIGTERM and err.count("interrupted;") == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE])

@@ -91,6 +91,7 @@ def test_what_learned_is_built(model: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(built(tmp_path / "more", x), trained(model, tmp_path / "more", x))
 
 
+@pytest.mark.slow
 def test_optimize_builds_what_learned(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quick = {"repeats": 5, "min_repeat_ms": 0.2, "max_relative_iqr": 1e6, "max_drift": 1e6}
     measure_quickly(monkeypatch, MeasureSettings(**quick))

@@ -209,6 +209,7 @@ def test_divergence_is_said(lab: Lab, first: WeightCodes) -> None:
         learn(lab, dataclasses.replace(QUICK, step_rate=1e9))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["float_middle", "two_outputs", "activations"])
 def test_other_networks_learn_too(training_lab: Labs, name: str) -> None:
     lab = training_lab(name)
