@@ -93,6 +93,8 @@ def bench_model(
     DataError
         If the data do not fit the model.
     """
+    from tvm_mpq.execute.prepare import prepare
+
     allowed = len(os.sched_getaffinity(0))
     if max(threads) > allowed:
         raise InvalidValueError(f"threads must be at most {allowed} here, the cores this process may use")
@@ -100,18 +102,12 @@ def bench_model(
         raise InvalidValueError(f"bench compares .onnx and .tflite files (got {str(model)!r}); export the model first")
     if input_shapes and model.suffix != ".onnx":
         raise UnsupportedModelError(f"bench takes input shapes with .onnx files only (got {model.name!r})")
-    prepared = _prepared(model, input_shapes)
+    prepared = prepare(model, input_shapes=input_shapes)
     with scratch.folder() as folder:
         subject = _subject(prepared, model, Path(folder), data, samples)
         for report in compare([subject], settings, threads):
             _keep(settings, prepared.loaded.fingerprint, report["rows"][-1])
     return report
-
-
-def _prepared(model: Path, input_shapes: Mapping[str, Sequence[int]] | None) -> Prepared:
-    from tvm_mpq.execute.prepare import prepare
-
-    return prepare(model, input_shapes=input_shapes)
 
 
 def _keep(settings: Settings, fingerprint: str, row: Mapping[str, Any]) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from tvm_mpq.kernels.emit.activations import is_known
 from tvm_mpq.kernels.registry import Request
 from tvm_mpq.kernels.shapes.geometry import conv_of
 from tvm_mpq.numerics.activation_names import is_clamp
-from tvm_mpq.schema import padded_channels
+from tvm_mpq.schema import FLOAT_BITS, padded_channels
 
 
 def finishable(request: Request) -> bool:
     """Whether the requantizer can end it: floats leave without a table, so their activation must be a clamp."""
     return request.out_bits <= 8 or is_clamp(conv_of(request).activation)
+
+
+def is_float(request: Request) -> bool:
+    """Whether floats leave it, behind an activation that float code has."""
+    return request.out_bits == FLOAT_BITS and is_known(conv_of(request).activation)
 
 
 def is_dense(request: Request) -> bool:

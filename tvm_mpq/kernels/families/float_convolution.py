@@ -11,9 +11,7 @@ from __future__ import annotations
 import numpy as np
 from tvm.tirx import PrimFunc
 
-from tvm_mpq.errors import InvalidValueError
-from tvm_mpq.kernels.emit.activations import is_known
-from tvm_mpq.kernels.families.accept import has_phases
+from tvm_mpq.kernels.families.accept import has_phases, is_float
 from tvm_mpq.kernels.features import AVX512_BF16, GENERIC
 from tvm_mpq.kernels.frames.float_convolution import FloatConvolution
 from tvm_mpq.kernels.frames.float_depthwise import build_depthwise, depthwise_parameters, depthwise_work
@@ -21,7 +19,7 @@ from tvm_mpq.kernels.frames.float_product import FloatProduct
 from tvm_mpq.kernels.knobs.float_convolution import conv_tiles, depthwise_tiles
 from tvm_mpq.kernels.machines.bfloat16_512 import LANES, Bfloat16Pairs
 from tvm_mpq.kernels.machines.float32 import Float32
-from tvm_mpq.kernels.packing.float_convolution import pack_depthwise, pack_direct
+from tvm_mpq.kernels.packing.float_convolution import pack_depthwise, pack_direct, weight_and_bias
 from tvm_mpq.kernels.parameters import Parameters
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
 from tvm_mpq.kernels.shapes.geometry import conv_of
@@ -39,7 +37,7 @@ def _direct_family(name: str, product: FloatProduct, grouped: bool) -> Family:
 
     def accepts(request: Request) -> bool:
         w = conv_of(request)
-        return _served(request) and (w.groups > 1) is grouped and (not pairs or _in_pairs(w)) and has_phases(request)
+        return is_float(request) and (w.groups > 1) is grouped and (not pairs or _in_pairs(w)) and has_phases(request)
 
     def knob_space(request: Request) -> list[Knobs]:
         return conv_tiles(conv_of(request), request.features, product.lanes)
@@ -54,7 +52,7 @@ def _direct_family(name: str, product: FloatProduct, grouped: bool) -> Family:
         return FloatConvolution(request, knobs, product).work
 
     def constants(request: Request, knobs: Knobs, operands: Operands) -> list[np.ndarray]:
-        return list(pack_direct(conv_of(request), knobs, product, *_arrays(operands)))
+        return list(pack_direct(conv_of(request), knobs, product, *weight_and_bias(operands)))
 
     precision = BF16 if pairs else FP32
     bits = frozenset({precision.weight_bits})
@@ -83,18 +81,8 @@ def _in_pairs(w: Conv2dWorkload) -> bool:
     return w.out_channels // w.groups >= LANES and (w.groups == 1 or w.in_channels // w.groups % 2 == 0)
 
 
-def _served(request: Request) -> bool:
-    return request.out_bits == FLOAT_BITS and is_known(conv_of(request).activation)
-
-
 def _is_plain_depthwise(w: Conv2dWorkload) -> bool:
     return w.is_depthwise and w.out_channels == w.in_channels
-
-
-def _arrays(operands: Operands) -> tuple[np.ndarray, np.ndarray]:
-    if operands.weight is None or operands.bias is None:
-        raise InvalidValueError("a float convolution needs a weight and a bias (zeros when the layer has none)")
-    return operands.weight, operands.bias
 
 
 CONV2D = _direct_family("f32_conv2d__generic", Float32(), grouped=False)
@@ -107,10 +95,10 @@ DWCONV2D = register(
         weight_bits=_FLOAT,
         activation_bits=_FLOAT,
         operand_ranges=_RANGES,
-        accepts=lambda request: _served(request) and _is_plain_depthwise(conv_of(request)),
+        accepts=lambda request: is_float(request) and _is_plain_depthwise(conv_of(request)),
         knob_space=lambda request: depthwise_tiles(conv_of(request), request.features),
         build=build_depthwise,
-        constants=lambda request, knobs, operands: pack_depthwise(conv_of(request), *_arrays(operands)),
+        constants=lambda request, knobs, operands: pack_depthwise(conv_of(request), *weight_and_bias(operands)),
         dtype=DType.FP32,
         parameters=lambda request, knobs: depthwise_parameters(request),
         work=depthwise_work,

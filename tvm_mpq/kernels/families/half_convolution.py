@@ -8,20 +8,19 @@ from __future__ import annotations
 import numpy as np
 from tvm.tirx import PrimFunc
 
-from tvm_mpq.errors import InvalidValueError
-from tvm_mpq.kernels.emit.activations import is_known
+from tvm_mpq.kernels.families.accept import is_float
 from tvm_mpq.kernels.features import FULLFP16
 from tvm_mpq.kernels.frames.half_convolution import HalfConvolution
 from tvm_mpq.kernels.knobs.float_convolution import conv_tiles
 from tvm_mpq.kernels.machines.neon_halves import LANES, NeonHalves
-from tvm_mpq.kernels.packing.float_convolution import by_vector, pack_direct
+from tvm_mpq.kernels.packing.float_convolution import by_vector, pack_direct, weight_and_bias
 from tvm_mpq.kernels.parameters import Parameters
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
 from tvm_mpq.kernels.shapes.geometry import conv_of
 from tvm_mpq.kernels.work import Work
 from tvm_mpq.numerics import float16
 from tvm_mpq.numerics.operands import Operands
-from tvm_mpq.schema import FLOAT_BITS, FP16, Conv2dWorkload
+from tvm_mpq.schema import FP16, Conv2dWorkload
 
 _RANGES = (
     f"float32 rounded to halves, within +-65504; sums of at most {float16.BLOCK_TERMS} terms in halves, then float32"
@@ -46,11 +45,10 @@ def _work(request: Request, knobs: Knobs) -> Work:
 
 
 def _constants(request: Request, knobs: Knobs, operands: Operands) -> list[np.ndarray]:
-    if operands.weight is None or operands.bias is None:
-        raise InvalidValueError("a float convolution needs a weight and a bias (zeros when the layer has none)")
     w = conv_of(request)
-    scaled, inverse = float16.scaled_weight(w, operands.weight)
-    return [*pack_direct(w, knobs, _PRODUCT, scaled, operands.bias), by_vector(w, knobs["lanes"], inverse)]
+    weight, bias = weight_and_bias(operands)
+    scaled, inverse = float16.scaled_weight(w, weight)
+    return [*pack_direct(w, knobs, _PRODUCT, scaled, bias), by_vector(w, knobs["lanes"], inverse)]
 
 
 def _register(name: str, grouped: bool) -> Family:
@@ -58,8 +56,7 @@ def _register(name: str, grouped: bool) -> Family:
 
     def accepts(request: Request) -> bool:
         w = conv_of(request)
-        served = request.out_bits == FLOAT_BITS and is_known(w.activation)
-        return served and (w.groups > 1) is grouped and w.out_channels // w.groups >= LANES
+        return is_float(request) and (w.groups > 1) is grouped and w.out_channels // w.groups >= LANES
 
     return register(
         Family(

@@ -7,11 +7,13 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.kernels.emit.tiles import tiles
 from tvm_mpq.kernels.packing.phases import phase_weights
 from tvm_mpq.kernels.registry import Knobs
 from tvm_mpq.kernels.shapes.geometry import Segments
 from tvm_mpq.numerics.arrays import FloatArray
+from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import Conv2dWorkload
 
 
@@ -77,3 +79,10 @@ def pack_depthwise(w: Conv2dWorkload, weight: FloatArray, bias: FloatArray) -> l
     taps = w.kernel[0] * w.kernel[1]
     packed = weight.reshape(w.out_channels, taps).T.ravel()
     return [np.ascontiguousarray(packed, np.float32), np.ascontiguousarray(bias, np.float32)]
+
+
+def weight_and_bias(operands: Operands) -> tuple[np.ndarray, np.ndarray]:
+    """Both arrays. Raises InvalidValueError where one is missing."""
+    if operands.weight is None or operands.bias is None:
+        raise InvalidValueError("a float convolution needs a weight and a bias (zeros when the layer has none)")
+    return operands.weight, operands.bias
