@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 PREFIX = "tvm_mpq_run_"
+UNLOCKED = "tvm_mpq_new_"
 LOCK = "lock"
 
 _own: tuple[int, Path, IO[str]] | None = None
@@ -45,10 +46,10 @@ def claim() -> tuple[Path, IO[str]]:
         with contextlib.suppress(OSError), open(old / LOCK, "r+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(old, ignore_errors=True)
-    new = Path(tempfile.mkdtemp(prefix="tvm_mpq_new_"))
+    new = Path(tempfile.mkdtemp(prefix=UNLOCKED))
     held = open(new / LOCK, "w")  # noqa: SIM115  handed to the caller
     fcntl.flock(held, fcntl.LOCK_EX)
-    path = new.with_name(f"{PREFIX}{new.name.rpartition('_')[2]}")
+    path = new.with_name(f"{PREFIX}{new.name.removeprefix(UNLOCKED)}")
     new.rename(path)  # only now may others look whether it is locked
     return path, held
 

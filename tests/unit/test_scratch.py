@@ -73,3 +73,14 @@ shutil.rmtree(Path(kept.name).parent)
 print(Path(scratch.folder().name).parent.is_dir())
 """
     assert run(code, tmp_path).communicate()[0].splitlines()[1:] == ["True"]
+
+
+def test_names_that_python_makes_up_stay_apart(tmp_path, monkeypatch):
+    """They may hold, and end in, the character that ours are written with."""
+    names = iter(["abcdefg_", "hijklmn_", "_", "a_b", "c_b"])
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "_get_candidate_names", lambda: names)
+    claimed = [scratch.claim() for _ in range(5)]
+    assert len({path for path, _ in claimed}) == 5 == len(list(tmp_path.iterdir()))
+    for _, lock in claimed:
+        lock.close()
