@@ -1,7 +1,7 @@
 """Annotate: every quantizable operator learns which precisions this target has kernels for.
 
 before  composite functions with `mpq.kind`, `mpq.name`, `mpq.workload` (Normalize)
-after   the same, and `mpq.candidates` = "fp32 w8a8 w4a8 ..." on convolutions, linear layers and attention
+after   the same, and `mpq.candidates` = "fp32 w8a8 w4a8 ..." on convolutions, linear and recurrent layers, attention
 
 Stands after Normalize and before Realize. Bodies and `main` are left alone.
 """

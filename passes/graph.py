@@ -17,15 +17,16 @@ import tvm
 from tvm import relax
 
 from tvm_mpq.errors import UnsupportedModelError
-from tvm_mpq.schema import AttentionWorkload, Conv2dWorkload, ConvertWorkload, Precision, Workload
+from tvm_mpq.schema import AttentionWorkload, Conv2dWorkload, ConvertWorkload, Precision, RecurrentWorkload, Workload
 
 TIED_KINDS = frozenset({"max_pool2d", "copy", "reshape"})
 """Kinds whose output holds values of their input, so that both share one TensorQuant."""
 
 WEIGHTED_KINDS = frozenset({"conv2d", "linear"})
 
-QUANTIZABLE_KINDS = WEIGHTED_KINDS | {"attention"}
-"""Kinds for which a plan names a precision. Attention multiplies activations: its weight bits are activation bits."""
+QUANTIZABLE_KINDS = WEIGHTED_KINDS | {"attention", "recurrent"}
+"""Kinds for which a plan names a precision. Attention multiplies activations: its weight bits are activation bits.
+Recurrent layers read and write floats at any precision; it is that of R, and of the states that R is multiplied by."""
 
 FLOAT_KINDS = frozenset({"float", "recurrent"})
 """Kinds that read and write float32 tensors only. (A layout change of an input writes integers as well.)"""
@@ -74,10 +75,15 @@ class Node:
         return 1 if self.kind in WEIGHTED_KINDS else len(self.inputs)
 
     @property
-    def quantizable(self) -> Conv2dWorkload | AttentionWorkload:
+    def quantizable(self) -> Conv2dWorkload | AttentionWorkload | RecurrentWorkload:
         """The workload of a quantizable node."""
-        assert isinstance(self.workload, Conv2dWorkload | AttentionWorkload)
+        assert isinstance(self.workload, Conv2dWorkload | AttentionWorkload | RecurrentWorkload)
         return self.workload
+
+    @property
+    def state(self) -> str:
+        """Under which name plans hold the range of a recurrent layer's h."""
+        return f"{self.name}:state"
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,7 @@ class Graph:
         return (n for n in self.nodes if n.kind in WEIGHTED_KINDS)
 
     def quantizable(self) -> Iterator[Node]:
-        """Nodes for which a plan names a precision: those with weights, and attention."""
+        """Nodes for which a plan names a precision: those with weights, attention and recurrent layers."""
         return (n for n in self.nodes if n.kind in QUANTIZABLE_KINDS)
 
     @cached_property
@@ -108,6 +114,11 @@ class Graph:
         """Bits in which integer candidates read their input, most first."""
         offered = {Precision.parse(text) for node in self.quantizable() for text in node.candidates}
         return tuple(sorted({p.activation_bits for p in offered if not p.is_float}, reverse=True))
+
+    def states(self) -> list[Node]:
+        """Recurrent layers whose products may be of integers: those that need a range of h."""
+        offered = {n.name: map(Precision.parse, n.candidates) for n in self.nodes if n.kind == "recurrent"}
+        return [n for n in self.nodes if n.name in offered and not all(p.is_float for p in offered[n.name])]
 
     def producer(self, tensor: str) -> Node | None:
         """None for a network input."""

@@ -231,7 +231,7 @@ class _Lowering:
         self._threads = plan.threads
         self._choose = kernel_chooser(plan)
         _check_names(graph, plan, codes)
-        # a plan made before attention was a choice says nothing of it
+        # a plan made before attention and recurrent layers were choices says nothing of them
         chosen = {n.name: plan.precision(n.name) if n.name in plan.operators else FP32 for n in graph.quantizable()}
         self._precisions = chosen
         self._formats = {**default_formats(graph, self._precisions), **plan.formats}
@@ -297,9 +297,10 @@ class _Lowering:
     def _quantizable(self, node: Node) -> None:
         precision = self._precisions[node.name]
         workload = node.quantizable
-        if precision.is_float:
+        if precision.is_float or workload.float_tensors:
             inputs = tuple(self._want(t, FLOAT_BITS) for t in node.inputs)
-            operands = Operands((None,) * len(inputs), None, node.weight, node.bias)
+            state = None if precision.is_float else self._plan.quant(node.state, BYTE)
+            operands = Operands((None,) * len(inputs), None, node.weight, node.bias, state=state)
             request = self._request(workload, precision, FLOAT_BITS)
             self._emit(node.name, request, operands, inputs, StoredValue(node.output, FLOAT_BITS))
             return

@@ -32,7 +32,7 @@ from tvm_mpq.execute.interpreter import Interpreter, Sample, Values
 from tvm_mpq.numerics.arrays import Array
 from tvm_mpq.passes.graph import Graph, Node
 from tvm_mpq.passes.lowering import KernelStep, Step, StoredValue, made_by
-from tvm_mpq.schema import FLOAT_BITS, AttentionWorkload, Conv2dWorkload, Progress
+from tvm_mpq.schema import FLOAT_BITS, AttentionWorkload, Conv2dWorkload, Progress, RecurrentWorkload
 
 OPEN = 0.5
 """Share of an operator's channels whose error the mask lets through."""
@@ -169,9 +169,9 @@ def _behind(graph: Graph, float_steps: Sequence[Step], node: Node) -> list[Step]
 
 
 def multiply_adds(steps: Sequence[Step]) -> int:
-    """Of convolutions, linear layers and attention, what runs cost most of."""
+    """Of convolutions, linear and recurrent layers and attention, what runs cost most of."""
     works = (step.kernel.request.workload for step in steps if isinstance(step, KernelStep))
-    return sum(work.macs for work in works if isinstance(work, Conv2dWorkload | AttentionWorkload))
+    return sum(work.macs for work in works if isinstance(work, Conv2dWorkload | AttentionWorkload | RecurrentWorkload))
 
 
 @dataclass(frozen=True)

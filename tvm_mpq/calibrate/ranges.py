@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -16,7 +17,7 @@ from tvm_mpq.numerics.activation_names import is_clamp
 from tvm_mpq.numerics.activations import apply
 from tvm_mpq.passes.graph import Graph, Node
 from tvm_mpq.passes.lowering import BYTE, KernelStep, Step, StoredValue
-from tvm_mpq.schema import FLOAT_BITS, Precision, Progress, TensorQuant
+from tvm_mpq.schema import FLOAT_BITS, Precision, Progress, RecurrentWorkload, TensorQuant
 
 
 def range_bits(graph: Graph, offered: Iterable[Precision] = ()) -> list[int]:
@@ -55,7 +56,8 @@ def calibrate(
     Returns
     -------
     dict
-        Tensor name (and `operator:pre`) to its TensorQuants, as `Plan.tensors` wants them.
+        Tensor name (and `operator:pre`, and `operator:state` of recurrent layers) to its TensorQuants, as
+        `Plan.tensors` wants them.
 
     Raises
     ------
@@ -68,6 +70,7 @@ def calibrate(
     interpreter.prepare([*float_steps, *pre_steps])
     by_results = method == OUTPUT
     observers = {n: Observer(n, gram_of_readers(graph, n) if by_results else None) for n in graph.integer_tensors()}
+    observers |= {node.state: Observer(node.state) for node in graph.states()}
     nodes = {node.name: node for node in graph.nodes}
     for step in pre_steps:
         activation = getattr(nodes[step.node.removesuffix(":pre")].workload, "activation", "none")
@@ -76,12 +79,28 @@ def calibrate(
         values = interpreter.run(float_steps, interpreter.load(sample), tag="base")
         for name in graph.integer_tensors():
             observers[name].see(values[StoredValue(name, FLOAT_BITS)].numpy())
+        for node in graph.states():
+            tensors = {t: values[StoredValue(t, FLOAT_BITS)].numpy() for t in (*node.inputs, node.output)}
+            for held in states_of(node, tensors):
+                observers[node.state].see(held)
         for step in pre_steps:
             result = interpreter.run([step], values, tag="pre")
             observers[step.node].see(result[step.output].numpy())
         if progress:
             progress(i + 1, len(samples), "calibrating")
     return {name: [observer.quant(b, method) for b in bits] for name, observer in observers.items()}
+
+
+def states_of(node: Node, values: Mapping[str, npt.NDArray[np.float32]]) -> Iterator[npt.NDArray[np.float32]]:
+    """Every h of a recurrent layer: of all steps, and before the first where that is not zero. values: its tensors."""
+    w, vectors = node.workload, node.bias
+    assert isinstance(w, RecurrentWorkload) and vectors is not None
+    yield values[node.output][: w.steps]
+    if w.initial == "given":
+        yield values[node.inputs[1]][0]
+    elif w.initial == "constant":
+        offset, (_, *shape) = w.parts["state"]
+        yield vectors[offset : offset + math.prod(shape)]
 
 
 def gram_of_readers(graph: Graph, tensor: str) -> npt.NDArray[np.float64] | None:

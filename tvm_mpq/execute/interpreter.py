@@ -115,7 +115,7 @@ class Interpreter:
     def _packed(self, step: KernelStep, key: tuple[str, str, str]) -> list[Any]:
         operands = step.operands
         codes = operands.codes.digest if operands.codes is not None else None
-        ranges = (operands.inputs, operands.output, operands.pre_activation)
+        ranges = (operands.inputs, operands.output, operands.pre_activation, operands.state)
         slot = (step.node, key, *ranges, operands.weight_bits, codes)
         if slot not in self._constants:
             self._constants[slot] = [self._runtime.array(c) for c in step.kernel.constants(operands)]

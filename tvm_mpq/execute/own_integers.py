@@ -51,7 +51,7 @@ class OwnIntegers:
 
     def covers(self, graph: Graph) -> bool:
         """Whether no range of 8 bits is left to find."""
-        return all(name in self.ranges for name in graph.integer_tensors())
+        return not graph.states() and all(name in self.ranges for name in graph.integer_tensors())
 
     def codes_of(self, operators: Mapping[str, str]) -> WeightCodes:
         """Those that these precisions (operator -> text) ask for."""

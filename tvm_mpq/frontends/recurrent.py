@@ -75,7 +75,7 @@ def emit_loop(
     """The loop over the steps alone; operands as `w` describes them. Layers of equal workload share a function."""
     builder = relax.BlockBuilder.current()
     args = [gates, *([] if state is None else [state]), relax.const(weight), relax.const(vectors)]
-    function = builder.add_func(loop_nest(w), "recurrent")
+    function = builder.add_func(loop_nest(w).without_attr("global_symbol"), "recurrent")  # others may be named so
     return builder.emit(relax.call_tir(function, args, relax.TensorType(w.out_shape, "float32")))
 
 

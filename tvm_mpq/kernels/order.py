@@ -22,6 +22,7 @@ _AVX512 = (
     "qu8_qs8_s32_conv2d__avx512vnni",
     "qu8_qs8_s32_gconv2d__avx512vnni",
     "qu8_qu8_s32_attention__avx512vnni",
+    "qu8_qs8_s32_recurrent__avx512vnni",
 )
 _FEWER_PRODUCTS = (
     # Of 256 bits: faster than products of bytes. Tables also where these are AVX-VNNI's, by static analysis.
@@ -37,6 +38,7 @@ _AVX_VNNI = (
     "qu8_qs8_s32_conv2d__avxvnni",
     "qu8_qs8_s32_gconv2d__avxvnni",
     "qu8_qu8_s32_attention__avxvnni",
+    "qu8_qs8_s32_recurrent__avxvnni",
 )
 _AVX2 = (
     "qu8_qc4u_s16_linear__avx2",
@@ -47,6 +49,7 @@ _AVX2 = (
     "qu8_qs8_s32_conv2d__avx2",
     "qu8_qs8_s32_gconv2d__avx2",
     "qu8_qu8_s32_attention__avx2",
+    "qu8_qs8_s32_recurrent__avx2",
 )
 _ARM = (
     # Products of matrices are faster than tables of one bit, these than sdot; tables of more bits are only faster than
@@ -73,6 +76,7 @@ _PORTABLE = (
     "qu8_qs8_s32_conv2d__generic",
     "qu8_qs8_s32_gconv2d__generic",
     "qu8_qu8_s32_attention__generic",
+    "qu8_qs8_s32_recurrent__generic",
 )
 _FLOAT = (
     # The grouped row also takes depthwise convolutions.

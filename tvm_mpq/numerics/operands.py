@@ -17,7 +17,7 @@ class Operands:
     that tensor is float32. pre_activation: 8 bit range of the value before a non-linear activation that is not a clamp
     (hard-swish, gelu, ...); None for none, relu and clip. weight_bits: of the quantized weight where a kernel of more
     bits computes an operator of fewer; None = the kernel's own. codes: the weight's integers where they were chosen
-    elsewhere; None = `weight` rounded to nearest.
+    elsewhere; None = `weight` rounded to nearest. state: of a recurrent layer of integer products, the range of h.
     """
 
     inputs: tuple[TensorQuant | None, ...]
@@ -27,3 +27,4 @@ class Operands:
     pre_activation: TensorQuant | None = None
     weight_bits: int | None = None
     codes: QuantizedWeight | None = None
+    state: TensorQuant | None = None

@@ -19,9 +19,11 @@ from tvm_mpq.numerics.conv import float_conv2d, integer_conv2d
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.numerics.pooling import average_pool, max_pool
 from tvm_mpq.numerics.recurrent import evaluate_recurrent
+from tvm_mpq.numerics.recurrent_bytes import evaluate_recurrent_bytes
 from tvm_mpq.numerics.requantize import multiplier, round_clamp, scale_accumulator
 from tvm_mpq.schema import (
     FLOAT_BITS,
+    W8A8,
     ActivationWorkload,
     AddWorkload,
     AttentionWorkload,
@@ -70,7 +72,7 @@ def evaluate(workload: Workload, precision: Precision, out_bits: int, operands: 
     if isinstance(workload, ConvertWorkload):
         return _convert(workload, operands, inputs[0])
     is_float = precision.is_float
-    wanted = np.float32 if is_float else np.uint8
+    wanted = np.float32 if is_float or workload.float_tensors else np.uint8
     for i, x in enumerate(inputs):
         if x.dtype != wanted:
             raise InvalidValueError(f"input {i} at {precision} must be {np.dtype(wanted)} (got {x.dtype})")
@@ -246,7 +248,10 @@ def _recurrent_float(w: RecurrentWorkload, operands: Operands, inputs: Inputs) -
 def _recurrent_integer(
     w: RecurrentWorkload, precision: Precision, out_bits: int, operands: Operands, inputs: Inputs
 ) -> Array:
-    raise InvalidValueError(f"recurrent layers run in fp32 (got {precision})")
+    if precision != W8A8 or out_bits != FLOAT_BITS:
+        raise InvalidValueError(f"recurrent layers run at {W8A8} or in fp32, on floats (got {precision} to {out_bits})")
+    gates, *state = inputs
+    return evaluate_recurrent_bytes(w, gates, state[0] if state else None, operands)
 
 
 def _convert(w: ConvertWorkload, operands: Operands, x: Array) -> Array:

@@ -51,8 +51,8 @@ class Space:
         options: dict[str, dict[int, Request]] = {}
         assert node.workload is not None
         for label, precision in offered.items():
-            chosen = node.kind in QUANTIZABLE_KINDS
-            emitted = (FLOAT_BITS,) if precision.is_float else ((BYTE, FLOAT_BITS) if chosen else (BYTE,))
+            chosen, floats = node.kind in QUANTIZABLE_KINDS, precision.is_float or node.workload.float_tensors
+            emitted = (FLOAT_BITS,) if floats else ((BYTE, FLOAT_BITS) if chosen else (BYTE,))
             asked = {bits: request_for(node.workload, precision, bits, self.features, self.threads) for bits in emitted}
             options[label] = {bits: request for bits, request in asked.items() if fitting(request)}
         return {label: requests for label, requests in options.items() if requests}
@@ -182,5 +182,5 @@ def _choices(
 def _in_bits(node: Node, label: str) -> int:
     if node.kind in QUANTIZABLE_KINDS:
         precision = Precision.parse(label)
-        return FLOAT_BITS if precision.is_float else precision.activation_bits
+        return FLOAT_BITS if precision.is_float or node.quantizable.float_tensors else precision.activation_bits
     return FLOAT_BITS if label == WEIGHTLESS_FLOAT else BYTE

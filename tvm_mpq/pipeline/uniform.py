@@ -206,11 +206,12 @@ def running_at(prepared: Prepared, wanted: Precision) -> frozenset[str]:
     """
     nodes = list(prepared.graph.quantizable())
     gaining = frozenset(n.name for n in nodes if str(wanted) in n.candidates)
-    out_bits = FLOAT_BITS if wanted.is_float else BYTE
-    served = (
-        n for n in nodes if fitting(Request(n.quantizable, wanted, out_bits, prepared.features, prepared.threads))
-    )
-    return gaining or frozenset(n.name for n in served)
+
+    def served(node: Node) -> bool:
+        out_bits = FLOAT_BITS if wanted.is_float or node.quantizable.float_tensors else BYTE
+        return bool(fitting(Request(node.quantizable, wanted, out_bits, prepared.features, prepared.threads)))
+
+    return gaining or frozenset(n.name for n in nodes if served(n))
 
 
 def computed_with_more_bits(prepared: Prepared, wanted: Precision, running: frozenset[str]) -> bool:
@@ -250,7 +251,8 @@ def _reasons(prepared: Prepared, nodes: Iterable[Node], wanted: Precision) -> st
     """Which of the nodes add up more products than int32 holds, in brackets."""
     reasons = []
     for node in nodes:
-        most = longest_sum(Request(node.quantizable, wanted, BYTE, prepared.features))
+        out_bits = FLOAT_BITS if node.quantizable.float_tensors else BYTE
+        most = longest_sum(Request(node.quantizable, wanted, out_bits, prepared.features))
         if 0 < most < node.quantizable.terms:
             reasons.append(f"{node.name} adds up {node.quantizable.terms} products, int32 holds {most}")
     return f" ({'; '.join(reasons[:_NAMED])})" if reasons else ""

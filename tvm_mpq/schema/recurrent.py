@@ -34,9 +34,12 @@ class RecurrentWorkload(Workload):
     empty where all have `steps`. peepholes, coupled: of an LSTM, c takes part in the gates, and forgets what the input
     gate takes in. reset_after: of a GRU, the reset gate meets the product with R (ONNX: linear_before_reset). clip:
     bound of what enters the gates' activations, 0 for none.
+
+    With weights and activations of 8 bits, only products with R are of integers: those of R, and of h for them.
     """
 
     kind: ClassVar[str] = "recurrent"
+    float_tensors: ClassVar[bool] = True
     rare: ClassVar[frozenset[str]] = frozenset(
         {"initial", "emits_states", "lengths", "peepholes", "coupled", "reset_after", "clip"}
     )
@@ -103,6 +106,10 @@ class RecurrentWorkload(Workload):
     @property
     def vectors_size(self) -> int:
         return max(1, sum(math.prod(shape) for _, shape in self.parts.values()))
+
+    @property
+    def terms(self) -> int:
+        return self.hidden
 
     @property
     def macs(self) -> int:

@@ -16,10 +16,12 @@ class Workload:
 
     `key` is the text under which the latency database knows it, `from_json` reads `to_json` back. A field named in
     `rare` is left out of the key where it has its default, so that records made before the field existed stay valid.
+    float_tensors: inputs and result are float32 at any precision.
     """
 
     kind: ClassVar[str] = ""
     rare: ClassVar[frozenset[str]] = frozenset()
+    float_tensors: ClassVar[bool] = False
 
     @property
     def key(self) -> str:

@@ -12,7 +12,7 @@ from tvm_mpq.errors import InvalidValueError, NoKernelError
 from tvm_mpq.kernels import Request, candidates, default_kernel
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.numerics.reference import evaluate
-from tvm_mpq.schema import FP32, W8A8, RecurrentWorkload, Workload
+from tvm_mpq.schema import FP32, W8A8, Precision, RecurrentWorkload, Workload
 from tvm_mpq.targets import features, local_row, to_tvm_attrs
 
 FEATURES = features(local_row())
@@ -74,7 +74,8 @@ def test_refusals_and_round_trip(rng: np.random.Generator) -> None:
     assert Workload.from_json(w.to_json()) == w
     with pytest.raises(NoKernelError, match=r"no kernel for recurrent\("):
         default_kernel(Request(w, W8A8, 8, FEATURES))
-    with pytest.raises(InvalidValueError, match="run in fp32"):
-        evaluate(w, W8A8, 8, operands_of(w, rng), [np.zeros(w.gates_shape, np.uint8)])
+    for precision, bits in (("w8a8", 8), ("w4a8", 32)):
+        with pytest.raises(InvalidValueError, match="run at w8a8 or in fp32"):
+            evaluate(w, Precision.parse(precision), bits, operands_of(w, rng), [np.zeros(w.gates_shape, np.float32)])
     with pytest.raises(InvalidValueError, match="needs a weight"):
         default_kernel(Request(w, FP32, 32, FEATURES)).constants(Operands((None,), None))

@@ -17,15 +17,9 @@ from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.kernels.emit.code import let
 from tvm_mpq.kernels.emit.value import Value, clamp, constant, floor, maximum, minimum, select
 from tvm_mpq.numerics.activation_names import parse
+from tvm_mpq.numerics.fused_activations import EXP_TAIL, LN2_HIGH, LN2_LOW, TANH_NEAR, TANH_TAIL
 
 Bind = Callable[[Value], Value]
-
-# exp(r) = 1 + r + r^2 * P(r), |r| <= ln(2) / 2, lowest degree first
-_EXP_TAIL = (0.50000001, 0.16666519, 0.04166621, 0.00836889, 0.00139505)
-_LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4  # the high part has few bits, so n * high is exact
-
-# tanh(x) = x + x^3 * P(x^2), |x| < 0.625
-_TANH_TAIL = (-0.33333284, 0.13331491, -0.0537435, 0.02065059, -0.00571704)
 
 # erfc(z) = t * exp(Q(t) - z^2), t = 1 / (1 + z / 2), z in [0, 14]
 _ERFC = (
@@ -64,8 +58,8 @@ def power_of_e(x: Value, low: float, high: float, bind: Bind) -> tuple[Value, Va
     """A number near 1 and a whole one, e^x = number * 2^whole, x limited to [low, high]. NaN stays in the former."""
     x = bind(minimum(high, maximum(low, x)))
     n = bind(floor(x * (1.0 / math.log(2.0)) + 0.5))
-    r = bind((x - n * _LN2_HIGH) - n * _LN2_LOW)
-    return polynomial(r, _EXP_TAIL) * (r * r) + r + 1.0, n
+    r = bind((x - n * LN2_HIGH) - n * LN2_LOW)
+    return polynomial(r, EXP_TAIL) * (r * r) + r + 1.0, n
 
 
 def power_of_two(n: Value) -> Value:
@@ -83,8 +77,8 @@ def tanh(x: Value, bind: Bind = let) -> Value:
     size = bind(maximum(x, 0.0 - x))
     large = bind(1.0 - 2.0 / (1.0 + exp(size + size, bind)))
     square = bind(x * x)
-    small = x + x * square * polynomial(square, _TANH_TAIL)
-    return select(size < 0.625, small, _with_sign_of(x, large))
+    small = x + x * square * polynomial(square, TANH_TAIL)
+    return select(size < TANH_NEAR, small, _with_sign_of(x, large))
 
 
 def erf(x: Value, bind: Bind = let) -> Value:

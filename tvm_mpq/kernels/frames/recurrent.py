@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from tvm.tirx import PrimFunc
 
 from tvm_mpq.kernels.emit import (
@@ -43,7 +45,6 @@ from tvm_mpq.kernels.features import native_lanes
 from tvm_mpq.kernels.parameters import Parameters
 from tvm_mpq.kernels.registry import Knobs, Request
 from tvm_mpq.kernels.work import Passes, Work, array_bytes
-from tvm_mpq.numerics.arrays import FloatArray
 from tvm_mpq.schema import RecurrentWorkload
 
 _PARALLEL_FROM = 500_000  # multiply-accumulates below which starting threads costs more than it saves
@@ -61,9 +62,9 @@ class RecurrentFrame:
     blocks: vectors of hidden units; groups: (vectors of a tile, how many such tiles), in their order.
     """
 
-    def __init__(self, request: Request, knobs: Knobs) -> None:
+    def __init__(self, request: Request, knobs: Knobs, lanes: int | None = None) -> None:
         self.request, self.w = request, recurrent_of(request)
-        self.lanes = fit_lanes(self.w.hidden, native_lanes(request.features))
+        self.lanes = lanes or fit_lanes(self.w.hidden, native_lanes(request.features))
         self.rows, self.units = int(knobs["rows"]), int(knobs["units"])
         self.blocks = tiles(self.w.hidden, self.lanes)
         self.groups = even_blocks(self.blocks, self.units)
@@ -75,9 +76,14 @@ class RecurrentFrame:
         return ((0, 1), (2,)) if w.cell == "gru" and not w.reset_after else (tuple(range(w.gates)),)
 
     @property
+    def depth(self) -> int:
+        """Elements of h that a sum is packed for."""
+        return self.w.hidden
+
+    @property
     def packed_size(self) -> int:
         """Elements of R for one direction, those of overlapping vectors twice."""
-        return self.blocks * self.lanes * self.w.gates * self.w.hidden
+        return self.blocks * self.lanes * self.w.gates * self.depth
 
     @property
     def parameters(self) -> Parameters:
@@ -94,7 +100,7 @@ class RecurrentFrame:
             constants.append(Parameter("lengths", (w.batch,), "int32"))
         return Parameters(tuple(activations), tuple(constants), Parameter("out", w.out_shape, "float32"))
 
-    def pack(self, weight: FloatArray) -> FloatArray:
+    def pack(self, weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """R in the order in which the tiles read it: direction, round, tile, h, vector, gate, lane."""
         w = self.w
         starts = [min(block * self.lanes, w.hidden - self.lanes) for block in range(self.blocks)]
@@ -103,8 +109,12 @@ class RecurrentFrame:
             for gates in self.rounds:
                 for first, size in self._tiles():
                     units = [range(start, start + self.lanes) for start in starts[first : first + size]]
-                    parts.append(matrix[list(gates)][:, np.array(units)].transpose(3, 1, 0, 2).reshape(-1))
-        return np.ascontiguousarray(np.concatenate(parts), np.float32)
+                    parts.append(self._packed_tile(matrix[list(gates)][:, np.array(units)]).reshape(-1))
+        return np.ascontiguousarray(np.concatenate(parts))
+
+    def _packed_tile(self, weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """[gate, vector, lane, h] of one tile, in the order in which a loop over h reads it."""
+        return weight.transpose(3, 1, 0, 2)
 
     def _tiles(self) -> Iterator[tuple[int, int]]:
         first = 0
@@ -141,20 +151,21 @@ class RecurrentFrame:
     def build(self) -> PrimFunc:
         """The layer's function."""
         with function(self.parameters.all()) as f:
-            _Writer(self, f).write()
+            RecurrentWriter(self, f).write()
         return f.func
 
 
-class _Writer:
+class RecurrentWriter:
     """Writes the loops of one kernel into an open function.
 
-    d, n0: direction and first sequence of the tile; t: the step that is done, as the gates count them; old, new: where
-    the states that are read and written begin; base: where the gates of the tile's first sequence begin.
+    d, n0: direction and first sequence of the tile; t: the step that is done, as the gates count them; side: which set
+    of states is read; old, new: where the states that are read and written begin.
     """
 
     d: Value
     n0: Value
     t: Value
+    side: Value
     old: Value
     new: Value
 
@@ -188,15 +199,14 @@ class _Writer:
         w = self.w
         self.size = self.rows * w.hidden
         self.held = [alloc(2 * self.size, "float32") for _ in range(w.states)]
-        self.reset = alloc(self.size, "float32") if len(self.frame.rounds) > 1 else None
         self.update = alloc(self.size, "float32") if len(self.frame.rounds) > 1 else None
-        most = max(len(gates) for gates in self.frame.rounds) * min(self.frame.units, self.frame.blocks)
-        self.tile = accumulators(self.rows, [self.lanes] * most, "float32")
+        self._allocate()
         self.scratch = Register(self.lanes, "float32")
         self._begin()
         length = w.steps if self.lengths is None else let(self.lengths[self.n0], "length")
         with loop(length) as s:
-            self.old = let(s % 2 * self.size, "old")
+            self.side = let(s % 2, "side")
+            self.old = let(self.side * self.size, "old")
             self.new = let(self.size - self.old, "new")
             self.t = let(self._time(s, length), "t")
             for number, _ in enumerate(self.frame.rounds):
@@ -210,6 +220,15 @@ class _Writer:
                 for r in range(self.rows):
                     for u, lanes in span(w.hidden, self.lanes):
                         self.out.store(self._out(w.steps + state, r) + u, held.load(last + r * w.hidden + u, lanes))
+
+    def _allocate(self) -> None:
+        """What the products read and leave."""
+        self.reset = alloc(self.size, "float32") if len(self.frame.rounds) > 1 else None
+        self.tile = self._accumulators("float32")
+
+    def _accumulators(self, dtype: str) -> list[list[Register]]:
+        most = max(len(gates) for gates in self.frame.rounds) * min(self.frame.units, self.frame.blocks)
+        return accumulators(self.rows, [self.lanes] * most, dtype)
 
     def _time(self, s: Value, length: Index) -> Value:
         backwards = length - 1 - s
@@ -240,19 +259,20 @@ class _Writer:
 
     def _round(self, number: int) -> None:
         """One pass over all hidden units."""
-        w, gates = self.w, self.frame.rounds[number]
-        before = sum(len(gates) for gates in self.frame.rounds[:number]) * self.frame.blocks * w.hidden * self.lanes
+        w, depth, gates = self.w, self.frame.depth, self.frame.rounds[number]
+        before = sum(len(gates) for gates in self.frame.rounds[:number]) * self.frame.blocks * depth * self.lanes
         done = 0
         for size, count in self.frame.groups:
             with loop(count) as group:
                 block = let(group * size + done, "block")
-                weights = self.d * self.frame.packed_size + before + block * (w.hidden * len(gates) * self.lanes)
+                weights = self.d * self.frame.packed_size + before + block * (depth * len(gates) * self.lanes)
                 units = [let(overlap(block + n, self.lanes, w.hidden), "unit") for n in range(size)]
                 self._products(number, let(weights, "weights"), units)
                 for n, unit in enumerate(units):
                     for r in range(self.rows):
-                        sums = self.tile[r][n * len(gates) : (n + 1) * len(gates)]
-                        self._finish(number, r, unit, [let(acc.value, "sum") for acc in sums])
+                        accs = self.tile[r][n * len(gates) : (n + 1) * len(gates)]
+                        sums = [self._sum(acc, r, gate, unit) for acc, gate in zip(accs, gates, strict=True)]
+                        self._finish(number, r, unit, sums)
             done += size * count
 
     def _products(self, number: int, weights: Value, units: list[Value]) -> None:
@@ -274,6 +294,10 @@ class _Writer:
                     acc = self.tile[r][v]
                     acc.value = acc.value + h * column
 
+    def _sum(self, acc: Register, r: int, gate: int, unit: Value) -> Value:
+        """What a gate's product and what comes with it add up to."""
+        return let(acc.value, "sum")
+
     def _first(self, r: int, gate: int, unit: Value) -> Value:
         """Where a sum starts; behind a product that is reset, it is that product's own bias."""
         if self.w.reset_after and gate == 2:
@@ -294,9 +318,9 @@ class _Writer:
         elif w.cell == "rnn":
             states = [self._act(0, sums[0])]
         elif number == 0 and len(self.frame.rounds) > 1:
-            assert self.update is not None and self.reset is not None
+            assert self.update is not None
             self.update.store(place, self._act(0, sums[0]))
-            self.reset.store(place, self._act(0, sums[1]) * self._held(0, place))
+            self._keep_reset(r, unit, self._act(0, sums[1]) * self._held(0, place))
             return
         else:
             h = self._held(0, place)
@@ -304,11 +328,20 @@ class _Writer:
                 z, new = self.update.load(place, self.lanes), self._act(1, sums[0])
             else:
                 z, reset = self._act(0, sums[0]), self._act(0, sums[1])
-                new = self._act(1, self._input(r, 2, unit) + reset * sums[2])
-            states = [new + z * (h - new)]
-        for held, value in zip(self.held, states, strict=True):
-            held.store(self.new + place, value)
+                new = self._act(1, self._multiply_add(reset, sums[2], self._input(r, 2, unit)))
+            states = [let(self._multiply_add(z, h - new, new), "h")]
+        self._keep(r, unit, states)
         self.out.store(self._out(self.t, r) + unit, states[0])
+
+    def _keep(self, r: int, unit: Value, states: list[Value]) -> None:
+        """For the next step."""
+        for held, value in zip(self.held, states, strict=True):
+            held.store(self.new + unit + r * self.w.hidden, value)
+
+    def _keep_reset(self, r: int, unit: Value, value: Value) -> None:
+        """What the reset gate leaves of h, for the second round."""
+        assert self.reset is not None
+        self.reset.store(unit + r * self.w.hidden, value)
 
     def _held(self, state: int, place: Value) -> Value:
         return let(self.held[state].load(self.old + place, self.lanes), "held")
@@ -318,7 +351,7 @@ class _Writer:
         i = self._act(0, self._peep(i, 0, unit, c))
         f = 1.0 - i if self.w.coupled else self._act(0, self._peep(f, 2, unit, c))
         new = self._act(1, z)
-        c = let(f * c + i * new, "c")
+        c = let(self._multiply_add(f, c, i * new), "c")
         o = self._act(0, self._peep(o, 1, unit, c))
         return [let(o * self._act(2, c, clip=False), "h"), c]
 
@@ -327,11 +360,17 @@ class _Writer:
             return x
         offset, _ = self.w.parts["peepholes"]
         weight = self.vectors.load((self.d * 3 + place) * self.w.hidden + unit + offset, self.lanes)
-        return x + weight * c
+        return self._multiply_add(weight, c, x)
+
+    def _multiply_add(self, a: Value, b: Value, c: Value) -> Value:
+        return c + a * b
+
+    def _activate(self, x: Value, activation: str) -> Value:
+        return activate(x, activation)
 
     def _act(self, place: int, x: Value, *, clip: bool = True) -> Value:
         """An activation, through a register: TVM's simplifier sees through chains of names, in exponential time."""
         bounded = clamp(x, -self.w.clip, self.w.clip) if self.w.clip and clip else x
         self.scratch.value = bounded
-        self.scratch.value = activate(self.scratch.value, self.w.activations[place])
+        self.scratch.value = self._activate(self.scratch.value, self.w.activations[place])
         return let(self.scratch.value, "activated")
