@@ -1,7 +1,7 @@
 """exp, log, sin, cos, erf, tanh and sigmoid of float32 as arithmetic inside TIR, which LLVM vectorizes.
 
-Left as they are, these intrinsics become one library call per element. Relative errors stay below 1e-6 (erf of large
-arguments: below 1e-7 absolute), those of exp, log, sin and cos are in `kernels/emit/functions.py`. Other types and
+Left as they are, these intrinsics become one library call per element. Relative errors stay below 1e-6; those of exp,
+log, sin and cos are in `kernels/emit/functions.py`, of tanh and erf in `kernels/emit/activations.py`. Other types and
 other functions are left alone.
 """
 

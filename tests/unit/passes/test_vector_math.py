@@ -1,15 +1,16 @@
-"""exp, log, sin and cos as arithmetic: units in the last place over all of float32, and what is no number."""
+"""exp, log, sines, tanh and erf as arithmetic: units in the last place over all of float32, and what is no number."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.special
 import tvm
 from tvm import relax, tirx
 
 from tvm_mpq.passes.vector_math import replace_math_calls
 
-ULPS = {"exp": 2, "log": 2, "sin": 2.5, "cos": 2.5}
+ULPS = {"exp": 2, "log": 2, "sin": 2.5, "cos": 2.5, "tanh": 6, "erf": 7}
 
 
 def computed(name: str, x: np.ndarray) -> np.ndarray:
@@ -40,6 +41,7 @@ def near_zeros() -> np.ndarray:
     return (whole * (np.pi / 2)).astype(np.float32)
 
 
+EXACT = {"erf": scipy.special.erf}
 SMALLEST = float(np.float32(1e-45))
 INF, NAN = np.inf, np.nan
 ENDS = {
@@ -47,23 +49,27 @@ ENDS = {
     "log": {1: 0, -1: NAN, -INF: NAN, INF: INF, SMALLEST: np.log(SMALLEST), NAN: NAN, -0.0: -INF},
     "sin": {INF: NAN, -INF: NAN, NAN: NAN, -0.0: -0.0},
     "cos": {INF: NAN, -INF: NAN, NAN: NAN, -0.0: 1},
+    "tanh": {INF: 1, -INF: -1, 9.5: 1, -1e30: -1, NAN: NAN, -0.0: -0.0, SMALLEST: SMALLEST},
+    "erf": {INF: 1, -INF: -1, 4.0: 1, -1e30: -1, NAN: NAN, -0.0: -0.0, SMALLEST: SMALLEST},
 }
 
 
 @pytest.mark.parametrize("name", ULPS)
 def test_units_in_the_last_place_and_ends_of_the_range(name: str, rng: np.random.Generator) -> None:
-    spread = [every_exponent(rng, 200), rng.uniform(-90, 89, 20000), rng.uniform(0.5, 2, 20000)]
-    x = np.concatenate([*spread, near_zeros()]).astype(np.float32)
+    spread = [rng.uniform(low, high, 20000) for low, high in ((-90, 89), (0.5, 2), (-10, 0), (0, 10))]
+    x = np.concatenate([every_exponent(rng, 200), *spread, near_zeros()]).astype(np.float32)
     if name == "log":
         x = abs(x)
     with np.errstate(over="ignore", divide="ignore"):
-        exact = getattr(np, name)(x.astype(np.float64))
+        exact = EXACT.get(name, getattr(np, name, None))(x.astype(np.float64))
         rounded = exact.astype(np.float32)
     found, ends = np.split(computed(name, np.append(x, np.array([*ENDS[name]], np.float32))), [len(x)])
     normal = np.isfinite(rounded) & (abs(exact) >= np.finfo(np.float32).tiny)
     off = abs(found[normal] - exact[normal]) / np.spacing(abs(rounded[normal])).astype(np.float64)
     assert off.max() <= ULPS[name], x[normal][off.argmax()]
     np.testing.assert_array_equal(found[np.isinf(rounded)], rounded[np.isinf(rounded)])
+    if name in ("tanh", "erf"):
+        assert np.abs(found).max() <= 1
     small = ~normal & np.isfinite(rounded)
     assert np.all(abs(found[small] - rounded[small]) <= np.finfo(np.float32).tiny)
     wanted = np.array([*ENDS[name].values()])

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from tvm_mpq.kernels.emit.activations import power_of_two
 from tvm_mpq.kernels.emit.code import let
-from tvm_mpq.kernels.emit.value import Value, clamp, constant, floor, fma, maximum, minimum, select
+from tvm_mpq.kernels.emit.value import Value, clamp, constant, floor, fma, maximum, minimum
 from tvm_mpq.numerics.activation_names import parse
 from tvm_mpq.numerics.fused_activations import (
     EXP_TAIL,
@@ -17,8 +17,9 @@ from tvm_mpq.numerics.fused_activations import (
     LN2_HIGH,
     LN2_LOW,
     LOG2_E,
-    TANH_NEAR,
-    TANH_TAIL,
+    TANH_FARTHEST,
+    TANH_OVER,
+    TANH_UNDER,
 )
 
 
@@ -40,11 +41,10 @@ def _sigmoid(x: Value) -> Value:
 
 
 def _tanh(x: Value) -> Value:
-    size = let(maximum(x, 0.0 - x))
-    large = let(1.0 - 2.0 / (1.0 + _exp(size + size)))
+    x = let(minimum(TANH_FARTHEST, maximum(-TANH_FARTHEST, x)))
     square = let(x * x)
-    small = let(fma(let(x * square), _polynomial(square, TANH_TAIL), x))
-    return select(size < TANH_NEAR, small, let(select(x < 0.0, 0.0 - large, large)))
+    y = let(let(x * _polynomial(square, TANH_OVER)) / _polynomial(square, TANH_UNDER))
+    return minimum(1.0, maximum(-1.0, y))
 
 
 def _leaky_relu(x: Value, alpha: float) -> Value:
