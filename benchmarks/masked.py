@@ -48,12 +48,12 @@ def main() -> None:
     with open_context(options(arguments.data)) as context:
         prepared, plan = context.prepared, frame(context)
         sums = context.interpret(
-            lambda run: learn.losses(prepared, run, plan, context.data, context.db, context.options, context.store)
+            lambda run: learn.losses(prepared, run, plan, context.parts, context.db, context.options, context.store)
         )
         full = learn.loss_table(prepared, sums)
         todo = trials(prepared.graph, plan, prepared.features)
         one = masked.sample_work(prepared.graph, lower(prepared.graph, plan, prepared.features), todo)
-        samples = min(len(context.data), context.options.sensitivity_samples)
+        samples = min(len(context.parts.judged), context.options.sensitivity_samples)
     share = one.masked * masked.SAMPLES / (one.full * samples)
     for data in (arguments.data, None):
         with open_context(options(data)) as context:

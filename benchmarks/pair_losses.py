@@ -102,10 +102,11 @@ def compare(context: RunContext, evaluation: Path, count: int, most: int, seed: 
     """Rank correlations of predicted and real losses of random plans."""
     options, prepared = context.options, context.prepared
     data = load_dataset(options.data, prepared.inputs)
-    known, held = data.head(options.sensitivity_samples), load_dataset(evaluation, prepared.inputs)
+    known, held = context.parts.judged.head(options.sensitivity_samples), load_dataset(evaluation, prepared.inputs)
     ranges = context.interpret(lambda run: learn.ranges(prepared, run, data, context.db, options))
     frame = learn.bare_plan(prepared, ranges)
-    found = context.interpret(lambda run: learn.losses(prepared, run, frame, data, context.db, options, context.store))
+    parts = context.parts
+    found = context.interpret(lambda run: learn.losses(prepared, run, frame, parts, context.db, options, context.store))
     losses = learn.loss_table(prepared, found)
     cross = together(context, frame, data, losses, most)
     images = {"known images": known, "other images": held}

@@ -52,9 +52,10 @@ def compare(context: RunContext, evaluation: Path, count: int, seed: int) -> dic
     held = load_dataset(evaluation, prepared.inputs)
     ranges = context.interpret(lambda run: learn.ranges(prepared, run, data, context.db, options))
     frame = learn.bare_plan(prepared, ranges)
-    found = context.interpret(lambda run: learn.losses(prepared, run, frame, data, context.db, options, context.store))
+    parts = context.parts
+    found = context.interpret(lambda run: learn.losses(prepared, run, frame, parts, context.db, options, context.store))
     losses = learn.loss_table(prepared, found)
-    rounder = Rounder(context, data)
+    rounder = Rounder(context, parts.rounded)
     samples = learn.graph_samples(prepared, held)
 
     def outputs(plan: Plan, codes: WeightCodes) -> list[Array]:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from tvm_mpq.calibrate.data import Dataset
+from tvm_mpq.calibrate.data import Dataset, Parts
 from tvm_mpq.calibrate.masked import SAMPLES as MASKED_SAMPLES
 from tvm_mpq.calibrate.masked import VERSION as MASKED_VERSION
 from tvm_mpq.calibrate.masked import masked_losses
@@ -98,7 +98,7 @@ def losses(
     prepared: Prepared,
     interpreter: Interpreter,
     plan: Plan,
-    data: Dataset,
+    parts: Parts,
     db: LatencyDatabase,
     options: CalibrationSettings,
     store: KernelStore,
@@ -108,12 +108,14 @@ def losses(
     Each operator is tried with the weights that rounding gives it when it alone is quantized: to nearest, or in closed
     form, from which learned rounding starts.
     """
+    data, rounded = parts.judged, parts.rounded.head(options.rounding_samples)
     used = data.head(options.sensitivity_samples)
     graph = prepared.graph
     todo = trials(graph, plan, prepared.features)
     method = NEAREST if data.synthetic or options.rounding == NEAREST else GPTQ
     names = (f"{t.operator}={t.precision}" for t in todo)
-    key = _key(prepared, data, options.observer, method, *_shares(options), prepared.own.digest, *names)
+    kept = rounded.fingerprint, *_shares(options), prepared.own.digest
+    key = _key(prepared, data, options.observer, method, *kept, *names)
     stored = ResultStore(db).get("sensitivity", key) or {"done": 0, "losses": {}}
     known = {tuple(name.rsplit("@", 1)): Loss(**sums) for name, sums in stored["losses"].items()}
     if stored["done"] >= len(used) or not todo:
@@ -124,7 +126,7 @@ def losses(
         ResultStore(db).put("sensitivity", key, {"done": done, "losses": rows})
 
     if method != NEAREST:
-        samples = graph_samples(prepared, data.head(options.rounding_samples))
+        samples = graph_samples(prepared, rounded)
         todo = _rounded(todo, graph, interpreter, plan, prepared.features, samples, options.progress)
     steps = lower(graph, plan, prepared.features)
     return measure_losses(

@@ -86,7 +86,7 @@ def _compare(
     context: RunContext, options: Options, methods: Sequence[str], budgets: Sequence[float], measure: bool, axis: str
 ) -> CompareReport:
     data = context.data
-    rounder = Rounder(context, data)
+    rounder = Rounder(context, context.parts.rounded)
     builds = context.build_cache(data.sample(0), rounder)
     tables = corrected_tables(context, build_tables(context, data), builds)
     learner, states = BitLearner(context, tables.plan), states_of(context)
@@ -191,7 +191,7 @@ def _judge(
         }
         for name in ("fp32", "w8a8")
     ]
-    known = HeldImages(context, rounder, tables.plan, context.data.head(context.options.sensitivity_samples))
+    known = HeldImages(context, rounder, tables.plan, context.parts.judged.head(context.options.sensitivity_samples))
     reasons = _disagreements(solutions, rows, runs, lambda name: known({name: plans[name]})[name].loss)
     return runs["fp32"].metric, reasons, uniform
 

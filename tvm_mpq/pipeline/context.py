@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Any, TypeVar, cast
 
 from tvm_mpq import targets
-from tvm_mpq.calibrate.data import Dataset, load_dataset
+from tvm_mpq.calibrate.data import Dataset, Parts, load_dataset, parted
+from tvm_mpq.calibrate.rounding import ADAROUND
 from tvm_mpq.costs.profiler import KernelProfiler
 from tvm_mpq.errors import TargetMismatchError
 from tvm_mpq.execute.board_runtime import BoardRuntime
@@ -63,6 +64,16 @@ class RunContext:
     def data(self) -> Dataset:
         """The calibration data, read once. Raises as `load_dataset` does."""
         return load_dataset(self.options.data, self.prepared.inputs)
+
+    @cached_property
+    def parts(self) -> Parts:
+        """The calibration data in two: what weights are rounded on, and what plans are judged on."""
+        runs = self.options.rounding_samples
+        if self.options.rounding == ADAROUND:
+            from tvm_mpq.training.settings import ReconstructionSettings
+
+            runs = max(runs, ReconstructionSettings().samples // self.data.batch)
+        return parted(self.data, runs)
 
     def profiler(self) -> KernelProfiler:
         return KernelProfiler(

@@ -53,8 +53,8 @@ def optimize(options: Options) -> Result[OptimizeReport]:
 
 def _optimize(context: RunContext, options: Options) -> Result[OptimizeReport]:
     prepared = context.prepared
-    data = context.data
-    eval_data = load_dataset(options.eval_data, prepared.inputs) if options.eval_data is not None else data
+    data, parts = context.data, context.parts
+    eval_data = parts.judged if options.eval_data is None else load_dataset(options.eval_data, prepared.inputs)
     for given in (data, eval_data):
         check_labels(given.labels, classifies=classifies(prepared.graph))
     if data.synthetic:
@@ -64,11 +64,11 @@ def _optimize(context: RunContext, options: Options) -> Result[OptimizeReport]:
     if not any(prepared.graph.quantizable()):
         options.tell("the model has no quantizable operator: it is built as fp32")
     require_what_searches(context, [options.method])
-    rounder = Rounder(context, data)
+    rounder = Rounder(context, parts.rounded)
     tuner = Finetuner(context, data, rounder)
     builds = context.build_cache(data.sample(0), tuner)
     tables = corrected_tables(context, build_tables(context, data), builds)
-    selector = Selector(context, tables, data if options.judge == "calib" else eval_data, rounder, tuner)
+    selector = Selector(context, tables, parts.judged if options.judge == "calib" else eval_data, rounder, tuner)
     tables, chosen, tried = selector.select(tables, 1.0)
     share = 1.0
     for attempt in range(TIGHTENINGS + 1):

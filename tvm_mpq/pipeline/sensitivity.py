@@ -31,7 +31,8 @@ def _sensitivity(context: RunContext) -> SensitivityReport:
     ranges = context.interpret(lambda run: learn.ranges(prepared, run, data, context.db, options))
     options.tell("estimating sensitivity")
     plan = learn.bare_plan(prepared, ranges)
-    found = context.interpret(lambda run: learn.losses(prepared, run, plan, data, context.db, options, context.store))
+    parts = context.parts
+    found = context.interpret(lambda run: learn.losses(prepared, run, plan, parts, context.db, options, context.store))
     table = learn.loss_table(prepared, found)
     operators: list[OperatorLosses] = []
     for node in prepared.graph.quantizable():
@@ -49,7 +50,7 @@ def _sensitivity(context: RunContext) -> SensitivityReport:
         "model": prepared.loaded.name,
         "target": prepared.row.name,
         "metric": metric_for(prepared.graph),
-        "samples": min(len(data), options.sensitivity_samples),
+        "samples": min(len(parts.judged), options.sensitivity_samples),
         "synthetic": data.synthetic,
         "operators": operators,
         **context.condition(),

@@ -79,14 +79,16 @@ def build_tables(context: RunContext, data: Dataset) -> Tables:
     options.tell("calibrating")
     ranges = context.interpret(lambda run: learn.ranges(prepared, run, data, context.db, options))
     plan = dataclasses.replace(learn.bare_plan(prepared, ranges), kernels=_kernel_rows(table))
-    losses = estimated_losses(context, plan, data) if options.method == Estimated.name else _losses(context, plan, data)
+    losses = estimated_losses(context, plan, data) if options.method == Estimated.name else _losses(context, plan)
     return Tables(plan, table, losses, *_problems(context, plan, table, losses), Correction())
 
 
-def _losses(context: RunContext, plan: Plan, data: Dataset) -> dict[tuple[str, str], float]:
+def _losses(context: RunContext, plan: Plan) -> dict[tuple[str, str], float]:
     options, prepared = context.options, context.prepared
     options.tell("estimating sensitivity")
-    found = context.interpret(lambda run: learn.losses(prepared, run, plan, data, context.db, options, context.store))
+    found = context.interpret(
+        lambda run: learn.losses(prepared, run, plan, context.parts, context.db, options, context.store)
+    )
     return learn.loss_table(prepared, found)
 
 

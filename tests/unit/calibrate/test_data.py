@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tvm_mpq.calibrate.data import SYNTHETIC_SAMPLES, doubt, load_dataset
+from tvm_mpq.calibrate.data import FEWEST, SYNTHETIC_SAMPLES, doubt, load_dataset, parted
 from tvm_mpq.errors import DataError, FileFormatError
 
 ONE = {"x": ((1, 2, 3), "float32")}
@@ -78,6 +80,28 @@ def test_head_is_spread_over_sorted_data() -> None:
 def test_head_of_batches_takes_whole_ones() -> None:
     data = load_dataset({"x": numbered(16, 2), "labels": np.arange(16)}, BATCH).head(2)
     assert data.labels.tolist() == [0, 1, 2, 3, 12, 13, 14, 15]
+
+
+@given(runs=st.integers(1, 300), count=st.integers(1, 200), batch=st.sampled_from([1, 4]))
+def test_nothing_judges_what_it_was_rounded_on(runs: int, count: int, batch: int) -> None:
+    rows = runs * batch
+    inputs = {"x": ((batch, 2), "float32")}
+    parts = parted(load_dataset({"x": numbered(rows, 2), "labels": np.arange(rows)}, inputs), count)
+    rounded, judged = set(parts.rounded.labels.tolist()), set(parts.judged.labels.tolist())
+    assert rounded | judged <= set(range(rows)) and len(parts.rounded) <= count
+    for part in (parts.rounded, parts.judged):
+        np.testing.assert_array_equal(part.arrays["x"], numbered(rows, 2)[part.labels])
+    if runs < 2 * FEWEST:
+        assert judged == set(range(rows))  # too few for either
+    else:
+        assert len(parts.rounded) == min(count, runs // 2) and not rounded & judged
+        assert rounded | judged == set(range(rows))
+
+
+def test_made_up_data_serve_for_both() -> None:
+    data = load_dataset(None, ONE)
+    parts = parted(data, 4)
+    assert len(data) >= 2 * FEWEST and parts.judged is data and len(parts.rounded) == 4 and parts.rounded.synthetic
 
 
 def test_synthetic_data_are_the_same_every_time() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import pytest
 from mpq_testing.lab import Lab
 from mpq_testing.onnx_models import depthwise_and_shortcut
 from tvm_mpq.calibrate import learn
-from tvm_mpq.calibrate.sensitivity import Loss
+from tvm_mpq.calibrate.data import load_dataset, parted
+from tvm_mpq.calibrate.sensitivity import Loss, Trial
 from tvm_mpq.errors import InvalidValueError
+from tvm_mpq.execute.interpreter import Sample
 from tvm_mpq.pipeline.options import Options
 from tvm_mpq.targets import local_row
 from tvm_mpq.tuning.compile.kernel_store import KernelStore
@@ -61,8 +64,37 @@ def test_losses_are_known_for_the_samples_they_stand_on_alone(
     first = Options(poor.model)
     with LatencyDatabase(tmp_path / "latency.db") as db:
         for options in (first, first, dataclasses.replace(first, **{changed: 3})):
-            learn.losses(poor.prepared, poor.interpreter, poor.plan("fp32"), poor.data, db, options, store)
+            learn.losses(poor.prepared, poor.interpreter, poor.plan("fp32"), parted(poor.data, 128), db, options, store)
     assert len(runs) == 2
+
+
+def test_losses_are_measured_on_other_samples_than_weights_are_rounded_on(
+    poor: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, list[float]] = {}
+
+    def first_numbers(samples: Sequence[Sample]) -> list[float]:
+        return [float(next(iter(sample.values())).flat[0]) for sample in samples]
+
+    def rounded(todo: list[Trial], *more: Any) -> list[Trial]:
+        seen["rounded"] = first_numbers(more[4])
+        return todo
+
+    def measured(_: object, __: object, ___: object, samples: Sequence[Sample], *____: object, **_____: object) -> Any:
+        seen["measured"] = first_numbers(samples)
+        return {}
+
+    monkeypatch.setattr(learn, "measure_losses", measured)
+    monkeypatch.setattr(learn, "_rounded", rounded)
+    name, (shape, _) = next(iter(poor.prepared.inputs.items()))
+    images = np.random.default_rng(0).normal(size=(40, *shape[1:])).astype(np.float32)
+    data = load_dataset({name: images}, poor.prepared.inputs)
+    store = KernelStore(tmp_path / "kernels", poor.prepared.tvm_target_attrs)
+    options = Options(poor.model, rounding_samples=9, sensitivity_samples=31)
+    with LatencyDatabase(tmp_path / "latency.db") as db:
+        learn.losses(poor.prepared, poor.interpreter, poor.plan("fp32"), parted(data, 9), db, options, store)
+    assert len(seen["rounded"]) == 9 and len(seen["measured"]) == 31
+    assert not set(seen["rounded"]) & set(seen["measured"])
 
 
 def test_a_range_that_nobody_offered_is_refused_with_what_there_is(poor: Lab) -> None:
