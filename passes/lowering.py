@@ -2,6 +2,8 @@
 
 Realize emits these steps as Relax, the interpreter of `calibrate` runs them one by one, and the pipeline adds up their
 latencies. All three therefore speak of the same kernels and the same boundaries.
+
+In one file: each kind of step needs the formats and boundaries that the others were given.
 """
 
 from __future__ import annotations

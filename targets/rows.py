@@ -3,6 +3,8 @@
 `isa_features` holds LLVM's names of the features that kernels choose by; a test asks LLVM whether each `mcpu` has them.
 `cores` and cache sizes are those of the part or board that `source` names: one model of a family, used when code is
 compiled away from the device. On the device itself `local_row()` reads the real ones.
+
+In one file: it is one table.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The functions of `tvm_mpq`: each is one job of the command line, with typed keywords, and imports TVM when called."""
+"""The functions of `tvm_mpq`: each is one job of the command line, with typed keywords, and imports TVM when called.
+
+In one file: it is the list of what a user may call, keyword by keyword.
+"""
 
 from __future__ import annotations
 

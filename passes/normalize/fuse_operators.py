@@ -10,6 +10,8 @@ Stands last: expects ChannelsLast, MergeCopy and FoldAffine before it. Leaves al
 (softmax, normalisation, other matmuls of two activations, arithmetic with constants, what holds infinities, ...), and
 composites made before.
 A residual add of two convolutions is fused into the later one. The form is described in composites.py.
+
+In one file: the patterns are tried in one order, and each leaves nodes to the next.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """`optimize` from end to end: what it reports, what it remembers, and that a kill -9 costs nothing.
 
 Times are measured quickly here and never compared with anything.
+
+In one file: one optimized network, made once, serves all of it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """What goes wrong with boards and disks: one line that says it, nothing lost, and the same command goes on.
 
 Servers are real ones in processes of their own, on loopback.
+
+In one file: the servers and proxies that break are shared by all faults.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ after   the float operators, weights as float constants of exactly the values th
         were rounded to bytes, and how, in `StoredQuantization`
 
 Integers that leave the network, or that an operator unknown here reads, are still made, by float arithmetic.
+
+In one file: the forms of a quantized file share what they record and how they turn back to floats.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 Keys and units are the command line's contract. A TypedDict is a plain dict when the program runs, so that what a call
 from Python returns, what a file holds and what is printed are one thing. Where a class says `total=False`, keys may be
 absent; the reports of an older version lack some.
+
+In one file: it is one JSON object, and its parts are read side by side.
 """
 
 from __future__ import annotations

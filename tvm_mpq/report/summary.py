@@ -1,4 +1,7 @@
-"""What an `optimize` report says, as rows and sentences that both the terminal and the HTML page show."""
+"""What an `optimize` report says, as rows and sentences that both the terminal and the HTML page show.
+
+In one file: terminal and page say the same sentences, which refer to each other.
+"""
 
 from __future__ import annotations
 

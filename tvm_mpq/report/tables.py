@@ -1,4 +1,7 @@
-"""Reports as tables on standard output."""
+"""Reports as tables on standard output.
+
+In one file: each command has one table, and they share their columns.
+"""
 
 from __future__ import annotations
 

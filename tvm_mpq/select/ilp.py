@@ -2,6 +2,8 @@
 
 `solve` minimises one quantity, then among equals the next, and last keeps as many bits in every tensor as cost nothing.
 `k_best` goes on by no-good cuts; `least` is what an infeasible budget is explained with.
+
+In one file: variables, constraints and what is read back of them belong to one program.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What happens to ONNX graphs before TVM reads them: functions, versions, half floats, constants, branches."""
+"""What happens to ONNX graphs before TVM reads them: functions, versions, half floats, constants, branches.
+
+In one file: each rewriting is tried by the same evaluator on a few nodes.
+"""
 
 from __future__ import annotations
 

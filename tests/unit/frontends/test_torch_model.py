@@ -1,3 +1,8 @@
+"""Modules of torch against torch itself: what is imported computes what the module does.
+
+In one file: each of many small modules is compared in the same way.
+"""
+
 from __future__ import annotations
 
 import sys

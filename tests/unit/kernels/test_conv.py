@@ -1,4 +1,7 @@
-"""Integer convolutions equal the definition bit for bit: every family, every shape class, every end of the ranges."""
+"""Integer convolutions equal the definition bit for bit: every family, every shape class, every end of the ranges.
+
+In one file: one comparison with the definition, for every family.
+"""
 
 from __future__ import annotations
 

@@ -1,3 +1,8 @@
+"""Reports as tables on a terminal: what they show, fold and leave out.
+
+In one file: all tables are printed from the same few reports.
+"""
+
 from __future__ import annotations
 
 import io

@@ -1,3 +1,8 @@
+"""The integer program against brute force: the same optimum, bounds that hold, refusals that say why.
+
+In one file: brute force, by which all answers are judged, stands beside them.
+"""
+
 import dataclasses
 import random
 

@@ -5,6 +5,8 @@ of q times vectors of keys, and v into dense rows: both are then read from the s
 few queries at a time: their scores against all keys into a buffer that stays in the first-level cache, the exponentials
 and their sums in place, the product with v, and a division by the sums on the way out. Nothing of size queries x keys
 is ever stored. Tails of queries and features overlap their neighbours.
+
+In one file: packing, scores, exponentials and product share the buffers of a head.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ Hidden units are cut into vectors, and a few vectors of all gates make a registe
 gave, a loop over the last h adds the products with R, which is packed in the order in which it is read, and the gates
 are computed in registers. Nothing of a step is stored but its states, of which there are two sets: one is read, one is
 written. Vectors at the end overlap. A GRU that resets before the product does the products in two rounds.
+
+In one file: LSTM, GRU and RNN are one loop that shares its tiles, rounds and tails.
 """
 
 from __future__ import annotations

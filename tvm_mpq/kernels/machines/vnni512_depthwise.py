@@ -8,6 +8,8 @@ output row, group of 4 rows) are 64 bytes, zero where the row does not belong to
 Two blocks of 16 channels are interleaved together, by byte and word unpacks within each 128 bit lane. That leaves their
 channels in the order `PAIR_ORDER` over two accumulators; weights, bias and multipliers are stored so, and the packs of
 the requantizer bring the outputs back. An odd last block goes alone, in natural order.
+
+In one file: strip, product and requantizer agree on one order of channels.
 """
 
 from __future__ import annotations

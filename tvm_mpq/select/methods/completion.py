@@ -5,6 +5,8 @@ do that have no weights or are tied to it. Such readers join tensors into groups
 solved exactly by elimination. Its result depends on the few decided operators around it and is remembered, so that a
 plan beside a known one is priced in microseconds. A group too wide for that (a tensor read by ten concatenations) is
 completed tensor by tensor until nothing improves: then its latency is one that exists, not always the least.
+
+In one file: groups, their elimination and what is remembered of them are one algorithm.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 A method is a class with `explore`, which looks at plans through a `Search`; `PlanSearcher` makes a `Searcher` of it.
 Clocks belong to whoever calls: this room touches none.
+
+In one file: moves, their prices and the memory of the best are one state.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The latency database: nothing lost, nothing foreign returned, nothing half imported."""
+"""The latency database: nothing lost, nothing foreign returned, nothing half imported.
+
+In one file: every promise of the database is tried on the same few rows.
+"""
 
 from __future__ import annotations
 
