@@ -76,6 +76,15 @@ class Dot(ConvolutionMachine):
     def step_bytes(self) -> int:
         """Weight bytes of one step of one vector of `lanes` output channels."""
 
+    @property
+    def stride_bytes(self) -> int:
+        """Weight bytes from one step of a vector to its next: more than a step has where vectors take turns."""
+        return self.step_bytes
+
+    def vector_bytes(self, steps: int) -> int:
+        """Weight bytes from one vector of a block to the next, in a sum of `steps` steps."""
+        return steps * self.step_bytes
+
     def block_bytes(self, steps: int) -> int:
         return steps * self.step_bytes * (BLOCK // self.lanes)
 

@@ -92,16 +92,20 @@ class StepTile:
             w = writer.unpacked if frame.by_channels else writer.unpacked + writer.block * frame.block_bytes
         else:
             w = writer.stored_block() * frame.block_bytes
-        reduction = Reduction.of(g, merged, length, width * g.in_cells, dot.channels, dot.step_bytes)
+        reduction = Reduction.of(g, merged, length, width * g.in_cells, dot.channels, dot.stride_bytes)
         with reduction.loops(x, w) as place:
             inputs = [Pointer(writer.x, place.x + offset) for offset in frame.offsets(writer.columns)]
-            size = frame.block_bytes // (BLOCK // dot.lanes)
-            starts = [place.weights + vector.offset // dot.lanes * size for vector in self.vectors]
+            starts = [place.weights + self._weights_of(vector) for vector in self.vectors]
             large = frame.all_blocks * frame.block_bytes >= PREFETCHED_BYTES
             if dot.prefetches and large and merged and frame.by_channels:
                 self._prefetch(place.step)
             weights = [Pointer(writer.weights, start) for start in starts]
             dot.step(inputs, weights, self.accs, self.vectors[-1].lanes < dot.lanes)
+
+    def _weights_of(self, vector: LaneVector) -> int:
+        """How far behind the tile's first weights those of a vector begin."""
+        block, part = divmod(vector.offset, BLOCK)
+        return block * self.frame.block_bytes + part // self.dot.lanes * self.dot.vector_bytes(self.frame.steps)
 
     def _prefetch(self, step: Index) -> None:
         """Ask for the weights of the next tile of channels, a little in every step of this one's tiles of positions.

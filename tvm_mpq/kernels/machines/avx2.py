@@ -37,6 +37,7 @@ from tvm_mpq.schema import padded_channels
 
 _WIDE_POSITIONS = 4
 """Outputs of a channel from which weights are stored in 16 bits."""
+_REGISTERS = 16
 _HALF = 4  # bits of half a byte
 _DEEPEST = 9
 """Steps that sums in 16 bits take at most: what w4a8 allows. Sixteen, for fewer bits, gained 1 to 5 % more."""
@@ -53,7 +54,11 @@ def multiply_bytes(x: Value, w: Value) -> Value:
 
 
 class HalfBlocks(Dot):
-    """Accumulators of 256 bits. Weights int8[CO/16, 2, steps of four channels, 8, 4]."""
+    """Accumulators of 256 bits, two to a block; in each step the weights of one lie behind those of the other.
+
+    Weights int8[CO/16, steps of four channels, 16, 4]. As two streams they would be a multiple of 4096 bytes apart in
+    many layers, and what a core reads in the same breath may then be in one another's way: up to half the speed.
+    """
 
     lanes = 8
 
@@ -61,19 +66,24 @@ class HalfBlocks(Dot):
     def instructions(self, positions: int, vectors: int) -> float:
         """Vector instructions of four channels of a tile, loads left out."""
 
+    @property
+    def stride_bytes(self) -> int:
+        return 2 * self.step_bytes
+
+    def vector_bytes(self, steps: int) -> int:
+        return self.step_bytes
+
     def pack(self, weight: Int8Array) -> npt.NDArray[Any]:
-        packed = blocked_weight(weight, 4)
-        halves = packed.reshape(len(packed), -1, 2, 8, 4)
-        return np.ascontiguousarray(halves.transpose(0, 2, 1, 3, 4))
+        return blocked_weight(weight, 4)
 
     def packed_shape(self, out_blocks: int, steps: int) -> tuple[int, ...]:
-        return (out_blocks, 2, steps * self.channels // 4, 8, 4)
+        return (out_blocks, steps * self.channels // 4, 16, 4)
 
 
 class Words(HalfBlocks):
     """Products of 16 bits (vpmaddwd), exact for all operands; inputs are widened once, when rows are copied.
 
-    Weights int16[CO/16, 2, steps of two channels, 8, 2] in bytes, so that a step only multiplies and adds; or int8,
+    Weights int16[CO/16, steps of two channels, 16, 2] in bytes, so that a step only multiplies and adds; or int8,
     widened as they are loaded, where few positions share them and reading them is what takes the time.
     """
 
@@ -98,11 +108,10 @@ class Words(HalfBlocks):
 
     def pack(self, weight: Int8Array) -> npt.NDArray[Any]:
         packed = blocked_weight(weight, 2)
-        halves = packed.reshape(len(packed), -1, 2, 8, 2).transpose(0, 2, 1, 3, 4)
-        return np.ascontiguousarray(halves.astype(np.int16) if self.wide else halves).view(np.int8)
+        return (packed.astype(np.int16) if self.wide else packed).view(np.int8)
 
     def packed_shape(self, out_blocks: int, steps: int) -> tuple[int, ...]:
-        return (out_blocks, 2, steps, 8, self.step_bytes // 8)
+        return (out_blocks, steps, 16, self.step_bytes // 8)
 
     def step(
         self, inputs: Sequence[Pointer], weights: Sequence[Pointer], accs: list[list[Register]], half: bool = False
@@ -120,7 +129,8 @@ class Words(HalfBlocks):
 class Bytes(HalfBlocks):
     """vpmaddubsw of `depth` steps added in 16 bits before one widening vpmaddwd.
 
-    Exact while depth * 2 * max(x) * max|w| <= 32767.
+    Exact while depth * 2 * max(x) * max|w| <= 32767. Weights int8[CO/16, steps, 2, depth, 8, 4]. Sums in 16 bits stay
+    in registers; those in 32 bits wait in the first-level cache where there are not enough for both.
     """
 
     def __init__(self, depth: int) -> None:
@@ -136,13 +146,26 @@ class Bytes(HalfBlocks):
     def step_bytes(self) -> int:
         return 32 * self.depth
 
+    def pack(self, weight: Int8Array) -> npt.NDArray[Any]:
+        packed = blocked_weight(weight, 4)
+        steps = packed.reshape(len(packed), -1, self.depth, 2, 8, 4)
+        return np.ascontiguousarray(steps.transpose(0, 1, 3, 2, 4, 5))
+
+    def packed_shape(self, out_blocks: int, steps: int) -> tuple[int, ...]:
+        return (out_blocks, steps, 2, self.depth, 8, 4)
+
     def registers(self, positions: int, vectors: int) -> int:
-        """Accumulators, sums in 16 bits, weights of one step, activations, a product and ones."""
-        return positions * vectors * (2 if self.depth > 1 else 1) + vectors + 3
+        """Sums, weights, activations and a product; with depth, weights may be operands in memory."""
+        if self.depth > 1:
+            return positions * vectors + min(vectors, 2) + 2
+        return positions * vectors + vectors + 3
 
     def instructions(self, positions: int, vectors: int) -> float:
-        """Products and sums; the last term orders tiles of equal work as they were measured."""
-        return (2 + 1 / self.depth) * positions * vectors + 0.2 * (positions if self.depth > 1 else vectors)
+        """Products and sums, and what moves sums in 32 bits; the last terms order tiles as they were measured."""
+        if self.depth == 1:
+            return 3 * positions * vectors + 0.2 * vectors
+        moved = positions * vectors * 2 + vectors + 3 > _REGISTERS
+        return (2 + (2 if moved else 1) / self.depth) * positions * vectors + 0.2 * positions
 
     def step(
         self, inputs: Sequence[Pointer], weights: Sequence[Pointer], accs: list[list[Register]], half: bool = False

@@ -32,7 +32,7 @@ def dot(acc: Value, x: Value, w: Value) -> Value:
 
 
 class AvxVnni(HalfBlocks):
-    """Weights int8[CO/16, 2, KH * KW * CI/4, 8, 4]; one vpdpbusd takes four channels."""
+    """Weights int8[CO/16, KH * KW * CI/4, 16, 4]; one vpdpbusd takes four channels."""
 
     llvm = _LLVM
 
