@@ -21,6 +21,7 @@ from tvm_mpq.passes.extremes import EXTREMES
 from tvm_mpq.passes.fuse_attention import FuseAttention
 from tvm_mpq.passes.fuse_norm import FuseNorm
 from tvm_mpq.passes.graph import Graph, read_graph
+from tvm_mpq.passes.lower_topk import LowerTopk
 from tvm_mpq.passes.lower_transpose import LowerTranspose
 from tvm_mpq.passes.lowering import FloatStep, KernelStep, ReshapeStep, StoredValue, lower, stored_shape
 from tvm_mpq.passes.merge_reduced import MergeReduced
@@ -78,6 +79,7 @@ def finish(mod: tvm.IRModule, features: frozenset[str], threads: int = 1) -> tvm
             FuseAttention(features=features, threads=threads),
             FuseNorm(features=features, threads=threads, kernel_attr=KERNEL_ATTR),
             LowerTranspose(features=features, threads=threads),
+            LowerTopk(features=features, threads=threads),
             MergeReduced(),
             # TVM's default pipeline makes views of reshapes.
             relax.transform.LegalizeOps(EXTREMES, skip_ops=["relax.reshape"]),

@@ -1,0 +1,84 @@
+"""The largest or smallest elements along an axis become a kernel, where few are asked for.
+
+    topk [..., n, ...] -> ([..., k, ...], [..., k, ...])      ->      call_tir(top, x)
+
+TVM's own code sorts whole rows. Stands on a realized network before LegalizeOps. Leaves alone what asks for more than
+an eighth of a long row, or not for both results, and other types than float32. The first of equal elements comes first,
+and NaN counts as above infinity.
+"""
+
+from __future__ import annotations
+
+import tvm
+from tvm import relax
+
+from tvm_mpq.kernels.emit import Parameter, function
+from tvm_mpq.kernels.features import native_lanes
+from tvm_mpq.kernels.frames.top import TopElements, top_elements
+from tvm_mpq.passes.normalize.exprs import dtype_of, op_name, shape_of
+from tvm_mpq.passes.normalize.rewrite import Rewriter
+
+_FEW = 16
+"""Elements that are worth a heap however short the row is."""
+
+
+@tvm.transform.module_pass(opt_level=0, name="tvm_mpq.LowerTopk")
+class LowerTopk:
+    """Replace `topk` of float32 in `main` by one PrimFunc for each of its shapes.
+
+    Parameters
+    ----------
+    features : frozenset[str]
+        LLVM feature names of the target.
+    threads : int
+        Threads the kernels are laid out for.
+    """
+
+    def __init__(self, *, features: frozenset[str] = frozenset(), threads: int = 1) -> None:
+        self._features, self._threads = features, threads
+
+    def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
+        if "main" not in [gv.name_hint for gv in mod.get_global_vars()]:
+            return mod
+        rewriter = _Rewriter(mod, self._features, self._threads)
+        return rewriter.run() if rewriter.found else mod
+
+
+class _Rewriter(Rewriter):
+    def __init__(self, mod: tvm.IRModule, features: frozenset[str], threads: int) -> None:
+        super().__init__(mod)
+        self._features, self._threads = features, threads
+        self._kernels: dict[tuple[TopElements, tuple[Parameter, ...]], tvm.ir.GlobalVar] = {}
+        found = ((var, _top(value)) for var, value in self.bindings)
+        self.found = {var: top for var, top in found if top is not None}
+
+    def rewrite(self, var: relax.Var, value: relax.Expr) -> relax.Expr:
+        if var not in self.found:
+            return value
+        top, (data,) = self.found[var], value.args
+        results = [relax.TensorType([int(d) for d in t.shape.values], t.dtype) for t in var.ty.fields]
+        shapes = [tuple(int(d) for d in t.shape.values) for t in results]
+        params = (
+            Parameter("x", shape_of(data) or (), "float32"),
+            Parameter("values", shapes[0], "float32"),
+            Parameter("places", shapes[1], str(results[1].dtype)),
+        )
+        if (top, params) not in self._kernels:
+            with function(params) as f:
+                top.write(self._threads, native_lanes(self._features), *(f.flat(p.name) for p in params))
+            name = f"top_{len(self._kernels)}"
+            self._kernels[top, params] = self.builder.add_func(f.func.without_attr("global_symbol"), name)
+        return relax.call_tir(self._kernels[top, params], [data], results)
+
+
+def _top(value: relax.Expr) -> TopElements | None:
+    """What is asked for; None where it is not both results of few elements of float32."""
+    if op_name(value) != "relax.topk" or dtype_of(value.args[0]) != "float32":
+        return None
+    shape, attrs = shape_of(value.args[0]), value.attrs
+    if not shape or str(attrs.ret_type) != "both":
+        return None
+    axis, count = int(attrs.axis) % len(shape), int(attrs.k)
+    if not 0 < count <= max(min(_FEW, shape[axis]), shape[axis] // 8):
+        return None
+    return top_elements(shape, axis, count, bool(attrs.largest))
