@@ -23,18 +23,18 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two inputs, one of bytes; three outputs, one of integers, by a function of TVM that is not in its core."""
+    """Two inputs, one of bytes; three outputs, one of integers, by a function of TVM outside its core, a sort."""
     net = OnnxNet({"x": (1, 3, 8, 8)})
-    logits = net.classifier(net.relu(net.conv("x", 3, 16, name="stem")), 16)
+    logits = net.classifier(net.relu(net.conv("x", 3, 16, name="stem")), 16, 20)
     model = net.model(logits)
     graph = model.graph
-    graph.input.append(helper.make_tensor_value_info("mask", TensorProto.UINT8, (1, 10)))
+    graph.input.append(helper.make_tensor_value_info("mask", TensorProto.UINT8, (1, 20)))
     graph.node.append(helper.make_node("Cast", ["mask"], ["mask_f"], to=TensorProto.FLOAT))
     graph.node.append(helper.make_node("Mul", [logits, "mask_f"], ["masked"]))
-    graph.initializer.append(helper.make_tensor("three", TensorProto.INT64, (1,), [3]))
-    graph.node.append(helper.make_node("TopK", ["masked", "three"], ["best", "which"]))
-    graph.output.append(helper.make_tensor_value_info("best", TensorProto.FLOAT, (1, 3)))
-    graph.output.append(helper.make_tensor_value_info("which", TensorProto.INT64, (1, 3)))
+    graph.initializer.append(helper.make_tensor("many", TensorProto.INT64, (1,), [17]))
+    graph.node.append(helper.make_node("TopK", ["masked", "many"], ["best", "which"]))
+    graph.output.append(helper.make_tensor_value_info("best", TensorProto.FLOAT, (1, 17)))
+    graph.output.append(helper.make_tensor_value_info("which", TensorProto.INT64, (1, 17)))
     folder = tmp_path_factory.mktemp("built")
     onnx.save(model, str(folder / "top.onnx"))
     options = Options(folder / "top.onnx", db=folder / "latency.db")
@@ -46,7 +46,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(5)
     path = tmp_path_factory.mktemp("data") / "data.npz"
-    mask = rng.integers(1, 256, (2, 10)).astype(np.uint8)
+    mask = rng.integers(1, 256, (2, 20)).astype(np.uint8)
     np.savez(path, x=rng.normal(size=(2, 3, 8, 8)).astype(np.float32), mask=mask)
     return path
 
