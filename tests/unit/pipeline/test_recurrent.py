@@ -110,6 +110,7 @@ def test_a_plan_that_says_nothing_of_it_leaves_it_float(model: str) -> None:
     assert families == ["f32_recurrent__generic"] * 2
 
 
+@pytest.mark.isa("avx2")
 def test_ranges_are_those_of_h(lab: Lab) -> None:
     """Of all steps and of the state that is given, not of c, which is among the results of the layer."""
     values = lab.values(lab.plan("fp32"))
@@ -124,6 +125,7 @@ def test_ranges_are_those_of_h(lab: Lab) -> None:
     assert low <= given.min() + quant.scale and given.max() - quant.scale <= high
 
 
+@pytest.mark.isa("avx2")
 def test_losses_are_its_own(lab: Lab) -> None:
     plan = lab.plan("fp32")
     todo = [t for t in trials(lab.graph, plan, lab.prepared.features) if t.operator in cells(lab).values()]
@@ -145,6 +147,7 @@ def test_library_interpreter_and_definition_agree(lab: Lab, tmp_path: Path) -> N
         assert 0 < np.linalg.norm(got - exact) < 0.03 * np.linalg.norm(exact)
 
 
+@pytest.mark.isa("avx2")
 def test_another_range_of_h_gives_other_numbers(lab: Lab) -> None:
     """The interpreter keeps packed constants, by all that they are made of."""
     plan = lab.plan("fp32", dict.fromkeys(cells(lab).values(), "w8a8"))
