@@ -10,7 +10,7 @@ from tvm_mpq.kernels.knobs.choices import cheapest, distinct, position_tile
 from tvm_mpq.kernels.knobs.dense import loop_order
 from tvm_mpq.kernels.machines.avx2 import Bytes, HalfBlocks
 from tvm_mpq.kernels.registry import Knobs, Request
-from tvm_mpq.kernels.shapes.geometry import ChannelWindow, Geometry, blocks, conv_of
+from tvm_mpq.kernels.shapes.geometry import ChannelWindow, Geometry, blocks, conv_of, tile_channels
 from tvm_mpq.schema import Conv2dWorkload
 
 _COLUMNS = (1, 2, 3, 4, 5, 6, 7)
@@ -84,11 +84,13 @@ def _deferred_cycles(w: Conv2dWorkload, g: Geometry, dot: HalfBlocks, rows: int,
     Sums end in fours. Those of one position end fastest: their bytes lie behind one another.
     """
     steps = g.kernel[0] * g.kernel[1] * ChannelWindow.of(w, dot.channels).cells / 4
-    vectors, cycles = 2 * depth, 0.0
-    read = dot.step_bytes * vectors * 4 / dot.channels
+    read = dot.step_bytes * 2 * depth * 4 / dot.channels
     reading = _READ * read * min(1.0, max(0.0, read * steps - _LEVEL_1) / _LEVEL_1_SPILL)
+    cycles = 0.0
     for size, count in even_blocks(g.out_width, columns):
-        ending = 4 * tiles(rows * size * vectors, 4)
-        end = 25 + 2 * ending if rows * size > 1 else 5 + 3 * ending
-        cycles += count * (steps * (dot.instructions(rows * size, vectors) / _RATE + reading) + end)
-    return cycles * tiles(g.out_height, rows) * tiles(blocks(w.out_channels), depth)
+        for part in tile_channels(blocks(w.out_channels), depth, False):
+            vectors = 2 * part.blocks
+            end = (25 if rows * size > 1 else 3) + 8 * tiles(rows * size * vectors, 4)
+            step = dot.instructions(rows * size, vectors) / _RATE + reading
+            cycles += count * part.count * (steps * step + end)
+    return cycles * tiles(g.out_height, rows)
