@@ -33,6 +33,7 @@ from tvm_mpq.report.contract import OptimizeReport, RivalPlan
 from tvm_mpq.schema import Budget
 from tvm_mpq.select.choose import effective_budget
 from tvm_mpq.select.quality import Tried, fastest_uniform
+from tvm_mpq.tuning.measure.paired_ratio import paired_ratio
 
 TIGHTENINGS = 2
 """How often a plan is chosen anew when the built network misses the latency budget that its table keeps."""
@@ -136,24 +137,28 @@ def _contested(
 
 
 class Timed(Protocol):
-    """A network that was timed."""
+    """A network that was timed. rounds_us: by the rounds' numbers."""
 
     @property
     def median_us(self) -> float: ...
 
     @property
-    def iqr_us(self) -> float: ...
+    def rounds_us(self) -> Mapping[int, float]: ...
 
 
 def decided(name: str, searched: Timed, rival: Timed) -> RivalPlan:
-    """Whether the rival is taken: where it was measured faster, timed in turns, by more than either scatters."""
-    noise_us = max(searched.iqr_us, rival.iqr_us) / 2
-    wins = searched.median_us - rival.median_us > noise_us
+    """Whether the rival is taken: where it took less time in the median of the rounds that timed both.
+
+    By however little: of two plans that keep the drop and are as fast as each other, the uniform one is the simpler.
+    """
+    paired = paired_ratio(rival.rounds_us, searched.rounds_us)
+    share = rival.median_us / searched.median_us if paired is None else paired.median
     return {
         "name": name,
         "latency_ms": rival.median_us / 1000,
         "searched_ms": searched.median_us / 1000,
-        "chosen": wins,
+        "share": share,
+        "chosen": share <= 1,
     }
 
 

@@ -164,7 +164,13 @@ class NearestPlan(TypedDict):
     drop: DropFigures
 
 
-class RivalPlan(TypedDict):
+class RivalShare(TypedDict, total=False):
+    """share: of the searched plan's time, the median over the rounds that timed both. Older reports have none."""
+
+    share: float
+
+
+class RivalPlan(RivalShare):
     """The fastest uniform plan that keeps the drop, built and timed in turns with the searched one."""
 
     name: str

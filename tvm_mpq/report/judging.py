@@ -44,7 +44,7 @@ def _judged(judged: Judgement) -> Iterator[tuple[str, str]]:
     if nearest:
         yield "nearest uniform plan that loses too much", f"{nearest['name']}: {drop_text(nearest['drop'])}"
     if rival:
-        factor = times(rival["latency_ms"] / rival["searched_ms"])
+        factor = times(rival.get("share", rival["latency_ms"] / rival["searched_ms"]))
         taken = ", so it was taken" if rival["chosen"] else ""
         yield (
             "fastest uniform plan within the drop",

@@ -6,6 +6,7 @@ import dataclasses
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tvm_mpq.calibrate.judge import Basis
@@ -18,6 +19,7 @@ from tvm_mpq.schema import Budget
 from tvm_mpq.select.ilp import Solution
 from tvm_mpq.select.paired import Interval, changes
 from tvm_mpq.select.quality import Quality, Tried
+from tvm_mpq.tuning.measure.networks import WholeNetworkLatency
 
 
 def tried(us: float, low: float, estimate: float, high: float, name: str = "", label: str = "w8a8") -> Tried:
@@ -74,12 +76,32 @@ def checked(us: float, iqr: float, **counts: Any) -> Checked:
     return Checked(us, iqr, Accuracy("top1", 90.0, 90, 100, **counts), 1, 1)
 
 
-def test_the_rival_wins_by_more_than_the_noise() -> None:
-    assert decided("u", checked(100.0, 4.0), checked(97.0, 2.0))["chosen"]
-    assert not decided("u", checked(100.0, 8.0), checked(97.0, 2.0))["chosen"]
-    assert not decided("u", checked(100.0, 0.0), checked(101.0, 0.0))["chosen"]
-    found = decided("u", checked(100.0, 0.0), checked(90.0, 0.0))
-    assert (found["name"], found["latency_ms"], found["searched_ms"]) == ("u", 0.09, 0.1)
+def timed(*rounds_us: float) -> WholeNetworkLatency:
+    rounds = dict(enumerate(rounds_us))
+    return WholeNetworkLatency(float(np.median(rounds_us)), 9.0, 1, 1.0, 1.0, 1, rounds)
+
+
+@pytest.mark.parametrize(("share", "taken"), [(0.97, True), (0.999, True), (1.0, True), (1.001, False), (1.03, False)])
+def test_no_plan_is_returned_that_is_slower_than_the_rival(share: float, taken: bool) -> None:
+    """Round by round: the machine was twice as slow in some of them, which is more than the plans differ by."""
+    rounds = (100.0, 210.0, 104.0, 95.0, 190.0, 101.0, 99.0)
+    found = decided("u", timed(*rounds), timed(*(share * us for us in rounds)))
+    assert (found["name"], found["chosen"]) == ("u", taken) and found["share"] == pytest.approx(share)
+
+
+def test_rounds_are_compared_and_not_medians() -> None:
+    """The rival was disturbed twice; in the five other rounds it was faster."""
+    searched, rival = (
+        (100.0, 101.0, 102.0, 103.0, 104.0, 105.0, 106.0),
+        (300.0, 300.0, 101.0, 102.0, 103.5, 104.0, 105.0),
+    )
+    found = decided("u", timed(*searched), timed(*rival))
+    assert found["latency_ms"] > found["searched_ms"] and found["share"] < 1 and found["chosen"]
+
+
+def test_few_rounds_are_compared_by_their_medians() -> None:
+    found = decided("u", timed(100.0), timed(90.0))
+    assert (found["latency_ms"], found["searched_ms"], found["share"], found["chosen"]) == (0.09, 0.1, 0.9, True)
 
 
 def test_the_rival_is_the_fastest_uniform_plan_that_keeps_the_drop() -> None:
