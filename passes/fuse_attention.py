@@ -11,9 +11,9 @@ import tvm
 from tvm import relax
 
 from tvm_mpq.kernels import Request, default_kernel
+from tvm_mpq.passes.kernel_rewriter import KernelRewriter, with_kernels
 from tvm_mpq.passes.normalize.attention import find_attention
 from tvm_mpq.passes.normalize.exprs import shape_of
-from tvm_mpq.passes.normalize.rewrite import Rewriter
 from tvm_mpq.schema import FLOAT_BITS, FP32
 
 
@@ -33,17 +33,12 @@ class FuseAttention:
         self._features, self._threads = features, threads
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
-        if "main" not in [gv.name_hint for gv in mod.get_global_vars()]:
-            return mod
-        rewriter = _Rewriter(mod, self._features, self._threads)
-        return rewriter.run() if rewriter.found else mod
+        return with_kernels(mod, lambda mod: _Rewriter(mod, self._features, self._threads))
 
 
-class _Rewriter(Rewriter):
+class _Rewriter(KernelRewriter):
     def __init__(self, mod: tvm.IRModule, features: frozenset[str], threads: int) -> None:
-        super().__init__(mod)
-        self._features, self._threads = features, threads
-        self._kernels: dict[Request, tvm.ir.GlobalVar] = {}
+        super().__init__(mod, features, threads, "attention")
         matches = (find_attention(self, var, value) for var, value in self.bindings)
         self.found = {match.end: match for match in matches if match is not None}
 
@@ -54,12 +49,9 @@ class _Rewriter(Rewriter):
             return
         request = Request(match.workload, FP32, FLOAT_BITS, self._features, self._threads)
         kernel = default_kernel(request)
-        if request not in self._kernels:
-            func = kernel.build().without_attr("global_symbol")
-            self._kernels[request] = self.builder.add_func(func, f"attention_{len(self._kernels)}")
         args = [self.lookup(source) for source in match.sources]
         out, dtype = kernel.buffers[-1]
-        call = relax.call_tir(self._kernels[request], args, relax.TensorType(out, dtype))
+        call = relax.call_tir(self.kernel(request, kernel.build), args, relax.TensorType(out, dtype))
         result = self.emit(call, var.name)
         if not match.transposed:
             result = self.emit(relax.op.permute_dims(result, (0, 2, 1, 3)), var.name)

@@ -14,8 +14,8 @@ import tvm
 from tvm import relax
 
 from tvm_mpq.kernels import Request, default_kernel
+from tvm_mpq.passes.kernel_rewriter import KernelRewriter, with_kernels
 from tvm_mpq.passes.normalize.exprs import axis_list, dtype_of, is_constant, op_name, shape_of
-from tvm_mpq.passes.normalize.rewrite import Rewriter
 from tvm_mpq.schema import FLOAT_BITS, FP32, W8A8, NormWorkload, padded_channels
 
 _BOUNDARY = re.compile(r"convert\(shape=[\dx]+,from_bits=(\d+),to_bits=(\d+),channels_first=False\)")
@@ -39,17 +39,14 @@ class FuseNorm:
         self._features, self._threads, self._kernel_attr = features, threads, kernel_attr
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
-        if "main" not in [gv.name_hint for gv in mod.get_global_vars()]:
-            return mod
-        rewriter = _Rewriter(mod, self._features, self._threads, self._kernel_attr)
-        return rewriter.run() if any(op_name(v) == "relax.nn.layer_norm" for _, v in rewriter.bindings) else mod
+        return with_kernels(mod, lambda mod: _Rewriter(mod, self._features, self._threads, self._kernel_attr))
 
 
-class _Rewriter(Rewriter):
+class _Rewriter(KernelRewriter):
     def __init__(self, mod: tvm.IRModule, features: frozenset[str], threads: int, kernel_attr: str) -> None:
-        super().__init__(mod)
-        self._features, self._threads, self._kernel_attr = features, threads, kernel_attr
-        self._kernels: dict[Request, tvm.ir.GlobalVar] = {}
+        super().__init__(mod, features, threads, "layer_norm")
+        self._kernel_attr = kernel_attr
+        self.found = [var for var, value in self.bindings if op_name(value) == "relax.nn.layer_norm"]
         self._quantized: set[relax.Var] = set()  # boundaries that a normalisation before them has swallowed
 
     def visit(self, var: relax.Var, value: relax.Expr) -> None:
@@ -80,11 +77,10 @@ class _Rewriter(Rewriter):
         workload = NormWorkload(shape, float(value.attrs.epsilon))
         request = Request(workload, precision, out_bits, self._features, self._threads)
         kernel = default_kernel(request)
-        if request not in self._kernels:
-            func = kernel.build().without_attr("global_symbol")
-            self._kernels[request] = self.builder.add_func(func, f"layer_norm_{len(self._kernels)}")
         out, dtype = kernel.buffers[-1]
-        result = self.emit(relax.call_tir(self._kernels[request], args, relax.TensorType(out, dtype)), var.name)
+        result = self.emit(
+            relax.call_tir(self.kernel(request, kernel.build), args, relax.TensorType(out, dtype)), var.name
+        )
         end = var
         if after is not None and user is not None:
             end = self.bindings[user][0]

@@ -15,8 +15,8 @@ from tvm import relax
 from tvm_mpq.kernels.emit import Parameter, function
 from tvm_mpq.kernels.features import native_lanes
 from tvm_mpq.kernels.frames.top import TopElements, top_elements
+from tvm_mpq.passes.kernel_rewriter import KernelRewriter, with_kernels
 from tvm_mpq.passes.normalize.exprs import dtype_of, op_name, shape_of
-from tvm_mpq.passes.normalize.rewrite import Rewriter
 
 _FEW = 16
 """Elements that are worth a heap however short the row is."""
@@ -38,17 +38,12 @@ class LowerTopk:
         self._features, self._threads = features, threads
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
-        if "main" not in [gv.name_hint for gv in mod.get_global_vars()]:
-            return mod
-        rewriter = _Rewriter(mod, self._features, self._threads)
-        return rewriter.run() if rewriter.found else mod
+        return with_kernels(mod, lambda mod: _Rewriter(mod, self._features, self._threads))
 
 
-class _Rewriter(Rewriter):
+class _Rewriter(KernelRewriter):
     def __init__(self, mod: tvm.IRModule, features: frozenset[str], threads: int) -> None:
-        super().__init__(mod)
-        self._features, self._threads = features, threads
-        self._kernels: dict[tuple[TopElements, tuple[Parameter, ...]], tvm.ir.GlobalVar] = {}
+        super().__init__(mod, features, threads, "top")
         found = ((var, _top(value)) for var, value in self.bindings)
         self.found = {var: top for var, top in found if top is not None}
 
@@ -63,12 +58,13 @@ class _Rewriter(Rewriter):
             Parameter("values", shapes[0], "float32"),
             Parameter("places", shapes[1], str(results[1].dtype)),
         )
-        if (top, params) not in self._kernels:
+
+        def build() -> tvm.tir.PrimFunc:
             with function(params) as f:
                 top.write(self._threads, native_lanes(self._features), *(f.flat(p.name) for p in params))
-            name = f"top_{len(self._kernels)}"
-            self._kernels[top, params] = self.builder.add_func(f.func.without_attr("global_symbol"), name)
-        return relax.call_tir(self._kernels[top, params], [data], results)
+            return f.func
+
+        return relax.call_tir(self.kernel((top, params), build), [data], results)
 
 
 def _top(value: relax.Expr) -> TopElements | None:

@@ -16,8 +16,8 @@ from tvm import relax
 from tvm_mpq.kernels.emit import Parameter, function
 from tvm_mpq.kernels.features import native_lanes
 from tvm_mpq.kernels.frames.transpose import Transposition
+from tvm_mpq.passes.kernel_rewriter import KernelRewriter, with_kernels
 from tvm_mpq.passes.normalize.exprs import axis_list, dtype_of, op_name, shape_of
-from tvm_mpq.passes.normalize.rewrite import Rewriter
 
 
 @tvm.transform.module_pass(opt_level=0, name="tvm_mpq.LowerTranspose")
@@ -36,17 +36,12 @@ class LowerTranspose:
         self._features, self._threads = features, threads
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
-        if "main" not in [gv.name_hint for gv in mod.get_global_vars()]:
-            return mod
-        rewriter = _Rewriter(mod, self._features, self._threads)
-        return rewriter.run() if rewriter.found else mod
+        return with_kernels(mod, lambda mod: _Rewriter(mod, self._features, self._threads))
 
 
-class _Rewriter(Rewriter):
+class _Rewriter(KernelRewriter):
     def __init__(self, mod: tvm.IRModule, features: frozenset[str], threads: int) -> None:
-        super().__init__(mod)
-        self._features, self._threads = features, threads
-        self._kernels: dict[tuple[Parameter, Parameter], tvm.ir.GlobalVar] = {}
+        super().__init__(mod, features, threads, "transpose")
         found = ((var, _transposition(value)) for var, value in self.bindings)
         self.found = {var: transposition for var, transposition in found if transposition is not None}
 
@@ -55,13 +50,14 @@ class _Rewriter(Rewriter):
             return value
         (data,) = value.args
         params = Parameter("x", shape_of(data) or (), "float32"), Parameter("out", shape_of(var) or (), "float32")
-        if params not in self._kernels:
+
+        def build() -> tvm.tir.PrimFunc:
             with function(params) as f:
                 load, store = f.flat("x").load, f.flat("out").store
                 self.found[var].write(self._threads, native_lanes(self._features), load, store)
-            name = f"transpose_{len(self._kernels)}"
-            self._kernels[params] = self.builder.add_func(f.func.without_attr("global_symbol"), name)
-        return relax.call_tir(self._kernels[params], [data], relax.TensorType(params[1].shape, "float32"))
+            return f.func
+
+        return relax.call_tir(self.kernel(params, build), [data], relax.TensorType(params[1].shape, "float32"))
 
 
 def _transposition(value: relax.Expr) -> Transposition | None:
