@@ -12,7 +12,7 @@ from tvm import relax
 
 from tvm_mpq.kernels import Request, default_kernel
 from tvm_mpq.passes.kernel_rewriter import KernelRewriter, with_kernels
-from tvm_mpq.passes.normalize.attention import find_attention
+from tvm_mpq.passes.normalize.attention import FoundAttention, find_attention
 from tvm_mpq.passes.normalize.exprs import shape_of
 from tvm_mpq.schema import FLOAT_BITS, FP32
 
@@ -36,7 +36,7 @@ class FuseAttention:
         return with_kernels(mod, lambda mod: _Rewriter(mod, self._features, self._threads))
 
 
-class _Rewriter(KernelRewriter):
+class _Rewriter(KernelRewriter[FoundAttention]):
     def __init__(self, mod: tvm.IRModule, features: frozenset[str], threads: int) -> None:
         super().__init__(mod, features, threads, "attention")
         matches = (find_attention(self, var, value) for var, value in self.bindings)

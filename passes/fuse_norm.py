@@ -42,11 +42,11 @@ class FuseNorm:
         return with_kernels(mod, lambda mod: _Rewriter(mod, self._features, self._threads, self._kernel_attr))
 
 
-class _Rewriter(KernelRewriter):
+class _Rewriter(KernelRewriter[relax.Expr]):
     def __init__(self, mod: tvm.IRModule, features: frozenset[str], threads: int, kernel_attr: str) -> None:
         super().__init__(mod, features, threads, "layer_norm")
         self._kernel_attr = kernel_attr
-        self.found = [var for var, value in self.bindings if op_name(value) == "relax.nn.layer_norm"]
+        self.found = {var: value for var, value in self.bindings if op_name(value) == "relax.nn.layer_norm"}
         self._quantized: set[relax.Var] = set()  # boundaries that a normalisation before them has swallowed
 
     def visit(self, var: relax.Var, value: relax.Expr) -> None:

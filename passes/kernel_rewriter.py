@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sized
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, Generic, TypeVar
 
 import tvm
+from tvm import relax
 
 from tvm_mpq.passes.normalize.rewrite import Rewriter
 
+_F = TypeVar("_F")
 
-class KernelRewriter(Rewriter):
+
+class KernelRewriter(Rewriter, Generic[_F]):
     """Rebuilds main with calls of PrimFuncs, one for each thing that is asked for.
 
     Parameters
@@ -22,8 +26,8 @@ class KernelRewriter(Rewriter):
         That the PrimFuncs' names begin with.
     """
 
-    found: Sized
-    """What there is to replace; where nothing is, the module stays as it is."""
+    found: Mapping[relax.Var, _F]
+    """What there is to replace, by the variable that holds it; where nothing is, the module stays as it is."""
 
     def __init__(self, mod: tvm.IRModule, features: frozenset[str], threads: int, name: str) -> None:
         super().__init__(mod)
@@ -38,7 +42,7 @@ class KernelRewriter(Rewriter):
         return self._kernels[asked]
 
 
-def with_kernels(mod: tvm.IRModule, rewriter: Callable[[tvm.IRModule], KernelRewriter]) -> tvm.IRModule:
+def with_kernels(mod: tvm.IRModule, rewriter: Callable[[tvm.IRModule], KernelRewriter[Any]]) -> tvm.IRModule:
     """The module as the rewriter leaves it; itself where it has no main, or nothing to replace."""
     if "main" not in [gv.name_hint for gv in mod.get_global_vars()]:
         return mod

@@ -41,7 +41,7 @@ class LowerTopk:
         return with_kernels(mod, lambda mod: _Rewriter(mod, self._features, self._threads))
 
 
-class _Rewriter(KernelRewriter):
+class _Rewriter(KernelRewriter[TopElements]):
     def __init__(self, mod: tvm.IRModule, features: frozenset[str], threads: int) -> None:
         super().__init__(mod, features, threads, "top")
         found = ((var, _top(value)) for var, value in self.bindings)

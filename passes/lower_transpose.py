@@ -39,7 +39,7 @@ class LowerTranspose:
         return with_kernels(mod, lambda mod: _Rewriter(mod, self._features, self._threads))
 
 
-class _Rewriter(KernelRewriter):
+class _Rewriter(KernelRewriter[Transposition]):
     def __init__(self, mod: tvm.IRModule, features: frozenset[str], threads: int) -> None:
         super().__init__(mod, features, threads, "transpose")
         found = ((var, _transposition(value)) for var, value in self.bindings)

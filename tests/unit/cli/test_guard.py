@@ -52,10 +52,15 @@ def started(tmp_path: Path) -> Iterator[list[subprocess.Popen[str]]]:
 def start(
     started: list[subprocess.Popen[str]], tmp_path: Path, *arguments: str, hangup: signal.Handlers = signal.SIG_DFL
 ) -> subprocess.Popen[str]:
-    """hangup: what the program inherits for SIGHUP, whatever the tests were started with."""
+    """hangup: what the program inherits for SIGHUP, whatever the tests were started with; for SIGINT the default."""
+
+    def inherited() -> None:
+        signal.signal(signal.SIGHUP, hangup)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell lets what it runs in the background ignore it
+
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *arguments],
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, hangup),
+        preexec_fn=inherited,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
