@@ -9,16 +9,16 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
 import socket
 import struct
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from tvm import rpc
 
+from tvm_mpq import scratch
 from tvm_mpq.errors import DeviceLostError, InvalidValueError, MeasurementError
 from tvm_mpq.processes import Child, module_command
 from tvm_mpq.tuning.devices.session_base import Session, one_line
@@ -67,7 +67,7 @@ class LocalSession(Session):
         super().__init__(threads, timeout_sec)
         self.cores = _checked_cores(threads, cores)
         self._child: Child | None = None
-        self._folder: str | None = None
+        self._folder: TemporaryDirectory[str] | None = None
         self.restart()
 
     def describe(self) -> str:
@@ -75,11 +75,11 @@ class LocalSession(Session):
 
     def _open(self) -> Any:
         key = secrets.token_hex(16)
-        self._folder = tempfile.mkdtemp(prefix="tvm-mpq-")
+        self._folder = scratch.folder()
         # TVM would bind its threads by core number, beside the mask; the mask set before its start is obeyed as it is.
         environment = {"TVM_NUM_THREADS": str(self.threads), "OMP_NUM_THREADS": str(self.threads)}
         environment["TVM_BIND_THREADS"] = "0"
-        config = {"key": key, "cores": self.cores, "folder": self._folder}
+        config = {"key": key, "cores": self.cores, "folder": self._folder.name}
         try:
             self._child = Child(module_command("tvm_mpq.tuning.devices.local_server"), config, environment)
             port = self._child.receive(START_TIMEOUT_SEC)["port"]
@@ -111,7 +111,8 @@ class LocalSession(Session):
         if child is not None:
             child.kill()
         if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # the child that was killed may still be writing
+                folder.cleanup()
 
     def __del__(self) -> None:
         if getattr(self, "_child", None) is not None:

@@ -15,6 +15,7 @@ import pytest
 import tvm
 from tvm import relax
 
+from tvm_mpq import scratch
 from tvm_mpq.errors import DeviceLostError, InvalidValueError, MeasurementError, MissingFileError
 from tvm_mpq.tuning.devices.session import LocalSession, RpcSession
 
@@ -107,15 +108,17 @@ def test_hang_ends_at_the_deadline(library):
 
 def test_close_leaves_neither_process_nor_folder(library, monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(scratch, "_own", None)
     session = LocalSession()
     run(session, library, "double")
     pid = session.pid
-    assert list(tmp_path.glob("tvm-mpq-*/rpc"))
-    assert not list(tmp_path.glob("tvm-mpq-*/rpc/*"))  # a loaded library's file is deleted
+    of_the_process = scratch.process_folder()
+    assert list(of_the_process.glob("*/rpc"))
+    assert not list(of_the_process.glob("*/rpc/*"))  # a loaded library's file is deleted
     session.close()
     session.close()
     assert gone(pid, 0.1)
-    assert not list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == [of_the_process] and os.listdir(of_the_process) == [scratch.LOCK]
 
 
 PARENT = """
@@ -148,7 +151,8 @@ def test_nothing_is_left_when_the_parent_is_ended(library, tmp_path, number):
     out, _ = parent.communicate(timeout=30)
     assert time.monotonic() - start < 15.0  # not when the kernel ends, and so that a busy machine makes no difference
     assert gone(child)
-    assert not list(tmp_path.glob("tvm-mpq-*"))
+    left = [path.name for path in tmp_path.glob(f"{scratch.PREFIX}*/*")]
+    assert left == ([scratch.LOCK] if number == signal.SIGKILL else [])  # the next process removes it
     if number == signal.SIGINT:
         assert out.strip() == "interrupted"
 
