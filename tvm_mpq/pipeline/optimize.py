@@ -65,6 +65,11 @@ def _optimize(context: RunContext, options: Options) -> Result[OptimizeReport]:
     if not any(prepared.graph.quantizable()):
         options.tell("the model has no quantizable operator: it is built as fp32")
     require_what_searches(context, [options.method])
+    if parts.judged is not data:
+        options.tell(
+            f"of {len(data)} calibration samples, weights are rounded on {len(parts.rounded)} and plans judged on the "
+            f"other {len(parts.judged)}"
+        )
     rounder = Rounder(context, parts.rounded)
     tuner = Finetuner(context, data, rounder)
     builds = context.build_cache(data.sample(0), tuner)
@@ -81,7 +86,8 @@ def _optimize(context: RunContext, options: Options) -> Result[OptimizeReport]:
         checked = builds.check(
             plans, eval_data.samples(), eval_data.labels, {name: s.latency_us for name, s in solutions.items()}
         )
-        over = excess(selector.budget, {name: c.median_us for name, c in checked.items()})
+        share_of_int8 = _share(checked["mixed"], checked["int8"])
+        over = excess(selector.budget, checked["mixed"].median_us, share_of_int8)
         if over <= 1 + TOLERANCE or attempt == TIGHTENINGS:
             break  # at last, what is told of is what was built
         share /= over
@@ -151,8 +157,7 @@ def decided(name: str, searched: Timed, rival: Timed) -> RivalPlan:
 
     By however little: of two plans that keep the drop and are as fast as each other, the uniform one is the simpler.
     """
-    paired = paired_ratio(rival.rounds_us, searched.rounds_us)
-    share = rival.median_us / searched.median_us if paired is None else paired.median
+    share = _share(rival, searched)
     return {
         "name": name,
         "latency_ms": rival.median_us / 1000,
@@ -162,11 +167,17 @@ def decided(name: str, searched: Timed, rival: Timed) -> RivalPlan:
     }
 
 
-def excess(budget: Budget, measured_us: Mapping[str, float]) -> float:
+def _share(network: Timed, beside: Timed) -> float:
+    """Of the other's time: the median over the rounds that timed both, or of medians where there are few."""
+    paired = paired_ratio(network.rounds_us, beside.rounds_us)
+    return network.median_us / beside.median_us if paired is None else paired.median
+
+
+def excess(budget: Budget, mixed_us: float, share_of_int8: float) -> float:
     """What was measured of the mixed network over what the budget allows; at most 1 where it is kept or not limited."""
     found = [0.0]
     if budget.latency_ratio is not None:
-        found.append(measured_us["mixed"] / (budget.latency_ratio * measured_us["int8"]))
+        found.append(share_of_int8 / budget.latency_ratio)
     if budget.latency_ms is not None:
-        found.append(measured_us["mixed"] / (1000 * budget.latency_ms))
+        found.append(mixed_us / (1000 * budget.latency_ms))
     return max(found)

@@ -147,7 +147,8 @@ def limits(report: OptimizeReport) -> list[Limit]:
     latency = report.get("latency_ms", {})
     weights = report.get("weight_bytes", {}).get("mixed")
     found = report.get("accuracy", {})
-    share = ratio(latency.get("mixed"), latency.get("int8"))
+    factor = SpeedComparison(report, "mixed", "int8").factor  # round by round, as the claim beside it
+    share = 1 / factor if factor else None
     drop: float | None = None
     judged = report.get("judgement", {}).get("chosen")
     if judged:

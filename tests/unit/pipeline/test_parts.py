@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,11 @@ def samples_of(options: Options, monkeypatch: pytest.MonkeyPatch) -> dict[str, s
 def test_no_plan_is_judged_on_samples_that_its_weights_were_rounded_on(
     options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = samples_of(options, monkeypatch)
+    said: list[str] = []
+    seen = samples_of(dataclasses.replace(options, say=said.append), monkeypatch)
+    assert any(
+        re.search("50 calibration samples, .* rounded on 12 and plans judged on the other 38", text) for text in said
+    )
     assert (len(seen["rounded"]), len(seen["judged"])) == (12, 38) and not seen["rounded"] & seen["judged"]
 
 

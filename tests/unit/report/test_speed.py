@@ -65,3 +65,12 @@ def test_a_budget_within_the_interval_is_not_settled(report: Report) -> None:
     report["budget"] = {"latency_ratio": 0.9}
     (limit,) = map(str, summary.limits(report))
     assert limit.endswith(", met")
+
+
+def test_budget_and_claim_speak_of_the_same_share(report: Report) -> None:
+    """Rounds that both networks met, not medians of rounds that each met."""
+    report["latency_ms"] |= {"int8": 0.0113, "mixed": 0.00802}  # 0.71 of it
+    report["budget"] = {"latency_ratio": 0.70}
+    report["speedups"] = {"mixed_to_int8": {"median": 1.46, "low": 1.44, "high": 1.49, "rounds": 15}}
+    (limit,) = summary.limits(report)
+    assert limit.met and limit.got == "0.685"

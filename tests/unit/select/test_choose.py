@@ -98,11 +98,11 @@ def test_a_share_of_the_latency_budget(problem: Problem) -> None:
 
 
 def test_excess() -> None:
-    measured = {"fp32": 400.0, "int8": 100.0, "mixed": 90.0}
-    assert excess(Budget(latency_ratio=0.75), measured) == pytest.approx(1.2)
-    assert excess(Budget(latency_ms=0.06), measured) == pytest.approx(1.5)
-    assert excess(Budget(latency_ratio=0.75, latency_ms=0.06), measured) == pytest.approx(1.5)
-    assert excess(Budget(max_drop=1.0), measured) <= 1
+    measured = {"mixed_us": 90.0, "share_of_int8": 0.9}
+    assert excess(Budget(latency_ratio=0.75), **measured) == pytest.approx(1.2)
+    assert excess(Budget(latency_ms=0.06), **measured) == pytest.approx(1.5)
+    assert excess(Budget(latency_ratio=0.75, latency_ms=0.06), **measured) == pytest.approx(1.5)
+    assert excess(Budget(max_drop=1.0), **measured) <= 1
 
 
 @pytest.mark.parametrize("budget", [Budget(latency_ms=0.0145), Budget(max_drop=2.0)])
