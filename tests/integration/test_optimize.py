@@ -314,7 +314,7 @@ def test_a_budget_that_no_built_network_keeps_is_given_up(
     small: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the last attempt nothing is selected anew: what is told of is what was built."""
-    monkeypatch.setattr(optimize_module, "excess", lambda budget, measured_us: 1.5)
+    monkeypatch.setattr(optimize_module, "excess", lambda *_: 1.5)
     said: list[str] = []
     result = small(onnx_models.multilayer(), budget=mpq.Budget(latency_ms=1000), say=said.append)
     assert sum("selecting again" in text for text in said) == optimize_module.TIGHTENINGS
