@@ -11,29 +11,18 @@ import tvm
 from tvm import relax
 
 from tvm_mpq.kernels import Request, default_kernel
-from tvm_mpq.passes.kernel_rewriter import KernelRewriter, with_kernels
+from tvm_mpq.passes.kernel_rewriter import KernelPass, KernelRewriter
 from tvm_mpq.passes.normalize.attention import FoundAttention, find_attention
 from tvm_mpq.passes.normalize.exprs import shape_of
 from tvm_mpq.schema import FLOAT_BITS, FP32
 
 
 @tvm.transform.module_pass(opt_level=0, name="tvm_mpq.FuseAttention")
-class FuseAttention:
-    """Replace attention in `main` by one PrimFunc for each of its shapes.
+class FuseAttention(KernelPass):
+    """Replace attention in `main` by one PrimFunc for each of its shapes. As `KernelPass`."""
 
-    Parameters
-    ----------
-    features : frozenset[str]
-        LLVM feature names of the target.
-    threads : int
-        Threads the kernels are laid out for.
-    """
-
-    def __init__(self, *, features: frozenset[str] = frozenset(), threads: int = 1) -> None:
-        self._features, self._threads = features, threads
-
-    def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
-        return with_kernels(mod, lambda mod: _Rewriter(mod, self._features, self._threads))
+    def rewriter(self, mod: tvm.IRModule) -> _Rewriter:
+        return _Rewriter(mod, self._features, self._threads)
 
 
 class _Rewriter(KernelRewriter[FoundAttention]):

@@ -14,7 +14,7 @@ import tvm
 from tvm import relax
 
 from tvm_mpq.kernels import Request, default_kernel
-from tvm_mpq.passes.kernel_rewriter import KernelRewriter, with_kernels
+from tvm_mpq.passes.kernel_rewriter import KernelPass, KernelRewriter
 from tvm_mpq.passes.normalize.exprs import axis_list, dtype_of, is_constant, op_name, shape_of
 from tvm_mpq.schema import FLOAT_BITS, FP32, W8A8, NormWorkload, padded_channels
 
@@ -22,24 +22,23 @@ _BOUNDARY = re.compile(r"convert\(shape=[\dx]+,from_bits=(\d+),to_bits=(\d+),cha
 
 
 @tvm.transform.module_pass(opt_level=0, name="tvm_mpq.FuseNorm")
-class FuseNorm:
+class FuseNorm(KernelPass):
     """Replace layer normalisation in `main` by one PrimFunc for each of its shapes.
 
     Parameters
     ----------
-    features : frozenset[str]
-        LLVM feature names of the target.
-    threads : int
-        Threads the kernels are laid out for.
+    features, threads
+        As of `KernelPass`.
     kernel_attr : str
         The attribute by which PrimFuncs of the kernel table are known; its value is the request's key.
     """
 
     def __init__(self, *, features: frozenset[str], threads: int, kernel_attr: str) -> None:
-        self._features, self._threads, self._kernel_attr = features, threads, kernel_attr
+        super().__init__(features=features, threads=threads)
+        self._kernel_attr = kernel_attr
 
-    def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
-        return with_kernels(mod, lambda mod: _Rewriter(mod, self._features, self._threads, self._kernel_attr))
+    def rewriter(self, mod: tvm.IRModule) -> _Rewriter:
+        return _Rewriter(mod, self._features, self._threads, self._kernel_attr)
 
 
 class _Rewriter(KernelRewriter[relax.Expr]):

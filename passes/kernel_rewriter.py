@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Generic, TypeVar
 
@@ -16,14 +17,7 @@ _F = TypeVar("_F")
 class KernelRewriter(Rewriter, Generic[_F]):
     """Rebuilds main with calls of PrimFuncs, one for each thing that is asked for.
 
-    Parameters
-    ----------
-    features : frozenset[str]
-        LLVM feature names of the target.
-    threads : int
-        Threads the kernels are laid out for.
-    name : str
-        That the PrimFuncs' names begin with.
+    features, threads: as of `KernelPass`. name: that the PrimFuncs' names begin with.
     """
 
     found: Mapping[relax.Var, _F]
@@ -42,9 +36,26 @@ class KernelRewriter(Rewriter, Generic[_F]):
         return self._kernels[asked]
 
 
-def with_kernels(mod: tvm.IRModule, rewriter: Callable[[tvm.IRModule], KernelRewriter[Any]]) -> tvm.IRModule:
-    """The module as the rewriter leaves it; itself where it has no main, or nothing to replace."""
-    if "main" not in [gv.name_hint for gv in mod.get_global_vars()]:
-        return mod
-    made = rewriter(mod)
-    return made.run() if made.found else mod
+class KernelPass(ABC):
+    """What a module pass does that has such a rewriter: nothing where main is missing, or nothing is to be replaced.
+
+    Parameters
+    ----------
+    features : frozenset[str]
+        LLVM feature names of the target.
+    threads : int
+        Threads the kernels are laid out for.
+    """
+
+    def __init__(self, *, features: frozenset[str] = frozenset(), threads: int = 1) -> None:
+        self._features, self._threads = features, threads
+
+    @abstractmethod
+    def rewriter(self, mod: tvm.IRModule) -> KernelRewriter[Any]:
+        """For a module with a main."""
+
+    def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
+        if "main" not in [gv.name_hint for gv in mod.get_global_vars()]:
+            return mod
+        rewriter = self.rewriter(mod)
+        return rewriter.run() if rewriter.found else mod

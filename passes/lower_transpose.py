@@ -16,27 +16,16 @@ from tvm import relax
 from tvm_mpq.kernels.emit import Parameter, function
 from tvm_mpq.kernels.features import native_lanes
 from tvm_mpq.kernels.frames.transpose import Transposition
-from tvm_mpq.passes.kernel_rewriter import KernelRewriter, with_kernels
+from tvm_mpq.passes.kernel_rewriter import KernelPass, KernelRewriter
 from tvm_mpq.passes.normalize.exprs import axis_list, dtype_of, op_name, shape_of
 
 
 @tvm.transform.module_pass(opt_level=0, name="tvm_mpq.LowerTranspose")
-class LowerTranspose:
-    """Replace transposes of float32 matrices in `main` by one PrimFunc for each of their shapes.
+class LowerTranspose(KernelPass):
+    """Replace transposes of float32 matrices in `main` by one PrimFunc for each of their shapes. As `KernelPass`."""
 
-    Parameters
-    ----------
-    features : frozenset[str]
-        LLVM feature names of the target.
-    threads : int
-        Threads the kernels are laid out for.
-    """
-
-    def __init__(self, *, features: frozenset[str] = frozenset(), threads: int = 1) -> None:
-        self._features, self._threads = features, threads
-
-    def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
-        return with_kernels(mod, lambda mod: _Rewriter(mod, self._features, self._threads))
+    def rewriter(self, mod: tvm.IRModule) -> _Rewriter:
+        return _Rewriter(mod, self._features, self._threads)
 
 
 class _Rewriter(KernelRewriter[Transposition]):
