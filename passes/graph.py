@@ -117,8 +117,8 @@ class Graph:
 
     def states(self) -> list[Node]:
         """Recurrent layers whose products may be of integers: those that need a range of h."""
-        offered = {n.name: map(Precision.parse, n.candidates) for n in self.nodes if n.kind == "recurrent"}
-        return [n for n in self.nodes if n.name in offered and not all(p.is_float for p in offered[n.name])]
+        layers = (n for n in self.nodes if n.kind == "recurrent")
+        return [n for n in layers if any(not Precision.parse(text).is_float for text in n.candidates)]
 
     def producer(self, tensor: str) -> Node | None:
         """None for a network input."""

@@ -299,7 +299,7 @@ class _Lowering:
     def _quantizable(self, node: Node) -> None:
         precision = self._precisions[node.name]
         workload = node.quantizable
-        if precision.is_float or workload.float_tensors:
+        if workload.is_float_at(precision):
             inputs = tuple(self._want(t, FLOAT_BITS) for t in node.inputs)
             state = None if precision.is_float else self._plan.quant(node.state, BYTE)
             operands = Operands((None,) * len(inputs), None, node.weight, node.bias, state=state)

@@ -101,7 +101,7 @@ def example_operands(kernel: Kernel, rng: np.random.Generator) -> Operands:
         source = None if work.from_bits == FLOAT_BITS else quant(_SCALE, work.from_bits)
         return Operands((source,), None if work.to_bits == FLOAT_BITS else quant(_OUT_SCALE, work.to_bits))
     count = len(input_shapes(work))
-    if precision.is_float or work.float_tensors:
+    if work.is_float_at(precision):
         state = None if precision.is_float else quant(1 / 127, bits)
         return Operands((None,) * count, None, weight, bias, state=state)
     inputs = (quant(_SCALE, bits), *(quant(_SCALE, 8) for _ in range(count - 1)))

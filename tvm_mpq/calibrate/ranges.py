@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
@@ -15,6 +14,7 @@ from tvm_mpq.execute.interpreter import Interpreter, Sample
 from tvm_mpq.kernels.registry import default_kernel
 from tvm_mpq.numerics.activation_names import is_clamp
 from tvm_mpq.numerics.activations import apply
+from tvm_mpq.numerics.recurrent import named_vectors
 from tvm_mpq.passes.graph import Graph, Node
 from tvm_mpq.passes.lowering import BYTE, KernelStep, Step, StoredValue
 from tvm_mpq.schema import FLOAT_BITS, Precision, Progress, RecurrentWorkload, TensorQuant
@@ -70,7 +70,8 @@ def calibrate(
     interpreter.prepare([*float_steps, *pre_steps])
     by_results = method == OUTPUT
     observers = {n: Observer(n, gram_of_readers(graph, n) if by_results else None) for n in graph.integer_tensors()}
-    observers |= {node.state: Observer(node.state) for node in graph.states()}
+    layers = graph.states()
+    observers |= {node.state: Observer(node.state) for node in layers}
     nodes = {node.name: node for node in graph.nodes}
     for step in pre_steps:
         activation = getattr(nodes[step.node.removesuffix(":pre")].workload, "activation", "none")
@@ -79,7 +80,7 @@ def calibrate(
         values = interpreter.run(float_steps, interpreter.load(sample), tag="base")
         for name in graph.integer_tensors():
             observers[name].see(values[StoredValue(name, FLOAT_BITS)].numpy())
-        for node in graph.states():
+        for node in layers:
             tensors = {t: values[StoredValue(t, FLOAT_BITS)].numpy() for t in (*node.inputs, node.output)}
             for held in states_of(node, tensors):
                 observers[node.state].see(held)
@@ -99,8 +100,7 @@ def states_of(node: Node, values: Mapping[str, npt.NDArray[np.float32]]) -> Iter
     if w.initial == "given":
         yield values[node.inputs[1]][0]
     elif w.initial == "constant":
-        offset, (_, *shape) = w.parts["state"]
-        yield vectors[offset : offset + math.prod(shape)]
+        yield named_vectors(w, vectors)["state"][0]
 
 
 def gram_of_readers(graph: Graph, tensor: str) -> npt.NDArray[np.float64] | None:

@@ -59,7 +59,7 @@ def candidate_precisions(
     """
     found: dict[tuple[str, Any], Precision] = {}
     for precision in sorted({*ALWAYS, *offered}, reverse=True):
-        out_bits = FLOAT_BITS if precision.is_float or workload.float_tensors else 8
+        out_bits = FLOAT_BITS if workload.is_float_at(precision) else 8
         request = Request(workload, precision, out_bits, features, threads)
         rows = fitting(request)
         if rows and rows[0].offered:

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.numerics.activations import apply
 from tvm_mpq.numerics.arrays import FloatArray
+from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import RecurrentWorkload
 
 _Floats = npt.NDArray[Any]
+
+
+def weight_and_vectors(operands: Operands) -> tuple[FloatArray, FloatArray]:
+    """Both arrays of a layer. Raises InvalidValueError where one is missing."""
+    if operands.weight is None or operands.bias is None:
+        raise InvalidValueError("a recurrent layer needs a weight and its vectors (got none)")
+    return operands.weight, operands.bias
+
+
+def named_vectors(w: RecurrentWorkload, vectors: FloatArray) -> dict[str, FloatArray]:
+    """The parts of the vectors, as `RecurrentWorkload.parts` names and shapes them."""
+    return {name: vectors[at : at + math.prod(shape)].reshape(shape) for name, (at, shape) in w.parts.items()}
 
 
 def evaluate_recurrent(
@@ -19,7 +34,7 @@ def evaluate_recurrent(
 ) -> FloatArray:
     """float32[w.out_shape]; operands as the workload describes them. state: where `initial` is given."""
     out = np.zeros(w.out_shape, np.float32)
-    given = {name: vectors[at : at + int(np.prod(shape))].reshape(shape) for name, (at, shape) in w.parts.items()}
+    given = named_vectors(w, vectors)
     start = state if w.initial == "given" else given.get("state")
     for d, direction in enumerate(w.directions):
         for n in range(w.batch):

@@ -18,6 +18,7 @@ from tvm_mpq.numerics.arrays import FloatArray
 from tvm_mpq.numerics.fma import fma32
 from tvm_mpq.numerics.fused_activations import larger, smaller
 from tvm_mpq.numerics.operands import Operands
+from tvm_mpq.numerics.recurrent import named_vectors, weight_and_vectors
 from tvm_mpq.numerics.requantize import multiplier
 from tvm_mpq.schema import RecurrentWorkload, TensorQuant
 
@@ -47,18 +48,17 @@ def longest_sum(activation_bits: int) -> int:
 
 def recurrent_constants(w: RecurrentWorkload, operands: Operands) -> RecurrentConstants:
     """Raises InvalidValueError when the weight, its vectors or the range of h is missing."""
-    if operands.weight is None or operands.bias is None:
-        raise InvalidValueError("a recurrent layer needs a weight and its vectors (got none)")
+    weight, vectors = weight_and_vectors(operands)
     if operands.state is None:
         raise InvalidValueError("a recurrent layer of integer products needs the range of its state, h (got none)")
-    codes, scale = affine.quantize_weight(operands.weight.reshape(-1, w.hidden), 8)
+    codes, scale = affine.quantize_weight(weight.reshape(-1, w.hidden), 8)
     rows = (len(w.directions), w.gates * w.hidden)
     return RecurrentConstants(
         weight=codes.reshape(w.weight_shape),
         factor=multiplier(scale, operands.state.scale).reshape(rows),
         per_step=multiplier(output=operands.state.scale),
         state=operands.state,
-        vectors=np.asarray(operands.bias, np.float32),
+        vectors=np.asarray(vectors, np.float32),
     )
 
 
@@ -70,8 +70,7 @@ def evaluate_recurrent_bytes(
     Raises InvalidValueError when the weight, its vectors or the range of h is missing.
     """
     given = recurrent_constants(w, operands)
-    vectors = given.vectors
-    parts = {name: vectors[at : at + int(np.prod(shape))].reshape(shape) for name, (at, shape) in w.parts.items()}
+    parts = named_vectors(w, given.vectors)
     start = state if w.initial == "given" else parts.get("state")
     out = np.zeros(w.out_shape, np.float32)
     lengths = np.array(w.lengths or (w.steps,) * w.batch)

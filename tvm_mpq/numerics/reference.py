@@ -18,7 +18,7 @@ from tvm_mpq.numerics.constants import Finish
 from tvm_mpq.numerics.conv import float_conv2d, integer_conv2d
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.numerics.pooling import average_pool, max_pool
-from tvm_mpq.numerics.recurrent import evaluate_recurrent
+from tvm_mpq.numerics.recurrent import evaluate_recurrent, weight_and_vectors
 from tvm_mpq.numerics.recurrent_bytes import evaluate_recurrent_bytes
 from tvm_mpq.numerics.requantize import multiplier, round_clamp, scale_accumulator
 from tvm_mpq.schema import (
@@ -72,7 +72,7 @@ def evaluate(workload: Workload, precision: Precision, out_bits: int, operands: 
     if isinstance(workload, ConvertWorkload):
         return _convert(workload, operands, inputs[0])
     is_float = precision.is_float
-    wanted = np.float32 if is_float or workload.float_tensors else np.uint8
+    wanted = np.float32 if workload.is_float_at(precision) else np.uint8
     for i, x in enumerate(inputs):
         if x.dtype != wanted:
             raise InvalidValueError(f"input {i} at {precision} must be {np.dtype(wanted)} (got {x.dtype})")
@@ -239,10 +239,8 @@ def _attention_integer(
 
 
 def _recurrent_float(w: RecurrentWorkload, operands: Operands, inputs: Inputs) -> Array:
-    if operands.weight is None or operands.bias is None:
-        raise InvalidValueError("a recurrent layer needs a weight and its vectors (got none)")
     gates, *state = inputs
-    return evaluate_recurrent(w, gates, state[0] if state else None, operands.weight, operands.bias)
+    return evaluate_recurrent(w, gates, state[0] if state else None, *weight_and_vectors(operands))
 
 
 def _recurrent_integer(

@@ -51,7 +51,7 @@ class Space:
         options: dict[str, dict[int, Request]] = {}
         assert node.workload is not None
         for label, precision in offered.items():
-            chosen, floats = node.kind in QUANTIZABLE_KINDS, precision.is_float or node.workload.float_tensors
+            chosen, floats = node.kind in QUANTIZABLE_KINDS, node.workload.is_float_at(precision)
             emitted = (FLOAT_BITS,) if floats else ((BYTE, FLOAT_BITS) if chosen else (BYTE,))
             asked = {bits: request_for(node.workload, precision, bits, self.features, self.threads) for bits in emitted}
             options[label] = {bits: request for bits, request in asked.items() if fitting(request)}
@@ -182,5 +182,5 @@ def _choices(
 def _in_bits(node: Node, label: str) -> int:
     if node.kind in QUANTIZABLE_KINDS:
         precision = Precision.parse(label)
-        return FLOAT_BITS if precision.is_float or node.quantizable.float_tensors else precision.activation_bits
+        return FLOAT_BITS if node.quantizable.is_float_at(precision) else precision.activation_bits
     return FLOAT_BITS if label == WEIGHTLESS_FLOAT else BYTE

@@ -208,7 +208,7 @@ def running_at(prepared: Prepared, wanted: Precision) -> frozenset[str]:
     gaining = frozenset(n.name for n in nodes if str(wanted) in n.candidates)
 
     def served(node: Node) -> bool:
-        out_bits = FLOAT_BITS if wanted.is_float or node.quantizable.float_tensors else BYTE
+        out_bits = FLOAT_BITS if node.quantizable.is_float_at(wanted) else BYTE
         return bool(fitting(Request(node.quantizable, wanted, out_bits, prepared.features, prepared.threads)))
 
     return gaining or frozenset(n.name for n in nodes if served(n))

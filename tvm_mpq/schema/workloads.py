@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from tvm_mpq.errors import FileFormatError
+from tvm_mpq.schema.formats import Precision
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,10 @@ class Workload:
     kind: ClassVar[str] = ""
     rare: ClassVar[frozenset[str]] = frozenset()
     float_tensors: ClassVar[bool] = False
+
+    def is_float_at(self, precision: Precision) -> bool:
+        """Whether inputs and result are float32 at this precision."""
+        return precision.is_float or self.float_tensors
 
     @property
     def key(self) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.kernels.emit import tiles
 from tvm_mpq.kernels.emit.activations import is_known
 from tvm_mpq.kernels.families.weightless import float_row, int_row
@@ -19,6 +18,7 @@ from tvm_mpq.numerics.activation_names import parse
 from tvm_mpq.numerics.affine import unsigned_range
 from tvm_mpq.numerics.fused_activations import NAMES
 from tvm_mpq.numerics.operands import Operands
+from tvm_mpq.numerics.recurrent import weight_and_vectors
 from tvm_mpq.numerics.recurrent_bytes import longest_sum, recurrent_constants
 from tvm_mpq.schema import FLOAT_BITS, DType, RecurrentWorkload
 
@@ -54,10 +54,8 @@ def _knob_space(request: Request, whole: RecurrentFrame) -> list[Knobs]:
 def _constants(request: Request, knobs: Knobs, operands: Operands) -> list[np.ndarray]:
     """The packed weight, the small vectors, and the lengths where sequences have their own."""
     w = recurrent_of(request)
-    if operands.weight is None or operands.bias is None:
-        raise InvalidValueError("a recurrent layer needs a weight and its vectors (got none)")
-    weight = np.asarray(operands.weight, np.float32)
-    found = [RecurrentFrame(request, knobs).pack(weight), np.ascontiguousarray(operands.bias, np.float32)]
+    weight, vectors = (np.ascontiguousarray(x, np.float32) for x in weight_and_vectors(operands))
+    found = [RecurrentFrame(request, knobs).pack(weight), vectors]
     return [*found, np.array(w.lengths, np.int32)] if w.lengths else found
 
 
