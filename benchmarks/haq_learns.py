@@ -57,7 +57,7 @@ def main() -> None:
         say=say,
     )
     with open_context(options) as context:
-        tables = build_tables(context, context.data)
+        tables = build_tables(context)
     limits = Limits().tightened("latency", arguments.share * tables.int8.latency_us)
     best = IntegerProgram().best(tables.problem, limits, "loss")
     print(json.dumps({"agent": "none: the solver", "loss": best.loss, "gap": best.gap}), flush=True)

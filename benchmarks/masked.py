@@ -57,7 +57,7 @@ def main() -> None:
     share = one.masked * masked.SAMPLES / (one.full * samples)
     for data in (arguments.data, None):
         with open_context(options(data)) as context:
-            found = estimated_losses(context, frame(context), context.data)
+            found = estimated_losses(context, frame(context))
         keys = [key for key in full if math.isfinite(full[key]) and math.isfinite(found[key])]
         ranks = spearman(np.array([found[k] for k in keys]), np.array([full[k] for k in keys]))
         row = {"inputs": "data" if data else "synthetic", "entries": len(keys), "spearman": round(ranks, 3)}

@@ -66,9 +66,9 @@ def median_precision(losses: Losses, operator: str) -> str:
 
 
 def together(
-    context: RunContext, frame: Plan, data: Dataset, losses: Losses, most: int
+    context: RunContext, frame: Plan, used: Dataset, losses: Losses, most: int
 ) -> dict[tuple[str, str], float]:
-    """c of every pair of neighbours of which one is among the most sensitive."""
+    """c of every pair of neighbours of which one is among the most sensitive. used: what `losses` were measured on."""
     prepared, options = context.prepared, context.options
     graph = prepared.graph
     names = [node.name for node in graph.weighted()]
@@ -81,7 +81,6 @@ def together(
         plan = Plan(frame.target, frame.tvm_target_attrs, operators, frame.tensors, frame.formats)
         steps = emulated_on_int8(lower(graph, plan, prepared.features), context.store)
         todo.append(Trial(f"{a}|{b}", Precision.parse(at[a]), tuple(steps)))
-    used = data.head(options.sensitivity_samples)
     floats = lower(graph, frame, prepared.features)
     found = context.interpret(
         lambda run: measure_losses(
@@ -101,14 +100,13 @@ def together(
 def compare(context: RunContext, evaluation: Path, count: int, most: int, seed: int) -> dict[str, object]:
     """Rank correlations of predicted and real losses of random plans."""
     options, prepared = context.options, context.prepared
-    data = load_dataset(options.data, prepared.inputs)
-    known, held = context.parts.judged.head(options.sensitivity_samples), load_dataset(evaluation, prepared.inputs)
-    ranges = context.interpret(lambda run: learn.ranges(prepared, run, data, context.db, options))
+    parts, held = context.parts, load_dataset(evaluation, prepared.inputs)
+    known = parts.judged.head(options.sensitivity_samples)
+    ranges = context.interpret(lambda run: learn.ranges(prepared, run, context.data, context.db, options))
     frame = learn.bare_plan(prepared, ranges)
-    parts = context.parts
     found = context.interpret(lambda run: learn.losses(prepared, run, frame, parts, context.db, options, context.store))
     losses = learn.loss_table(prepared, found)
-    cross = together(context, frame, data, losses, most)
+    cross = together(context, frame, known, losses, most)
     images = {"known images": known, "other images": held}
 
     def outputs(plan: Plan, of: Dataset) -> list[Array]:

@@ -20,7 +20,6 @@ import numpy as np
 from command_line import say
 from predictor import model_path
 
-from tvm_mpq.calibrate.data import load_dataset
 from tvm_mpq.execute.network import summary
 from tvm_mpq.pipeline import Options
 from tvm_mpq.pipeline.context import RunContext, open_context
@@ -45,9 +44,8 @@ def random_choices(problem: Problem, rng: np.random.Generator) -> dict[str, str]
 
 def compare(context: RunContext, count: int, seed: int) -> dict[str, Any]:
     """Predict and measure `count` random plans of one network."""
-    data = load_dataset(None, context.prepared.inputs)
-    builds = context.build_cache(data.sample(0), Rounder(context, data))
-    tables = build_tables(context, data)
+    builds = context.build_cache(context.data.sample(0), Rounder(context, context.data))
+    tables = build_tables(context)
     rng = np.random.default_rng(seed)
     drawn = {f"plan {i}": random_choices(tables.problem, rng) for i in range(count)}
     uniform = references(tables)

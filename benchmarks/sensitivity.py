@@ -48,9 +48,8 @@ def random_operators(nodes: list[Node], rng: np.random.Generator) -> dict[str, s
 def compare(context: RunContext, evaluation: Path, count: int, seed: int) -> dict[str, Any]:
     """Losses of `count` random plans of one network, predicted and real."""
     options, prepared = context.options, context.prepared
-    data = load_dataset(options.data, prepared.inputs)
     held = load_dataset(evaluation, prepared.inputs)
-    ranges = context.interpret(lambda run: learn.ranges(prepared, run, data, context.db, options))
+    ranges = context.interpret(lambda run: learn.ranges(prepared, run, context.data, context.db, options))
     frame = learn.bare_plan(prepared, ranges)
     parts = context.parts
     found = context.interpret(lambda run: learn.losses(prepared, run, frame, parts, context.db, options, context.store))

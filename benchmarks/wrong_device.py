@@ -44,7 +44,7 @@ def tables_of(arguments: argparse.Namespace, source: str) -> Tables:
         verify_import=False,
     )
     with open_context(options) as context:
-        return build_tables(context, context.data)
+        return build_tables(context)
 
 
 def searcher(arguments: argparse.Namespace) -> Searcher:

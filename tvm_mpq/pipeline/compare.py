@@ -85,10 +85,9 @@ def _ready(options: Options, methods: Sequence[str], require: Callable[[str], ob
 def _compare(
     context: RunContext, options: Options, methods: Sequence[str], budgets: Sequence[float], measure: bool, axis: str
 ) -> CompareReport:
-    data = context.data
     rounder = Rounder(context, context.parts.rounded)
-    builds = context.build_cache(data.sample(0), rounder)
-    tables = corrected_tables(context, build_tables(context, data), builds)
+    builds = context.build_cache(context.data.sample(0), rounder)
+    tables = corrected_tables(context, build_tables(context), builds)
     learner, states = BitLearner(context, tables.plan), states_of(context)
     int8 = tables.int8
     entries = contest(
@@ -97,7 +96,7 @@ def _compare(
         budgets,
         methods,
         lambda method: options.searcher(
-            method, learner, lambda problem: estimated_losses(context, tables.plan, data), states
+            method, learner, lambda problem: estimated_losses(context, tables.plan), states
         ),
         time.perf_counter,
         options.tell,

@@ -41,10 +41,9 @@ def search(options: Options, *, points: int, axis: str, plans: str | Path | None
 
 
 def _search(context: RunContext, options: Options, points: int, axis: str, folder: Path | None) -> SearchReport:
-    data = context.data
     require_what_searches(context, [options.method])
-    builds = context.build_cache(data.sample(0), Rounder(context, context.parts.rounded))
-    tables = corrected_tables(context, build_tables(context, data), builds)
+    builds = context.build_cache(context.data.sample(0), Rounder(context, context.parts.rounded))
+    tables = corrected_tables(context, build_tables(context), builds)
     options.tell("selecting")
     names = sorted(n.name for n in context.prepared.graph.quantizable())
     limits = limits_of(options.budget, tables.int8.latency_us)

@@ -11,7 +11,6 @@ from functools import cached_property
 from typing import Any
 
 from tvm_mpq.calibrate import learn
-from tvm_mpq.calibrate.data import Dataset
 from tvm_mpq.costs import fixed
 from tvm_mpq.costs.correction import Correction, correct, fit, observe, stored_bytes
 from tvm_mpq.costs.fixed import float_time_us
@@ -64,7 +63,7 @@ class Tables:
         return cost(self.problem, {name: labels[name] for name in weighted})
 
 
-def build_tables(context: RunContext, data: Dataset) -> Tables:
+def build_tables(context: RunContext) -> Tables:
     """Measure or simulate latencies, calibrate, estimate sensitivity; whatever the database knows is not done again."""
     options, prepared = context.options, context.prepared
     space = Space(prepared.graph, prepared.features, prepared.threads)
@@ -77,9 +76,9 @@ def build_tables(context: RunContext, data: Dataset) -> Tables:
     context.measuring_sec += time.monotonic() - begun
     remember_pace(context, table.measured, time.monotonic() - begun)
     options.tell("calibrating")
-    ranges = context.interpret(lambda run: learn.ranges(prepared, run, data, context.db, options))
+    ranges = context.interpret(lambda run: learn.ranges(prepared, run, context.data, context.db, options))
     plan = dataclasses.replace(learn.bare_plan(prepared, ranges), kernels=_kernel_rows(table))
-    losses = estimated_losses(context, plan, data) if options.method == Estimated.name else _losses(context, plan)
+    losses = (estimated_losses if options.method == Estimated.name else _losses)(context, plan)
     return Tables(plan, table, losses, *_problems(context, plan, table, losses), Correction())
 
 
@@ -92,11 +91,13 @@ def _losses(context: RunContext, plan: Plan) -> dict[tuple[str, str], float]:
     return learn.loss_table(prepared, found)
 
 
-def estimated_losses(context: RunContext, plan: Plan, data: Dataset) -> dict[tuple[str, str], float]:
+def estimated_losses(context: RunContext, plan: Plan) -> dict[tuple[str, str], float]:
     """What the method `ohq` has in the place of sensitivity. plan: fp32, with ranges."""
     options, prepared = context.options, context.prepared
     options.tell("estimating sensitivity by masks")
-    return context.interpret(lambda run: learn.masked(prepared, run, plan, data, context.db, options, context.store))
+    return context.interpret(
+        lambda run: learn.masked(prepared, run, plan, context.data, context.db, options, context.store)
+    )
 
 
 def _source(context: RunContext) -> LatencySource:
