@@ -4,6 +4,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+# Tests start hundreds of processes, which compile our modules anew where Python is told not to write down that it has.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-slow lint docs clean
 
 demo: $(VENV)/.demo-ready  ## train a small network on digits, then optimize it for this CPU

@@ -29,6 +29,8 @@ ORPHAN_SEC = 5.0
 """After which no process of a run that ended may be left."""
 
 DRIVER = """
+from tvm_mpq.cli import alone
+alone.import_tvm_alone()
 from tvm_mpq.tuning.measure import presets
 from tvm_mpq.tuning.measure.kernels import MeasureSettings
 quick = MeasureSettings(repeats=5, min_repeat_ms=0.2, max_relative_iqr=1e6, max_drift=1e6)

@@ -24,8 +24,10 @@ from typing import Any
 import numpy as np
 from fuzz_mutations import mutate_bytes, mutate_json, mutate_npz, mutate_onnx, mutate_words
 
-from tvm_mpq.cli import one_line
+from tvm_mpq.cli import alone, one_line
 from tvm_mpq.errors import MPQError
+
+alone.import_tvm_alone()
 
 ROOT = Path(__file__).parents[1]
 INPUTS = {"x": ((1, 3, 6, 6), "float32")}

@@ -211,6 +211,7 @@ def test_evaluation_data_may_judge(quick: None, digits: dict[str, Any]) -> None:
 
 DRIVER = """
 import os, signal, sys
+sys.modules["torch"] = None  # TVM would import it, for seconds
 import psutil
 import tvm_mpq as mpq
 from tvm_mpq.tuning.measure import presets

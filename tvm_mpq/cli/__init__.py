@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from tvm_mpq.cli import db, deploy, guard, machine, methods, model, talk
+from tvm_mpq.cli import alone, db, deploy, guard, machine, methods, model, talk
 from tvm_mpq.errors import InvalidValueError, MPQError
 
 PROGRAM = "tvm-mpq"
@@ -50,6 +50,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if args is not None:
         _with_clean_output(args)
         return
+    alone.import_tvm_alone()
     code = guard.guarded(lambda: _with_clean_output(None))
     if code is not None:
         sys.exit(code)

@@ -239,14 +239,19 @@ class Comparison:
         found = {}
         for name in (n for n in self._children if n.startswith("ours-")):
             precision = name.split("-")[1]
-            others = precision if precision in PRECISIONS["ours"] else "int8"
-            rivals = {precision: [n for n in self._children if n.endswith(others) and not n.startswith("ours")]}
-            if others != precision:
+            rivals = {precision: self._peers_of(name)}
+            if precision not in PRECISIONS["ours"]:
                 rivals[f"{precision}, to ours"] = ["ours-int8"]
             for label, peers in rivals.items():
                 enough = max(1, options.rounds // 2)
                 found[label] = ratio_to_best(rounds, calm, name, peers, enough, options.max_drift)
         return found
+
+    def _peers_of(self, name: str) -> list[str]:
+        """The engines that an engine is compared with: of its precision, below 8 bit those of 8 bit."""
+        precision = name.split("-")[1]
+        others = precision if precision in PRECISIONS["ours"] else "int8"
+        return [n for n in self._children if n.endswith(others) and not n.startswith("ours")]
 
     def _calm_pairs(self, rounds: list[Round]) -> int:
         """Rounds that the ratio with the fewest of them has from a calm machine."""
@@ -257,11 +262,13 @@ class Comparison:
 
     def _summarize(self, rounds: list[Round]) -> None:
         options = self._options
-        calm = calm_turns(rounds, options.max_drift, options.max_waited)
+        calm, enough = calm_turns(rounds, options.max_drift, options.max_waited), max(1, options.rounds // 2)
         for name in self._children:
-            values = [us / 1e3 for us in turn_times(rounds, calm, name, max(1, options.rounds // 2))]
+            values = [us / 1e3 for us in turn_times(rounds, calm, name, enough)]
             s = spread(values)
             self.row.engines[name] |= {"median_ms": s.median, "iqr_ms": s.iqr, "turns_ms": values}
+            beside = ratio_to_best(rounds, calm, name, self._peers_of(name), enough, options.max_drift)
+            self.row.engines[name]["to_best_peer"] = beside and beside.ratio.median
         self.row.ratios = {p: asdict(ratio) if ratio else None for p, ratio in self._ratios(rounds).items()}
 
 

@@ -48,15 +48,12 @@ def _print_engines(console: Console, row: dict[str, Any]) -> None:
     engines = sorted(row["engines"].items(), key=lambda item: item[1].get("median_ms", 0.0))
     rows = []
     for name, entry in engines:
-        precision = name.split("-")[1] if name.split("-")[1] in ("fp32", "bf16") else "int8"
-        others = [e for n, e in row["engines"].items() if n.endswith(precision) and not n.startswith("ours")]
-        peers = [e["median_ms"] for e in others]
         rows.append(
             (
                 name,
                 f"{entry['median_ms']:.4g}",
                 f"{100 * entry['iqr_ms'] / entry['median_ms']:.1f} %",
-                f"{entry['median_ms'] / min(peers):.3f}" if peers else NOTHING,
+                f"{beside:.3f}" if (beside := entry.get("to_best_peer")) is not None else NOTHING,
                 f"{entry['first_ms']:.1f}",
                 f"{entry['load_ms']:.0f}",
                 _share(entry.get("agreement")),

@@ -25,7 +25,7 @@ UNEXPECTED = 1.25
 
 @dataclass(frozen=True)
 class SpeedComparison:
-    """A network against a slower one. fast, slow: keys of the report's networks."""
+    """One network against another, mostly a slower one. fast, slow: keys of the report's networks."""
 
     report: OptimizeReport
     fast: str
@@ -33,8 +33,15 @@ class SpeedComparison:
 
     @property
     def figures(self) -> SpeedupFigures | None:
-        """None in reports of older versions, or with too few rounds."""
-        return self.report.get("speedups", {}).get(f"{self.fast}_to_{self.slow}")
+        """None in reports of older versions, or with too few rounds. Of the same rounds whichever way it is asked."""
+        known = self.report.get("speedups", {})
+        turned = known.get(f"{self.slow}_to_{self.fast}")
+        if turned is None:
+            return known.get(f"{self.fast}_to_{self.slow}")
+        median, low, high = turned["median"], turned["low"], turned["high"]
+        if not all(is_number(x) and x > 0 for x in (median, low, high)):
+            return None
+        return {"median": 1 / median, "low": 1 / high, "high": 1 / low, "rounds": turned["rounds"]}
 
     @property
     def factor(self) -> float | None:

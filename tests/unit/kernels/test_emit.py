@@ -267,6 +267,8 @@ def test_types_have_the_names_of_tvm() -> None:
 
 
 HASHED = """
+import sys
+sys.modules["torch"] = None  # TVM would import it, for seconds
 from tvm_mpq.kernels import Request, default_kernel
 from tvm_mpq.schema import W8A8, Conv2dWorkload
 from tvm_mpq.targets import features, resolve

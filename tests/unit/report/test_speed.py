@@ -28,6 +28,17 @@ def test_a_claim_states_its_interval(report: Report) -> None:
     assert measured(report, 1.01, 0.99, 1.015).claim().startswith("No difference to speak of: 1.01x (0.99 to 1.01")
 
 
+def test_a_ratio_is_of_the_same_rounds_whichever_way_it_is_asked(report: Report) -> None:
+    """The column says of fp32 beside 8 bit what the claim says of 8 bit beside fp32, whatever the medians are."""
+    report["latency_ms"] |= {"fp32": 0.8, "int8": 0.25}  # 3.2x by medians
+    report["speedups"] = {"int8_to_fp32": {"median": 2.5, "low": 2.0, "high": 4.0, "rounds": 15}}
+    rows = {row.key: row.speedup for row in summary.network_rows(report)}
+    assert rows["fp32"] == "0.40x (0.25 to 0.50)"
+    assert SpeedComparison(report, "int8", "fp32").text() == "2.50x (2.00 to 4.00)"
+    report["speedups"]["int8_to_fp32"]["low"] = 0  # of a damaged report
+    assert SpeedComparison(report, "fp32", "int8").text() == "0.31x"
+
+
 @pytest.mark.parametrize(
     ("interval", "why"),
     [
