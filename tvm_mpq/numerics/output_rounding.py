@@ -19,8 +19,9 @@ Moments = npt.NDArray[np.float64]
 SWEEPS = 3
 """Of coordinate descent; later ones change next to nothing."""
 
-_BLOCK = 64  # columns between two updates of all the others, so that most of the work is matrix products
-_SHRINK = np.linspace(1.0, 0.3, 36)  # shares of max|w| tried as the clipping point
+_BLOCK = 32  # columns between two updates of all the others, so that most of the work is matrix products
+_SHRINK = np.linspace(1.0, 0.3, 36, dtype=np.float32)  # shares of max|w| that may be the clipping point
+_COARSE = 3  # of them every third is tried, and then those around the best one
 
 
 def round_to_outputs(
@@ -114,21 +115,37 @@ def _start_scale(
         return plain
     high = weight_range(bits)[1]
     top = np.abs(weight).max(axis=-1, initial=0.0)
-    best, chosen = np.full(plain.shape, np.inf), plain.copy()
-    for factor in _SHRINK:
-        scale = np.maximum(top * np.float32(factor) / np.float32(high), np.finfo(np.float32).tiny)
-        error = np.clip(np.rint(weight / scale[..., None]), -high, high) * scale[..., None] - weight
-        loss = np.einsum("gon,gn->go", np.square(error), diagonal, optimize=True)
-        better = (loss < best) & (top > 0)
-        best[better], chosen[better] = loss[better], scale[better]
-    return chosen
+    step_per_share = np.maximum(top / np.float32(high), np.finfo(np.float32).tiny)
+
+    def loss(share: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        steps = weight / (step_per_share * share)[..., None]
+        error = np.rint(steps)
+        np.clip(error, -high, high, out=error)
+        error -= steps
+        np.square(error, out=error)
+        return np.asarray((error @ diagonal[..., None])[..., 0] * np.square(share))
+
+    best, at = np.full(plain.shape, np.inf, np.float32), np.zeros(plain.shape, np.int64)
+    for i in range(0, len(_SHRINK), _COARSE):
+        here = loss(np.broadcast_to(_SHRINK[i], plain.shape))
+        better = here < best
+        best[better], at[better] = here[better], i
+    middle = at.copy()
+    for aside in (a for a in range(1 - _COARSE, _COARSE) if a):
+        near = np.clip(middle + aside, 0, len(_SHRINK) - 1)
+        here = loss(_SHRINK[near])
+        better = here < best
+        best[better], at[better] = here[better], near[better]
+    return np.where(top > 0, step_per_share * _SHRINK[at], plain)
 
 
 def _nearest(steps: npt.NDArray[np.float32], bits: int) -> npt.NDArray[np.float32]:
     if bits == 1:
         return np.where(steps < 0, np.float32(-1), np.float32(1))
     low, high = weight_range(bits)
-    return np.asarray(np.clip(np.rint(steps), low, high))
+    codes = np.rint(steps)
+    np.minimum(np.maximum(codes, low, out=codes), high, out=codes)
+    return codes
 
 
 def _column_by_column(
@@ -141,21 +158,26 @@ def _column_by_column(
     """Codes as float32[G, O, n]; columns that matter most are rounded first, while all others can still give way."""
     n = weight.shape[-1]
     order = _column_order(covariance)
-    left = weight[..., order].copy()
+    left = _columns(weight[..., order])
     codes = np.empty_like(left)
     for start in range(0, n, _BLOCK):
         stop = min(start + _BLOCK, n)
-        errors = np.empty_like(left[..., start:stop])
+        errors = np.empty_like(left[:, start:stop])
         for j in range(start, stop):
-            column = left[..., j]
-            codes[..., j] = _nearest(column / scale, bits)
-            error = (column - codes[..., j] * scale) / spread[:, None, j, j]
-            left[..., j + 1 : stop] -= error[..., None] * spread[:, None, j, j + 1 : stop]
-            errors[..., j - start] = error
-        left[..., stop:] -= errors @ spread[:, start:stop, stop:]
+            column = left[:, j]
+            codes[:, j] = _nearest(column / scale, bits)
+            error = (column - codes[:, j] * scale) / spread[:, j, j, None]
+            left[:, j + 1 : stop] -= spread[:, j, j + 1 : stop, None] * error[:, None]
+            errors[:, j - start] = error
+        left[:, stop:] -= np.swapaxes(spread[:, start:stop, stop:], 1, 2) @ errors
     back = np.empty_like(codes)
-    back[..., order] = codes
-    return back
+    back[:, order] = codes
+    return np.swapaxes(back, 1, 2)
+
+
+def _columns(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """A copy of float32[G, O, n] as float32[G, n, O]: one column of all output channels lies together."""
+    return np.swapaxes(rows, 1, 2).copy(order="C")
 
 
 def _column_order(covariance: Moments) -> npt.NDArray[np.int64]:
@@ -198,18 +220,17 @@ def _descend(
 ) -> npt.NDArray[np.float32]:
     """One pass over the columns: each integer becomes the best one while all others stay."""
     n = weight.shape[-1]
-    codes = codes.copy()
-    slope = (weight - codes * scale[..., None]) @ moments  # minus half the gradient
+    found = _columns(codes)
+    slope = moments @ (_columns(weight) - found * scale[:, None])  # minus half the gradient
     for start in range(0, n, _BLOCK):
         stop = min(start + _BLOCK, n)
-        old = codes[..., start:stop].copy()
+        old = found[:, start:stop].copy()
         for j in range(start, stop):
-            stiff = moments[:, None, j, j]
-            best = _nearest(codes[..., j] + slope[..., j] / (stiff * scale), bits)
-            step = (best - codes[..., j]) * scale
-            codes[..., j] = best
-            slope[..., start:stop] -= step[..., None] * moments[:, None, j, start:stop]
-        change = (codes[..., start:stop] - old) * scale[..., None]
-        slope[..., :start] -= change @ moments[:, start:stop, :start]
-        slope[..., stop:] -= change @ moments[:, start:stop, stop:]
-    return codes
+            best = _nearest(found[:, j] + slope[:, j] / (moments[:, j, j, None] * scale), bits)
+            step = (best - found[:, j]) * scale
+            found[:, j] = best
+            # Columns before j are not looked at again in this pass, those beyond the block after it.
+            slope[:, j + 1 : stop] -= moments[:, j, j + 1 : stop, None] * step[:, None]
+        change = (found[:, start:stop] - old) * scale[:, None]
+        slope[:, stop:] -= moments[:, stop:, start:stop] @ change
+    return np.swapaxes(found, 1, 2)
