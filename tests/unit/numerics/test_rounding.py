@@ -75,6 +75,18 @@ def test_independent_inputs_of_one_size_round_to_nearest_at_the_scale_found(rng:
     np.testing.assert_array_equal(codes, np.clip(np.rint(weight / scales[..., None]), -15, 15))
 
 
+def test_the_clipping_point_found_is_nearly_the_best_of_all(rng: np.random.Generator) -> None:
+    """Where inputs are independent, and nothing is done after it, codes are to nearest at the scale it gives."""
+    weight = rng.standard_t(3, (1, 64, 40)).astype(np.float32)  # outliers: clipping pays
+    whole = np.diag(rng.uniform(0.1, 4, 40))[None]
+    codes, scales = round_to_outputs(weight, whole, 3, sweeps=0)
+    top = np.abs(weight).max(axis=-1) / 3
+    tried = [(share * top).astype(np.float32) for share in np.linspace(1, 0.3, 36)]
+    every = [output_error(weight, np.clip(np.rint(weight / s[..., None]), -3, 3), s, whole) for s in tried]
+    found, best = output_error(weight, codes, scales, whole), np.min(every, axis=0)
+    assert (found <= 1.1 * best).all() and found.sum() <= 1.003 * best.sum() < 0.7 * every[0].sum()
+
+
 def test_scales_are_not_below_the_least(rng: np.random.Generator) -> None:
     weight = rng.normal(0, 1e-6, (1, 4, 9)).astype(np.float32)
     least = np.full((1, 4), 0.5, np.float32)
