@@ -27,9 +27,8 @@ from tvm_mpq.tuning.predictor.heldout import spearman
 
 
 def frame(context: RunContext) -> Plan:
-    prepared, options = context.prepared, context.options
-    ranges = context.interpret(lambda run: learn.ranges(prepared, run, context.data, context.db, options))
-    return learn.bare_plan(prepared, ranges)
+    ranges = context.interpret(lambda run: context.learner.ranges(run, context.data))
+    return learn.bare_plan(context.prepared, ranges)
 
 
 def main() -> None:
@@ -47,10 +46,8 @@ def main() -> None:
 
     with open_context(options(arguments.data)) as context:
         prepared, plan = context.prepared, frame(context)
-        sums = context.interpret(
-            lambda run: learn.losses(prepared, run, plan, context.parts, context.db, context.options, context.store)
-        )
-        full = learn.loss_table(prepared, sums)
+        sums = context.interpret(lambda run: context.learner.losses(run, plan, context.parts))
+        full = context.learner.table(sums)
         todo = trials(prepared.graph, plan, prepared.features)
         one = masked.sample_work(prepared.graph, lower(prepared.graph, plan, prepared.features), todo)
         samples = min(len(context.parts.judged), context.options.sensitivity_samples)

@@ -102,10 +102,10 @@ def compare(context: RunContext, evaluation: Path, count: int, most: int, seed: 
     options, prepared = context.options, context.prepared
     parts, held = context.parts, load_dataset(evaluation, prepared.inputs)
     known = parts.judged.head(options.sensitivity_samples)
-    ranges = context.interpret(lambda run: learn.ranges(prepared, run, context.data, context.db, options))
+    ranges = context.interpret(lambda run: context.learner.ranges(run, context.data))
     frame = learn.bare_plan(prepared, ranges)
-    found = context.interpret(lambda run: learn.losses(prepared, run, frame, parts, context.db, options, context.store))
-    losses = learn.loss_table(prepared, found)
+    found = context.interpret(lambda run: context.learner.losses(run, frame, parts))
+    losses = context.learner.table(found)
     cross = together(context, frame, known, losses, most)
     images = {"known images": known, "other images": held}
 

@@ -47,13 +47,13 @@ def random_operators(nodes: list[Node], rng: np.random.Generator) -> dict[str, s
 
 def compare(context: RunContext, evaluation: Path, count: int, seed: int) -> dict[str, Any]:
     """Losses of `count` random plans of one network, predicted and real."""
-    options, prepared = context.options, context.prepared
+    prepared = context.prepared
     held = load_dataset(evaluation, prepared.inputs)
-    ranges = context.interpret(lambda run: learn.ranges(prepared, run, context.data, context.db, options))
+    ranges = context.interpret(lambda run: context.learner.ranges(run, context.data))
     frame = learn.bare_plan(prepared, ranges)
     parts = context.parts
-    found = context.interpret(lambda run: learn.losses(prepared, run, frame, parts, context.db, options, context.store))
-    losses = learn.loss_table(prepared, found)
+    found = context.interpret(lambda run: context.learner.losses(run, frame, parts))
+    losses = context.learner.table(found)
     rounder = Rounder(context, parts.rounded)
     samples = learn.graph_samples(prepared, held)
 

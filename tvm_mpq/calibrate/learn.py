@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tvm_mpq.calibrate.data import Dataset, Parts
@@ -66,115 +66,130 @@ def bare_plan(prepared: Prepared, tensors: dict[str, list[TensorQuant]]) -> Plan
     return float_plan(prepared.graph, empty)
 
 
-def ranges(
-    prepared: Prepared, interpreter: Interpreter, data: Dataset, db: LatencyDatabase, options: CalibrationSettings
-) -> dict[str, list[TensorQuant]]:
-    """Activation ranges from at most `options.calibration_samples` samples, for all precisions that are offered.
+def float_steps(prepared: Prepared, plan: Plan) -> list[Step]:
+    """The fp32 network under the same ranges."""
+    return lower(prepared.graph, float_plan(prepared.graph, plan), prepared.features)
 
-    At 8 bits those of a file that was quantized elsewhere stand in their place.
+
+@dataclass(frozen=True)
+class Learner:
+    """Finds ranges and losses of one network; what the database knows is not looked for again.
+
+    store: compiles the kernels that stand in for those of other CPUs.
     """
-    used = data.head(options.calibration_samples)
-    bits = range_bits(prepared.graph, options.offered)
-    key = _key(prepared, used, options.observer, tuple(bits))
-    stored = ResultStore(db).get("ranges", key)
-    if stored is not None:
-        return prepared.own.over({name: [TensorQuant(**q) for q in quants] for name, quants in stored.items()})
-    steps = lower(prepared.graph, bare_plan(prepared, {}), prepared.features)
-    found = calibrate(
-        prepared.graph,
-        interpreter,
-        steps,
-        graph_samples(prepared, used),
-        bits=bits,
-        method=options.observer,
-        progress=options.progress,
-    )
-    rows = {name: [dataclasses.asdict(q) for q in quants] for name, quants in found.items()}
-    ResultStore(db).put("ranges", key, rows)
-    return prepared.own.over(found)
 
+    prepared: Prepared
+    db: LatencyDatabase
+    options: CalibrationSettings
+    store: KernelStore
 
-def losses(
-    prepared: Prepared,
-    interpreter: Interpreter,
-    plan: Plan,
-    parts: Parts,
-    db: LatencyDatabase,
-    options: CalibrationSettings,
-    store: KernelStore,
-) -> dict[tuple[str, str], Loss]:
-    """(operator, precision) -> Loss, from at most `options.sensitivity_samples` samples; goes on where it stopped.
+    def ranges(self, interpreter: Interpreter, data: Dataset) -> dict[str, list[TensorQuant]]:
+        """Activation ranges from at most `options.calibration_samples` samples, for all precisions that are offered.
 
-    Each operator is tried with the weights that rounding gives it when it alone is quantized: to nearest, or in closed
-    form, from which learned rounding starts.
-    """
-    data, rounded = parts.judged, parts.rounded.head(options.rounding_samples)
-    used = data.head(options.sensitivity_samples)
-    graph = prepared.graph
-    todo = trials(graph, plan, prepared.features)
-    method = NEAREST if data.synthetic or options.rounding == NEAREST else GPTQ
-    names = (f"{t.operator}={t.precision}" for t in todo)
-    kept = rounded.fingerprint, *_shares(options), prepared.own.digest
-    key = _key(prepared, data, options.observer, method, *kept, *names)
-    stored = ResultStore(db).get("sensitivity", key) or {"done": 0, "losses": {}}
-    known = {tuple(name.rsplit("@", 1)): Loss(**sums) for name, sums in stored["losses"].items()}
-    if stored["done"] >= len(used) or not todo:
-        return known
-
-    def keep(done: int, sums: dict[tuple[str, str], Loss]) -> None:
-        rows = {f"{operator}@{precision}": dataclasses.asdict(loss) for (operator, precision), loss in sums.items()}
-        ResultStore(db).put("sensitivity", key, {"done": done, "losses": rows})
-
-    if method != NEAREST:
-        samples = graph_samples(prepared, rounded)
-        todo = _rounded(todo, graph, interpreter, plan, prepared.features, samples, options.progress)
-    steps = lower(graph, plan, prepared.features)
-    return measure_losses(
-        interpreter,
-        steps,
-        [dataclasses.replace(trial, steps=tuple(emulated_on_int8(trial.steps, store))) for trial in todo],
-        graph_samples(prepared, used),
-        used.labels if used.batch == 1 else None,
-        progress=options.progress,
-        on_sample=keep,
-        start=stored["done"],
-        losses=known or None,
-    )
-
-
-def masked(
-    prepared: Prepared,
-    interpreter: Interpreter,
-    plan: Plan,
-    data: Dataset,
-    db: LatencyDatabase,
-    options: CalibrationSettings,
-    store: KernelStore,
-) -> dict[tuple[str, str], float]:
-    """(operator, precision) -> loss estimated by masks (`calibrate.masked`), from its own few samples.
-
-    Weights are rounded to nearest: nothing else needs no data.
-    """
-    used = data.head(min(MASKED_SAMPLES, options.sensitivity_samples))
-    graph = prepared.graph
-    todo = trials(graph, plan, prepared.features)
-    names = (f"{t.operator}={t.precision}" for t in todo)
-    key = _key(prepared, data, options.observer, MASKED_VERSION, *_shares(options), prepared.own.digest, *names)
-    stored = ResultStore(db).get("masked", key)
-    if stored is None:
-        found = masked_losses(
-            graph,
+        At 8 bits those of a file that was quantized elsewhere stand in their place.
+        """
+        prepared, options = self.prepared, self.options
+        used = data.head(options.calibration_samples)
+        bits = range_bits(prepared.graph, options.offered)
+        key = self._key(used, options.observer, tuple(bits))
+        stored = ResultStore(self.db).get("ranges", key)
+        if stored is not None:
+            return prepared.own.over({name: [TensorQuant(**q) for q in quants] for name, quants in stored.items()})
+        steps = lower(prepared.graph, bare_plan(prepared, {}), prepared.features)
+        found = calibrate(
+            prepared.graph,
             interpreter,
-            lower(graph, plan, prepared.features),
-            [dataclasses.replace(trial, steps=tuple(emulated_on_int8(trial.steps, store))) for trial in todo],
+            steps,
             graph_samples(prepared, used),
-            metric=metric_for(graph),
+            bits=bits,
+            method=options.observer,
             progress=options.progress,
         )
-        stored = {f"{o}@{p}": x if math.isfinite(x) else None for (o, p), x in found.items()}
-        ResultStore(db).put("masked", key, stored)
-    rows = {tuple(name.rsplit("@", 1)): x for name, x in stored.items()}
-    return {(o, p): math.inf if x is None else float(x) for (o, p), x in rows.items()}
+        rows = {name: [dataclasses.asdict(q) for q in quants] for name, quants in found.items()}
+        ResultStore(self.db).put("ranges", key, rows)
+        return prepared.own.over(found)
+
+    def losses(self, interpreter: Interpreter, plan: Plan, parts: Parts) -> dict[tuple[str, str], Loss]:
+        """(operator, precision) -> Loss, from at most `options.sensitivity_samples` samples; goes on where it stopped.
+
+        Each operator is tried with the weights that rounding gives it when it alone is quantized: to nearest, or in
+        closed form, from which learned rounding starts.
+        """
+        prepared, options, graph = self.prepared, self.options, self.prepared.graph
+        data, rounded = parts.judged, parts.rounded.head(options.rounding_samples)
+        used = data.head(options.sensitivity_samples)
+        todo = trials(graph, plan, prepared.features)
+        method = NEAREST if data.synthetic or options.rounding == NEAREST else GPTQ
+        names = (f"{t.operator}={t.precision}" for t in todo)
+        kept = rounded.fingerprint, *self._shares(), prepared.own.digest
+        key = self._key(data, options.observer, method, *kept, *names)
+        stored = ResultStore(self.db).get("sensitivity", key) or {"done": 0, "losses": {}}
+        known = {tuple(name.rsplit("@", 1)): Loss(**sums) for name, sums in stored["losses"].items()}
+        if stored["done"] >= len(used) or not todo:
+            return known
+
+        def keep(done: int, sums: dict[tuple[str, str], Loss]) -> None:
+            rows = {f"{operator}@{precision}": dataclasses.asdict(loss) for (operator, precision), loss in sums.items()}
+            ResultStore(self.db).put("sensitivity", key, {"done": done, "losses": rows})
+
+        if method != NEAREST:
+            samples = graph_samples(prepared, rounded)
+            todo = _rounded(todo, graph, interpreter, plan, prepared.features, samples, options.progress)
+        return measure_losses(
+            interpreter,
+            lower(graph, plan, prepared.features),
+            self._runnable(todo),
+            graph_samples(prepared, used),
+            used.labels if used.batch == 1 else None,
+            progress=options.progress,
+            on_sample=keep,
+            start=stored["done"],
+            losses=known or None,
+        )
+
+    def masked(self, interpreter: Interpreter, plan: Plan, data: Dataset) -> dict[tuple[str, str], float]:
+        """(operator, precision) -> loss estimated by masks (`calibrate.masked`), from its own few samples.
+
+        Weights are rounded to nearest: nothing else needs no data.
+        """
+        prepared, options, graph = self.prepared, self.options, self.prepared.graph
+        used = data.head(min(MASKED_SAMPLES, options.sensitivity_samples))
+        todo = trials(graph, plan, prepared.features)
+        names = (f"{t.operator}={t.precision}" for t in todo)
+        key = self._key(data, options.observer, MASKED_VERSION, *self._shares(), prepared.own.digest, *names)
+        stored = ResultStore(self.db).get("masked", key)
+        if stored is None:
+            found = masked_losses(
+                graph,
+                interpreter,
+                lower(graph, plan, prepared.features),
+                self._runnable(todo),
+                graph_samples(prepared, used),
+                metric=metric_for(graph),
+                progress=options.progress,
+            )
+            stored = {f"{o}@{p}": x if math.isfinite(x) else None for (o, p), x in found.items()}
+            ResultStore(self.db).put("masked", key, stored)
+        rows = {tuple(name.rsplit("@", 1)): x for name, x in stored.items()}
+        return {(o, p): math.inf if x is None else float(x) for (o, p), x in rows.items()}
+
+    def table(self, found: dict[tuple[str, str], Loss]) -> dict[tuple[str, str], float]:
+        """What the solver adds up: mean KL divergence, or relative squared error; infinite for broken outputs."""
+        metric = metric_for(self.prepared.graph)
+        return {key: loss.mean(metric) for key, loss in found.items()}
+
+    def _runnable(self, todo: list[Trial]) -> list[Trial]:
+        """The trials with kernels that run here."""
+        return [dataclasses.replace(trial, steps=tuple(emulated_on_int8(trial.steps, self.store))) for trial in todo]
+
+    def _shares(self) -> tuple[int, ...]:
+        """How much of the data a loss stands on: ranges and rounding see other samples than it is measured on."""
+        options = self.options
+        return options.calibration_samples, options.sensitivity_samples, options.rounding_samples
+
+    def _key(self, data: Dataset, *more: Any) -> str:
+        known = self.prepared.loaded.fingerprint, self.prepared.row.mcpu, data.fingerprint
+        return hashlib.sha256("|".join(map(str, (VERSION, *known, *more))).encode()).hexdigest()
 
 
 def _rounded(
@@ -198,24 +213,3 @@ def _rounded(
         return dataclasses.replace(step, operands=dataclasses.replace(step.operands, codes=codes))
 
     return [dataclasses.replace(t, steps=tuple(step_of(t, s) for s in t.steps)) for t in todo]
-
-
-def loss_table(prepared: Prepared, found: dict[tuple[str, str], Loss]) -> dict[tuple[str, str], float]:
-    """The numbers the solver adds up: mean KL divergence, or relative squared error; infinite for broken outputs."""
-    metric = metric_for(prepared.graph)
-    return {key: loss.mean(metric) for key, loss in found.items()}
-
-
-def float_steps(prepared: Prepared, plan: Plan) -> list[Step]:
-    """The fp32 network under the same ranges."""
-    return lower(prepared.graph, float_plan(prepared.graph, plan), prepared.features)
-
-
-def _shares(options: CalibrationSettings) -> tuple[int, ...]:
-    """How much of the data a loss stands on: its ranges and its rounding see other samples than it is measured on."""
-    return options.calibration_samples, options.sensitivity_samples, options.rounding_samples
-
-
-def _key(prepared: Prepared, data: Dataset, *more: Any) -> str:
-    parts: Sequence[Any] = (VERSION, prepared.loaded.fingerprint, prepared.row.mcpu, data.fingerprint, *more)
-    return hashlib.sha256("|".join(map(str, parts)).encode()).hexdigest()

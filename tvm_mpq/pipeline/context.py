@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 
 from tvm_mpq import targets
 from tvm_mpq.calibrate.data import Dataset, Parts, load_dataset, parted
+from tvm_mpq.calibrate.learn import Learner
 from tvm_mpq.calibrate.rounding import ADAROUND
 from tvm_mpq.costs.profiler import KernelProfiler
 from tvm_mpq.errors import TargetMismatchError
@@ -74,6 +75,10 @@ class RunContext:
 
             runs = max(runs, ReconstructionSettings().samples // self.data.batch)
         return parted(self.data, runs)
+
+    @cached_property
+    def learner(self) -> Learner:
+        return Learner(self.prepared, self.db, self.options, self.store)
 
     def profiler(self) -> KernelProfiler:
         return KernelProfiler(

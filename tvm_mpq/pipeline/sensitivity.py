@@ -28,12 +28,12 @@ def _sensitivity(context: RunContext) -> SensitivityReport:
     if data.synthetic:
         options.tell("no calibration data given: synthetic data (standard normal) are used; expect poor estimates")
     options.tell("calibrating")
-    ranges = context.interpret(lambda run: learn.ranges(prepared, run, data, context.db, options))
+    ranges = context.interpret(lambda run: context.learner.ranges(run, data))
     options.tell("estimating sensitivity")
     plan = learn.bare_plan(prepared, ranges)
     parts = context.parts
-    found = context.interpret(lambda run: learn.losses(prepared, run, plan, parts, context.db, options, context.store))
-    table = learn.loss_table(prepared, found)
+    found = context.interpret(lambda run: context.learner.losses(run, plan, parts))
+    table = context.learner.table(found)
     operators: list[OperatorLosses] = []
     for node in prepared.graph.quantizable():
         losses: dict[str, OutputLoss] = {

@@ -76,28 +76,22 @@ def build_tables(context: RunContext) -> Tables:
     context.measuring_sec += time.monotonic() - begun
     remember_pace(context, table.measured, time.monotonic() - begun)
     options.tell("calibrating")
-    ranges = context.interpret(lambda run: learn.ranges(prepared, run, context.data, context.db, options))
+    ranges = context.interpret(lambda run: context.learner.ranges(run, context.data))
     plan = dataclasses.replace(learn.bare_plan(prepared, ranges), kernels=_kernel_rows(table))
     losses = (estimated_losses if options.method == Estimated.name else _losses)(context, plan)
     return Tables(plan, table, losses, *_problems(context, plan, table, losses), Correction())
 
 
 def _losses(context: RunContext, plan: Plan) -> dict[tuple[str, str], float]:
-    options, prepared = context.options, context.prepared
-    options.tell("estimating sensitivity")
-    found = context.interpret(
-        lambda run: learn.losses(prepared, run, plan, context.parts, context.db, options, context.store)
-    )
-    return learn.loss_table(prepared, found)
+    context.options.tell("estimating sensitivity")
+    found = context.interpret(lambda run: context.learner.losses(run, plan, context.parts))
+    return context.learner.table(found)
 
 
 def estimated_losses(context: RunContext, plan: Plan) -> dict[tuple[str, str], float]:
     """What the method `ohq` has in the place of sensitivity. plan: fp32, with ranges."""
-    options, prepared = context.options, context.prepared
-    options.tell("estimating sensitivity by masks")
-    return context.interpret(
-        lambda run: learn.masked(prepared, run, plan, context.data, context.db, options, context.store)
-    )
+    context.options.tell("estimating sensitivity by masks")
+    return context.interpret(lambda run: context.learner.masked(run, plan, context.data))
 
 
 def _source(context: RunContext) -> LatencySource:

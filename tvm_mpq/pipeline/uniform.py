@@ -107,7 +107,7 @@ def _build(
                 options.tell("no calibration data given: synthetic data (standard normal) are used; expect poor ranges")
             if poor := doubt(data):
                 options.tell(poor)
-            ranges = context.interpret(lambda run: learn.ranges(prepared, run, data, context.db, options))
+            ranges = context.interpret(lambda run: context.learner.ranges(run, data))
         chosen = Plan(prepared.row.name, prepared.tvm_target_attrs, precisions, ranges)
         chosen = dataclasses.replace(chosen, kernels=_tuned(context, chosen))
         codes = WeightCodes({})

@@ -38,8 +38,9 @@ def test_ranges_serve_every_precision_offered(poor: Lab, tmp_path: Path) -> None
     """Also those that are no candidates here, because the 8-bit code serves them as fast."""
     with LatencyDatabase(tmp_path / "latency.db") as db:
         options = Options(poor.model, precisions=["w3a5", "w2a2"], observer="minmax")
-        tensors = learn.ranges(poor.prepared, poor.interpreter, poor.data, db, options)
-        assert learn.ranges(poor.prepared, poor.interpreter, poor.data, db, options) == tensors  # as stored
+        learner = learn.Learner(poor.prepared, db, options, KernelStore(tmp_path, poor.prepared.tvm_target_attrs))
+        tensors = learner.ranges(poor.interpreter, poor.data)
+        assert learner.ranges(poor.interpreter, poor.data) == tensors  # as stored
     plan = dataclasses.replace(poor.plan("w2a2", {poor.names[0]: "w3a5"}), tensors=tensors)
     assert all([q.bits for q in quants] == [8, 5, 2] for quants in tensors.values())
     for got, wanted in zip(poor.interpret(plan), poor.define(plan), strict=True):
@@ -64,7 +65,8 @@ def test_losses_are_known_for_the_samples_they_stand_on_alone(
     first = Options(poor.model)
     with LatencyDatabase(tmp_path / "latency.db") as db:
         for options in (first, first, dataclasses.replace(first, **{changed: 3})):
-            learn.losses(poor.prepared, poor.interpreter, poor.plan("fp32"), parted(poor.data, 128), db, options, store)
+            learner = learn.Learner(poor.prepared, db, options, store)
+            learner.losses(poor.interpreter, poor.plan("fp32"), parted(poor.data, 128))
     assert len(runs) == 2
 
 
@@ -92,7 +94,8 @@ def test_losses_are_measured_on_other_samples_than_weights_are_rounded_on(
     store = KernelStore(tmp_path / "kernels", poor.prepared.tvm_target_attrs)
     options = Options(poor.model, rounding_samples=9, sensitivity_samples=31)
     with LatencyDatabase(tmp_path / "latency.db") as db:
-        learn.losses(poor.prepared, poor.interpreter, poor.plan("fp32"), parted(data, 9), db, options, store)
+        learner = learn.Learner(poor.prepared, db, options, store)
+        learner.losses(poor.interpreter, poor.plan("fp32"), parted(data, 9))
     assert len(seen["rounded"]) == 9 and len(seen["measured"]) == 31
     assert not set(seen["rounded"]) & set(seen["measured"])
 
