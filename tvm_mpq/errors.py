@@ -66,7 +66,14 @@ class MeasurementError(MPQError, RuntimeError):
 
 
 class UnsteadyError(MeasurementError):
-    """Times of a network scatter or drift too much to be stated; the text says how."""
+    """Times of a network scatter or drift too much to be stated; the text says how.
+
+    load_ms, first_run_us: of the same network, which happen once and scatter with nothing; None = not known.
+    """
+
+    def __init__(self, text: str, *, load_ms: float | None = None, first_run_us: float | None = None) -> None:
+        super().__init__(text)
+        self.load_ms, self.first_run_us = load_ms, first_run_us
 
 
 class DeviceLostError(MeasurementError, ConnectionError):

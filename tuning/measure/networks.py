@@ -142,7 +142,8 @@ class _Network:
     def latency(self) -> WholeNetworkLatency:
         verdict = self.verdict
         if verdict.median_us is None or verdict.iqr_us is None:
-            raise UnsteadyError(f"latency of {self._path.name} cannot be stated: {verdict.failure}")
+            text = f"latency of {self._path.name} cannot be stated: {verdict.failure}"
+            raise UnsteadyError(text, load_ms=self._load_ms, first_run_us=self._first_run_us)
         return WholeNetworkLatency(
             verdict.median_us,
             verdict.iqr_us,

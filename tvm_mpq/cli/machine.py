@@ -11,7 +11,7 @@ from tvm_mpq.errors import InvalidValueError
 @click.command()
 @json_option
 def targets(as_json: bool) -> None:
-    """List the targets and where their facts come from."""
+    """List the targets, which of them this CPU can run, and where their facts come from."""
     from tvm_mpq.report import tables
     from tvm_mpq.targets import describe_rows
 

@@ -83,7 +83,7 @@ def describe(
             "mixed": checked["mixed"].accuracy.value,
             "hits": {name: c.accuracy.hits for name, c in checked.items()},
             "samples": checked["mixed"].accuracy.samples,
-            "on_calibration_data": eval_data is data,
+            "on_calibration_data": context.options.eval_data is None,
         },
         "size_bytes": {name: c.bytes for name, c in checked.items()},
         "activation_bytes": {name: c.activation_bytes for name, c in checked.items()},

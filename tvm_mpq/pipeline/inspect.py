@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from tvm_mpq.execute.prepare import prepare
+from collections.abc import Iterable
+
+from tvm_mpq.execute.prepare import Prepared, prepare
+from tvm_mpq.kernels import Request, fitting
 from tvm_mpq.passes.graph import WEIGHTED_KINDS, Node
 from tvm_mpq.pipeline.options import Options
-from tvm_mpq.report.answers import InspectedOperator, InspectReport
+from tvm_mpq.report.answers import InspectedOperator, InspectReport, LeftOut
+from tvm_mpq.schema import FLOAT_BITS, Precision
 
 
 def inspect(options: Options) -> InspectReport:
@@ -39,6 +43,7 @@ def inspect(options: Options) -> InspectReport:
         "inputs": {name: (list(shape), dtype) for name, (shape, dtype) in prepared.inputs.items()},
         "notes": list(prepared.loaded.notes),
         "operators": operators,
+        "left_out": left_out(prepared, options.offered),
         "totals": {
             "operators": len(operators),
             "quantizable": sum(1 for o in operators if o["candidates"]),
@@ -46,6 +51,30 @@ def inspect(options: Options) -> InspectReport:
             "parameters": sum(o["parameters"] for o in operators),
         },
     }
+
+
+SAME_CODE, SLOWER, NO_KERNEL = "same code", "floats as fast", "no kernel"
+
+
+def left_out(prepared: Prepared, offered: Iterable[Precision]) -> list[LeftOut]:
+    """Of the precisions that could be chosen those that are no candidates of some operators, most bits first."""
+    found: dict[tuple[Precision, str], int] = {}
+    for node in prepared.graph.quantizable():
+        for precision in sorted(offered, reverse=True):
+            if str(precision) not in node.candidates:
+                reason = _reason(prepared, node, precision)
+                found[precision, reason] = found.get((precision, reason), 0) + 1
+    rows = sorted(found.items(), key=lambda row: row[0][0], reverse=True)
+    return [{"precision": str(p), "reason": reason, "operators": count} for (p, reason), count in rows]
+
+
+def _reason(prepared: Prepared, node: Node, precision: Precision) -> str:
+    """Why `candidate_precisions` leaves it out."""
+    out_bits = FLOAT_BITS if node.quantizable.is_float_at(precision) else 8
+    rows = fitting(Request(node.quantizable, precision, out_bits, prepared.features, prepared.threads))
+    if not rows:
+        return NO_KERNEL
+    return SAME_CODE if rows[0].offered else SLOWER
 
 
 def _parameters(node: Node) -> int:

@@ -17,9 +17,14 @@ SEARCHED = "a searched plan"
 
 
 def judgement(
-    options: Options, judge: Judge, chosen: Tried, tried: Sequence[Tried], rival: RivalPlan | None
+    options: Options,
+    judge: Judge,
+    chosen: Tried,
+    tried: Sequence[Tried],
+    rival: RivalPlan | None,
+    classes: int | None = None,
 ) -> Judgement:
-    """How plans were judged, for the report."""
+    """How plans were judged, for the report. classes: how many the network tells apart; None = it does not classify."""
     basis = judge.basis
     max_drop = effective_budget(options.budget).max_drop
     found: Judgement = {
@@ -27,6 +32,7 @@ def judgement(
         "images": basis.images,
         "fp32_right": basis.right,
         "fp32_sure": basis.sure,
+        "classes": classes,
         "trained_on": basis.trained_on,
         "mixed_images": basis.mixed,
         "confidence": CONFIDENCE,

@@ -97,7 +97,9 @@ def _optimize(context: RunContext, options: Options) -> Result[OptimizeReport]:
         except InfeasibleError as e:
             options.tell(f"no plan is predicted to be that fast: {e}")
             break
-    judged = judgement(options, selector.judge, chosen, tried, contest)
+    scores = prepared.graph.tensors[prepared.graph.outputs[0]].shape
+    classes = max(scores[1:]) if classifies(prepared.graph) else None
+    judged = judgement(options, selector.judge, chosen, tried, contest, classes)
     report = describe(context, tables, data, eval_data, chosen, tried, plans, checked, judged, learned)
 
     if selector.budget != options.budget:

@@ -85,7 +85,8 @@ def run_folder(
         report["unsteady"] = str(time)
     else:
         report["latency_ms"] = {"median": time.median_us / 1000, "iqr": time.iqr_us / 1000, "threads": threads}
-        report["load_ms"], report["first_run_ms"] = time.load_ms, time.first_run_us / 1000
+    report["load_ms"] = time.load_ms
+    report["first_run_ms"] = None if time.first_run_us is None else time.first_run_us / 1000
     if profile:
         report["profile"] = [
             {"operator": call.operator, "kernel": call.function, "us": us}

@@ -31,14 +31,26 @@ class Totals(TypedDict):
     parameters: int
 
 
+class LeftOut(TypedDict):
+    """A precision that so many operators do not have as a candidate.
+
+    reason: `same code` = what it would run, more bits run too; `floats as fast` = fewer bits save no time; `no kernel`.
+    """
+
+    precision: str
+    reason: str
+    operators: int
+
+
 class InspectReport(TypedDict):
-    """The answer of `inspect`. inputs: name -> [shape, dtype]."""
+    """The answer of `inspect`. inputs: name -> [shape, dtype]; left_out: of the precisions that could be chosen."""
 
     model: str
     target: str
     inputs: dict[str, tuple[list[int], str]]
     notes: list[str]
     operators: list[InspectedOperator]
+    left_out: list[LeftOut]
     totals: Totals
 
 

@@ -86,7 +86,10 @@ class OperatorChoice(_OperatorCore, total=False):
 
 
 class AccuracyFigures(TypedDict):
-    """Of the three networks, in percent. metric: `top1`, `agreement`, or `relative_error`, of which less is better."""
+    """Of the three networks, in percent. metric: `top1`, `agreement`, or `relative_error`, of which less is better.
+
+    on_calibration_data: there were no others; of many, those that weights were not rounded on.
+    """
 
     metric: str
     fp32: float
@@ -183,14 +186,16 @@ class Judgement(TypedDict, total=False):
     """How the drop was judged before choosing.
 
     data: `calib` or `eval`. fp32_right: share of images that fp32 has right, None without labels; fp32_sure: its mean
-    probability. trained_on: whether images look trained on; then `mixed_images` pairs of them stood for new ones.
-    near_ties: plans within 2 % of the chosen one's latency.
+    probability; classes: how many there are, None where the network does not classify. trained_on: whether images look
+    trained on; then `mixed_images` pairs of them stood for new ones. near_ties: plans within 2 % of the chosen one's
+    latency.
     """
 
     data: str
     images: int
     fp32_right: float | None
     fp32_sure: float
+    classes: int | None
     trained_on: bool
     mixed_images: int
     confidence: float

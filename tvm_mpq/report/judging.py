@@ -17,15 +17,21 @@ def facts(report: OptimizeReport) -> list[tuple[str, str]]:
     """Name and value: the judged drop, what was close to being chosen, what was counted aside, reasons of operators."""
     judged = report.get("judgement", {})
     lines = list(_judged(judged)) if judged else []
-    for name, words in (("int8", "drop of 8 bit on evaluation data"), ("mixed", "drop on evaluation data")):
+    for name, words in (("int8", "drop of 8 bit on"), ("mixed", "drop on")):
         figures = report.get("held", {}).get(name)
         if figures:
-            lines.append((words, held_text(figures)))
+            lines.append((f"{words} {_held_on(report)}", held_text(figures)))
     reasons = [f"{o['name']}: {o['reason']}" for o in report.get("operators", []) if o.get("reason")]
     if reasons:
         more = f"; and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
         lines.append(("floats and single bits", "; ".join(reasons[:SHOWN]) + more))
     return lines
+
+
+def _held_on(report: OptimizeReport) -> str:
+    """What `held` was counted on: without data for that, on the calibration images that plans were judged on."""
+    own = report.get("accuracy", {}).get("on_calibration_data")
+    return "the judged calibration data" if own else "evaluation data"
 
 
 def _judged(judged: Judgement) -> Iterator[tuple[str, str]]:
@@ -56,7 +62,14 @@ def _judged(judged: Judgement) -> Iterator[tuple[str, str]]:
 
 def drop_text(drop: DropFigures) -> str:
     """`0.21 points (0.15 to 0.27), 300 images`."""
-    return f"{drop['estimate']:.2f} points ({drop['low']:.2f} to {drop['high']:.2f}), {drop['images']} images"
+    estimate, low, high = _points(drop["estimate"], drop["low"], drop["high"])
+    return f"{estimate} points ({low} to {high}), {drop['images']} images"
+
+
+def _points(estimate: float, low: float, high: float) -> tuple[str, str, str]:
+    """In hundredths, or with as many digits as it takes for the interval not to look empty."""
+    shown = f"{estimate:.2f}", f"{low:.2f}", f"{high:.2f}"
+    return shown if shown[1] != shown[2] or low == high else (number(estimate), number(low), number(high))
 
 
 def held_text(figures: HeldFigures) -> str:
@@ -67,8 +80,31 @@ def held_text(figures: HeldFigures) -> str:
 def tried_text(tried: TriedPlan) -> str:
     """One plan that was run end to end."""
     name = tried.get("name") or "searched"
-    bounds = f" ({tried['low']:.2f} to {tried['high']:.2f})" if "low" in tried and "high" in tried else ""
-    return f"{name}, {number(tried['predicted_ms'], ' ms')}: {tried['drop']:.2f} points{bounds}"
+    drop, bounds = f"{tried['drop']:.2f}", ""
+    if "low" in tried and "high" in tried:
+        drop, low, high = _points(tried["drop"], tried["low"], tried["high"])
+        bounds = f" ({low} to {high})"
+    return f"{name}, {number(tried['predicted_ms'], ' ms')}: {drop} points{bounds}"
+
+
+GUESSING = 0.1
+"""Of the way from chance to always right, up to which fp32 is said to guess."""
+
+
+def _knows_nothing(judged: Judgement) -> list[str]:
+    """A network that guesses has nothing to lose, whatever is done to it."""
+    classes, right = judged.get("classes"), judged.get("fp32_right")
+    if not classes or classes < 2:
+        return []
+    known = judged.get("fp32_sure", 1.0) if right is None else right
+    if known > 1 / classes + GUESSING * (1 - 1 / classes):
+        return []
+    seen = f"{percent(known)} sure of its answers" if right is None else f"right on {percent(known)} of the images"
+    return [
+        f"fp32 is {seen}, and guessing among {classes} classes would be {percent(1 / classes)}: "
+        "a network that knows nothing can lose nothing, so that drops near 0 tell nothing here. "
+        "Is it trained, and are the data preprocessed as in training?"
+    ]
 
 
 def cautions(report: OptimizeReport) -> list[str]:
@@ -87,12 +123,13 @@ def cautions(report: OptimizeReport) -> list[str]:
             f"The calibration images look trained on (fp32 {seen}): {instead}; "
             "judge on images kept aside with --eval FILE --judge eval."
         )
+    notes += _knows_nothing(judged)
     if judged.get("data") == "eval":
         notes.append("The evaluation images were used to choose the plan: its accuracy on them is no independent test.")
     most = (report.get("budget") or {}).get("max_drop")
     figures = report.get("held", {}).get("mixed")
     if most is not None and figures and figures["low"] > most:
-        notes.append(f"On the evaluation images the plan loses more than {most:g} points: {held_text(figures)}.")
+        notes.append(f"On {_held_on(report)} the plan loses more than {most:g} points: {held_text(figures)}.")
     plan = report.get("plan", {})
     if judged.get("nearest") and plan and set(plan.values()) == {"fp32"}:
         notes.append("No plan with integers was shown to keep the drop: fp32 everywhere is the answer.")

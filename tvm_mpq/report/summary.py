@@ -189,7 +189,9 @@ def cautions(report: OptimizeReport) -> list[str]:
     if calibration.get("synthetic"):
         notes.append("Calibrated on synthetic data (standard normal): accuracy says little; give data with --data.")
     if found.get("on_calibration_data"):
-        notes.append("Accuracy was measured on the calibration data themselves; give other data with --eval.")
+        notes.append(
+            "Accuracy was measured on calibration data, by which the plan was chosen too; give other data with --eval."
+        )
     if found.get("metric") == "agreement":
         notes.append("No labels were given: accuracy is agreement with the fp32 network.")
     notes += judging.cautions(report)

@@ -92,7 +92,24 @@ def show_inspect(report: InspectReport) -> None:
         f"{totals['operators']} operators, {totals['quantizable']} quantizable, {text.count(totals['macs'])} MACs, "
         f"{text.count(totals['parameters'])} parameters",
     )
-    print_notes(console, report.get("notes", []))
+    print_notes(console, [*left_out(report), *report.get("notes", [])])
+
+
+LEFT_OUT = {
+    "same code": "there they would run the same code as more bits on this target, and only lose accuracy",
+    "floats as fast": "there floats are as fast on this target",
+    "no kernel": "there this target has no kernel for them",
+}
+
+
+def left_out(report: InspectReport) -> list[str]:
+    """For each reason one line: which precisions are no candidates of how many operators."""
+    lines = []
+    for reason, words in LEFT_OUT.items():
+        found = [row for row in report.get("left_out", []) if row["reason"] == reason]
+        shown = ", ".join(f"{row['precision']} ({row['operators']})" for row in found)
+        lines += [f"left out, and of how many operators: {shown}: {words}"] if found else []
+    return lines
 
 
 def show_tune(report: TuneReport) -> None:
@@ -276,6 +293,8 @@ def show_run(report: RunReport) -> None:
     if found:
         words = summary.accuracy_text(found["metric"], found["value"], found["hits"], found["samples"])
         facts.append((summary.metric_name(found["metric"]), words))
+    else:
+        facts.append(("accuracy", "not known: needs an array `labels` in the data, or another folder as --reference"))
     if difference:
         largest, mean = number(difference["largest_absolute"]), percent(difference["mean_relative_norm"])
         facts.append(("difference", f"largest {largest}, mean relative norm {mean}"))

@@ -29,6 +29,9 @@ def test_inspect_shows_the_precisions_chosen_among(run: Run, model: Path) -> Non
     candidates = [o["candidates"] for o in json.loads(out)["operators"] if o["candidates"]]
     assert candidates and all(set(found) <= {"fp32", "w8a8", "w4a8", "w2a5"} for found in candidates)
     assert any("w2a5" in found for found in candidates)
+    code, out, _ = run("inspect", model, "--target", "haswell", "--json")
+    reasons = {(row["precision"], row["reason"]) for row in json.loads(out)["left_out"]}
+    assert {("w3a8", "same code"), ("fp16", "no kernel")} <= reasons
 
 
 def test_inspect(run: Run, model: Path) -> None:
@@ -38,6 +41,9 @@ def test_inspect(run: Run, model: Path) -> None:
     assert [o["macs"] for o in weighted] == [8 * 8 * 8 * 27, 512 * 10]
     assert report["totals"]["quantizable"] == 2
     assert report["inputs"] == {"x": [[1, 3, 8, 8], "float32"]}
+    for precision in ("w7a8", "w4a8", "bf16"):
+        missing = sum(precision not in o["candidates"] for o in weighted)
+        assert sum(row["operators"] for row in report["left_out"] if row["precision"] == precision) == missing
     code, out, err = run("inspect", model)
     assert code == 0, err
     for operator in report["operators"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,35 +20,42 @@ from tvm_mpq.report.tables import show_run
 from tvm_mpq.tuning.measure.networks import WholeNetworkLatency
 
 
-@pytest.fixture
-def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two equal convolutions, a softmax that takes longer than either, a transposition."""
+    tmp_path = tmp_path_factory.mktemp("profile")
     net = OnnxNet({"x": (1, 4, 40, 40)})
     y = net.conv("x", 4, 4, 1, name="block.first")
     y = net.op("Softmax", net.conv(y, 4, 4, 1, name="block.second"), axis=1, name="block.soft")
     path = tmp_path / "model.onnx"
     onnx.save(net.model(y), str(path))
-    monkeypatch.setattr(run, "measure_network", lambda *_, **__: WholeNetworkLatency(1.0, 0.0, 1, 1.0, 1.0, 1))
-    out = tmp_path / "out"
-    build_network(Options(path, db=tmp_path / "db", verify_import=False), uniform="fp32").save(out)
+    build_network(Options(path, db=tmp_path / "db", verify_import=False), uniform="fp32").save(tmp_path / "out")
     np.savez(tmp_path / "data.npz", x=np.zeros((1, 4, 40, 40), np.float32))
-    return out
+    return tmp_path
+
+
+@pytest.fixture
+def built(once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own for each test, beside its data."""
+    monkeypatch.setattr(run, "measure_network", lambda *_, **__: WholeNetworkLatency(1.0, 0.0, 1, 1.0, 1.0, 1))
+    return Path(shutil.copytree(once, tmp_path / "copy")) / "out"
 
 
 def test_a_busy_machine_hides_the_time_and_nothing_else(
     built: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def drifting(*_: object, **__: object) -> None:
-        raise UnsteadyError("latency of model.so cannot be stated: it drifts")
+        raise UnsteadyError("latency of model.so cannot be stated: it drifts", load_ms=7.0, first_run_us=8000.0)
 
     monkeypatch.setattr(run, "measure_network", drifting)
     np.savez(built.parent / "two.npz", x=np.zeros((2, 4, 40, 40), np.float32))
     report = run.run_folder(built, built.parent / "two.npz", built)
-    assert report["latency_ms"] is None and report["load_ms"] is None and "drifts" in report["unsteady"]
+    assert report["latency_ms"] is None and "drifts" in report["unsteady"]
+    assert (report["load_ms"], report["first_run_ms"]) == (7.0, 8.0), "which happen once, and scatter with nothing"
     assert report["samples"] == 2 and report["difference"]["largest_absolute"] == 0
     show_run(report)
     printed = " ".join(capsys.readouterr().out.split())
-    assert "drifts" in printed and "largest 0" in printed
+    assert "drifts" in printed and "largest 0" in printed and "load: 7 ms" in printed and "first run: 8 ms" in printed
 
 
 def test_each_operator_has_a_time(built: Path) -> None:

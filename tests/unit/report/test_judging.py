@@ -25,6 +25,48 @@ def test_the_interval_and_what_it_cost(report: Report) -> None:
     assert not {"cannot tell", "fastest uniform plan within the drop", "as fast within 2 %"} & set(found)
 
 
+def test_what_was_counted_on_calibration_data_is_called_so(report: Report) -> None:
+    report["accuracy"]["on_calibration_data"] = True
+    report["held"]["mixed"]["low"], report["budget"] = 0.6, {"max_drop": 0.5}
+    assert "drop on the judged calibration data" in facts(report)
+    notes = judging.cautions(report)  # type: ignore[arg-type]
+    assert any(note.startswith("On the judged calibration data the plan loses more") for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("figures", "shown"),
+    [
+        ((0.001, 0.0004, 0.0042), "0.00100 points (4.00e-04 to 0.00420), 32 images"),
+        ((0.0, 0.0, 0.0), "0.00 points (0.00 to 0.00), 32 images"),  # of fp32 itself: known
+        ((0.2, 0.1, 0.3), "0.20 points (0.10 to 0.30), 32 images"),
+    ],
+)
+def test_no_interval_looks_empty_that_is_not(figures: tuple[float, float, float], shown: str) -> None:
+    estimate, low, high = figures
+    assert judging.drop_text({"estimate": estimate, "low": low, "high": high, "images": 32}) == shown
+    tried: Any = {"predicted_ms": 0.2, "loss": 0.1, "drop": estimate, "low": low, "high": high}
+    assert judging.tried_text(tried) == f"searched, 0.200 ms: {shown.removesuffix(', 32 images')}"
+
+
+@pytest.mark.parametrize(
+    ("right", "sure", "classes", "words"),
+    [
+        (0.12, 0.9, 10, "right on 12.0 % of the images, and guessing among 10 classes would be 10.0 %"),
+        (None, 0.11, 10, "11.0 % sure of its answers"),
+        (0.5, 0.11, 10, ""),
+        (0.54, 0.9, 2, "guessing among 2 classes would be 50.0 %"),
+        (0.6, 0.9, 2, ""),
+        (0.0, 0.0, None, ""),
+    ],
+)
+def test_a_network_that_guesses_has_nothing_to_lose(
+    report: Report, right: float | None, sure: float, classes: int | None, words: str
+) -> None:
+    report["judgement"] |= {"fp32_right": right, "fp32_sure": sure, "classes": classes}
+    notes = [note for note in judging.cautions(report) if "can lose nothing" in note]  # type: ignore[arg-type]
+    assert len(notes) == bool(words) and all(words in note for note in notes)
+
+
 def test_what_was_close(report: Report) -> None:
     drop = {"estimate": 0.4, "low": 0.3, "high": 0.7, "images": 300}
     report["judgement"] |= {

@@ -68,7 +68,7 @@ def test_cautions(report: Report) -> None:
     report["predicted_ms"]["mixed"] = 0.1
     report["solver"]["status"] = "time_limit"
     words = "\n".join(summary.cautions(report))
-    for part in ("synthetic", "calibration data themselves", "No labels", "-50.0 %", "ran out of time"):
+    for part in ("synthetic", "by which the plan was chosen too", "No labels", "-50.0 %", "ran out of time"):
         assert part in words
 
 

@@ -74,6 +74,19 @@ def test_inspect_is_whole_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert [name, "conv2d", "1x8x8x96", "2.65M", "41.6k", "w8a8", "fp32"] in [line.split() for line in found]
     assert "1 operators, 1 quantizable, 2.65M MACs, 41.6k parameters" in found
     assert "note: batch set to 1" in found
+    assert not any("left out" in line for line in found), "reports of older versions do not say"
+
+
+def test_inspect_says_why_precisions_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    report = inspected("conv")
+    rows = [("w6a8", "same code", 2), ("w4a8", "same code", 1), ("w4a8", "floats as fast", 1), ("bf16", "no kernel", 3)]
+    report["left_out"] = [dict(zip(("precision", "reason", "operators"), row, strict=True)) for row in rows]
+    tables.show_inspect(report)
+    notes = [line for line in lines(capsys) if "left out" in line]
+    assert len(notes) == 3
+    assert "w6a8 (2), w4a8 (1): there they would run the same code as more bits" in notes[0]
+    assert "operators: w4a8 (1): there floats are as fast" in notes[1]
+    assert "bf16 (3): there this target has no kernel" in notes[2]
 
 
 class Terminal(io.TextIOWrapper):
@@ -231,12 +244,14 @@ def test_run(capsys: pytest.CaptureFixture[str]) -> None:
         "samples": 4,
     }
     tables.show_run(report)
-    assert "latency:   1.25 ms (IQR 0.0100), 2 threads" in lines(capsys)
+    found = lines(capsys)
+    assert "latency:   1.25 ms (IQR 0.0100), 2 threads" in found
+    assert any(line.startswith("accuracy:  not known: needs an array `labels`") for line in found)
     report["accuracy"] = {"metric": "top1", "value": 75.0, "hits": 3, "samples": 4}
     report["difference"] = {"largest_absolute": 0.5, "mean_relative_norm": 0.01}
     tables.show_run(report)
     found = lines(capsys)
-    assert "top-1:      75.00 % (3/4)" in found
+    assert "top-1:      75.00 % (3/4)" in found and not any("not known" in line for line in found)
     assert "difference: largest 0.500, mean relative norm 1.0 %" in found
     report["profile"] = [
         {"operator": "a", "kernel": "add_0", "us": 2.0},
