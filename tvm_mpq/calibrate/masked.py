@@ -10,10 +10,9 @@ the divergence at the network's output grows with their square. It is therefore 
     gain       sqrt(divergence / noise), where a mask lets the error of the noisiest precision through on a random half
                of the channels of y, a new half for each sample; sums over samples
 
-The divergence is that of softmax(logits / 4) (the temperature that distillation takes too), because at temperature 1 a
-single unsure image of a few outweighs all others; relative squared error where there are no classes. The square root
-draws gains together: they are known from few samples. No labels, no gradients and no data are needed: samples may be
-synthetic. On a board all of it runs there, and one tensor of each operator and precision comes back.
+The divergence is that of `sensitivity`. The square root draws gains together: they are known from few samples. No
+labels, no gradients and no data are needed: samples may be synthetic. On a board all of it runs there, and one tensor
+of each operator and precision comes back.
 
 Estimates rank operators and precisions; they are in no unit that a table of `sensitivity` could be compared with.
 """
@@ -37,10 +36,7 @@ from tvm_mpq.schema import FLOAT_BITS, AttentionWorkload, Conv2dWorkload, Progre
 OPEN = 0.5
 """Share of an operator's channels whose error the mask lets through."""
 
-TEMPERATURE = 4.0
-"""That logits are divided by."""
-
-VERSION = 2
+VERSION = 3
 """Part of stored keys: raise it when equal inputs give other estimates."""
 
 SAMPLES = 8
@@ -142,7 +138,7 @@ def _add(
         return
     changed = {**base, value: interpreter.array(whole + error)}
     output = interpreter.outputs(interpreter.run(behind, changed, tag="masked"))[0]
-    lost = divergence(reference, output, metric, TEMPERATURE)
+    lost = divergence(reference, output, metric)
     if math.isfinite(lost):
         sums.passed += passed
         sums.lost += lost

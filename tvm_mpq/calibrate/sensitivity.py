@@ -4,10 +4,13 @@ The compiled network runs with that one operator changed, everything else fp32: 
 its integer kernel runs, its result goes on as float32. This is our own estimate in the spirit of OHQ (arXiv
 2309.01945), whose exact formula is not public:
 
-    kl        mean over samples of KL(softmax(y_fp32) || softmax(y_changed)), in nats; y: `class_scores`
+    kl        mean over samples of T^2 KL(softmax(y_fp32 / T) || softmax(y_changed / T)), T = 4; y: `class_scores`
     mse       mean of ||y_changed - y_fp32||^2 / ||y_fp32||^2, for networks that are no classifiers
     disagree  share of samples whose arg max moves
     wrong     share of samples that become wrong minus those that become right, where labels are given
+
+At temperature 1 only samples that fp32 is unsure of show any loss, which are few among those it was trained on; at 4
+all show theirs, and T^2 leaves small losses of the size they have (Hinton et al., arXiv 1503.02531).
 
 An output that holds NaN or infinity is an infinite loss, whatever the other samples say.
 """
@@ -30,6 +33,11 @@ from tvm_mpq.passes.lowering import KernelStep, ReshapeStep, Step, StoredValue, 
 from tvm_mpq.schema import FLOAT_BITS, FP32, Plan, Precision, Progress
 
 Labels = npt.NDArray[np.int64]
+
+TEMPERATURE = 4.0
+"""That logits are divided by. Rank correlation of the losses' sum with the real loss (KL at temperature 1) of random
+plans on test images, at temperatures 1, 2 and 4, and by squared error of logits: ResNet-20 0.89, 0.97, 0.99, 0.98;
+MobileNetV2 0.94, 0.94, 0.95, 0.95; key words 0.98, 0.98, 0.98, 0.98; ResNet-8 0.98, 0.96, 0.96, 0.95."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +68,8 @@ class Loss:
         if broken:
             self.broken += 1
         else:
-            self.kl += kl_divergence(class_scores(reference), class_scores(changed, reference))
-            self.mse += relative_error(out, ref) ** 2
+            self.kl += divergence(reference, changed, "kl")
+            self.mse += divergence(reference, changed, "mse")
         self.disagree += int(broken or (ref.argmax(axis=-1) != out.argmax(axis=-1)).any())
         if label is not None:
             self.wrong += int(broken or out.argmax() != label) - int(ref.argmax() != label)
@@ -162,12 +170,12 @@ def float_outputs(
     return base, reference
 
 
-def divergence(reference: Array, changed: Array, metric: str, temperature: float = 1.0) -> float:
-    """What one sample loses, by `kl` of logits over a temperature or by `mse`; float32[batch, ...] each."""
+def divergence(reference: Array, changed: Array, metric: str) -> float:
+    """What one sample loses, by `kl` or by `mse`; float32[batch, ...] each."""
     if metric == "mse":
         return relative_error(changed, reference) ** 2
     before, after = class_scores(reference), class_scores(changed, reference)
-    return kl_divergence(before / temperature, after / temperature)
+    return TEMPERATURE**2 * kl_divergence(before / TEMPERATURE, after / TEMPERATURE)
 
 
 def _first_broken(steps: Sequence[Step], values: Values) -> str:

@@ -21,7 +21,7 @@ from tvm_mpq.pipeline.rounding import Rounder
 from tvm_mpq.schema import Plan
 from tvm_mpq.tuning.database.results import ResultStore
 
-VERSION = 1
+VERSION = 2
 """Part of every stored key: raise it when equal plans give other results."""
 
 _KIND = "held"

@@ -149,7 +149,9 @@ def show_tune(report: TuneReport) -> None:
 def show_sensitivity(report: SensitivityReport) -> None:
     """Loss of every operator at every precision, the most sensitive operator first."""
     console = standard_output()
-    kind = {"kl": "KL divergence to fp32, nats", "mse": "squared error relative to fp32"}[report["metric"]]
+    kind = {"kl": "KL divergence to fp32 at temperature 4, nats", "mse": "squared error relative to fp32"}[
+        report["metric"]
+    ]
     console.print(f"{one_line(report['model'])}: {kind}, {report['samples']} samples")
     found = {label for o in report["operators"] for label in o["losses"]}
     labels = summary.by_falling_bits(found)

@@ -65,7 +65,7 @@ def test_the_estimate_is_noise_times_the_root_of_gain(tiny: Lab) -> None:
     after = steps[steps.index(next(s for s in steps if made_by(s) == value)) + 1 :]
     changed = {**base, value: tiny.interpreter.array(whole + error)}
     output = tiny.interpreter.outputs(tiny.interpreter.run(after, changed, tag="rest"))[0]
-    lost = divergence(tiny.interpreter.outputs(base)[0], output, metric, masked.TEMPERATURE)
+    lost = divergence(tiny.interpreter.outputs(base)[0], output, metric)
     assert lost > 0
     for precision, size in sizes.items():
         assert found[name, precision] == pytest.approx(size * math.sqrt(lost / passed), rel=1e-6)
@@ -155,9 +155,3 @@ def test_what_is_not_finite_is_an_infinite_loss(tiny: Lab) -> None:
     huge = [{name: x / np.abs(x).max() * np.float32(1e38) for name, x in s.items()} for s in tiny.samples[:1]]
     with pytest.raises(DataError, match="operator 'stem' at fp32 gives NaN or infinity on calibration sample 0"):
         masked_losses(tiny.graph, tiny.interpreter, steps, todo, huge, metric="kl")
-
-
-def test_divergence_at_a_temperature(rng: np.random.Generator) -> None:
-    one, other = rng.normal(size=(2, 1, 10))
-    assert divergence(4 * one, 4 * other, "kl", 4.0) == pytest.approx(divergence(one, other, "kl"))
-    assert divergence(one, 1.1 * one, "mse") == pytest.approx(0.01)
