@@ -37,6 +37,7 @@ class FloatSide:
         self.samples = samples
         self._graph, self._steps = graph, list(steps)
         self._seeds = {node.name: i for i, node in enumerate(graph.weighted())}
+        self._positions: dict[str, list[npt.NDArray[np.int64]]] = {}
         self._kept: dict[str, npt.NDArray[np.float32]] = {}
         self._bytes = 0
 
@@ -46,11 +47,12 @@ class FloatSide:
 
     def positions(self, node: Node) -> list[npt.NDArray[np.int64]]:
         """int64[P, 3] for each sample, as `choose_positions` gives them; always the same ones."""
-        terms = node.conv.terms
-        wanted = min(POSITIONS, max(FEWEST, EACH * terms))
-        count = max(1, wanted // len(self.samples))
-        rng = np.random.default_rng((0, self._seeds[node.name]))
-        return [choose_positions(node.conv, count, rng) for _ in self.samples]
+        if node.name not in self._positions:
+            wanted = min(POSITIONS, max(FEWEST, EACH * node.conv.terms))
+            count = max(1, wanted // len(self.samples))
+            rng = np.random.default_rng((0, self._seeds[node.name]))
+            self._positions[node.name] = [choose_positions(node.conv, count, rng) for _ in self.samples]
+        return self._positions[node.name]
 
     def kept(self, node: Node) -> npt.NDArray[np.float32] | None:
         return self._kept.get(node.name)

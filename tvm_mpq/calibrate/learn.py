@@ -26,7 +26,7 @@ from tvm_mpq.tuning.compile.kernel_store import KernelStore
 from tvm_mpq.tuning.database.latencies import LatencyDatabase
 from tvm_mpq.tuning.database.results import ResultStore
 
-VERSION = 12
+VERSION = 13
 """Part of every stored key: raise it when the meaning of ranges or losses changes."""
 
 

@@ -36,7 +36,7 @@ class Request:
     features: frozenset[str]  # LLVM feature names of the target
     threads: int = 1
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """Readable and unique on one target: what a plan and the database know the kernel choice by."""
         return f"{self.workload.key}@{self.precision}->{self.out_bits}"

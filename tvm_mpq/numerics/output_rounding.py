@@ -48,7 +48,7 @@ def round_to_outputs(
     sweeps
         Of coordinate descent, at most.
     factor
-        `inverse_factor(covariance)`, where the same covariance serves several times.
+        `inverse_factor` of it, where the same covariance serves several times.
 
     Returns
     -------
@@ -67,7 +67,9 @@ def round_to_outputs(
     least = np.zeros((groups, rows), np.float32) if least_scale is None else least_scale
     moments = covariance.astype(np.float32)
     scale = np.maximum(_start_scale(weight, np.diagonal(moments, axis1=1, axis2=2), bits), least)
-    codes = _column_by_column(weight, inverse_factor(covariance) if factor is None else factor, covariance, scale, bits)
+    if factor is None:
+        factor = inverse_factor(covariance, np.linalg.inv(covariance).astype(np.float64, copy=False))
+    codes = _column_by_column(weight, factor, covariance, scale, bits)
     for _ in range(sweeps):
         scale = np.maximum(_best_scale(weight, codes, moments, scale), least)
         before = codes
@@ -185,13 +187,13 @@ def _column_order(covariance: Moments) -> npt.NDArray[np.int64]:
     return np.argsort(-np.diagonal(covariance, axis1=1, axis2=2).mean(axis=0), kind="stable")
 
 
-def inverse_factor(covariance: Moments) -> npt.NDArray[np.float32]:
+def inverse_factor(covariance: Moments, inverse: Moments) -> npt.NDArray[np.float32]:
     """float32[G, n, n]: the upper triangular U with U^T U = covariance^-1, whose rows say how an error is spread.
 
-    Rows and columns stand in the order in which columns are rounded.
+    inverse: of the covariance. Rows and columns of U stand in the order in which columns are rounded.
     """
     order = _column_order(covariance)
-    inverse = np.linalg.inv(covariance[:, order[:, None], order[None, :]])
+    inverse = inverse[:, order[:, None], order[None, :]]
     inverse = (inverse + np.swapaxes(inverse, 1, 2)) / 2
     return np.swapaxes(np.linalg.cholesky(inverse), 1, 2).astype(np.float32)
 

@@ -86,8 +86,9 @@ class OperatorRounding:
         self._is_known = moments.covariance.shape[-1] == weight.shape[-1]
         if self._is_known:
             self._whole = damped(moments.covariance, moments.damping)
-            self._goal = towards_float_outputs(weight, moments, self._whole)
-            self._factor = inverse_factor(self._whole)
+            inverse = np.linalg.inv(self._whole).astype(np.float64, copy=False)
+            self._goal = towards_float_outputs(weight, moments, self._whole, inverse)
+            self._factor = inverse_factor(self._whole, inverse)
 
     def to(
         self,
@@ -127,19 +128,18 @@ def damped(covariance: Moments, share: float = DAMPING) -> Moments:
 
 
 def towards_float_outputs(
-    weight: npt.NDArray[np.float32], moments: InputMoments, whole: Moments
+    weight: npt.NDArray[np.float32], moments: InputMoments, whole: Moments, inverse: Moments
 ) -> npt.NDArray[np.float32]:
     """The real weights float32[G, O, n] that on the inputs met come nearest to the float network's results.
 
     Least squares of W x_float by V x, drawn towards W by the damping: V = (W C + d W) (H + d)^-1 with the covariance H
-    and the cross moments C; whole: H + d, as `damped` gives it.
+    and the cross moments C; whole: H + d, as `damped` gives it, inverse: (H + d)^-1.
     """
     n = weight.shape[-1]
     added = (whole - moments.covariance)[:, 0, 0] if n else np.zeros(len(weight))
     wide = weight.astype(np.float64)
     right = wide @ moments.cross + added[:, None, None] * wide
-    solved = np.linalg.solve(whole, np.swapaxes(right, 1, 2))
-    return np.swapaxes(solved, 1, 2).astype(np.float32)
+    return np.asarray((right @ inverse).astype(np.float32))
 
 
 def corrected_bias(

@@ -112,7 +112,8 @@ def test_real_weights_make_up_for_inputs_that_were_changed_before(rng: np.random
     weight = rng.normal(0, 1, (1, 6, 10)).astype(np.float32)
     y = wanted @ np.swapaxes(weight, 1, 2)
     moments = InputMoments.of(met.copy(), wanted.copy())
-    found = towards_float_outputs(weight, moments, damped(moments.covariance, 1e-6))
+    whole = damped(moments.covariance, 1e-6)
+    found = towards_float_outputs(weight, moments, whole, np.linalg.inv(whole))
     left = np.square(y - met @ np.swapaxes(found, 1, 2)).mean()
     assert left < 1e-3 * np.square(y - met @ np.swapaxes(weight, 1, 2)).mean()
 
