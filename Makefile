@@ -2,8 +2,10 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_FLAGS)
 
+# Files in the order of their folders: long ones come early, and no worker is left alone with one at the end.
+TESTS := TVM_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 # Tests start hundreds of processes, which compile our modules anew where Python is told not to write down that it has.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -13,10 +15,10 @@ demo: $(VENV)/.demo-ready  ## train a small network on digits, then optimize it 
 	$(BIN)/tvm-mpq demo
 
 test: $(VENV)/.dev-ready  ## tests and doctests, lint and types among them, but for those marked slow
-	TVM_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+	$(TESTS) -m "not slow"
 
 test-slow: $(VENV)/.dev-ready  ## the others, each of which takes a quarter of a minute or more
-	TVM_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m slow
+	$(TESTS) -m slow
 
 lint: $(VENV)/.dev-ready
 	$(BIN)/ruff check .

@@ -242,6 +242,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="by commas: kill, signals, terminal, disk, together, clock")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it runs in the background ignore it
     with tempfile.TemporaryDirectory(prefix="faults_") as name:
         faults = Faults(Path(name), asked.jobs.split(","), asked.seed)
         kinds: dict[str, Callable[[], None]] = {

@@ -26,18 +26,21 @@ import pytest
 import tvm_mpq as mpq
 from mpq_testing import onnx_models
 from mpq_testing.lab import run_strangers
-from mpq_testing.offered import few_bits
+from mpq_testing.offered import few_bits, some_bits
 from mpq_testing.quick import measure_quickly
-from tvm_mpq.kernels import OFFERED
 from tvm_mpq.pipeline import demo
 from tvm_mpq.pipeline import optimize as optimize_module
 from tvm_mpq.pipeline.optimize import optimize
 from tvm_mpq.pipeline.options import Options
 from tvm_mpq.pipeline.result import Result
 from tvm_mpq.report import summary
+from tvm_mpq.report.progress import OPTIMIZE_PHASES
 from tvm_mpq.report.stored import read_report
 from tvm_mpq.tuning.database.latencies import LatencyDatabase
 from tvm_mpq.tuning.measure.kernels import MeasureSettings
+
+FEW = few_bits()
+SOME = some_bits()
 
 QUICK = {"repeats": 5, "min_repeat_ms": 0.2, "max_relative_iqr": 1e6, "max_drift": 1e6}
 """A busy machine gives bad numbers, and numbers do not matter here."""
@@ -62,16 +65,22 @@ def digits(quick: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
     folder = tmp_path_factory.mktemp("digits")
     said: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo, "CHANNELS", 32)  # a smaller and shorter demo learns the digits as well
+        patch.setattr(demo, "CHANNELS", 24)  # a smaller and shorter demo learns the digits as well
         patch.setattr(demo, "EPOCHS", 8)
-        trained = demo.train_network(*demo.digits()[0])
-        patch.setattr(demo, "train_network", lambda images, labels, progress: trained)
+        train, test = demo.digits()
+        trained = demo.train_network(*train)
+        patch.setattr(demo, "digits", lambda: (tuple(x[:256] for x in train), test))  # enough to calibrate and judge
+        patch.setattr(demo, "train_network", lambda images, labels, progress, state: trained)
         weights = sum(p.numel() for p in trained.parameters() if p.dim() > 1)
-        budget = mpq.Budget(size_mb=demo.SIZE_SHARE * weights / 1e6) if few_bits() else mpq.Budget()
-        patch.setattr(demo, "optimize", lambda options: optimize(dataclasses.replace(options, budget=budget)))
-        options = Options(model=None, db=folder / "latency.db", say=said.append)
+        budget = mpq.Budget(size_mb=demo.SIZE_SHARE * weights / 1e6) if FEW else mpq.Budget()
+        patch.setattr(
+            demo, "optimize", lambda options: optimize(dataclasses.replace(options, budget=budget, precisions=SOME))
+        )
+        stages: list[str] = []
+        tell = lambda done, total, stage: stages.append(stage)  # noqa: E731
+        options = Options(model=None, db=folder / "latency.db", say=said.append, progress=tell)
         first, second = demo.demo(options), demo.demo(options)
-    return {"first": first, "second": second, "said": said, "model": trained, "folder": folder}
+    return {"first": first, "second": second, "said": said, "stages": stages, "model": trained, "folder": folder}
 
 
 def test_report_follows_the_contract(digits: dict[str, Any]) -> None:
@@ -84,6 +93,13 @@ def test_report_follows_the_contract(digits: dict[str, Any]) -> None:
     assert {"measured", "predicted", "cached"} <= set(report["latency_entries"])
     assert [o["name"] for o in report["operators"]] == list(report["plan"])
     json.dumps(report, allow_nan=False)
+
+
+def test_all_that_is_done_is_a_stage_of_the_whole_job(digits: dict[str, Any]) -> None:
+    within_others = {"rounding weights"}  # of sensitivity, and of the plans that are checked
+    assert set(digits["stages"]) - within_others <= OPTIMIZE_PHASES.keys()
+    assert {"measuring kernels", "timing uniform networks", "timing what was built"} <= set(digits["stages"])
+    assert digits["stages"][-1] == "writing the report"
 
 
 def test_numbers_are_numbers(digits: dict[str, Any]) -> None:
@@ -105,13 +121,13 @@ def test_real_accuracy_survives(digits: dict[str, Any]) -> None:
     assert accuracy["mixed"] >= accuracy["fp32"] - 3
 
 
-@pytest.mark.skipif(not few_bits(), reason="this CPU has no kernels below 8 bit")
+@pytest.mark.skipif(not FEW, reason="this CPU has no kernels below 8 bit")
 def test_the_size_budget_is_kept_by_a_mix(digits: dict[str, Any]) -> None:
     report = digits["first"].report
     weights = sum(p.numel() for p in digits["model"].parameters() if p.dim() > 1)
     assert report["weight_bytes"]["mixed"] <= demo.SIZE_SHARE * weights < report["weight_bytes"]["int8"]
     used = set(report["plan"].values())
-    assert len(used) > 1 and used & set(few_bits())
+    assert len(used) > 1 and used & set(FEW)
     assert report["solver"]["status"].lower() == "optimal" and report["solver"]["gap"] < 1e-3
 
 
@@ -173,7 +189,7 @@ def test_max_drop_is_kept(quick: None, digits: dict[str, Any]) -> None:
     images, labels = (x[:96] for x in demo.digits()[0])
     result = mpq.optimize(
         digits["model"], example_inputs=(torch.zeros(1, 1, 8, 8),), data={"x": images, "labels": labels},
-        budget=mpq.Budget(max_drop=0.5), db=digits["folder"] / "latency.db", say=said.append,
+        precisions=SOME, budget=mpq.Budget(max_drop=0.5), db=digits["folder"] / "latency.db", say=said.append,
     )  # fmt: skip
     report = result.report
     judged, tried = report["judgement"], report["plans_tried"]
@@ -198,7 +214,7 @@ def test_evaluation_data_may_judge(quick: None, digits: dict[str, Any]) -> None:
     new, answers = (x[:80] for x in demo.digits()[1])
     result = mpq.optimize(
         digits["model"], example_inputs=(torch.zeros(1, 1, 8, 8),), data={"x": images, "labels": labels},
-        eval_data={"x": new, "labels": answers}, judge="eval", budget=mpq.Budget(max_drop=2.0),
+        eval_data={"x": new, "labels": answers}, judge="eval", precisions=SOME, budget=mpq.Budget(max_drop=2.0),
         db=digits["folder"] / "latency.db",
     )  # fmt: skip
     judged, held = result.report["judgement"], result.report["held"]["mixed"]
@@ -224,14 +240,15 @@ def progress(done, total, what):
         print(*[p.pid for p in psutil.Process().children(recursive=True)], flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 
-mpq.optimize(sys.argv[1], db=sys.argv[2], budget=mpq.Budget(latency_ratio=1.0), progress=progress)
+options = dict(precisions={some!r}, budget=mpq.Budget(latency_ratio=1.0))
+mpq.optimize(sys.argv[1], db=sys.argv[2], progress=progress, **options)
 """
 
 
 def test_kill_9_loses_nothing_that_was_measured(quick: None, tmp_path: Path) -> None:
     model, db = tmp_path / "model.onnx", tmp_path / "latency.db"
     onnx.save(onnx_models.ends_in_conv(), str(model))
-    driver = DRIVER.format(quick=QUICK, kernels=5)
+    driver = DRIVER.format(quick=QUICK, kernels=5, some=SOME)
     killed = subprocess.run(
         [sys.executable, "-c", driver, str(model), str(db)], capture_output=True, text=True, check=False, cwd=tmp_path
     )
@@ -242,7 +259,7 @@ def test_kill_9_loses_nothing_that_was_measured(quick: None, tmp_path: Path) -> 
         before = list(opened.records())
     assert len(before) == 5 and all(r.median_us is not None for r in before)
 
-    result = mpq.optimize(model, db=db, budget=mpq.Budget(latency_ratio=1.0))
+    result = mpq.optimize(model, db=db, precisions=SOME, budget=mpq.Budget(latency_ratio=1.0))
     entries = result.report["latency_entries"]
     assert entries["cached"] == 5 and entries["measured"] > 0
     with LatencyDatabase(db) as opened:
@@ -273,7 +290,7 @@ def small(quick: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[...
     def run(model: onnx.ModelProto, **options: Any) -> Result:
         path = folder / "model.onnx"
         onnx.save(model, str(path))
-        return mpq.optimize(path, db=folder / "latency.db", **options)
+        return mpq.optimize(path, db=folder / "latency.db", precisions=SOME, **options)
 
     return run
 
@@ -308,7 +325,7 @@ def test_other_graphs_go_all_the_way(small: Callable[..., Result], name: str) ->
     result = small(onnx_models.GRAPHS[name](), budget=mpq.Budget(latency_ratio=1.0))
     report = result.report
     assert report["latency_ms"]["predicted"] <= report["predicted_ms"]["int8"] * (1 + 1e-6)
-    assert set(report["plan"].values()) <= set(map(str, OFFERED))
+    assert set(report["plan"].values()) <= {"fp32", "w8a8", *SOME}
 
 
 def test_a_budget_that_no_built_network_keeps_is_given_up(

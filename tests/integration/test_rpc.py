@@ -13,6 +13,7 @@ import pytest
 
 import tvm_mpq as mpq
 from mpq_testing import onnx_models
+from mpq_testing.offered import some_bits
 from mpq_testing.quick import measure_quickly
 from mpq_testing.rpc import Server, rpc_server
 from tvm_mpq import cli
@@ -41,7 +42,7 @@ def both(server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     onnx.save(onnx_models.ends_in_conv(), str(folder / "m.onnx"))
     data = np.random.default_rng(3).normal(size=(6, 3, 8, 8)).astype(np.float32)
     np.savez(folder / "data.npz", x=data)
-    given = {"data": folder / "data.npz", "budget": mpq.Budget(size_mb=1.0)}
+    given = {"data": folder / "data.npz", "budget": mpq.Budget(size_mb=1.0), "precisions": some_bits()}
     rpc = f"127.0.0.1:{server.port}"
     with pytest.MonkeyPatch.context() as patch:
         measure_quickly(patch, QUICK)
@@ -60,7 +61,9 @@ def test_ohq_needs_no_data_and_estimates_on_the_board(both: dict[str, Any]) -> N
         measure_quickly(patch, QUICK)
         for where, rpc in (("here", None), ("board", both["rpc"])):
             db = both["folder"] / f"{where}.db"
-            report = mpq.search(both["folder"] / "m.onnx", db=db, rpc=rpc, method="ohq", points=2)
+            report = mpq.search(
+                both["folder"] / "m.onnx", db=db, rpc=rpc, method="ohq", points=2, precisions=some_bits()
+            )
             assert report["method"] == "ohq" and len(report["points"]) > 2
             with LatencyDatabase(db) as held, held.store.translated() as connection:
                 rows = connection.execute("SELECT value FROM results WHERE kind = 'masked'").fetchall()
@@ -112,6 +115,7 @@ def test_a_second_run_measures_nothing(both: dict[str, Any], monkeypatch: pytest
         rpc=both["rpc"],
         data=both["folder"] / "data.npz",
         budget=mpq.Budget(size_mb=1.0),
+        precisions=some_bits(),
     )
     assert again.report["latency_entries"]["measured"] == 0
     assert again.plan.operators == both["board"].plan.operators

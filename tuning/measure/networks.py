@@ -70,11 +70,13 @@ def measure_networks(
     settings: MeasureSettings | None = None,
     *,
     sentinel: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[WholeNetworkLatency]:
     """Time several networks in turns, so that their ratios hold.
 
     The sentinel (from `build_sentinel`, built for this machine when the session is local) shows drift; a remote
-    session without one is judged by its scatter alone.
+    session without one is judged by its scatter alone. progress: called with the rounds done and those planned, which
+    grow where some are taken again.
 
     Raises
     ------
@@ -95,7 +97,7 @@ def measure_networks(
     networks = [_Network(session, job, settings) for job in jobs]
     open_ = list(networks)
     numbers = itertools.count()
-    for _ in range(1 + settings.retakes):
+    for take in range(1, 2 + settings.retakes):
         for number in itertools.islice(numbers, settings.repeats):
             before = read_sentinel()
             values = [network.once() for network in open_]
@@ -107,6 +109,8 @@ def measure_networks(
                 network.rounds_us[number] = value
                 if sentinel is not None:
                     network.sentinel_us[number] = (before + after) / 2
+            if progress:
+                progress(number + 1, take * settings.repeats)
         for network in open_:
             network.verdict = summarize_samples(network.samples, baseline, settings)
         open_ = [network for network in open_ if network.verdict.failure is not None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -217,13 +217,13 @@ def limit_options(command: Command) -> Command:
     return command
 
 
-def with_progress(body: Callable[[Options], _T], *, whole_job: bool = False, **fields: Any) -> _T:
+def with_progress(body: Callable[[Options], _T], *, stages: Mapping[str, float] | None = None, **fields: Any) -> _T:
     """Call `body(options)` with progress and messages on stderr, as far as they are wanted.
 
-    whole_job: its stages are those of `optimize`, whose whole is shown too.
+    stages: of a job whose whole is shown too, with their parts of the time.
     """
     from tvm_mpq.pipeline.options import Options
-    from tvm_mpq.report.progress import OPTIMIZE_PHASES, ProgressLine
+    from tvm_mpq.report.progress import ProgressLine, phases
 
     call = invocation()
     watch_crashes()
@@ -231,7 +231,8 @@ def with_progress(body: Callable[[Options], _T], *, whole_job: bool = False, **f
     call.begun = True
     if call.quiet:
         return body(options)
-    with ProgressLine(bar=not call.verbose, phases=OPTIMIZE_PHASES if whole_job else ()) as line:
+    without = () if options.finetune_epochs else ("fine-tuning",)
+    with ProgressLine(bar=not call.verbose, phases=phases(stages or {}, without=without)) as line:
         return body(dataclasses.replace(options, progress=line.update, say=line.say))
 
 

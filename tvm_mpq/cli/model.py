@@ -76,6 +76,7 @@ def optimize(
     from tvm_mpq.pipeline import check_output, forecast_network, optimize_network
     from tvm_mpq.report import tables
     from tvm_mpq.report.forecast import show_forecast
+    from tvm_mpq.report.progress import OPTIMIZE_PHASES
 
     if dry_run:
         answer(with_progress(forecast_network, budget=budget, **fields), as_json, show_forecast)
@@ -83,7 +84,7 @@ def optimize(
     if out is None:
         raise click.UsageError("Missing option '--out': the folder for library, plan and report.")
     check_output(out)
-    result = with_progress(optimize_network, whole_job=True, budget=budget, **fields)
+    result = with_progress(optimize_network, stages=OPTIMIZE_PHASES, budget=budget, **fields)
     report = result.save(out)
     answer(report, as_json, tables.show_optimize)
 
@@ -246,8 +247,9 @@ def demo(out: Path, db: Path | None, as_json: bool) -> None:
     """Train a small network on real digits, optimize it for this CPU, and compare fp32, 8 bit and mixed."""
     from tvm_mpq.pipeline import check_output, demo_network
     from tvm_mpq.report import tables
+    from tvm_mpq.report.progress import OPTIMIZE_PHASES, TRAINING
 
     check_output(out)
-    result = with_progress(demo_network, model=None, db=db)
+    result = with_progress(demo_network, stages=TRAINING | OPTIMIZE_PHASES, model=None, db=db)
     report = result.save(out)
     answer(report, as_json, tables.show_optimize)

@@ -91,39 +91,51 @@ class NetworkBuildCache:
         found = {name: self._store.get(self._digest(plan), device) for name, plan in plans.items()}
         missing = {name: plans[name] for name, run in found.items() if run is None}
         times: dict[str, NetworkRun | WholeNetworkLatency] = {n: run for n, run in found.items() if run is not None}
-        times.update(self.measure(missing))
+        times.update(self.measure(missing, stage="timing uniform networks"))
         return {name: times[name].median_us for name in plans if _is_steady(times[name])}
 
     def measure(
-        self, plans: Mapping[str, Plan], predicted_us: Mapping[str, float] | None = None
+        self,
+        plans: Mapping[str, Plan],
+        predicted_us: Mapping[str, float] | None = None,
+        *,
+        stage: str = "timing networks",
     ) -> dict[str, WholeNetworkLatency]:
-        """Time plans in turns in one session, so that their ratios hold; equal plans are timed once."""
+        """Time plans in turns in one session, so that their ratios hold; equal plans are timed once.
+
+        stage: what progress calls it.
+        """
         if not plans:
             return {}
         digests = {name: self._digest(plan) for name, plan in plans.items()}
         distinct = {digest: plans[name] for name, digest in digests.items()}
         jobs = [NetworkJob(self._built_with_progress(plan).path, self._inputs) for plan in distinct.values()]
-        times = dict(zip(distinct, self._time(jobs), strict=True))
+        times = dict(zip(distinct, self._time(jobs, stage), strict=True))
         for name, digest in digests.items():
             self._remember(digest, times[digest], (predicted_us or {}).get(name))
         return {name: times[digest] for name, digest in digests.items()}
 
-    def _time(self, jobs: list[NetworkJob]) -> list[WholeNetworkLatency]:
+    def _time(self, jobs: list[NetworkJob], stage: str) -> list[WholeNetworkLatency]:
         """Times of all networks; noisy ones are retaken, and accepted with a message if the machine stays busy."""
-        return self._pool.do(lambda session: self._timed(session, jobs))
+        return self._pool.do(lambda session: self._timed(session, jobs, stage))
 
-    def _timed(self, session: Session, jobs: list[NetworkJob]) -> list[WholeNetworkLatency]:
+    def _timed(self, session: Session, jobs: list[NetworkJob], stage: str) -> list[WholeNetworkLatency]:
         sentinel = self._pool.sentinel()
+
+        def rounds(done: int, total: int) -> None:
+            if self._progress:
+                self._progress(done, total, stage)
+
         for _ in range(ATTEMPTS):
             try:
-                return measure_networks(session, jobs, presets.NETWORKS, sentinel=sentinel)
+                return measure_networks(session, jobs, presets.NETWORKS, sentinel=sentinel, progress=rounds)
             except DeviceLostError:
                 raise
             except MeasurementError:
                 self._say("whole-network times scatter; measuring again")
         self._say("this machine is busy: see the IQR, and repeat when it is quiet")
         patient = dataclasses.replace(presets.NETWORKS, max_relative_iqr=100.0, max_drift=100.0)
-        return measure_networks(session, jobs, patient, sentinel=sentinel)
+        return measure_networks(session, jobs, patient, sentinel=sentinel, progress=rounds)
 
     def check(
         self,
@@ -145,7 +157,7 @@ class NetworkBuildCache:
                 )
             if self._progress:
                 self._progress(i, len(plans), "verifying")
-        times = self.measure(plans, predicted_us)
+        times = self.measure(plans, predicted_us, stage="timing what was built")
         results = {}
         for name, plan in plans.items():
             quality = accuracy(

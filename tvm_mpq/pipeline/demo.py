@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +18,7 @@ from tvm_mpq.pipeline.options import Options
 from tvm_mpq.pipeline.result import Result
 from tvm_mpq.report.contract import OptimizeReport
 from tvm_mpq.schema import Budget, Progress
+from tvm_mpq.tuning.database.store import default_path
 
 if TYPE_CHECKING:
     import torch
@@ -35,8 +39,11 @@ def demo(options: Options) -> Result[OptimizeReport]:
     kernels only the default bound on accuracy is left.
     """
     train, test = digits()
-    options.tell(f"training on {len(train[1])} digits")
-    model = train_network(*train, options.progress)
+    options.tell(
+        f"training on {len(train[1])} digits, then measuring kernels: some minutes the first time, about one when run "
+        "again; whatever is done is kept, and the same command goes on after an interruption"
+    )
+    model = train_network(*train, options.progress, _state(options))
     weights = sum(p.numel() for p in model.parameters() if p.dim() > 1)
     example = (_tensor(test[0][:1]),)
     options = dataclasses.replace(
@@ -81,21 +88,54 @@ def _tensor(x: npt.NDArray[Any]) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(x))
 
 
+def _state(options: Options) -> Path:
+    """Where the training is kept: beside the latency database."""
+    path = Path(options.db) if options.db else default_path()
+    return path.with_name(f"{path.name}.demo.pt")
+
+
 def train_network(
-    images: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], progress: Progress | None = None
+    images: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.int64],
+    progress: Progress | None = None,
+    state: Path | None = None,
 ) -> torch.nn.Module:
-    """A residual CNN with batch normalization, trained for a few seconds. Raises MissingDependencyError."""
+    """A residual CNN with batch normalization, trained for half a minute or so.
+
+    state: a file that every epoch leaves, so that the same training goes on behind the last one; None = none is kept.
+
+    Raises
+    ------
+    MissingDependencyError
+        If PyTorch is not installed.
+    OutputError
+        If the state cannot be written.
+    """
     try:
         import torch
     except ImportError as e:
         raise MissingDependencyError("the demo needs PyTorch; install it with pip install 'tvm-mpq[demo]'") from e
+    from tvm_mpq.training.checkpoint import Checkpoint
+
     torch.manual_seed(0)
     model = _network()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     x, y = _tensor(images), _tensor(labels)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 6e-3, total_steps=EPOCHS * (len(y) // 64 + 1))
     batches = math.ceil(len(y) / 64)
-    for epoch in range(EPOCHS):
+    kept = None
+    if state is not None:
+        with contextlib.suppress(OSError):  # writing says what is wrong
+            state.parent.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
+        kept = Checkpoint(state, f"{CHANNELS} channels, {EPOCHS} epochs, {digest}, PyTorch {torch.__version__}")
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    held = kept.load() if kept else None
+    if held is not None:
+        for name, part in parts.items():
+            part.load_state_dict(held[name])
+        torch.set_rng_state(held["random"])
+    for epoch in range(held["epochs"] if held else 0, EPOCHS):
         for done, batch in enumerate(torch.randperm(len(y)).split(64), 1):
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(model(x[batch]), y[batch]).backward()
@@ -103,6 +143,9 @@ def train_network(
             schedule.step()
             if progress:
                 progress(epoch * batches + done, EPOCHS * batches, "training")
+        if kept:
+            states = {name: part.state_dict() for name, part in parts.items()}
+            kept.save({**states, "epochs": epoch + 1, "random": torch.get_rng_state()})
     return model.eval()
 
 

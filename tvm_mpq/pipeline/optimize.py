@@ -115,6 +115,8 @@ def _optimize(context: RunContext, options: Options) -> Result[OptimizeReport]:
     kept.save(folder)
     (folder / "report.json").write_text(to_json(report) + "\n", encoding="utf-8")
     write_report(report, folder / "report.html")
+    if options.progress:
+        options.progress(1, 1, "writing the report")
     return Result(plan, report, work)
 
 
@@ -139,7 +141,8 @@ def _contested(
         return chosen, None
     context.options.tell(f"timing the best plan found beside {rival.name}")
     plans = {"searched": plan_of(context, tables, chosen.solution), "rival": plan_of(context, tables, rival.solution)}
-    times = builds.measure(plans, {"searched": chosen.solution.latency_us, "rival": rival.solution.latency_us})
+    predicted = {"searched": chosen.solution.latency_us, "rival": rival.solution.latency_us}
+    times = builds.measure(plans, predicted, stage="timing the best plan beside a uniform one")
     contest = decided(rival.name, times["searched"], times["rival"])
     return rival if contest["chosen"] else chosen, contest
 

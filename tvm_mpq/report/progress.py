@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 
 from rich.console import Console
@@ -18,18 +18,35 @@ PLAIN_INTERVAL_SEC = 5.0
 """Least time between two plain lines of one stage."""
 
 
-OPTIMIZE_PHASES = (
-    ("compiling kernels", 0.10),
-    ("checking kernels", 0.10),
-    ("measuring kernels", 0.40),
-    ("calibrating", 0.05),
-    ("sensitivity", 0.10),
-    ("rounding weights", 0.10),
-    ("checking plans end to end", 0.10),
-    ("verifying", 0.05),
-)
-"""Stages of `optimize` in order with their shares of the time, roughly, where nothing is known yet; what is known is
-passed over at once, and the time left falls."""
+OPTIMIZE_PHASES = {
+    "compiling kernels": 10,
+    "checking kernels": 10,
+    "measuring kernels": 40,
+    "calibrating": 5,
+    "sensitivity": 12,
+    "timing uniform networks": 3,
+    "checking plans end to end": 10,
+    "timing the best plan beside a uniform one": 2,
+    "fine-tuning": 100,
+    "verifying": 4,
+    "timing what was built": 3,
+    "writing the report": 1,
+}
+"""Stages of `optimize` in order with their parts of the time, roughly, where nothing is known yet; what is known is
+passed over at once, and the time left falls. The last one ends the job, so that nothing is called done before."""
+
+TRAINING = {"training": 25}
+"""What comes before them in `demo`."""
+
+
+def phases(parts: Mapping[str, float], *, without: Collection[str] = ()) -> list[tuple[str, float]]:
+    """(stage, share of the time), as `WholeJob` takes them, of a job that passes through all stages but some.
+
+    >>> phases({"a": 1, "b": 5, "c": 3}, without=["b"])
+    [('a', 0.25), ('c', 0.75)]
+    """
+    used = {stage: part for stage, part in parts.items() if stage not in without}
+    return [(stage, part / sum(used.values())) for stage, part in used.items()]
 
 
 class WholeJob:

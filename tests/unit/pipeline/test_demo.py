@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ def test_latency_where_it_can_be_had_else_size_else_no_budget(gains: str, monkey
         return "result"
 
     monkeypatch.setattr(demo, "optimize", optimize)
-    monkeypatch.setattr(demo, "train_network", lambda images, labels, progress: torch.nn.Linear(1000, 10))
+    monkeypatch.setattr(demo, "train_network", lambda images, labels, progress, state: torch.nn.Linear(1000, 10))
     assert demo.demo(Options(model=None, say=said.append)) == "result"
     wanted = [Budget(latency_ratio=demo.LATENCY_SHARE), Budget(size_mb=demo.SIZE_SHARE * 10_000 / 1e6), Budget()]
     assert [options.budget for options in asked] == wanted[: ["time and size", "size", "nothing"].index(gains) + 1]
@@ -44,3 +45,37 @@ def test_training_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, int, str]] = []
     demo.train_network(images[:150], labels[:150], lambda *step: seen.append(step))
     assert seen == [(done, 6, "training") for done in range(1, 7)]
+
+
+class Killed(BaseException):
+    """What ends a training in its third epoch of four."""
+
+
+def test_an_interrupted_training_goes_on_and_comes_out_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "CHANNELS", 4)
+    monkeypatch.setattr(demo, "EPOCHS", 4)
+    (images, labels), _ = demo.digits()
+    images, labels = images[:150], labels[:150]
+    steps: list[int] = []
+
+    def until_killed(done: int, total: int, what: str) -> None:
+        if done == 8:
+            raise Killed
+
+    whole = demo.train_network(images, labels)
+    state = tmp_path / "folder" / "state.pt"
+    with pytest.raises(Killed):
+        demo.train_network(images, labels, until_killed, state)
+    torch.manual_seed(5)
+    resumed = demo.train_network(images, labels, lambda done, *_: steps.append(done), state)
+    assert steps == list(range(7, 13)), "the epochs that were not done"
+    again = demo.train_network(images, labels, lambda done, *_: steps.append(-done), state)
+    assert min(steps) > 0, "nothing is trained twice"
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]) and torch.equal(value, again.state_dict()[name]), name
+    assert not any(module.training for module in (resumed, again))
+    monkeypatch.setattr(demo, "EPOCHS", 5)
+    demo.train_network(images, labels, lambda done, *_: steps.append(done), state)
+    assert steps[-15:] == list(range(1, 16)), "another training begins anew"

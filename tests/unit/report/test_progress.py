@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tvm_mpq.report.progress import OPTIMIZE_PHASES, PLAIN_INTERVAL_SEC, ProgressLine
+from tvm_mpq.report.progress import OPTIMIZE_PHASES, PLAIN_INTERVAL_SEC, ProgressLine, WholeJob, phases
 
 
 class Clock:
@@ -129,5 +129,12 @@ def test_the_whole_job_is_shown_beside_its_stage(capsys: pytest.CaptureFixture[s
     ]
 
 
-def test_the_stages_of_optimize_make_a_whole() -> None:
-    assert sum(share for _, share in OPTIMIZE_PHASES) == pytest.approx(1.0)
+def test_nothing_is_done_before_the_last_stage_of_optimize() -> None:
+    """Not while networks are timed once more either."""
+    for without in ([], ["fine-tuning"]):
+        job = WholeJob(phases(OPTIMIZE_PHASES, without=without), 0.0)
+        for stage in OPTIMIZE_PHASES.keys() - {"writing the report"}:
+            job.update(stage, 15, 15)
+            job.update(stage, 30, 30)
+        assert 0.98 < job.share < 1
+        assert job.update("writing the report", 1, 1) == pytest.approx(1.0)

@@ -7,7 +7,7 @@ import pytest
 import tvm
 from tvm import relax
 
-from tvm_mpq.errors import MeasurementError
+from tvm_mpq.errors import MeasurementError, UnsteadyError
 from tvm_mpq.execute.call_overhead import call_overhead_us
 from tvm_mpq.tuning.measure.kernels import MeasureSettings
 from tvm_mpq.tuning.measure.networks import NetworkJob, measure_network, measure_networks
@@ -34,7 +34,11 @@ def networks(primfunc, tmp_path_factory):
 
 
 def test_networks_are_timed_in_turns(session, networks):
-    one, ten = measure_networks(session, [NetworkJob(path, [X]) for path in networks], EASY)
+    told: list[tuple[int, int]] = []
+    jobs = [NetworkJob(path, [X]) for path in networks]
+    one, ten = measure_networks(session, jobs, EASY, progress=lambda *step: told.append(step))
+    assert [done for done, _ in told] == list(range(1, len(told) + 1))
+    assert told[4] == (5, 5) and all(total == 5 * -(-done // 5) for done, total in told), "retakes are told"
     assert ten.median_us > 2 * one.median_us
     for found in (one, ten):
         assert found.repeats == 5
@@ -52,8 +56,9 @@ def test_a_network_that_cannot_run_is_an_error(session, networks):
     with pytest.raises(MeasurementError):
         measure_network(session, networks[0], [X], EASY, function="nothing")
     strict = MeasureSettings(max_relative_iqr=1e-9, negligible_iqr_us=0, retakes=0, max_drift=20.0)
-    with pytest.raises(MeasurementError, match=r"net1\.so cannot be stated: too noisy"):
+    with pytest.raises(UnsteadyError, match=r"net1\.so cannot be stated: too noisy") as raised:
         measure_network(session, networks[0], [X], strict)
+    assert (raised.value.load_ms or 0) > 0 and (raised.value.first_run_us or 0) > 0
     assert measure_network(session, networks[0], [X], EASY).median_us > 0
 
 
