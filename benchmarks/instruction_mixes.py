@@ -8,7 +8,7 @@ activations and the ends of tiles are no part of a mix. A look-up counts as the 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 
@@ -26,6 +26,7 @@ from tvm_mpq.kernels.machines.vbmi512 import GROUP, SubsetLookup
 from tvm_mpq.kernels.machines.vnni512 import dot
 from tvm_mpq.kernels.packing import nibble_indices, table_indices
 from tvm_mpq.kernels.packing.linear import field_coding
+from tvm_mpq.kernels.packing.tap_sums import tap_sums
 
 TRIPS = Parameter("trips", (1,), "int32")
 
@@ -232,6 +233,14 @@ def _tables(r: Request) -> Mix:
     return tables(16 * coding.channels, coding.sums_limit(r.precision.activation_bits))
 
 
+def _taps(r: Request) -> Mix:
+    """Products of bytes, each once for every plane of weights."""
+    way = tap_sums(r)
+    assert way is not None
+    mix = byte_pairs(len(way.sums))
+    return mix if way.planes == 1 else replace(mix, name=f"2 x ({mix.name})", macs=mix.macs / 2)
+
+
 def _nibbles(r: Request) -> Mix:
     coding = nibble_indices.nibble_coding(r)
     macs = 2 * coding.part_channels * nibble_indices.GROUP
@@ -252,6 +261,7 @@ _MIXES: dict[str, Callable[[Request], Mix]] = {
     **dict.fromkeys((f"qu8_qs8_s32_{kind}conv2d__avx2" for kind in ("", "g", "dw")), lambda r: words()),
     "qu8_qs8_s32_winograd__avx2": lambda r: words(),
     "qu8_qs8_s16_conv2d__avx2": lambda r: byte_pairs(bytes_depth(r)),
+    "qu8_qs8_s16_dwconv2d__avx2": _taps,
     **dict.fromkeys(
         (f"qu8_qc{n}u_s16_linear__avx2" for n in (1, 2, 4)), lambda r: byte_pairs(steps_limit(field_coding(r)), True)
     ),

@@ -44,6 +44,7 @@ _AVX2 = (
     "qu8_qc4u_s16_linear__avx2",
     "qu8_qc2u_s16_linear__avx2",
     "qu8_qc1u_s16_linear__avx2",
+    "qu8_qs8_s16_dwconv2d__avx2",
     "qu8_qs8_s32_dwconv2d__avx2",
     "qu8_qs8_s16_conv2d__avx2",
     "qu8_qs8_s32_conv2d__avx2",

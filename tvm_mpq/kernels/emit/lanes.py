@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 from tvm_mpq.kernels.emit.code import let
 from tvm_mpq.kernels.emit.value import Value, shuffle
 
+_LANE_BYTES = 16
+_BYTES = {"int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "int32": 4, "float32": 4}
+
 
 def across(x: Value, join: Callable[[Value, Value], Value]) -> Value:
     """All lanes of `x`, a power of two, joined to a scalar: halves first, then their halves."""
@@ -33,3 +36,12 @@ def transposed(rows: Sequence[Value]) -> list[Value]:
                 turned[i], turned[i + half] = let(shuffle(pair, low)), let(shuffle(pair, high))
         half //= 2
     return turned
+
+
+def unpack(first: Value, second: Value, half: int) -> Value:
+    """Elements of two equal vectors alternating, from the low (0) or high (1) half of each lane of 128 bits."""
+    per_lane, order = _LANE_BYTES // _BYTES[first.dtype], list[int]()
+    for lane in range(0, first.lanes, per_lane):
+        start = lane + per_lane // 2 * half
+        order += [n for i in range(start, start + per_lane // 2) for n in (i, first.lanes + i)]
+    return shuffle([first, second], order)

@@ -96,7 +96,12 @@ def scatter(out: Buffer, packed: Value, cells: list[tuple[Quad, ...]], stored: i
 
 
 def _stores_pairs(places: dict[tuple[Value, Value], dict[int, int]], total: int) -> bool:
-    """Whether eight bytes in a row belong together everywhere: storing them takes less than a permute in AVX2."""
+    """Whether eight bytes in a row belong together everywhere: storing them takes less than a permute in AVX2.
+
+    Not where all bytes are in their order already.
+    """
+    if total == 8 and list(places.values()) == [{4 * word: word for word in range(total)}]:
+        return False
     pairs = [(by_offset, offset) for by_offset in places.values() for offset in by_offset if offset % 8 == 0]
     together = all(by.get(offset + 4, -1) == by[offset] + 1 for by, offset in pairs)
     return total == 8 and together and 2 * len(pairs) == sum(map(len, places.values()))

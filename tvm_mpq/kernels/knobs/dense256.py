@@ -65,6 +65,11 @@ def depthwise_256(request: Request, machine: ConvolutionMachine) -> list[Knobs]:
     )
 
 
+def byte_taps_256(request: Request) -> list[Knobs]:
+    """Columns of a tile by products of bytes."""
+    return distinct({"columns": even_tile(conv_of(request).out_width, limit)} for limit in _DEPTHWISE_COLUMNS)
+
+
 def _cycles(w: Conv2dWorkload, g: Geometry, dot: HalfBlocks, rows: int, columns: int, depth: int) -> float:
     """Estimated cycles of the map: the reduction's instructions or the stream of its weights, then the end of tiles."""
     steps = g.kernel[0] * g.kernel[1] * ChannelWindow.of(w, dot.channels).cells / 4
