@@ -77,6 +77,8 @@ class Faults:
         self.failures: list[str] = []
         self._seconds: dict[str, float] = {}
         make_network(folder)
+        for job in jobs:
+            self.seconds(job)  # now, and not while the first of them runs
 
     def expect(self, fault: str, holds: bool, what: str, ended: Ended | None = None) -> None:
         """Note a failure, with the end of what the job said."""
@@ -257,6 +259,7 @@ def main() -> None:
             for kind in asked.only.split(",") if asked.only else kinds:
                 kinds[kind]()
                 print(f"{kind} done, {len(faults.failures)} failures so far", flush=True)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # `timeout` sends it to the process and to its group
     for name, count in sorted(faults.done.items()):
         print(f"{count:6d}  {name}")
     print(f"{len(faults.failures)} failures of {sum(faults.done.values())}")
