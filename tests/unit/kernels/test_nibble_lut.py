@@ -8,8 +8,10 @@ import itertools
 
 import numpy as np
 import pytest
+import tvm
 
 from mpq_testing import low_bit
+from mpq_testing.assembly import inner_loops
 from tvm_mpq.kernels import Family, Kernel, Request, families, fitting
 from tvm_mpq.kernels.machines.avx2 import Avx2Nibbles
 from tvm_mpq.kernels.machines.neon import NeonNibbles
@@ -207,3 +209,15 @@ def test_a_wider_permute_comes_first(bits: int) -> None:
 )
 def test_short_sums_of_two_bits_are_left_to_products(w: C, bits: int, served: bool) -> None:
     assert family(bits).fits(Request(w, Precision(bits, 4), 8, AVX2)) is served
+
+
+def test_tables_are_built_within_lanes() -> None:
+    """Each table's summands stand in its own 16 bytes: a permute across lanes took as long as building half a table."""
+    r = Request(C(1, 14, 14, 512, 128, (1, 1)), Precision.parse("w2a4"), 8, AVX2)
+    row = fitting(r)[0]
+    assert row.name == "qu8_qs2_s32_lutconv2d__avx2"
+    target = tvm.target.Target({"kind": "llvm", "mcpu": "haswell"})
+    module = tvm.compile(tvm.IRModule({"main": Kernel(r, row, row.knob_space(r)[0]).build()}), target=target)
+    loops = [[line.split()[0] for line in each] for each in inner_loops(module.mod.inspect_source("s"))]
+    (building,) = (each for each in loops if "vpshufb" in each and "vpmaddubsw" not in each)
+    assert building.count("vpshufb") == 4 and not {"vpermq", "vpermd"} & set(building)

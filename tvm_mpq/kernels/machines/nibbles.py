@@ -43,7 +43,7 @@ from tvm_mpq.kernels.shapes.geometry import conv_of
 
 _LANES = 8  # int32 lanes of the sums
 _CHUNK = 16  # channels of one load: four tables
-_ZERO = 16  # where zeros begin behind eight activations and eight sums of neighbours
+_SUMMANDS = 16  # eight activations and eight sums of neighbours
 
 Counters = list[Register]
 """uint16, of one position and part."""
@@ -157,12 +157,15 @@ class NibbleLookup(LookupMachine):
 
     def _tables(self, line: Buffer, source: Index, target: Index, count: int, lanes: Register) -> None:
         """Up to 16 channels; what follows the last one is in no sum, and in no entry that weights select."""
+        rows = self.machine.rows
+        none = zeros(rows * _SUMMANDS, "uint8")
         x = let(line.load(source, _CHUNK), "x")
         pairs = let(x + line.load(source + 1, _CHUNK), "pairs")
         for half in range(tiles(count, 8)):
             eight = [8 * half + i for i in range(8)]
-            v = let(shuffle([x, pairs], eight + [_CHUNK + i for i in eight]), "v")
-            low, high = (shuffle([v, self.none], entry_sources(bit)) for bit in (0, 2))
+            # Once in every row of the machine's vectors, so that each table finds its sums within its own 16 bytes.
+            v = let(shuffle([x, pairs], (eight + [_CHUNK + i for i in eight]) * rows), "v")
+            low, high = (let(shuffle([v, none], entry_sources(bit, rows)), "sums") for bit in (0, 2))
             self.tables.store(target + half * 2 * TABLE_BYTES, low + high)
         if count < _CHUNK:
             x = select(ramp(0, _CHUNK) < count, x, self.none)
@@ -269,13 +272,13 @@ class NibbleLookup(LookupMachine):
                     m.count(part, found)
 
 
-def entry_sources(first_bit: int) -> list[int]:
+def entry_sources(first_bit: int, rows: int) -> list[int]:
     """For entry e of two tables: where bits first_bit and first_bit + 1 find their sum.
 
-    Among [a0..a7, a0 + a1..a7 + a8, zeros].
+    Among [a0..a7, a0 + a1..a7 + a8], `rows` times (the second table has its own where there are two), and zeros.
     """
     out = []
     for table in range(2):
-        at = GROUP * table + first_bit
-        out += [(_ZERO, at, at + 1, 8 + at)[e >> first_bit & 3] for e in range(TABLE_BYTES)]
+        at = _SUMMANDS * min(table, rows - 1) + GROUP * table + first_bit
+        out += [(rows * _SUMMANDS, at, at + 1, 8 + at)[e >> first_bit & 3] for e in range(TABLE_BYTES)]
     return out
