@@ -38,7 +38,7 @@ TEMPERATURE = 4.0
 """That logits are divided by. Rank correlation of the losses' sum with the real loss (KL at temperature 1) of random
 plans on test images, at temperatures 1, 2 and 4, and by squared error of logits: ResNet-20 0.89, 0.97, 0.99, 0.98;
 ResNet-56 0.96, 0.99, 0.97, 0.98; MobileNetV2 0.94, 0.94, 0.95, 0.95; key words 0.98, 0.98, 0.98, 0.98; ResNet-8 0.98,
-0.96, 0.96, 0.95."""
+0.96, 0.96, 0.95; SqueezeNet 0.98, 0.97, 0.92, 0.93."""
 
 
 @dataclass(frozen=True)
