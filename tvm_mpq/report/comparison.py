@@ -39,7 +39,7 @@ def render(report: CompareReport) -> str:
         over_held=methods_over_held_loss(report),
         headers=[header for header, _ in columns],
         rows=[[cell(row) for _, cell in columns] for row in report["rows"]],
-        missing=[f"{r['method']}, {r['budget']:g}: {r['reason']}" for r in report["rows"] if r["reason"]],
+        missing=summary.without_plan(report["rows"]),
         disagreements=report["disagreements"],
         uniform=[
             (u["precision"], number(u["predicted_ms"]), number(u["accuracy"], " %"), number(u["held_loss"]))

@@ -5,11 +5,11 @@ In one file: terminal and page say the same sentences, which refer to each other
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tvm_mpq.report import condition, judging, text
-from tvm_mpq.report.answers import BuildReport
+from tvm_mpq.report.answers import BuildReport, MethodRow
 from tvm_mpq.report.contract import CandidateFigures, OptimizeReport
 from tvm_mpq.report.speed import NETWORKS, SpeedComparison, share_interval
 from tvm_mpq.report.text import is_number, number, percent, ratio
@@ -307,3 +307,19 @@ def int8_answer(report: OptimizeReport) -> str:
         return f"{first} Every operator that has both is at least as fast at 8 bit."
     shown = ", ".join(slower[:5]) + (f" and {len(slower) - 5} more" if len(slower) > 5 else "")
     return f"{first} Faster in fp32 taken alone: {shown}."
+
+
+def without_plan(rows: Sequence[MethodRow]) -> list[str]:
+    """A line for each reason why methods found no plan: which methods, and under which budgets.
+    A line reads `ilp, haq; 0.9, 0.8: reason`.
+    """
+    found: dict[str, list[MethodRow]] = {}
+    for row in rows:
+        if row["reason"]:
+            found.setdefault(row["reason"], []).append(row)
+    lines = []
+    for reason, some in found.items():
+        methods = dict.fromkeys(row["method"] for row in some)
+        budgets = dict.fromkeys(f"{row['budget']:g}" for row in some)
+        lines.append(f"{', '.join(methods)}; {', '.join(budgets)}: {reason}")
+    return lines

@@ -237,9 +237,7 @@ def show_compare(report: CompareReport) -> None:
         right=headers[1:-1],
         drop=("seconds", "evaluations", "operators", "loss"),
     )
-    print_notes(
-        console, dict.fromkeys(f"{row['method']}, {row['budget']:g}: {row['reason']}" for row in rows if row["reason"])
-    )
+    print_notes(console, summary.without_plan(rows))
     print_notes(console, report["disagreements"])
     print_notes(console, condition.cautions(report))
     for fixed in report["uniform"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -77,6 +78,9 @@ def contest(
         tell(f"solving for {share:g} of 8 bit")
         exact = entry_of(ILP, limits, share)
         bound = None if exact.solution is None else exact.solution.bound
+        if exact.solution is None:
+            reason = _least_share(problem, searcher(ILP), within or Limits(), quantity, int8) or exact.reason
+            exact = dataclasses.replace(exact, reason=reason)
         for method in methods:
             if method != ILP and exact.solution is None:
                 entries.append(Found(method, share, None, f"{PROVEN_EMPTY}: {exact.reason}", None, None, 0.0))
@@ -98,6 +102,16 @@ def _entry(
         solution, reason = None, str(e)
     trace = searcher.trace if isinstance(searcher, (PlanSearcher, FreeBits)) else ()
     return Found(method, share, solution, reason, None, None, clock() - began, tuple(trace))
+
+
+def _least_share(problem: Problem, searcher: Searcher, within: Limits, quantity: str, int8: float) -> str:
+    """Why no plan is within a share of 8 bit's `quantity`, in shares; empty where another limit is the reason."""
+    try:
+        least = searcher.best(problem, within, quantity).quantity(quantity) / int8
+    except InfeasibleError:
+        return ""
+    share = math.ceil(1000 * least) / 1000  # rounded up, so that there is a plan within it
+    return f"the least feasible {quantity} is {share:g} of 8 bit; raise the budget to at least that"
 
 
 def _gap(solution: Solution | None, bound: float | None) -> float | None:

@@ -58,7 +58,7 @@ def test_the_page_has_what_was_asked_for(report: Any) -> None:
     page = render(report)
     assert "<b>m" not in page and "&lt;b&gt;m" in page
     assert page.count('<svg role="img"') == 1 and "whole network" not in page
-    assert "haq, 0.9: nothing within it" in page and "0.300" in page
+    assert "haq; 0.9: nothing within it" in page and "0.300" in page
     for r in report["rows"]:
         r |= {"accuracy": 91.25, "held_loss": 0.2} if r["loss"] else {}
     fixed = {"precision": "w8a8", "predicted_ms": 2.0, "accuracy": 92.5, "held_loss": 0.01}

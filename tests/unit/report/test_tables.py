@@ -198,7 +198,12 @@ def test_compare(capsys: pytest.CaptureFixture[str]) -> None:
         "model": "m", "target": "t", "device": "d", "int8_ms": 2.0, "int8_mj": None, "seed": 3,
         "axis": "latency", "latency_source": "measured", "free_bits": False, "metric": "",
         "disagreements": ["0.75 of 8 bit: why"], "uniform": [],
-        "rows": [row, {**row, **nothing, "evaluations": 40}], "latency_entries": {}, "health": None, "boards": None,
+        "rows": [
+            row,
+            {**row, **nothing, "evaluations": 40},
+            *({**row, **nothing, "method": m, "budget": b} for b in (0.5, 0.25) for m in ("amed", "haq")),
+        ],
+        "latency_entries": {}, "health": None, "boards": None,
     }  # fmt: skip
     tables.show_compare(report)
     text = lines(capsys)
@@ -206,7 +211,7 @@ def test_compare(capsys: pytest.CaptureFixture[str]) -> None:
     assert ["ilp", "0.750", "0.500", "0.0", "%", "1.25", "1.50", "1", "x", "w4a8"] in found
     assert ["amed", "0.750", "-", "-", "-", "40", "1.50", "no", "plan"] in found
     assert "note: 0.75 of 8 bit: why" in text
-    assert "note: amed, 0.75: not found" in text and not any("measured ms" in line for line in text)
+    assert "note: amed, haq; 0.75, 0.5, 0.25: not found" in text and not any("measured ms" in line for line in text)
     report["rows"][0] |= {"measured_ms": 1.5, "accuracy": 91.5, "held_loss": 0.25}
     fixed = {"precision": "w8a8", "predicted_ms": 1.75, "accuracy": 92.5, "held_loss": 0.05}
     floats = {"precision": "fp32", "predicted_ms": None, "accuracy": 93.5, "held_loss": 0.0}

@@ -1,6 +1,7 @@
 """Methods side by side: one problem, one judge, the solver's bound."""
 
 import itertools
+import re
 
 import pytest
 
@@ -62,3 +63,24 @@ def test_the_bound_is_there_without_the_solver_in_the_table(network):
         problem, int8_us, (0.8,), ("greedy",), lambda name: searcher_for(name, Effort()), lambda: 0.0, lambda text: None
     )
     assert entry.method == "greedy" and entry.bound is not None
+
+
+def test_a_budget_out_of_reach_is_answered_in_its_own_unit(network):
+    """A share was asked for; the least share said is one that there is a plan for, and the next below it is not."""
+    problem = network(3)
+    int8_us = cost(problem, uniform(problem, "w8a8")).latency_us
+
+    def ilp(share: float):
+        (entry,) = contest(
+            problem,
+            int8_us,
+            (share,),
+            ("ilp",),
+            lambda name: searcher_for(name, Effort()),
+            lambda: 0.0,
+            lambda text: None,
+        )
+        return entry
+
+    least = float(re.search(r"^the least feasible latency is ([0-9.]+) of 8 bit; raise", ilp(0.01).reason)[1])
+    assert ilp(least).solution is not None and ilp(least - 0.001).solution is None
