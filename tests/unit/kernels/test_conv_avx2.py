@@ -229,6 +229,13 @@ def test_deferred_sums_fill_the_registers_where_weights_do_not_fit_the_cache() -
         assert (knobs["columns"], knobs["blocks"]) == (1, 2), "four sums of one position end fastest"
 
 
+def test_long_deferred_sums_do_not_wait_for_loads() -> None:
+    """Two sums read three vectors for two products, more than the first-level cache gives in that time."""
+    for w in (C(1, 56, 56, 128, 128, (3, 3), (2, 2), SAME), C(1, 14, 14, 1024, 256, (1, 1))):
+        r = request(w, "w4a8")
+        assert sums(family("s16").knob_space(r)[0]) == 4
+
+
 @pytest.mark.parametrize("precision", ["w8a8", "w7a8", "w4a8"])
 def test_weights_of_a_block_are_one_stream(precision: str) -> None:
     """Two streams would often be a multiple of 4096 bytes apart: the same sets of a cache, at half the speed."""

@@ -23,6 +23,7 @@ _LEVEL_1 = 24_576  # bytes of weights that stay in the first-level cache beside 
 _RATE = 3.0  # vector instructions a cycle, as measured on Zen 4: additions also take the pipes that multiply
 _STREAM = 30.0  # bytes a cycle from the second-level cache, as measured there
 _END = 4.0  # cycles that the end of an accumulator takes
+_LOADS = 1.85  # vectors read a cycle from the first-level cache, as measured on Zen 3
 _READ = 0.011  # cycles that a byte of weights from the second-level cache adds to deferred sums, Zen 3
 _LEVEL_1_SPILL = 49_152  # bytes of weights beyond `_LEVEL_1` from which all of them come from the second level
 
@@ -96,6 +97,6 @@ def _deferred_cycles(w: Conv2dWorkload, g: Geometry, dot: HalfBlocks, rows: int,
         for part in tile_channels(blocks(w.out_channels), depth, False):
             vectors = 2 * part.blocks
             end = (25 if rows * size > 1 else 3) + 8 * tiles(rows * size * vectors, 4)
-            step = dot.instructions(rows * size, vectors) / _RATE + reading
+            step = max(dot.instructions(rows * size, vectors) / _RATE, (rows * size + vectors) / _LOADS) + reading
             cycles += count * part.count * (steps * step + end)
     return cycles * tiles(g.out_height, rows)
