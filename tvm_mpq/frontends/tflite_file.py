@@ -21,6 +21,7 @@ from tvm_mpq.frontends.imported import Imported, abandon
 from tvm_mpq.frontends.shapes import Shapes
 from tvm_mpq.frontends.tflite_constants import Constants, SeenTensor, UnsizedTensor, affine_of
 from tvm_mpq.frontends.tflite_names import WEIGHT_INPUT, OperatorTensors, operator_names
+from tvm_mpq.frontends.tflite_operators import overrides
 from tvm_mpq.frontends.tflite_reference import LiteRTReference
 from tvm_mpq.schema import StoredQuantization
 
@@ -128,6 +129,9 @@ class _Importer(OperatorConverter):
         self.constants = Constants(self.model, self.subgraph)
         self.stored = StoredQuantization()
         self._differ: set[str] = set()
+        self.replaced: dict[int, GenericArray] = {}  # tensor -> its numbers, where they are read otherwise than stored
+        self._kind = ""
+        self.convert_map |= overrides(self, self.convert_map)
         self.convert_map |= {"QUANTIZE": self._same, "DEQUANTIZE": self._same, "EXPAND_DIMS": self._expand_dims}
 
     def get_op_code_str(self, op: Any) -> str:
@@ -156,6 +160,8 @@ class _Importer(OperatorConverter):
         return wrappers
 
     def get_tensor_value(self, tensor_wrapper: Any, is_sparse: bool = False) -> Any:
+        if tensor_wrapper.tensor_idx in self.replaced:
+            return self.replaced[tensor_wrapper.tensor_idx]
         if not (isinstance(tensor_wrapper.tensor, SeenTensor) and tensor_wrapper.tensor.real):
             return super().get_tensor_value(tensor_wrapper, is_sparse)
         return self.constants.reals(tensor_wrapper.tensor_idx)
@@ -185,6 +191,11 @@ class _Importer(OperatorConverter):
             if affine is not None and affine.symmetric:
                 self.stored.weights[variable] = tuple(map(float, affine.scale.reshape(-1)))
 
+    def convert_fused_activation_function(self, in_expr: Any, fused_activation_fn: int) -> Any:
+        if fused_activation_fn == tflite.ActivationFunctionType.TANH and "SEQUENCE" not in self._kind:
+            raise UnsupportedModelError("LiteRT leaves its fused activation TANH out; write an operator TANH behind it")
+        return super().convert_fused_activation_function(in_expr, fused_activation_fn)
+
     def convert_transpose_conv(self, op: Any) -> Any:
         """TVM's result in NCHW, which it can compile, with the size and the activation that it leaves out."""
         result = super().convert_transpose_conv(op)
@@ -200,14 +211,14 @@ class _Importer(OperatorConverter):
             self._note(str(self.get_expr(index).name), index)
         names = operator_names([self._tensors_of(op) for op in operators])
         for op, name in zip(operators, names, strict=True):
-            kind = self.get_op_code_str(op)
+            self._kind = kind = self.get_op_code_str(op)
             try:
                 result = self.convert_map[kind](op=op)
+                result = result if result is None else self._as_stored(self.bb.normalize(result), op)
             except Exception as e:
                 raise UnsupportedModelError(f"operator {kind} ({name!r}) cannot be imported: {one_line(e)}") from e
             if result is None:  # its constant output is handed on another way
                 continue
-            result = self.bb.normalize(result)
             if isinstance(result, relax.Call):
                 result = self.bb.emit(result)
             if isinstance(result, relax.Var):
@@ -219,6 +230,24 @@ class _Importer(OperatorConverter):
             outputs = self.get_output_tensors(op)
             for i, output in enumerate(outputs):
                 self.exp_tab.set_expr(output.tensor.Name().decode(), result if len(outputs) == 1 else result[i])
+
+    def _as_stored(self, result: Any, op: Any) -> Any:
+        """The result, integers in the file's width. What has another shape or kind than in the file was misread."""
+        if isinstance(result, relax.Call) and str(result.op.name) == "relax.call_dps_packed":
+            raise UnsupportedModelError(f"TVM cannot compile it ({result.args[0].global_symbol})")
+        outputs = self.get_output_tensors(op)
+        if len(outputs) != 1 or not isinstance(result.ty, relax.TensorType) or self.resized:
+            return result
+        stored, shape = outputs[0].tensor, [int(n) for n in result.ty.shape.values]
+        wanted = _shape(stored)  # empty also where the file does not know it
+        if wanted and [n if w is not None else w for n, w in zip(shape, wanted, strict=False)] != wanted:
+            raise UnsupportedModelError(f"its result has shape {wanted} in the file, and {shape} as imported")
+        dtype, stored_dtype = str(result.ty.dtype), self.get_tensor_type_str(stored.Type())
+        if dtype == stored_dtype:
+            return result
+        if "int" in dtype and "int" in stored_dtype:
+            return self.bb.normalize(relax.op.astype(self.bb.emit(result), stored_dtype))
+        raise UnsupportedModelError(f"its result has type {stored_dtype} in the file, and {dtype} as imported")
 
     def _tensors_of(self, op: Any) -> OperatorTensors:
         kind = self.get_op_code_str(op)

@@ -56,7 +56,7 @@ class LiteRTReference:
                 network.resize_tensor_input(places[name], list(shape))
             network.allocate_tensors()
             for name, index in places.items():
-                network.set_tensor(index, np.ascontiguousarray(inputs[name]))
+                network.set_tensor(index, np.asarray(inputs[name], order="C"))
             network.invoke()
         except Exception as e:
             raise NoReferenceError(f"LiteRT refuses the model ({one_line(e)})") from e

@@ -16,6 +16,7 @@ TYPES = {
     "float16": tflite.TensorType.FLOAT16,
     "int8": tflite.TensorType.INT8,
     "int32": tflite.TensorType.INT32,
+    "bool": tflite.TensorType.BOOL,
 }
 
 
@@ -106,7 +107,9 @@ def write(
     first_operator: int | None = None,
     graph_operators: Sequence[Any] = OPERATORS,
     custom: str | None = None,
+    outputs: Sequence[int] | None = None,
 ) -> Path:
+    """outputs: tensors the graph gives, the last where None. An operator's own output: one tensor or several."""
     b = flatbuffers.Builder(1024)
     custom_code = b.CreateString(custom) if custom else None
     buffers, places = [], []
@@ -128,17 +131,19 @@ def write(
         if custom_code is not None and i == 0:
             tflite.OperatorCodeAddCustomCode(b, custom_code)
         codes.append(tflite.OperatorCodeEnd(b))
-        opts, ins, outs = options(b), _ints(b, inputs), _ints(b, [output])
+        opts, ins = options(b) if options else None, _ints(b, inputs)
+        outs = _ints(b, [output] if isinstance(output, int) else output)
         tflite.OperatorStart(b)
         tflite.OperatorAddOpcodeIndex(b, i)
         tflite.OperatorAddInputs(b, ins)
         tflite.OperatorAddOutputs(b, outs)
-        tflite.OperatorAddBuiltinOptionsType(b, kind)
-        tflite.OperatorAddBuiltinOptions(b, opts)
+        if opts is not None:
+            tflite.OperatorAddBuiltinOptionsType(b, kind)
+            tflite.OperatorAddBuiltinOptions(b, opts)
         operators.append(tflite.OperatorEnd(b))
     tensor_list = _offsets(b, made, tflite.SubGraphStartTensorsVector)
     operator_list = _offsets(b, operators, tflite.SubGraphStartOperatorsVector)
-    ins, outs = _ints(b, [0]), _ints(b, [len(tensors) - 1])
+    ins, outs = _ints(b, [0]), _ints(b, [len(tensors) - 1] if outputs is None else outputs)
     tflite.SubGraphStart(b)
     tflite.SubGraphAddTensors(b, tensor_list)
     tflite.SubGraphAddOperators(b, operator_list)
@@ -156,6 +161,24 @@ def write(
     b.Finish(tflite.ModelEnd(b), b"TFL3")
     path.write_bytes(bytes(b.Output()))
     return path
+
+
+def operator(code: str, inputs: tuple[int, ...], output: Any, options: str = "", **fields: Any) -> Any:
+    """One of the schema's operators. options: name of its table, such as `Pool2DOptions`, whose `fields` these are."""
+
+    def table(b: Any) -> Any:
+        lists = {
+            name: _ints(b, value)  # made before the table, as flatbuffers wants it
+            for name, value in fields.items()
+            if isinstance(value, (list, tuple))
+        }
+        getattr(tflite, f"{options}Start")(b)
+        for name, value in fields.items():
+            getattr(tflite, f"{options}Add{name}")(b, lists.get(name, value))
+        return getattr(tflite, f"{options}End")(b)
+
+    kind = getattr(tflite.BuiltinOptions, options) if options else 0
+    return getattr(tflite.BuiltinOperator, code), kind, table if options else None, inputs, output
 
 
 def transposed_operator(padding: int, strides: tuple[int, int], activation: int) -> Any:
