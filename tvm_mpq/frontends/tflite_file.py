@@ -25,6 +25,11 @@ from tvm_mpq.frontends.tflite_operators import overrides
 from tvm_mpq.frontends.tflite_reference import LiteRTReference
 from tvm_mpq.schema import StoredQuantization
 
+_OF_BOTH_SIGNS = frozenset(
+    ["ADD", "BATCH_MATMUL", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "SUB", "TRANSPOSE_CONV"]
+)
+"""Operators whose results no quantizer takes for non-negative, unless an activation behind them makes them so."""
+
 
 def load_tflite(file: Path, shapes: Shapes) -> Imported:
     """Import `file` with static shapes.
@@ -219,6 +224,7 @@ class _Importer(OperatorConverter):
                 raise UnsupportedModelError(f"operator {kind} ({name!r}) cannot be imported: {one_line(e)}") from e
             if result is None:  # its constant output is handed on another way
                 continue
+            result = self._ends_at_zero(result, kind, op)
             if isinstance(result, relax.Call):
                 result = self.bb.emit(result)
             if isinstance(result, relax.Var):
@@ -248,6 +254,18 @@ class _Importer(OperatorConverter):
         if "int" in dtype and "int" in stored_dtype:
             return self.bb.normalize(relax.op.astype(self.bb.emit(result), stored_dtype))
         raise UnsupportedModelError(f"its result has type {stored_dtype} in the file, and {dtype} as imported")
+
+    def _ends_at_zero(self, result: Any, kind: str, op: Any) -> Any:
+        """Quantizers leave a relu (or a clip at 6) out where integers end at zero anyway; it is put back as a clip."""
+        affine = affine_of(self.subgraph.Tensors(op.Outputs(0)))
+        if affine is None or affine.scale.size != 1 or kind not in _OF_BOTH_SIGNS or not isinstance(result, relax.Expr):
+            return result
+        limits = np.iinfo(affine.dtype)
+        activated = isinstance(result, relax.Call) and str(result.op.name) in ("relax.nn.relu", "relax.clip")
+        if activated or affine.zero.item() != limits.min:
+            return result
+        high = float(affine.scale.item() * (limits.max - limits.min))
+        return self.bb.normalize(relax.op.clip(self.bb.emit(result), 0, high))
 
     def _tensors_of(self, op: Any) -> OperatorTensors:
         kind = self.get_op_code_str(op)

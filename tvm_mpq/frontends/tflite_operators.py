@@ -26,7 +26,7 @@ from tvm_mpq.frontends.tflite_places import (
     space_to_batch,
 )
 
-Converter = Callable[..., Any]
+TFLiteConverter = Callable[..., Any]
 _REDUCTIONS = ("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_PROD", "REDUCE_ANY", "REDUCE_ALL")
 
 
@@ -45,7 +45,7 @@ def gelu(importer: Any, op: Any) -> Any:
     return relax.op.nn.gelu(data) if exact else relax.op.nn.gelu_tanh(data)
 
 
-def reduce(importer: Any, op: Any, standard: Converter) -> Any:
+def reduce(importer: Any, op: Any, standard: TFLiteConverter) -> Any:
     """`standard`, with each axis once: files may name one twice, or by both its numbers."""
     data, axes = importer.get_input_tensors(op)
     rank = len(importer.get_tensor_shape(data))
@@ -158,13 +158,13 @@ def squared_difference(importer: Any, op: Any) -> Any:
     return relax.op.multiply(difference, difference)
 
 
-def power(importer: Any, op: Any, standard: Converter) -> Any:
+def power(importer: Any, op: Any, standard: TFLiteConverter) -> Any:
     if importer.get_output_tensors(op)[0].tensor.Type() != tflite.TensorType.FLOAT32:
         raise UnsupportedModelError("powers of integers are not supported")
     return standard(op=op)
 
 
-def sequence_rnn(importer: Any, op: Any, standard: Converter) -> Any:
+def sequence_rnn(importer: Any, op: Any, standard: TFLiteConverter) -> Any:
     """`standard` gives [batch, time, units] even where the file has time first."""
     out = standard(op=op)
     return relax.op.permute_dims(out, [1, 0, 2]) if options_of(op, tflite.SequenceRNNOptions).TimeMajor() else out
@@ -175,9 +175,9 @@ def stateful(importer: Any, op: Any) -> Any:
     raise UnsupportedModelError("it keeps a state between runs; make that an input and an output of the model")
 
 
-def overrides(importer: Any, converters: dict[str, Converter]) -> dict[str, Converter]:
+def overrides(importer: Any, converters: dict[str, TFLiteConverter]) -> dict[str, TFLiteConverter]:
     """Operator -> its converter here, of those that TVM's `converters` read wrongly."""
-    plain: Sequence[tuple[str, Converter]] = (
+    plain: Sequence[tuple[str, TFLiteConverter]] = (
         ("SOFTMAX", softmax),
         ("GELU", gelu),
         ("STRIDED_SLICE", strided_slice),

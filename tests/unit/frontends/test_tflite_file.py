@@ -153,6 +153,17 @@ def test_a_quantized_network_is_read_as_the_real_one(tensors, tmp_path, rng, run
     assert set(loaded.stored.weights.values()) == {scales, (0.5,)}
 
 
+def test_a_relu_that_integers_imply_is_put_back(tensors, tmp_path, rng, run) -> None:
+    """They end at zero, where the file has no activation; the result is cut at 0, and where its integers end above."""
+    for i, scale, zero in ((0, 0.05, -8), (3, 0.1, -128), (5, 0.1, -128), (8, 0.25, -128)):
+        tensors[i].dtype, tensors[i].scales, tensors[i].zeros = "int8", (scale,), (zero,)
+    loaded = load_model(write(tmp_path / "net.tflite", tensors))
+    x = rng.standard_normal((1, 4, 4, 2)).astype(np.float32) * 30
+    wanted = classified(tensors, x)
+    assert wanted.min() < 0 and wanted.max() > 63.75
+    np.testing.assert_allclose(run(loaded, x)[0], np.clip(wanted, 0, 63.75), rtol=0, atol=1e-3)
+
+
 def test_half_precision_weights_behind_dequantize(tensors, tmp_path, rng, run) -> None:
     half = {i: tensors[i].data.astype(np.float16) for i in (1, 6)}
     stored = [Tensor(f"half{i}", tensors[i].shape, data, "float16") for i, data in half.items()]
