@@ -83,6 +83,10 @@ def load_tflite(file: Path, shapes: Shapes) -> Imported:
         rounds = "LiteRT rounds activations that meet int8 weights, where the float32 network does not"
         count = len(made.constants.rounded)
         imported.notes.append(f"int8 weights of {count} tensors (dynamic range quantization) dequantized to float32")
+    if made.recurrent:
+        imported.notes.append(
+            "states of recurrent layers are zero when a run starts; LiteRT keeps them from run to run"
+        )
     imported.reference = LiteRTReference(data, static, rounds)
     return imported
 
@@ -136,6 +140,7 @@ class _Importer(OperatorConverter):
         self._differ: set[str] = set()
         self.replaced: dict[int, GenericArray] = {}  # tensor -> its numbers, where they are read otherwise than stored
         self._kind = ""
+        self.recurrent = False
         self.convert_map |= overrides(self, self.convert_map)
         self.convert_map |= {"QUANTIZE": self._same, "DEQUANTIZE": self._same, "EXPAND_DIMS": self._expand_dims}
 
@@ -165,6 +170,8 @@ class _Importer(OperatorConverter):
         return wrappers
 
     def get_tensor_value(self, tensor_wrapper: Any, is_sparse: bool = False) -> Any:
+        if tensor_wrapper.tensor.IsVariable() and not self.constants.has(tensor_wrapper.tensor_idx):
+            return np.zeros([int(n) for n in tensor_wrapper.tensor.ShapeAsNumpy()], np.float32)
         if tensor_wrapper.tensor_idx in self.replaced:
             return self.replaced[tensor_wrapper.tensor_idx]
         if not (isinstance(tensor_wrapper.tensor, SeenTensor) and tensor_wrapper.tensor.real):
@@ -217,6 +224,7 @@ class _Importer(OperatorConverter):
         names = operator_names([self._tensors_of(op) for op in operators])
         for op, name in zip(operators, names, strict=True):
             self._kind = kind = self.get_op_code_str(op)
+            self.recurrent |= "DIRECTIONAL_SEQUENCE" in kind
             try:
                 result = self.convert_map[kind](op=op)
                 result = result if result is None else self._as_stored(self.bb.normalize(result), op)

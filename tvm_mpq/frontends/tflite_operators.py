@@ -170,6 +170,33 @@ def sequence_rnn(importer: Any, op: Any, standard: TFLiteConverter) -> Any:
     return relax.op.permute_dims(out, [1, 0, 2]) if options_of(op, tflite.SequenceRNNOptions).TimeMajor() else out
 
 
+def reshape(importer: Any, op: Any, standard: TFLiteConverter) -> Any:
+    """To the size in the file where the graph computes it from sizes, as for an open batch."""
+    data, *shapes = importer.get_input_tensors(op)
+    if not shapes or importer.constants.has(shapes[0].tensor_idx):
+        return standard(op=op)
+    if not _of_sizes(importer, shapes[0].tensor_idx):
+        raise UnsupportedModelError("its shape is computed from data; convert the model with static shapes")
+    wanted = [int(n) for n in importer.get_output_tensors(op)[0].tensor.ShapeAsNumpy()]
+    return relax.op.reshape(importer.get_tensor_expr(data), wanted)
+
+
+def _of_sizes(importer: Any, index: int) -> bool:
+    """Whether a tensor depends on constants and on sizes of tensors alone."""
+    if index < 0 or importer.constants.has(index):
+        return True
+    for op in map(importer.subgraph.Operators, range(importer.subgraph.OperatorsLength())):
+        if index in op.OutputsAsNumpy():
+            return importer.get_op_code_str(op) == "SHAPE" or all(
+                _of_sizes(importer, int(i)) for i in op.InputsAsNumpy()
+            )
+    return False
+
+
+def branching(importer: Any, op: Any) -> Any:
+    raise UnsupportedModelError("what the network decides as it runs is not supported; convert the model without it")
+
+
 def stateful(importer: Any, op: Any) -> Any:
     """What such an operator keeps from one run to the next has no place in a library without state."""
     raise UnsupportedModelError("it keeps a state between runs; make that an input and an output of the model")
@@ -201,7 +228,13 @@ def overrides(importer: Any, converters: dict[str, TFLiteConverter]) -> dict[str
         ("SQUARED_DIFFERENCE", squared_difference),
         ("LSTM", stateful),
         ("SVDF", stateful),
+        ("IF", branching),
+        ("WHILE", branching),
     )
     found = {name: functools.partial(function, importer) for name, function in plain}
-    standard = dict.fromkeys(_REDUCTIONS, reduce) | {"POW": power, "UNIDIRECTIONAL_SEQUENCE_RNN": sequence_rnn}
+    standard = dict.fromkeys(_REDUCTIONS, reduce) | {
+        "POW": power,
+        "UNIDIRECTIONAL_SEQUENCE_RNN": sequence_rnn,
+        "RESHAPE": reshape,
+    }
     return found | {name: functools.partial(f, importer, standard=converters[name]) for name, f in standard.items()}

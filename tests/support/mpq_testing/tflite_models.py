@@ -29,6 +29,7 @@ class Tensor:
     scales: tuple[float, ...] = ()
     zeros: tuple[int, ...] = ()
     dynamic: int = 0  # how many of the first axes are free
+    variable: bool = False
 
 
 def _ints(b: Any, values: Any) -> Any:
@@ -58,6 +59,7 @@ def _tensor(b: Any, tensor: Tensor, buffer: int) -> Any:
     tflite.TensorAddShape(b, shape)
     tflite.TensorAddType(b, TYPES[tensor.dtype])
     tflite.TensorAddBuffer(b, buffer)
+    tflite.TensorAddIsVariable(b, tensor.variable)
     if signature is not None:
         tflite.TensorAddShapeSignature(b, signature)
     if quantization is not None:

@@ -101,12 +101,38 @@ def test_maps(tmp_path, rng, run) -> None:
     net.check(tmp_path / "net.tflite", run)
 
 
+def test_a_recurrent_layer_with_time_first(tmp_path, rng, run) -> None:
+    x = rng.standard_normal((2, 1, 3)).astype(np.float32)
+    net = Net(x)
+    w, r = (rng.standard_normal(s).astype(np.float32) for s in ((4, 3), (4, 4)))
+    first = np.tanh(x[0] @ w.T)
+    wanted = np.stack([first, np.tanh(x[1] @ w.T + first @ r.T)])
+    zeros = np.zeros(4)
+    inputs = (0, *(net.constant(c, "float32") for c in (w, r, zeros)), net.tensor(Tensor("h", (1, 4), variable=True)))
+    fields = {"TimeMajor": True, "FusedActivationFunction": tflite.ActivationFunctionType.TANH}
+    net.add("UNIDIRECTIONAL_SEQUENCE_RNN", inputs, wanted, "SequenceRNNOptions", **fields)
+    net.check(tmp_path / "net.tflite", run)
+    assert "zero when a run starts" in load_model(net.save(tmp_path / "net.tflite")).notes[-1]
+
+
+def test_a_shape_that_is_computed_from_sizes(tmp_path, rng, run) -> None:
+    net = Net(rng.standard_normal((2, 3)).astype(np.float32))
+    net.tensors[0].dynamic = 1
+    net.tensors[0].shape = (1, 6)
+    net.x = net.x.reshape(1, 6)
+    net.add("SHAPE", (0,), np.array([1, 6], np.int32), "ShapeOptions", OutType=tflite.TensorType.INT32)
+    net.add("RESHAPE", (0, len(net.tensors) - 1), net.x, "ReshapeOptions")
+    net.check(tmp_path / "net.tflite", run)
+
+
 @pytest.mark.parametrize(
     ("case", "message"),
     [
         (("ADD", (0, 0), "AddOptions", {"FusedActivationFunction": 4}), "LiteRT leaves its fused activation TANH out"),
         (("STRIDED_SLICE", (0, 1, 1, 1), "StridedSliceOptions", {"Offset": True}), "offset"),
         (("SVDF", (0, 0, 0, -1, 0), "SVDFOptions", {"Rank": 1}), "state between runs"),
+        (("WHILE", (0,), "WhileOptions", {}), "decides as it runs"),
+        (("RESHAPE", (0, 0), "ReshapeOptions", {}), "computed from data"),
         (("MATRIX_DIAG", (0,), "MatrixDiagOptions", {}), "TVM cannot compile it"),
         (("ABS", (0,), "AbsOptions", {}), r"has shape \[2, 5\] in the file, and \[2, 3\] as imported"),
     ],
