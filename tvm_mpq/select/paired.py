@@ -41,6 +41,9 @@ TEMPERATURES = tuple(1.02**step for step in range(-70, 71))
 CONFIDENCE = 0.9
 """One-sided: the share of cases in which the truth lies below `Interval.high`, and as many above `Interval.low`."""
 
+MOST_IMAGES = 50_000
+"""As many as ImageNet's validation set has: users are not asked for more."""
+
 _CHUNK = 64  # images that meet noise at once
 _MOST = 20.0  # logarithm of the widest factor that a bound stands away
 
@@ -181,11 +184,13 @@ def student(images: int, level: float = CONFIDENCE) -> float:
 
 
 def images_needed(found: Interval, allowed: float) -> int | None:
-    """How many images would put `high` within what is allowed, were the estimate right; None when none would."""
+    """How many images would put `high` within what is allowed, were the estimate right; None when no number would, or
+    more than `MOST_IMAGES`: so near to what is allowed, the estimate's own error decides."""
     room, width = allowed - found.estimate, found.high - found.estimate
     if found.broken or room <= 0:
         return None
-    return max(found.images, math.ceil(found.images * (width / room) ** 2))
+    needed = max(found.images, math.ceil(found.images * (width / room) ** 2))
+    return needed if needed <= MOST_IMAGES else None
 
 
 def _variance(x: Doubles) -> float:

@@ -156,6 +156,7 @@ def test_images_needed() -> None:
     assert images_needed(found, 0.5) == 400
     assert images_needed(found, 0.3) is None and images_needed(exact(math.inf), 1.0) is None
     assert images_needed(found, 0.9) == 100
+    assert images_needed(found, 0.319) == 44322 and images_needed(found, 0.317) is None  # nobody has so many
 
 
 def test_softmax_of_large_logits() -> None:
