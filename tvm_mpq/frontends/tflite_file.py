@@ -75,10 +75,8 @@ def load_tflite(file: Path, shapes: Shapes) -> Imported:
     if made.stored.tensors:
         rounds = "LiteRT computes this file with integers, and rounds where the float32 network does not"
         imported.stored = made.stored
-        imported.notes.append(
-            "the network was quantized elsewhere: inputs and outputs are float32, the numbers that its"
-        )
-        imported.notes[-1] += " integers stand for, and so are weights"
+        note = "the network was quantized elsewhere: inputs and outputs are float32, the numbers that its integers"
+        imported.notes.append(f"{note} stand for, and so are weights")
     elif made.constants.rounded:
         rounds = "LiteRT rounds activations that meet int8 weights, where the float32 network does not"
         count = len(made.constants.rounded)
@@ -87,6 +85,9 @@ def load_tflite(file: Path, shapes: Shapes) -> Imported:
         imported.notes.append(
             "states of recurrent layers are zero when a run starts; LiteRT keeps them from run to run"
         )
+    if made.clips:
+        bounds = ", ".join(f"{clip:g}" for clip in sorted(made.clips))
+        imported.notes.append(f"cell states of LSTMs are not cut at {bounds} (cell_clip), where LiteRT cuts them")
     imported.reference = LiteRTReference(data, static, rounds)
     return imported
 
@@ -141,6 +142,7 @@ class _Importer(OperatorConverter):
         self.replaced: dict[int, GenericArray] = {}  # tensor -> its numbers, where they are read otherwise than stored
         self._kind = ""
         self.recurrent = False
+        self.clips: set[float] = set()  # of cell states, left out where a state might reach them
         self.convert_map |= overrides(self, self.convert_map)
         self.convert_map |= {"QUANTIZE": self._same, "DEQUANTIZE": self._same, "EXPAND_DIMS": self._expand_dims}
 

@@ -25,6 +25,7 @@ from tvm_mpq.frontends.tflite_places import (
     scatter_nd,
     space_to_batch,
 )
+from tvm_mpq.frontends.tflite_rnn import bidirectional_lstm, lstm
 
 TFLiteConverter = Callable[..., Any]
 _REDUCTIONS = ("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_PROD", "REDUCE_ANY", "REDUCE_ALL")
@@ -226,6 +227,8 @@ def overrides(importer: Any, converters: dict[str, TFLiteConverter]) -> dict[str
         ("CAST", cast),
         ("SQUARE", square),
         ("SQUARED_DIFFERENCE", squared_difference),
+        ("UNIDIRECTIONAL_SEQUENCE_LSTM", lstm),
+        ("BIDIRECTIONAL_SEQUENCE_LSTM", bidirectional_lstm),
         ("LSTM", stateful),
         ("SVDF", stateful),
         ("IF", branching),
