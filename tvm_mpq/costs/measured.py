@@ -77,8 +77,17 @@ def complete(table: LatencyTable, requests: Sequence[Request]) -> None:
     """Raises MeasurementError with the first reason when a request has no time."""
     for request in requests:
         if not math.isfinite(table.latency_us(request)):
-            why = next((r.failure for r in table.refused if r.key.workload == request.workload.key), "no kernel")
-            raise MeasurementError(f"no measured kernel for {request.key}: {why}")
+            why = next((r for r in table.refused if _is_of(r.key, request)), None)
+            text = f"no measured kernel for {request.key}: {'no kernel' if why is None else why.failure}"
+            if why is not None and why.failure_kind is not None and why.failure_kind.is_machines:
+                text += "; give the same command again when the machine is quieter: what was measured is kept"
+            raise MeasurementError(text)
+
+
+def _is_of(key: LatencyKey, request: Request) -> bool:
+    """Whether the key is of one of the request's kernels."""
+    asked = request.workload.key, str(request.precision), request.out_bits
+    return asked == (key.workload, key.precision, key.out_bits)
 
 
 def _verified(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,9 @@ import pytest
 
 from tvm_mpq import targets
 from tvm_mpq.costs import measured
+from tvm_mpq.costs.profiler import latency_key
 from tvm_mpq.costs.table import LatencyTable
+from tvm_mpq.errors import MeasurementError
 from tvm_mpq.kernels.registry import Kernel, Request, default_kernel
 from tvm_mpq.schema import W8A8, AddWorkload, FailureKind, LatencyKey, LatencyRecord
 
@@ -60,3 +63,19 @@ def test_it_gives_up_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     profiler = FailingProfiler(FailureKind.NOISE, "in other words", calm=100)
     assert measure(profiler, monkeypatch).measured == 0
     assert profiler.rounds == 1 + measured.NOISE_RETRIES
+
+
+@pytest.mark.parametrize("kind", FailureKind)
+def test_what_is_missing_is_named_with_its_own_reason_and_how_to_mend_it(kind: FailureKind) -> None:
+    """Another precision of the same workload failed for another reason; only a busy machine is worth another try."""
+    key = latency_key(KERNEL, "t")
+    other = dataclasses.replace(key, out_bits=32)
+    table = LatencyTable("t")
+    for refused, why in ((other, "other words"), (key, "own words")):
+        rest: dict[str, Any] = {"failure": why, "failure_kind": kind}
+        table.refused.append(LatencyRecord(refused, "d", "0", "v", None, None, 0, "2026-01-01", "measured", **rest))
+    with pytest.raises(MeasurementError) as caught:
+        measured.complete(table, [KERNEL.request])
+    text = str(caught.value)
+    assert "own words" in text and "other words" not in text
+    assert ("when the machine is quieter" in text) == kind.is_machines
