@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import IO, Any
 
 from tvm_mpq.errors import MeasurementError
@@ -157,6 +158,12 @@ def enter() -> tuple[dict[str, Any], queue.Queue[dict[str, Any]]]:
             shutil.rmtree(config["folder"], ignore_errors=True)
         os._exit(0)
 
+    def end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        sys.__excepthook__(kind, error, trace)
+        sys.stderr.flush()
+        os._exit(1)  # Python's own end would abort, for `watch` holds the stream, and that would hide the reason
+
+    sys.excepthook = end
     threading.Thread(target=watch, daemon=True).start()
     return config, messages
 
