@@ -176,7 +176,8 @@ class _Importer(OperatorConverter):
             return np.zeros([int(n) for n in tensor_wrapper.tensor.ShapeAsNumpy()], np.float32)
         if tensor_wrapper.tensor_idx in self.replaced:
             return self.replaced[tensor_wrapper.tensor_idx]
-        if not (isinstance(tensor_wrapper.tensor, SeenTensor) and tensor_wrapper.tensor.real):
+        real = isinstance(tensor_wrapper.tensor, SeenTensor) and tensor_wrapper.tensor.real
+        if not real and tensor_wrapper.tensor.Sparsity() is None:
             return super().get_tensor_value(tensor_wrapper, is_sparse)
         return self.constants.reals(tensor_wrapper.tensor_idx)
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import functools
 import math
+import struct
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -171,6 +173,35 @@ def sequence_rnn(importer: Any, op: Any, standard: TFLiteConverter) -> Any:
     return relax.op.permute_dims(out, [1, 0, 2]) if options_of(op, tflite.SequenceRNNOptions).TimeMajor() else out
 
 
+class _Multiplied:
+    """A depthwise convolution whose options say another multiplier, and otherwise the same."""
+
+    def __init__(self, op: Any, o: Any, multiplier: int) -> None:
+        self._op = op
+        fields = (o.Padding(), o.StrideW(), o.StrideH(), multiplier, o.FusedActivationFunction())
+        # A FlatBuffers table: sizes and the seven fields' places, two bytes to align, the way back, the fields.
+        places = struct.pack("<9H2xi", 18, 32, *range(4, 32, 4), 20)
+        self._bytes = places + struct.pack("<7i", *fields, o.DilationWFactor(), o.DilationHFactor())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._op, name)
+
+    def BuiltinOptions(self) -> Any:
+        return SimpleNamespace(Bytes=self._bytes, Pos=20)
+
+
+def depthwise(importer: Any, op: Any, standard: TFLiteConverter) -> Any:
+    """LiteRT takes the multiplier from the channels, whatever the file says; some say 0."""
+    options = options_of(op, tflite.DepthwiseConv2DOptions)
+    inputs, outputs = (int(importer.get_tensor_shape(t)[3]) for t in importer.get_input_tensors(op)[:2])
+    if outputs % inputs:
+        raise UnsupportedModelError(f"its {outputs} filters are no multiple of its {inputs} input channels")
+    multiplier = outputs // inputs
+    if options is None or options.DepthMultiplier() == multiplier:
+        return standard(op=op)
+    return standard(op=_Multiplied(op, options, multiplier))
+
+
 def reshape(importer: Any, op: Any, standard: TFLiteConverter) -> Any:
     """To the size in the file where the graph computes it from sizes, as for an open batch."""
     data, *shapes = importer.get_input_tensors(op)
@@ -237,6 +268,7 @@ def overrides(importer: Any, converters: dict[str, TFLiteConverter]) -> dict[str
     found = {name: functools.partial(function, importer) for name, function in plain}
     standard = dict.fromkeys(_REDUCTIONS, reduce) | {
         "POW": power,
+        "DEPTHWISE_CONV_2D": depthwise,
         "UNIDIRECTIONAL_SEQUENCE_RNN": sequence_rnn,
         "RESHAPE": reshape,
     }

@@ -21,6 +21,16 @@ TYPES = {
 
 
 @dataclass
+class Sparsity:
+    """How the numbers of a sparse tensor lie. levels: a size, or (segments, indices) of the places that are kept."""
+
+    order: tuple[int, ...]
+    blocks: tuple[int, ...]
+    levels: tuple[Any, ...]
+    dtype: str = "int32"
+
+
+@dataclass
 class Tensor:
     name: str
     shape: tuple[int, ...]
@@ -30,6 +40,7 @@ class Tensor:
     zeros: tuple[int, ...] = ()
     dynamic: int = 0  # how many of the first axes are free
     variable: bool = False
+    sparsity: Sparsity | None = None
 
 
 def _ints(b: Any, values: Any) -> Any:
@@ -43,6 +54,37 @@ def _offsets(b: Any, items: Sequence[int], start: Any) -> Any:
     return b.EndVector()
 
 
+_VECTORS = {"int32": "Int32Vector", "uint16": "Uint16Vector", "uint8": "Uint8Vector"}
+
+
+def _sparsity(b: Any, sparsity: Sparsity) -> Any:
+    name, made = _VECTORS[sparsity.dtype], []
+    for level in sparsity.levels:
+        lists = []
+        for values in () if isinstance(level, int) else level:
+            place = b.CreateNumpyVector(np.array(values, sparsity.dtype))
+            getattr(tflite, f"{name}Start")(b)
+            getattr(tflite, f"{name}AddValues")(b, place)
+            lists.append(getattr(tflite, f"{name}End")(b))
+        tflite.DimensionMetadataStart(b)
+        if isinstance(level, int):
+            tflite.DimensionMetadataAddDenseSize(b, level)
+        else:
+            tflite.DimensionMetadataAddFormat(b, tflite.DimensionType.SPARSE_CSR)
+            tflite.DimensionMetadataAddArraySegmentsType(b, getattr(tflite.SparseIndexVector, name))
+            tflite.DimensionMetadataAddArraySegments(b, lists[0])
+            tflite.DimensionMetadataAddArrayIndicesType(b, getattr(tflite.SparseIndexVector, name))
+            tflite.DimensionMetadataAddArrayIndices(b, lists[1])
+        made.append(tflite.DimensionMetadataEnd(b))
+    order, blocks = _ints(b, sparsity.order), _ints(b, sparsity.blocks)
+    levels = _offsets(b, made, tflite.SparsityParametersStartDimMetadataVector)
+    tflite.SparsityParametersStart(b)
+    tflite.SparsityParametersAddTraversalOrder(b, order)
+    tflite.SparsityParametersAddBlockMap(b, blocks)
+    tflite.SparsityParametersAddDimMetadata(b, levels)
+    return tflite.SparsityParametersEnd(b)
+
+
 def _tensor(b: Any, tensor: Tensor, buffer: int) -> Any:
     name, shape = b.CreateString(tensor.name), _ints(b, tensor.shape)
     signature = _ints(b, (*[-1] * tensor.dynamic, *tensor.shape[tensor.dynamic :])) if tensor.dynamic else None
@@ -54,6 +96,7 @@ def _tensor(b: Any, tensor: Tensor, buffer: int) -> Any:
         tflite.QuantizationParametersAddScale(b, scale)
         tflite.QuantizationParametersAddZeroPoint(b, zero)
         quantization = tflite.QuantizationParametersEnd(b)
+    sparsity = _sparsity(b, tensor.sparsity) if tensor.sparsity else None
     tflite.TensorStart(b)
     tflite.TensorAddName(b, name)
     tflite.TensorAddShape(b, shape)
@@ -62,6 +105,8 @@ def _tensor(b: Any, tensor: Tensor, buffer: int) -> Any:
     tflite.TensorAddIsVariable(b, tensor.variable)
     if signature is not None:
         tflite.TensorAddShapeSignature(b, signature)
+    if sparsity is not None:
+        tflite.TensorAddSparsity(b, sparsity)
     if quantization is not None:
         tflite.TensorAddQuantization(b, quantization)
     return tflite.TensorEnd(b)

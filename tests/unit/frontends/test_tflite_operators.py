@@ -101,6 +101,36 @@ def test_maps(tmp_path, rng, run) -> None:
     net.check(tmp_path / "net.tflite", run)
 
 
+@pytest.mark.parametrize("multiplier", [0, 3])
+def test_channels_tell_a_depthwise_multiplier(tmp_path, rng, run, multiplier) -> None:
+    """Whatever the file says it is; strides and dilation stay what they were."""
+    net = Net(rng.standard_normal((1, 7, 6, 2)).astype(np.float32))
+    weight = rng.standard_normal((1, 2, 2, 4)).astype(np.float32)
+    places = (0, net.constant(weight, "float32"), net.constant(np.zeros(4), "float32"))
+    x = np.repeat(net.x, 2, axis=3)
+    wanted = sum(x[:, 3 * i : 3 * i + 3 : 2, j : j + 5] * weight[0, i, j] for i in (0, 1) for j in (0, 1))
+    fields = {"Padding": 1, "StrideH": 2, "StrideW": 1, "DilationHFactor": 3, "DepthMultiplier": multiplier}
+    net.add(
+        "DEPTHWISE_CONV_2D",
+        places,
+        np.maximum(wanted, 0),
+        "DepthwiseConv2DOptions",
+        FusedActivationFunction=1,
+        **fields,
+    )
+    net.check(tmp_path / "net.tflite", run)
+
+
+def test_filters_that_no_multiplier_fits_are_refused(tmp_path, rng) -> None:
+    net = Net(rng.standard_normal((1, 2, 2, 2)).astype(np.float32))
+    places = (0, net.constant(np.ones((1, 1, 1, 3)), "float32"))
+    net.add(
+        "DEPTHWISE_CONV_2D", places, np.zeros((1, 2, 2, 3), np.float32), "DepthwiseConv2DOptions", StrideH=1, StrideW=1
+    )
+    with pytest.raises(UnsupportedModelError, match="its 3 filters are no multiple of its 2 input channels"):
+        load_model(net.save(tmp_path / "net.tflite"))
+
+
 def test_a_recurrent_layer_with_time_first(tmp_path, rng, run) -> None:
     x = rng.standard_normal((2, 1, 3)).astype(np.float32)
     net = Net(x)
