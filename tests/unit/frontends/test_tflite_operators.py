@@ -176,3 +176,10 @@ def test_the_rest_is_refused_by_name(tmp_path, rng, case, message) -> None:
     net.add(code, inputs, np.zeros(shape, np.float32), options, **fields)
     with pytest.raises(UnsupportedModelError, match=rf"^net.tflite: operator {code} [^\n]*{message}[^\n]*$"):
         load_model(net.save(tmp_path / "net.tflite"))
+
+
+def test_a_result_of_another_type_than_the_file_s_is_refused(tmp_path, rng) -> None:
+    net = Net(rng.standard_normal((2, 3)).astype(np.float32))
+    net.add("ABS", (0,), np.zeros((2, 3), np.int32), "AbsOptions")
+    with pytest.raises(UnsupportedModelError, match="its result has type int32 in the file, and float32 as imported"):
+        load_model(net.save(tmp_path / "net.tflite"))
