@@ -5,18 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from tvm_mpq.kernels.families.accept import is_dense, is_depthwise, is_grouped
-from tvm_mpq.kernels.families.row import BITS, convolution_row
-from tvm_mpq.kernels.families.terms import int32_terms
+from tvm_mpq.kernels.families.row import convolution_row, depthwise_row
 from tvm_mpq.kernels.features import AVX_VNNI
 from tvm_mpq.kernels.knobs.avxvnni import depthwise_vnni_256, tiles_vnni_256
 from tvm_mpq.kernels.machines.avxvnni import AvxVnni
 from tvm_mpq.kernels.machines.avxvnni_depthwise import HalfDepthwiseFrame
 from tvm_mpq.kernels.packing.constants import convolution_constants
 from tvm_mpq.kernels.packing.depthwise import pack_depthwise
-from tvm_mpq.kernels.registry import Family, Knobs, Request, register
+from tvm_mpq.kernels.registry import Knobs, Request
 from tvm_mpq.kernels.shapes.geometry import conv_of
 from tvm_mpq.numerics.operands import Operands
-from tvm_mpq.schema import Conv2dWorkload
 
 _TALLEST = 5
 """Rows and columns of kernels whose weights of one vector 16 registers hold, or nearly."""
@@ -29,20 +27,11 @@ def _depthwise_constants(request: Request, knobs: Knobs, operands: Operands) -> 
 
 convolution_row("qu8_qs8_s32_conv2d__avxvnni", AVX_VNNI, is_dense, lambda r: AvxVnni(), tiles_vnni_256)
 convolution_row("qu8_qs8_s32_gconv2d__avxvnni", AVX_VNNI, is_grouped, lambda r: AvxVnni(), tiles_vnni_256)
-register(
-    Family(
-        name="qu8_qs8_s32_dwconv2d__avxvnni",
-        workload_type=Conv2dWorkload,
-        isa_features=AVX_VNNI,
-        weight_bits=BITS,
-        activation_bits=BITS,
-        operand_ranges="x 0..255, w -127..127",
-        accepts=lambda request: is_depthwise(request) and max(conv_of(request).kernel) <= _TALLEST,
-        knob_space=depthwise_vnni_256,
-        build=lambda request, knobs: HalfDepthwiseFrame(request, knobs).build(),
-        constants=_depthwise_constants,
-        parameters=lambda request, knobs: HalfDepthwiseFrame(request, knobs).parameters,
-        work=lambda request, knobs: HalfDepthwiseFrame(request, knobs).work,
-        max_terms=int32_terms,
-    )
+depthwise_row(
+    "qu8_qs8_s32_dwconv2d__avxvnni",
+    AVX_VNNI,
+    lambda request: is_depthwise(request) and max(conv_of(request).kernel) <= _TALLEST,
+    HalfDepthwiseFrame,
+    depthwise_vnni_256,
+    _depthwise_constants,
 )

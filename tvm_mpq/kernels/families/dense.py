@@ -7,8 +7,8 @@ from functools import partial
 import numpy as np
 
 from tvm_mpq.kernels.families.accept import is_dense, is_depthwise, is_grouped
-from tvm_mpq.kernels.families.row import BITS, convolution_row
-from tvm_mpq.kernels.families.terms import int32_terms, scaled_terms
+from tvm_mpq.kernels.families.row import convolution_row, depthwise_row
+from tvm_mpq.kernels.families.terms import scaled_terms
 from tvm_mpq.kernels.features import AVX2, GENERIC, VNNI
 from tvm_mpq.kernels.knobs.dense import small_tiles, tiles_512
 from tvm_mpq.kernels.knobs.dense256 import byte_taps_256, depthwise_256, tiles_256
@@ -22,11 +22,11 @@ from tvm_mpq.kernels.machines.vnni512_depthwise import DepthwiseFrame
 from tvm_mpq.kernels.packing.constants import convolution_constants
 from tvm_mpq.kernels.packing.depthwise import lane_order, pack_depthwise
 from tvm_mpq.kernels.packing.tap_sums import GROUP, pack_taps, tap_sums
-from tvm_mpq.kernels.registry import Family, Knobs, Request, register
+from tvm_mpq.kernels.registry import Knobs, Request
 from tvm_mpq.kernels.shapes.geometry import conv_of
 from tvm_mpq.numerics.affine import unsigned_range, weight_range
 from tvm_mpq.numerics.operands import Operands
-from tvm_mpq.schema import Conv2dWorkload, padded_channels
+from tvm_mpq.schema import padded_channels
 
 _PLANE_TAPS, _PLANE_COLUMNS = 9, 14
 """Where depthwise products of bytes by two planes of weights win over products of 16 bits: measured on Zen 3."""
@@ -82,22 +82,8 @@ _nibble_row(
     "qu8_qc4s_s32_conv2d__avx512vnni", VNNI, _nibbles, lambda r: VnniNibble(), tiles_512, max_terms=_nibble_terms
 )
 _nibble_row("qu8_qc4s_s8_conv2d__avx512vnni", VNNI, is_dense, lambda r: VnniUnpacked(), tiles_512)
-register(
-    Family(
-        name="qu8_qs8_s32_dwconv2d__avx512vnni",
-        workload_type=Conv2dWorkload,
-        isa_features=VNNI,
-        weight_bits=BITS,
-        activation_bits=BITS,
-        operand_ranges="x 0..255, w -127..127",
-        accepts=_short_depthwise,
-        knob_space=depthwise_knobs,
-        build=lambda request, knobs: DepthwiseFrame(request, knobs).build(),
-        constants=_depthwise_constants,
-        parameters=lambda request, knobs: DepthwiseFrame(request, knobs).parameters,
-        work=lambda request, knobs: DepthwiseFrame(request, knobs).work,
-        max_terms=int32_terms,
-    )
+depthwise_row(
+    "qu8_qs8_s32_dwconv2d__avx512vnni", VNNI, _short_depthwise, DepthwiseFrame, depthwise_knobs, _depthwise_constants
 )
 convolution_row("qu8_qs8_s32_gconv2d__avx512vnni", VNNI, is_grouped, lambda r: Vnni(), tiles_512)
 
@@ -111,23 +97,14 @@ convolution_row(
     variant=bytes_depth,
 )
 convolution_row("qu8_qs8_s32_conv2d__avx2", AVX2, is_dense, _words, tiles_256)
-register(
-    Family(
-        name="qu8_qs8_s16_dwconv2d__avx2",
-        workload_type=Conv2dWorkload,
-        isa_features=AVX2,
-        weight_bits=BITS,
-        activation_bits=BITS,
-        operand_ranges="x 0..255, w -127..127",
-        accepts=_byte_taps,
-        knob_space=byte_taps_256,
-        build=lambda request, knobs: ByteTapsFrame(request, knobs).build(),
-        constants=_byte_taps_constants,
-        parameters=lambda request, knobs: ByteTapsFrame(request, knobs).parameters,
-        work=lambda request, knobs: ByteTapsFrame(request, knobs).work,
-        variant=tap_sums,
-        max_terms=int32_terms,
-    )
+depthwise_row(
+    "qu8_qs8_s16_dwconv2d__avx2",
+    AVX2,
+    _byte_taps,
+    ByteTapsFrame,
+    byte_taps_256,
+    _byte_taps_constants,
+    variant=tap_sums,
 )
 convolution_row("qu8_qs8_s32_dwconv2d__avx2", AVX2, is_depthwise, lambda r: TapPairs(conv_of(r).kernel), depthwise_256)
 convolution_row("qu8_qs8_s32_gconv2d__avx2", AVX2, is_grouped, _words, tiles_256)

@@ -1,12 +1,13 @@
-"""One row of the kernel table: an integer convolution that is the frame around a machine."""
+"""One row of the kernel table: an integer convolution, by the frame around a machine or by a frame of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
+from tvm.tirx import PrimFunc
 
 from tvm_mpq.kernels.families.terms import int32_terms
 from tvm_mpq.kernels.frames.convolution import ConvolutionFrame
@@ -14,7 +15,9 @@ from tvm_mpq.kernels.frames.convolution_writer import build_convolution
 from tvm_mpq.kernels.frames.machine import ConvolutionMachine
 from tvm_mpq.kernels.packing.constants import convolution_constants
 from tvm_mpq.kernels.packing.dense import packed_weight
+from tvm_mpq.kernels.parameters import Parameters
 from tvm_mpq.kernels.registry import Family, Knobs, Request, register
+from tvm_mpq.kernels.work import Work
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.schema import Conv2dWorkload
 
@@ -63,5 +66,48 @@ def convolution_row(
             parameters=lambda request, knobs: frame(request, knobs).parameters,
             work=lambda request, knobs: frame(request, knobs).work,
             input_dilation=True,
+        )
+    )
+
+
+class OwnFrame(Protocol):
+    """The loops of one kernel, as they are planned from a request and knobs."""
+
+    @property
+    def parameters(self) -> Parameters: ...
+
+    @property
+    def work(self) -> Work: ...
+
+    def build(self) -> PrimFunc: ...
+
+
+def depthwise_row(
+    name: str,
+    features: frozenset[str],
+    accepts: Callable[[Request], bool],
+    frame: Callable[[Request, Knobs], OwnFrame],
+    knob_space: Callable[[Request], list[Knobs]],
+    constants: Callable[[Request, Knobs, Operands], list[np.ndarray]],
+    *,
+    variant: Callable[[Request], object] = lambda request: None,
+) -> Family:
+    """Add the row of a depthwise convolution with a frame of its own; see `Family` for what the arguments are."""
+    return register(
+        Family(
+            name=name,
+            workload_type=Conv2dWorkload,
+            isa_features=features,
+            weight_bits=BITS,
+            activation_bits=BITS,
+            operand_ranges="x 0..255, w -127..127",
+            accepts=accepts,
+            knob_space=knob_space,
+            build=lambda request, knobs: frame(request, knobs).build(),
+            constants=constants,
+            variant=variant,
+            max_terms=int32_terms,
+            parameters=lambda request, knobs: frame(request, knobs).parameters,
+            work=lambda request, knobs: frame(request, knobs).work,
         )
     )
