@@ -310,9 +310,7 @@ def int8_answer(report: OptimizeReport) -> str:
 
 
 def without_plan(rows: Sequence[MethodRow]) -> list[str]:
-    """A line for each reason why methods found no plan: which methods, and under which budgets.
-    A line reads `ilp, haq; 0.9, 0.8: reason`.
-    """
+    """A line for each reason why methods found no plan, such as `ilp, haq; 0.9, 0.8: reason`: methods, then budgets."""
     found: dict[str, list[MethodRow]] = {}
     for row in rows:
         if row["reason"]:

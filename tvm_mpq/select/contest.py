@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -72,6 +73,10 @@ def contest(
     def entry_of(method: str, limits: Limits, share: float) -> Found:
         return recall(method, limits, lambda: _entry(problem, limits, share, method, searcher(method), clock))
 
+    @functools.cache
+    def least_share() -> str:
+        return _least_share(problem, searcher(ILP), within or Limits(), quantity, int8)
+
     entries = []
     for share in shares:
         limits = (within or Limits()).tightened(quantity, share * int8)
@@ -79,8 +84,7 @@ def contest(
         exact = entry_of(ILP, limits, share)
         bound = None if exact.solution is None else exact.solution.bound
         if exact.solution is None:
-            reason = _least_share(problem, searcher(ILP), within or Limits(), quantity, int8) or exact.reason
-            exact = dataclasses.replace(exact, reason=reason)
+            exact = dataclasses.replace(exact, reason=least_share() or exact.reason)
         for method in methods:
             if method != ILP and exact.solution is None:
                 entries.append(Found(method, share, None, f"{PROVEN_EMPTY}: {exact.reason}", None, None, 0.0))
