@@ -117,7 +117,8 @@ def _start_scale(
         return plain
     high = weight_range(bits)[1]
     top = np.abs(weight).max(axis=-1, initial=0.0)
-    step_per_share = np.maximum(top / np.float32(high), np.finfo(np.float32).tiny)
+    tiny = np.finfo(np.float32).tiny
+    step_per_share = np.maximum(top / np.float32(high), tiny)
 
     def loss(share: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         steps = weight / (step_per_share * share)[..., None]
@@ -138,7 +139,7 @@ def _start_scale(
         here = loss(_SHRINK[near])
         better = here < best
         best[better], at[better] = here[better], near[better]
-    return np.where(top > 0, step_per_share * _SHRINK[at], plain)
+    return np.where(top > 0, np.maximum(step_per_share * _SHRINK[at], tiny), plain)
 
 
 def _nearest(steps: npt.NDArray[np.float32], bits: int) -> npt.NDArray[np.float32]:

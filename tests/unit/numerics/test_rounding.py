@@ -87,6 +87,13 @@ def test_the_clipping_point_found_is_nearly_the_best_of_all(rng: np.random.Gener
     assert (found <= 1.1 * best).all() and found.sum() <= 1.003 * best.sum() < 0.7 * every[0].sum()
 
 
+def test_scales_of_tiny_weights_are_normal_numbers(rng: np.random.Generator) -> None:
+    """A clipping point below the largest weight would make the smallest normal scale a subnormal one."""
+    weight = (rng.standard_t(3, (1, 64, 40)) * 1e-39).astype(np.float32)
+    _, scales = round_to_outputs(weight, np.eye(40)[None], 3, sweeps=0)
+    assert (scales >= np.finfo(np.float32).tiny).all()
+
+
 def test_scales_are_not_below_the_least(rng: np.random.Generator) -> None:
     weight = rng.normal(0, 1e-6, (1, 4, 9)).astype(np.float32)
     least = np.full((1, 4), 0.5, np.float32)
