@@ -1,4 +1,4 @@
-"""Temporary folders that go away with their process, however it ends.
+"""Temporary folders that go away with their process, however it ends, and files that are replaced as a whole.
 
 All of a process stand in one folder of its own, which is locked while the process lives and removed when Python ends.
 What a process left that was killed, or ended without Python's farewell, is removed by the next one that needs a folder.
@@ -12,8 +12,9 @@ import fcntl
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 PREFIX = "tvm_mpq_run_"
 UNLOCKED = "tvm_mpq_new_"
@@ -52,6 +53,24 @@ def claim() -> tuple[Path, IO[str]]:
     path = new.with_name(f"{PREFIX}{new.name.removeprefix(UNLOCKED)}")
     new.rename(path)  # only now may others look whether it is locked
     return path, held
+
+
+@contextlib.contextmanager
+def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """A new file, which takes the place of `path` once it is whole and on disk; if that fails, the old one stays.
+
+    mode: "w" (UTF-8) or "wb". Raises OSError where it cannot be written.
+    """
+    new = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        with open(new, mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # otherwise a power cut may leave the new name without what it names
+        os.replace(new, path)
+    finally:
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)
 
 
 @atexit.register

@@ -63,7 +63,7 @@ TABLE = {
         lazy=frozenset({"torch"}),
     ),
     "training": Room(
-        SHARED | {"numerics", "kernels", "passes", "execute", "calibrate"},
+        SHARED | {"scratch", "numerics", "kernels", "passes", "execute", "calibrate"},
         {"tvm", "numpy", "torch"},
     ),
     "agents": Room(SHARED | {"select"}, {"numpy", "torch", "gymnasium", "stable_baselines3"}),

@@ -84,3 +84,39 @@ def test_names_that_python_makes_up_stay_apart(tmp_path, monkeypatch):
     assert len({path for path, _ in claimed}) == 5 == len(list(tmp_path.iterdir()))
     for _, lock in claimed:
         lock.close()
+
+
+def test_a_file_is_replaced_when_it_is_whole_and_on_disk(tmp_path, monkeypatch):
+    path, done = tmp_path / "state", []
+    path.write_text("old")
+    synced, replaced = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda number: done.append(os.fstat(number).st_size) or synced(number))
+    monkeypatch.setattr(os, "replace", lambda *names: done.append("replaced") or replaced(*names))
+    with scratch.replacing(path) as file:
+        file.write("n\u00e9w")
+        assert path.read_text() == "old"
+    assert done == [4, "replaced"] and path.read_bytes() == b"n\xc3\xa9w"
+    with scratch.replacing(path, "wb") as file:
+        file.write(b"\xff")
+    assert path.read_bytes() == b"\xff" and os.listdir(tmp_path) == ["state"]
+
+
+@pytest.mark.parametrize("failing", ["block", "fsync", "replace"])
+def test_where_writing_fails_the_old_file_stays_alone(tmp_path, monkeypatch, failing):
+    path = tmp_path / "state"
+    path.write_text("old")
+
+    def full(*given):
+        raise OSError(28, "No space left on device")
+
+    def write():
+        with scratch.replacing(path) as file:
+            file.write("new")
+            if failing == "block":
+                full()
+
+    if failing != "block":
+        monkeypatch.setattr(os, failing, full)
+    with pytest.raises(OSError, match="No space left"):
+        write()
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["state"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tvm_mpq import scratch
 from tvm_mpq.errors import FileFormatError, InvalidValueError, MissingFileError, OutputError
 from tvm_mpq.schema import LatencyRecord
 from tvm_mpq.tuning.database import records as rows
@@ -164,15 +164,12 @@ class LatencyDatabase:
         """Write one record a line, whole file or nothing; returns how many. Raises OutputError."""
         path = Path(path)
         count = 0
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
-            with temporary.open("w", encoding="utf-8") as stream:
+            with scratch.replacing(path) as stream:
                 for record in self.records(**filters):
                     stream.write(rows.to_json(record) + "\n")
                     count += 1
-            temporary.replace(path)
         except OSError as e:
-            temporary.unlink(missing_ok=True)
             raise OutputError(f"cannot write records to {str(path)!r}: {e.strerror}") from e
         return count
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from tvm_mpq import scratch
 from tvm_mpq.errors import OutputError
 from tvm_mpq.pipeline.context import RunContext
 
@@ -31,14 +31,10 @@ class StateFile:
 
     def save(self, state: dict[str, Any]) -> None:
         """Raises OutputError where it cannot be written."""
-        new = self._path.with_name(f"{self._path.name}.{os.getpid()}.new")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with open(new, "w", encoding="utf-8") as file:
+            with scratch.replacing(self._path) as file:
                 json.dump({"identity": self._identity, "state": state}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(new, self._path)
         except OSError as e:
             raise OutputError(f"cannot write the search's state {str(self._path)!r}: {e.strerror}") from e
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tvm_mpq import scratch
 from tvm_mpq.errors import OutputError
 
 
@@ -20,13 +20,9 @@ class Checkpoint:
 
     def save(self, state: dict[str, Any]) -> None:
         """state: tensors, numbers, strings, and dicts and lists of these. Raises OutputError."""
-        new = self._path.with_name(self._path.name + ".new")
         try:
-            with open(new, "wb") as file:
+            with scratch.replacing(self._path, "wb") as file:
                 torch.save({"identity": self._identity, "state": state}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(new, self._path)
         except (OSError, RuntimeError) as e:  # torch reports a full disk as RuntimeError
             raise OutputError(f"cannot write checkpoint {str(self._path)!r}: {e}") from e
 

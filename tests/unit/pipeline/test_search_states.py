@@ -59,6 +59,21 @@ def test_only_the_state_of_the_same_search_is_taken_up(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_who_is_ended_while_writing_goes_on_from_the_state_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = StateFile(tmp_path / "state.json", "one")
+    file.save({"a": 1})
+
+    def full(*given: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match=r"cannot write the search's state .*No space left"):
+        file.save({"a": 2})
+    assert file.load() == {"a": 1} and os.listdir(tmp_path) == ["state.json"]
+
+
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError, match="cannot write the search's state"):

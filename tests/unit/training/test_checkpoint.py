@@ -63,4 +63,4 @@ def test_who_cannot_write_leaves_the_old_state(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OutputError, match=r"cannot write checkpoint .*No space left"):
         file.save({"updates": 2})
-    assert file.load() == {"updates": 1}
+    assert file.load() == {"updates": 1} and os.listdir(tmp_path) == ["state.pt"]
