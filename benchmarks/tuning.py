@@ -42,7 +42,7 @@ from tvm_mpq.pipeline.context import RunContext, open_context
 from tvm_mpq.pipeline.optimize import optimize
 from tvm_mpq.pipeline.tune import tune
 from tvm_mpq.schema import Budget, Conv2dWorkload, LatencyKey
-from tvm_mpq.tuning.devices.session import LocalSession
+from tvm_mpq.tuning.devices.local_session import LocalSession
 from tvm_mpq.tuning.measure import presets
 from tvm_mpq.tuning.measure.networks import NetworkJob, measure_networks
 

@@ -22,7 +22,8 @@ from tvm_mpq.pipeline.result import Result
 from tvm_mpq.targets import device_identity, local_row
 from tvm_mpq.tuning.database.latencies import LatencyDatabase
 from tvm_mpq.tuning.database.results import ResultStore
-from tvm_mpq.tuning.devices.session import LocalSession, RpcSession
+from tvm_mpq.tuning.devices.local_session import LocalSession
+from tvm_mpq.tuning.devices.session import RpcSession
 from tvm_mpq.tuning.measure import presets
 from tvm_mpq.tuning.measure.kernels import MeasureSettings
 

@@ -14,6 +14,7 @@ import struct
 from typing import Any
 
 from tvm_mpq import processes as children
+from tvm_mpq.tuning.devices import shared_files
 
 
 def _accept(listener: socket.socket, key: str) -> socket.socket:
@@ -49,8 +50,9 @@ def main() -> None:
     children.reply({"port": listener.getsockname()[1]})
     connection = _accept(listener, config["key"])
     listener.close()
-    folder: Any = utils.tempdir(custom_path=os.path.join(config["folder"], "rpc"))
+    folder: Any = utils.tempdir(custom_path=os.path.join(config["folder"], config["uploads"]))
     server._server_env(None, folder)
+    shared_files.register()
     _ffi_api.ServerLoop(connection.fileno())
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from tvm_mpq.errors import DeviceLostError
+from tvm_mpq.tuning.devices.local_session import LocalSession
 from tvm_mpq.tuning.devices.sentinel import build_sentinel
-from tvm_mpq.tuning.devices.session import LocalSession
 from tvm_mpq.tuning.devices.session_base import Session
 
 _Task = TypeVar("_Task")

@@ -1,33 +1,20 @@
-"""Where code runs: a child process here, or a board far away, spoken to in the same way (see `session_base`).
-
-`LocalSession` starts a TVM RPC server as a child process, so that this machine is used exactly like a remote board and
-a crashing or hanging kernel costs a restart, not the run. `RpcSession` speaks to a server that is already there.
-"""
+"""A board far away, or any TVM RPC server that is already there, as a device."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import socket
 import struct
 import threading
-from collections.abc import Callable, Sequence
-from tempfile import TemporaryDirectory
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from tvm import rpc
 
-from tvm_mpq import scratch
-from tvm_mpq.errors import DeviceLostError, InvalidValueError, MeasurementError
-from tvm_mpq.processes import Child, module_command
+from tvm_mpq.errors import DeviceLostError, InvalidValueError
 from tvm_mpq.tuning.devices.session_base import Session, one_line
 from tvm_mpq.tuning.devices.tracker import Tracker
-
-__all__ = ["LocalSession", "RpcSession", "Session"]
-
-START_TIMEOUT_SEC = 120.0
-"""Importing TVM takes a second on a desktop and ten on an emulated board."""
 
 CONNECT_TIMEOUT_SEC = 20.0
 """For a server to accept a session: it forks a process for it, and serves one client at a time."""
@@ -45,78 +32,6 @@ _REFUSALS = {
 
 _dialling = threading.Lock()
 """Held while TVM opens a socket: the one socket that appears meanwhile belongs to the session that holds this."""
-
-
-class LocalSession(Session):
-    """This machine, through a child process that runs `threads` threads on `cores`.
-
-    Parameters
-    ----------
-    threads : int
-        TVM threads in the child.
-    cores : sequence of int, optional
-        Cores it may use; by default as many as threads, from the end of those allowed to this process (the first
-        core serves most interrupts).
-    timeout_sec : float
-        Deadline of a call that names none.
-    """
-
-    is_local = True
-
-    def __init__(self, threads: int = 1, cores: Sequence[int] | None = None, timeout_sec: float = 60.0) -> None:
-        super().__init__(threads, timeout_sec)
-        self.cores = _checked_cores(threads, cores)
-        self._child: Child | None = None
-        self._folder: TemporaryDirectory[str] | None = None
-        self.restart()
-
-    def describe(self) -> str:
-        return "the local measurement process"
-
-    def _open(self) -> Any:
-        key = secrets.token_hex(16)
-        self._folder = scratch.folder()
-        # TVM would bind its threads by core number, beside the mask; the mask set before its start is obeyed as it is.
-        environment = {"TVM_NUM_THREADS": str(self.threads), "OMP_NUM_THREADS": str(self.threads)}
-        environment["TVM_BIND_THREADS"] = "0"
-        config = {"key": key, "cores": self.cores, "folder": self._folder.name}
-        try:
-            self._child = Child(module_command("tvm_mpq.tuning.devices.local_server"), config, environment)
-            port = self._child.receive(START_TIMEOUT_SEC)["port"]
-            return self._within(START_TIMEOUT_SEC, lambda: rpc.connect("127.0.0.1", port, key))
-        except (TimeoutError, RuntimeError) as e:
-            cause = f"not ready within {START_TIMEOUT_SEC:g} s" if isinstance(e, TimeoutError) else self._cause(e)
-            self.close()
-            raise DeviceLostError(f"cannot start {self.describe()}: {cause}") from e
-        except BaseException:
-            self.close()
-            raise
-
-    @property
-    def pid(self) -> int | None:
-        """Process id of the child, None when closed."""
-        return self._child.pid if self._child else None
-
-    def _abort(self) -> None:
-        if self._child is not None:
-            self._child.stop()
-
-    def _cause(self, error: BaseException) -> str:
-        if isinstance(error, MeasurementError) or self._child is None:  # the child's obituary already
-            return one_line(error)
-        return f"{self._child.obituary()} ({one_line(error)})" if self._child.alive() else self._child.obituary()
-
-    def _release(self) -> None:
-        child, folder, self._child, self._folder = self._child, self._folder, None, None
-        if child is not None:
-            child.kill()
-        if folder is not None:
-            with contextlib.suppress(OSError):  # the child that was killed may still be writing
-                folder.cleanup()
-
-    def __del__(self) -> None:
-        if getattr(self, "_child", None) is not None:
-            self.close()
 
 
 class RpcSession(Session):
@@ -274,12 +189,3 @@ def _peer_port(line: socket.socket) -> int | None:
     except OSError:
         return None
     return int(peer[1]) if isinstance(peer, tuple) else -1  # a Unix socket
-
-
-def _checked_cores(threads: int, cores: Sequence[int] | None) -> list[int]:
-    allowed = sorted(os.sched_getaffinity(0))
-    if cores is None:
-        return allowed[-threads:]
-    if not cores or not set(cores) <= set(allowed):
-        raise InvalidValueError(f"cores must be among those allowed here, {allowed} (got {list(cores)})")
-    return sorted(cores)

@@ -55,7 +55,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def session() -> Iterator[Any]:
-    from tvm_mpq.tuning.devices.session import LocalSession
+    from tvm_mpq.tuning.devices.local_session import LocalSession
 
     with LocalSession() as opened:
         yield opened

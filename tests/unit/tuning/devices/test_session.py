@@ -17,7 +17,9 @@ from tvm import relax
 
 from tvm_mpq import scratch
 from tvm_mpq.errors import DeviceLostError, InvalidValueError, MeasurementError, MissingFileError
-from tvm_mpq.tuning.devices.session import LocalSession, RpcSession
+from tvm_mpq.tuning.devices import shared_files
+from tvm_mpq.tuning.devices.local_session import LocalSession
+from tvm_mpq.tuning.devices.session import RpcSession
 
 A = np.arange(64, dtype=np.float32)
 
@@ -45,6 +47,32 @@ def gone(pid: int, seconds: float = 10.0) -> bool:
 def test_runs_code_in_another_process(session, library):
     assert session.pid != os.getpid()
     np.testing.assert_array_equal(run(session, library, "double"), A * 2)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (5, 0), (1, 3, 64, 64)])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8", "int64", "bool"])
+def test_arrays_arrive_and_return_as_they_were(session, shape, dtype):
+    values = np.asarray(np.random.default_rng(1).integers(0, 2, shape), dtype)
+    there = session.array(values)
+    np.testing.assert_array_equal(session.fetch(there), values, strict=True)
+    turned = values.T  # not dense as NumPy holds it
+    np.testing.assert_array_equal(session.fetch(session.array(turned)), turned, strict=True)
+
+
+def test_one_array_does_not_overwrite_another(session):
+    first, second = (session.array(np.full(5000, value, np.float32)) for value in (1.0, 2.0))
+    assert (session.fetch(first) == 1).all()
+    assert (session.fetch(second) == 2).all()
+
+
+def test_large_arrays_go_by_files_and_without_room_by_the_socket(session, monkeypatch):
+    large = np.random.default_rng(1).standard_normal(5000).astype(np.float32)
+    used = []
+    monkeypatch.setattr(shared_files, "path_in", lambda folder: used.append(folder) or Path(folder) / "array.bin")
+    np.testing.assert_array_equal(session.fetch(session.array(large)), large)
+    assert len(used) == 2
+    monkeypatch.setattr(shared_files, "path_in", lambda folder: Path(folder) / "no such folder" / "array.bin")
+    np.testing.assert_array_equal(session.fetch(session.array(large)), large)
 
 
 def test_threads_and_cores_are_the_child_s():
@@ -126,7 +154,8 @@ import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background ignores it
 sys.modules["torch"] = None  # TVM would import it, for seconds
 import numpy as np
-from tvm_mpq.tuning.devices.session import LocalSession
+from tvm_mpq.tuning.devices import shared_files
+from tvm_mpq.tuning.devices.local_session import LocalSession
 session = LocalSession()
 module = session.upload_module(sys.argv[1])
 x = session.array(np.zeros(64, "float32"))

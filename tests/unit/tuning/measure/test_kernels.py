@@ -11,8 +11,8 @@ import pytest
 from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.schema import LatencyKey
 from tvm_mpq.tuning.devices.baseline import SpeedBaseline
+from tvm_mpq.tuning.devices.local_session import LocalSession
 from tvm_mpq.tuning.devices.sentinel import build_sentinel
-from tvm_mpq.tuning.devices.session import LocalSession
 from tvm_mpq.tuning.measure.kernels import KernelJob, MeasureSettings, measure
 
 KEY = LatencyKey("w", "-", 32, "f", "{}", "t")

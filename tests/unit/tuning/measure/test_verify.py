@@ -14,7 +14,7 @@ from tvm_mpq.kernels import default_kernel
 from tvm_mpq.kernels.registry import Kernel, Request
 from tvm_mpq.schema import FP32, W8A8, AddWorkload, ConcatWorkload, Conv2dWorkload, ConvertWorkload, Pool2dWorkload
 from tvm_mpq.tuning.compile.build import build_modules
-from tvm_mpq.tuning.devices.session import LocalSession
+from tvm_mpq.tuning.devices.local_session import LocalSession
 from tvm_mpq.tuning.measure.verify import compare, verify_kernel
 
 FEATURES = targets.features(targets.resolve("local"))
