@@ -33,6 +33,9 @@ INSET = 0.15
 HOPELESS = 4.0
 """Times the drop that is allowed: where a plan that loses so much is no faster than one in hand, none within it is."""
 
+SLOWEST_GROWTH = 0.5
+"""Drops grow with the tables' loss at least by this power: twice the noise on logits, four times the KL divergence."""
+
 BOTTOM = 1e-3
 """Share of the least loss that did not keep the drop, below which no cap is tried."""
 
@@ -81,7 +84,7 @@ class _Search:
     ) -> None:
         self._problem, self._limits, self._max_drop = problem, limits, max_drop
         self._evaluate, self._searcher, self._progress = evaluate, searcher, progress
-        self._free: Tried | None = None
+        self._free: Solution | None = None
         self._preferred: Tried | None = None
         self.tried: list[Tried] = []
 
@@ -97,7 +100,7 @@ class _Search:
         """Find the fastest uniform plan that keeps the drop: it bounds all that follows.
 
         A plan of no more bits anywhere than one that does not keep the drop is not run either, nor is a slower one than
-        one that does; next is always the plan that settles most others either way.
+        one that does, nor a hopeless one; next is always the plan that settles most others either way.
         """
         plans = uniform_plans(self._problem, but_ends=True)
         priced = {name: self._price(labels) for name, labels in plans.items()}
@@ -112,16 +115,15 @@ class _Search:
         while left:
             name = max(left, key=lambda n: (min(map(len, settled(n))), -left[n].latency_us))
             slower, fewer = settled(name)
-            keeps = self._attempt(left[name], name).quality.keeps(self._max_drop)
+            keeps = not self._is_hopeless(left[name]) and self._keeps(left[name], name)
             left = {n: s for n, s in left.items() if n not in (slower if keeps else fewer)}
 
     def free(self) -> bool:
         """Run the fastest plan there is; True when it keeps the drop, or gains nothing over what does."""
-        found = self._searcher.best(self._problem, self._limits, "latency")
-        if self._too_slow(found):
+        self._free = self._searcher.best(self._problem, self._limits, "latency")
+        if self._too_slow(self._free):
             return True
-        self._free = self._attempt(found)
-        return self._free.quality.keeps(self._max_drop)
+        return not self._is_hopeless(self._free) and self._keeps(self._free)
 
     def bisect(self) -> None:
         """Move the cap on the tables' loss to where the real drop is what is allowed.
@@ -132,18 +134,18 @@ class _Search:
         high = self._free
         least = self._searcher.best(self._problem, self._limits, "loss")
         low: Tried | None = min(self.keeping(), key=lambda t: t.solution.latency_us, default=None)
-        if low is not None and least.loss < low.solution.loss < high.solution.loss:
+        if low is not None and least.loss < low.solution.loss < high.loss:
             # The solver's plan of no more loss is no slower than the uniform one that kept the drop.
             found = self._fastest_below(low.solution.loss)
-            if found is not None and not (met := self._attempt(found)).quality.keeps(self._max_drop):
-                high, low = met, None
+            if found is not None and not self._keeps(found):
+                high, low = found, None
         elif low is not None:
             low = None
         if low is None and not self.keeping():
             low = self._attempt(least)
-        floor = BOTTOM * min(t.solution.loss for t in self.tried if not t.quality.keeps(self._max_drop))
+        floor = BOTTOM * min((t.solution.loss for t in self.tried if not t.quality.keeps(self._max_drop)), default=0.0)
         bottom = max(least.loss, floor, _TINY) if low is None else max(low.solution.loss, _TINY)
-        top = max(high.solution.loss, bottom)
+        top = max(high.loss, bottom)
         for _ in range(CAPS):
             if top <= CLOSE * bottom:
                 return
@@ -153,7 +155,7 @@ class _Search:
                 bottom = cap
                 if self._expected(cap) > HOPELESS * self._max_drop:
                     return
-            elif self._attempt(found).quality.keeps(self._max_drop):
+            elif self._keeps(found):
                 bottom = cap
             else:
                 top = cap
@@ -198,6 +200,15 @@ class _Search:
             met = self._attempt(now)
             if met.quality.keeps(self._max_drop):
                 self._preferred = met
+
+    def _is_hopeless(self, solution: Solution) -> bool:
+        """Whether even the lower bounds of the plans tried say that this one loses far too much."""
+        known = [t for t in self.tried if 0 < t.solution.loss < solution.loss and not t.quality.drop.broken]
+        growth = ((solution.loss / t.solution.loss) ** SLOWEST_GROWTH * t.quality.drop.low for t in known)
+        return max(growth, default=0.0) > HOPELESS * self._max_drop
+
+    def _keeps(self, solution: Solution, name: str = "") -> bool:
+        return self._attempt(solution, name).quality.keeps(self._max_drop)
 
     def _attempt(self, solution: Solution, name: str = "") -> Tried:
         for old in self.tried:

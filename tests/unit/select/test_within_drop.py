@@ -100,6 +100,21 @@ def test_few_plans_are_run() -> None:
     assert len([t for t in tried if not t.name]) <= CAPS + 3
 
 
+def test_hopeless_plans_are_not_run() -> None:
+    """By the least that drops grow with the loss, 4 bits lose ten times what 6 bits do, which lose too much already."""
+    steep = {"fp32": (9.0, 0.0), "w8a8": (4.0, 0.01), "w6a8": (3.0, 0.2), "w4a8": (2.0, 20.0)}
+    _, tried = fastest_within(chain(*[steep] * 4), Limits(), 0.25, as_tables(), IntegerProgram(10))
+    assert all("w4a8" not in t.solution.choices.values() for t in tried)
+    assert any(t.name == "uniform w6a8" for t in tried)
+
+
+def test_bounds_that_stand_on_few_images_call_no_plan_hopeless() -> None:
+    """8 bits may lose nothing or much; so nothing is known of 4 bits, which lose nothing either."""
+    steep = {"fp32": (9.0, 0.0), "w8a8": (4.0, 0.01), "w6a8": (3.0, 0.2), "w4a8": (2.0, 20.0)}
+    chosen = find(chain(*[steep] * 4), 0.5, lambda s: Quality(Interval(0.2, 0.0, 0.5, 100), s.loss))
+    assert set(chosen.solution.choices.values()) == {"w4a8"}
+
+
 def test_the_upper_bound_decides() -> None:
     """Estimates within the drop do not do: a plan is kept when even its upper bound is."""
 
