@@ -39,7 +39,7 @@ def path_in(folder: str) -> Path:
 def is_worth_it(dtype: Any, size: int) -> bool:
     """Whether an array goes by file. Types that NumPy does not have go through the socket."""
     try:
-        return np.dtype(dtype).itemsize * size >= LEAST_BYTES
+        return bool(np.dtype(dtype).itemsize * size >= LEAST_BYTES)
     except TypeError:
         return False
 
