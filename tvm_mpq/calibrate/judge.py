@@ -111,6 +111,8 @@ class Judge:
         Whether these images are known to be new to the network: then they are never taken for trained on.
     """
 
+    _scores: Doubles  # fp32's logits, where it classifies
+
     def __init__(
         self, fp32: OutputsOf, data: Dataset, *, classifies: bool, metric: str, allowed: float | None, new: bool = False
     ) -> None:
@@ -135,6 +137,7 @@ class Judge:
         if pairs is not None:
             self._data, self._reference = pairs, fp32(pairs)
             logits = rows_of(self._reference)
+        self._scores = logits
         labels = self._data.labels
         heat = 1.0 if labels is None else temperature(logits, labels[: len(logits)])
         self.basis = Basis(count, right, sure, trained_on, 0 if pairs is None else len(logits), heat)
@@ -163,12 +166,11 @@ class Judge:
         return Quality(exact(math.inf, len(outputs)), math.inf)
 
     def _drop(self, outputs: list[npt.NDArray[Any]], level: float) -> Interval:
-        reference = self._reference[: len(outputs)]
         if not self._classifies:
-            errors = [relative_error(o, r) for o, r in zip(outputs, reference, strict=True)]
+            errors = [relative_error(o, r) for o, r in zip(outputs, self._reference[: len(outputs)], strict=True)]
             return mean_of(np.array(errors), student(len(errors), level))
-        before, after = rows_of(reference), rows_of(outputs, reference)
-        return crossed(before, after, student(len(before), level), self.basis.temperature)
+        after = rows_of(outputs, self._reference)
+        return crossed(self._scores[: len(after)], after, student(len(after), level), self.basis.temperature)
 
     def _loss(self, outputs: list[npt.NDArray[Any]]) -> float:
         sums = Loss()

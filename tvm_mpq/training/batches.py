@@ -1,4 +1,4 @@
-"""Whether a network may be run on any number of samples at once."""
+"""Networks run on many samples: some of them at a time, and whether that may be done."""
 
 from __future__ import annotations
 
@@ -11,8 +11,22 @@ from tvm_mpq.errors import DataError, UnsupportedModelError
 from tvm_mpq.training.network import QuantizedNetwork
 
 
-def check_finite(outputs: Sequence[Tensor]) -> None:
-    """Raises DataError if an output of the float network is NaN or infinite."""
+@torch.no_grad()
+def outputs_of(network: QuantizedNetwork, inputs: Sequence[Tensor], batch: int) -> tuple[Tensor, ...]:
+    """float32[N, ...] of each output, `batch` samples at a time. inputs: float32[N, ...] each."""
+    parts = [network(*some) for some in zip(*(x.split(batch) for x in inputs), strict=True)]
+    return tuple(torch.cat(outputs) for outputs in zip(*parts, strict=True))
+
+
+def answers_of(teacher: QuantizedNetwork, inputs: Sequence[Tensor], batch: int) -> tuple[Tensor, ...]:
+    """`outputs_of` the float network, after `check_batches`. Raises as that does, and DataError for NaN or infinity."""
+    check_batches(teacher, [x[:2] for x in inputs])
+    outputs: tuple[Tensor, ...] = outputs_of(teacher, inputs, batch)
+    _check_finite(outputs)
+    return outputs
+
+
+def _check_finite(outputs: Sequence[Tensor]) -> None:
     if not all(bool(torch.isfinite(y).all()) for y in outputs):
         raise DataError("the fp32 network gives NaN or infinity on the data to learn from; check data and weights")
 
@@ -31,7 +45,7 @@ def check_batches(teacher: QuantizedNetwork, inputs: Sequence[Tensor]) -> None:
         If axis 0 is not the batch everywhere.
     """
     together = teacher(*inputs)
-    check_finite(together)
+    _check_finite(together)
     alone = [teacher(*(x[row : row + 1] for x in inputs)) for row in range(len(inputs[0]))]
     for y, parts in zip(together, zip(*alone, strict=True), strict=True):
         singly = torch.cat(parts)

@@ -26,7 +26,7 @@ from tvm_mpq.errors import DataError, InvalidValueError
 from tvm_mpq.execute.accuracy import classifies
 from tvm_mpq.passes.graph import Graph
 from tvm_mpq.schema import Plan, Precision, Progress
-from tvm_mpq.training.batches import check_batches, check_finite
+from tvm_mpq.training.batches import answers_of
 from tvm_mpq.training.checkpoint import Checkpoint
 from tvm_mpq.training.course import generator
 from tvm_mpq.training.gated_network import BitOffer, GatedNetwork
@@ -81,7 +81,7 @@ def search_bits(
     """
     network = GatedNetwork(graph, plan, features, offer)
     inputs = _inputs(graph, data, settings)
-    wanted = _answers(QuantizedNetwork(graph, float_plan(graph, plan), features), inputs, settings.batch)
+    wanted = answers_of(QuantizedNetwork(graph, float_plan(graph, plan), features).eval(), inputs, settings.batch)
     objective = Objective(classifies(graph), temperature=1.0, label_weight=0.0)
     readings = [BitReading(0.0, network.precisions())]
     logits = [gates.logits for gates in network.gates if len(gates.bits) > 1]
@@ -127,17 +127,6 @@ def _rows(readings: list[BitReading]) -> list[Any]:
 
 def _readings(rows: list[Any]) -> list[BitReading]:
     return [BitReading(s, {name: Precision.parse(text) for name, text in found.items()}) for s, found in rows]
-
-
-@torch.no_grad()
-def _answers(teacher: QuantizedNetwork, inputs: list[Tensor], batch: int) -> tuple[Tensor, ...]:
-    """float32[N, ...] of each output of the fp32 network, run once on all samples."""
-    teacher.eval()
-    check_batches(teacher, [x[:2] for x in inputs])
-    parts = [teacher(*(x[i : i + batch] for x in inputs)) for i in range(0, len(inputs[0]), batch)]
-    outputs = tuple(torch.cat(part) for part in zip(*parts, strict=True))
-    check_finite(outputs)
-    return outputs
 
 
 def _inputs(graph: Graph, data: Dataset, settings: BitSearchSettings) -> list[Tensor]:

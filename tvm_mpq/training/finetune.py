@@ -27,7 +27,7 @@ from tvm_mpq.numerics.weight_codes import WeightCodes
 from tvm_mpq.passes.graph import Graph
 from tvm_mpq.schema import Plan, Progress
 from tvm_mpq.training.augment import Augmentation, chosen_augmentation
-from tvm_mpq.training.batches import check_batches, check_finite
+from tvm_mpq.training.batches import answers_of, outputs_of
 from tvm_mpq.training.checkpoint import Checkpoint
 from tvm_mpq.training.course import generator, identity, share_of_rate, split
 from tvm_mpq.training.network import QuantizedNetwork
@@ -126,15 +126,13 @@ class _Training:
         self._objective = Objective(classifier, settings.temperature, settings.label_weight)
         self._rows, self._held = split(len(self._inputs[0]), settings)
         self._plain = held = [x[self._held] for x in self._inputs]
-        self._teacher_held = self._outputs(self._teacher, held)
-        check_finite(self._teacher_held)
-        check_batches(self._teacher, [x[:2] for x in held])
+        self._teacher_held = answers_of(self._teacher, held, settings.batch)
         self._augmentation = chosen_augmentation(self._teacher, held, settings, classifier=classifier)
         self._judged, self._teacher_judged = held, self._teacher_held
         if self._augmentation.mix:
             # A network is sure of what it was trained on: laid over each other, such samples are as hard as new ones.
             self._judged = [Augmentation(mix=True)(held[0], generator(settings.seed, 0, 0, 0)), *held[1:]]
-            self._teacher_judged = self._outputs(self._teacher, self._judged)
+            self._teacher_judged = outputs_of(self._teacher, self._judged, settings.batch)
         self._optimizer = ScaledAdam(
             trained(self._network), self._network.ranges.values(), settings.weight_rate, settings.step_rate
         )
@@ -198,8 +196,8 @@ class _Training:
         """See how the network does on what it does not learn from, and keep it if it is the best so far."""
         network, wanted = self._network.eval(), self._wanted(self._held)
         labels = wanted if self._labels is not None else None
-        plain = self._outputs(network, self._plain)
-        judged = plain if self._judged is self._plain else self._outputs(network, self._judged)
+        plain = outputs_of(network, self._plain, self._settings.batch)
+        judged = plain if self._judged is self._plain else outputs_of(network, self._judged, self._settings.batch)
         held_loss = float(self._objective.loss(judged, self._teacher_judged, labels))
         found = Epoch(epoch, loss, held_loss, hits(plain[0], wanted), len(self._held))
         if not self._epochs or held_loss <= min(e.held_loss for e in self._epochs):
@@ -221,11 +219,6 @@ class _Training:
         if self._labels is not None:
             return self._labels[rows]
         return self._teacher_held[0].flatten(1).argmax(dim=1)
-
-    @torch.no_grad()
-    def _outputs(self, network: QuantizedNetwork, inputs: list[Tensor]) -> tuple[Tensor, ...]:
-        parts = [network(*some) for some in zip(*(x.split(self._settings.batch) for x in inputs), strict=True)]
-        return tuple(torch.cat(outputs) for outputs in zip(*parts, strict=True))
 
     def _save(self, done: int, loss_sum: float) -> None:
         if self._checkpoint is None:

@@ -188,6 +188,16 @@ def test_a_softmax_at_the_end_changes_nothing(sure: float) -> None:
     assert found.drop.high == pytest.approx(wanted.drop.high, rel=1e-3)
 
 
+def test_what_is_no_probability_everywhere_is_none_anywhere() -> None:
+    """The first look sees 25 images whose logits happen to be positive and to add up to 1: still logits."""
+    data = images(200)
+    x = data.arrays["x"].copy()
+    x[: LOOKS[0]] = softmax(x[: LOOKS[0]].astype(np.float64)) / 4
+    x[: LOOKS[0], 0] += 0.75
+    found = judge(Dataset({"x": x}, None, 1), allowed=1e6, fp32=Net(gain=1.0), new=True)(Net(gain=1.0, spread=0.01))
+    assert found.drop.images == LOOKS[0] and found.drop.high < 1
+
+
 def test_batches() -> None:
     found = judge(images(64, batch=4))(Net(spread=0.5))
     assert found.drop.images == 64
