@@ -54,6 +54,9 @@ def test_every_step_of_a_walk_is_stored_with_the_reward_of_its_end(walk):
     sampled = buffer.sample(1000).rewards
     assert float(sampled.max() - sampled.min()) == pytest.approx(2)  # 0.4 apart, of a standard deviation of 0.2
     assert abs(float(sampled.mean())) < 1e-5  # the average of the first batch is its own
+    before, buffer.rewards[:8] = buffer.baseline, 1.0
+    sampled = buffer.sample(10).rewards  # all alike: nothing to divide by
+    assert buffer.baseline == pytest.approx((before + 1) / 2) and float(sampled[0]) == pytest.approx((1 - before) / 2)
 
 
 def test_exploration_is_truncated_and_narrows(walk):
@@ -81,7 +84,7 @@ def test_the_actor_learns_slower(walk):
     agent = ddpg.agent_for(walk, 0)
     agent.learn((ddpg.WARM_UP + 2) * walk.steps, log_interval=None)
     rates = [net.optimizer.param_groups[0]["lr"] for net in (agent.actor, agent.critic)]
-    assert rates == [ddpg.ACTOR_RATE, ddpg.CRITIC_RATE]
+    assert rates == [1e-4, 1e-3]
 
 
 def test_numbers_are_those_of_the_authors_code(walk):
@@ -89,8 +92,8 @@ def test_numbers_are_those_of_the_authors_code(walk):
     assert (agent.gamma, agent.tau, agent.batch_size, agent.learning_starts) == (1.0, 0.01, 64, 20 * walk.steps)
     assert agent.replay_buffer.buffer_size == 64 * walk.steps
     assert (agent.train_freq.frequency, agent.train_freq.unit.value) == (1, "episode")
-    widths = [net.out_features for net in agent.actor.mu if isinstance(net, torch.nn.Linear)]
-    assert widths == [300, 300, 1]
+    for layers in (agent.actor.mu, agent.critic.qf0):
+        assert [net.out_features for net in layers if isinstance(net, torch.nn.Linear)] == [300, 300, 1]
 
 
 def test_nothing_is_learned_from_the_first_walks_before_they_are_over(walk):

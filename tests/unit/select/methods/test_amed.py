@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from mpq_testing.walks import Killed, Killing, chain
+from tvm_mpq.errors import InfeasibleError
 from tvm_mpq.select.evaluate import cost, uniform
 from tvm_mpq.select.methods.amed import Amed
 from tvm_mpq.select.methods.completion import Completion
@@ -122,11 +123,18 @@ def test_a_chain_that_was_ended_goes_on_as_if_it_had_not_been(network, saves):
     assert memories.resumed == 200 * saves and memories.states == {}
 
 
+class Renamed(Amed):
+    """Another method of the same settings."""
+
+    name = "renamed"
+
+
 @pytest.mark.parametrize(
     "other",
     [
         lambda memories, problem, limits: (Amed(), Effort(1, 400, memories=memories), problem, limits),
         lambda memories, problem, limits: (Amed(), Effort(0, 401, memories=memories), problem, limits),
+        lambda memories, problem, limits: (Renamed(), Effort(0, 400, memories=memories), problem, limits),
         lambda memories, problem, limits: (Amed(pin_ends=True), Effort(0, 400, memories=memories), problem, limits),
         lambda memories, problem, limits: (Amed(), Effort(0, 400, memories=memories), problem, Limits()),
         lambda memories, problem, limits: (Amed(), Effort(0, 400, memories=memories), chain(*[(1.0, 2.0)] * 6), limits),
@@ -141,6 +149,31 @@ def test_no_other_search_goes_on_from_it(network, other):
     method, effort, *asked = other(memories, problem, limits)
     PlanSearcher(method, effort).best(*asked, "loss")
     assert list(memories.states) == [state] and memories.resumed == 0
+
+
+@pytest.mark.parametrize(("count", "among"), [(1, ("conv0", "conv3")), (4, ("conv0", "conv2"))])
+def test_who_asks_for_other_plans_begins_anew(network, count, among):
+    problem, limits, memories = network(6), Limits(latency_us=1e6), Killing(1)
+    with pytest.raises(Killed):
+        PlanSearcher(Amed(), Effort(0, 400, memories=memories)).several(problem, limits, 4, "loss", ("conv0", "conv3"))
+    PlanSearcher(Amed(), Effort(0, 400, memories=memories)).several(problem, limits, count, "loss", among)
+    assert len(memories.states) == 1 and memories.resumed == 0
+
+
+def test_what_came_nearest_before_is_still_told():
+    """Before the fourth save; no later step comes as near."""
+    problem, limits, memories = chain(*[(1.0, 1.0)] * 6), Limits(latency_us=1.0), Killing(4)
+    told = []
+    for kept in (None, memories):
+        searcher = PlanSearcher(Amed(), Effort(0, 400, memories=kept))
+        if kept is not None:
+            with pytest.raises(Killed):
+                searcher.best(problem, limits, "loss")
+            memories.saves = -1
+        with pytest.raises(InfeasibleError) as caught:
+            searcher.best(problem, limits, "loss")
+        told.append(str(caught.value))
+    assert told[0] == told[1] and "the nearest exceeds them by" in told[0]
 
 
 def test_seconds_spent_before_count():

@@ -1,5 +1,6 @@
 """What HAQ's agent walks over: bits of actions, states, cuts and rewards. Agents that learn are tested elsewhere."""
 
+import dataclasses
 import math
 import random
 
@@ -19,8 +20,28 @@ from tvm_mpq.select.methods.search import PlanSearcher, Search
 from tvm_mpq.select.problem import Choice, Limits
 
 
-def search_of(problem, limits, most=10**6):
-    return Search(Completion(problem), limits, "loss", (), Effort(0, most), 1, lambda p: p.labels, 1)
+def search_of(problem, limits, most=10**6, objective="loss"):
+    return Search(Completion(problem), limits, objective, (), Effort(0, most), 1, lambda p: p.labels, 1)
+
+
+def rewards_of(search):
+    """(action for weights, action for activations) -> reward, of a walk over one operator."""
+    walk = LayerWalk(search, layers_of(search), (0,), from_the_last, 1)
+
+    def reward(*actions):
+        walk.begin()
+        assert walk.act(actions[0])[1] is None
+        return walk.act(actions[1])[1]
+
+    return reward
+
+
+def with_losses(change):
+    """One operator, whose choices have other losses: those that `change` makes of label and loss."""
+    problem = chain((1, 1.0))
+    (operator,) = problem.operators
+    choices = tuple(dataclasses.replace(c, loss=change(c.label, c.loss)) for c in operator.choices)
+    return dataclasses.replace(problem, operators=(dataclasses.replace(operator, choices=choices),))
 
 
 def layers_of(search):
@@ -137,19 +158,30 @@ def test_states_are_ten_numbers_of_the_operator_and_the_last_action():
 
 def test_rewards_rank_plans():
     """8 bits lose nothing, fewest bits all there is; outside of the limits is worse than any plan inside."""
-    search = search_of(chain((1, 1.0)), Limits())
-    walk = LayerWalk(search, layers_of(search), (0,), from_the_last, 1)
-
-    def reward(*actions):
-        walk.begin()
-        assert walk.act(actions[0])[1] is None
-        return walk.act(actions[1])[1]
-
+    reward = rewards_of(search_of(chain((1, 1.0)), Limits()))
     assert [reward(1, 1), reward(0, 0)] == [0, -1]
     assert reward(0.5, 1) == pytest.approx(-math.log1p(1 / 0.008) / math.log1p(8 / 0.008))  # loses 1 of 8
-    search = search_of(chain((1, 1.0)), Limits(latency_us=3))
-    walk = LayerWalk(search, layers_of(search), (0,), from_the_last, 1)
+    reward = rewards_of(search_of(chain((1, 1.0)), Limits(latency_us=3)))
     assert (reward(0, 0), reward(1, 1)) == (pytest.approx(-1 - 1 / 3), -2)
+
+
+def test_rewards_are_in_units_of_what_8_bits_have():
+    """Losses of 2 at 8 bits and 10 at the fewest; microseconds, of which 64 become 4: less is rewarded."""
+    reward = rewards_of(search_of(with_losses(lambda label, loss: loss + 2), Limits()))
+    assert reward(0.5, 1) == pytest.approx(-math.log1p(1 / 2) / math.log1p(8 / 2))
+    reward = rewards_of(search_of(chain((1, 1.0)), Limits(), objective="latency"))
+    assert [reward(1, 1), reward(0, 0)] == [0, 1]
+    assert reward(0.5, 1) == pytest.approx(math.log1p(32 / 60) / math.log1p(1))  # units are no larger than the span
+
+
+def test_rewards_at_the_edges():
+    reward = rewards_of(search_of(with_losses(lambda label, loss: 20.0 if label == "w4a4" else loss), Limits()))
+    assert reward(0.5, 0.5) == -1  # loses more than the fewest bits do
+    search = search_of(chain((1, 0.0)), Limits())
+    reward = rewards_of(search)
+    assert [reward(1, 1), reward(0, 0)] == [0, 0]  # nothing loses anything
+    search.start = lambda labels: None  # no formats fit
+    assert reward(1, 1) == -2
 
 
 def test_ends_are_held_at_8_bits(network):
