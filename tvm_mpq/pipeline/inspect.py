@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection
 
 from tvm_mpq.execute.prepare import Prepared, prepare
-from tvm_mpq.kernels import Request, fitting
+from tvm_mpq.kernels import candidacy
 from tvm_mpq.passes.graph import WEIGHTED_KINDS, Node
 from tvm_mpq.pipeline.options import Options
 from tvm_mpq.report.answers import InspectedOperator, InspectReport, LeftOut
-from tvm_mpq.schema import FLOAT_BITS, Precision
+from tvm_mpq.schema import LeftOutReason, Precision
 
 
 def inspect(options: Options) -> InspectReport:
@@ -53,28 +54,14 @@ def inspect(options: Options) -> InspectReport:
     }
 
 
-SAME_CODE, SLOWER, NO_KERNEL = "same code", "floats as fast", "no kernel"
-
-
-def left_out(prepared: Prepared, offered: Iterable[Precision]) -> list[LeftOut]:
+def left_out(prepared: Prepared, offered: Collection[Precision]) -> list[LeftOut]:
     """Of the precisions that could be chosen those that are no candidates of some operators, most bits first."""
-    found: dict[tuple[Precision, str], int] = {}
+    found = Counter[tuple[Precision, LeftOutReason]]()
     for node in prepared.graph.quantizable():
-        for precision in sorted(offered, reverse=True):
-            if str(precision) not in node.candidates:
-                reason = _reason(prepared, node, precision)
-                found[precision, reason] = found.get((precision, reason), 0) + 1
+        reasons = candidacy(node.quantizable, prepared.features, prepared.threads, offered)
+        found.update((precision, reason) for precision, reason in reasons.items() if reason is not None)
     rows = sorted(found.items(), key=lambda row: row[0][0], reverse=True)
     return [{"precision": str(p), "reason": reason, "operators": count} for (p, reason), count in rows]
-
-
-def _reason(prepared: Prepared, node: Node, precision: Precision) -> str:
-    """Why `candidate_precisions` leaves it out."""
-    out_bits = FLOAT_BITS if node.quantizable.is_float_at(precision) else 8
-    rows = fitting(Request(node.quantizable, precision, out_bits, prepared.features, prepared.threads))
-    if not rows:
-        return NO_KERNEL
-    return SAME_CODE if rows[0].offered else SLOWER
 
 
 def _parameters(node: Node) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, TypedDict
 
 from tvm_mpq.report.contract import Condition, FinetuneReport, FrontPoint, ImportVerification
+from tvm_mpq.schema import LeftOutReason
 
 
 class InspectedOperator(TypedDict):
@@ -32,13 +33,10 @@ class Totals(TypedDict):
 
 
 class LeftOut(TypedDict):
-    """A precision that so many operators do not have as a candidate.
-
-    reason: `same code` = what it would run, more bits run too; `floats as fast` = fewer bits save no time; `no kernel`.
-    """
+    """A precision that so many operators do not have as a candidate."""
 
     precision: str
-    reason: str
+    reason: LeftOutReason
     operators: int
 
 

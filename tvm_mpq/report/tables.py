@@ -24,6 +24,7 @@ from tvm_mpq.report.answers import (
 from tvm_mpq.report.console import print_facts, print_indented, print_notes, print_table, standard_output
 from tvm_mpq.report.contract import OptimizeReport
 from tvm_mpq.report.text import number, one_line, percent
+from tvm_mpq.schema import LeftOutReason
 
 
 def show_optimize(report: OptimizeReport) -> None:
@@ -96,9 +97,9 @@ def show_inspect(report: InspectReport) -> None:
 
 
 LEFT_OUT = {
-    "same code": "there they would run the same code as more bits on this target, and only lose accuracy",
-    "floats as fast": "there floats are as fast on this target",
-    "no kernel": "there this target has no kernel for them",
+    LeftOutReason.SAME_CODE: "there they would run the same code as more bits on this target, and only lose accuracy",
+    LeftOutReason.SLOWER: "there floats are as fast on this target",
+    LeftOutReason.NO_KERNEL: "there this target has no kernel for them",
 }
 
 

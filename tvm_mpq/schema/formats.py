@@ -21,6 +21,14 @@ class DType(str, enum.Enum):
     BF16 = "bf16"
 
 
+class LeftOutReason(str, enum.Enum):
+    """Why a precision is no candidate of an operator."""
+
+    SAME_CODE = "same code"  # what it would run, more bits run too
+    SLOWER = "floats as fast"  # fewer bits save no time
+    NO_KERNEL = "no kernel"
+
+
 _FLOAT_STORAGE_BITS = {DType.FP32: 32, DType.FP16: 16, DType.BF16: 16}
 
 

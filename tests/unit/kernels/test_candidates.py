@@ -8,8 +8,18 @@ import pytest
 import tvm_ffi
 
 from tvm_mpq.errors import InvalidValueError, NoKernelError
-from tvm_mpq.kernels import ALWAYS, OFFERED, Family, Request, candidate_precisions, default_kernel, families, fitting
-from tvm_mpq.schema import BF16, FLOAT_BITS, Conv2dWorkload, DType, Precision
+from tvm_mpq.kernels import (
+    ALWAYS,
+    OFFERED,
+    Family,
+    Request,
+    candidacy,
+    candidate_precisions,
+    default_kernel,
+    families,
+    fitting,
+)
+from tvm_mpq.schema import BF16, FLOAT_BITS, Conv2dWorkload, DType, LeftOutReason, Precision
 from tvm_mpq.targets import features, resolve
 from tvm_mpq.targets.rows import ROWS
 
@@ -55,6 +65,18 @@ def test_every_candidate_is_code_of_its_own(name: str, target: str) -> None:
 )
 def test_fewer_bits_of_the_same_code_are_no_candidates(name: str, target: str, integers: list[str]) -> None:
     assert [text for text in offered(WORKLOADS[name], target) if text.startswith("w")] == integers
+
+
+def test_why_precisions_are_left_out() -> None:
+    conv = candidacy(WORKLOADS["conv"], features(resolve("znver4")), 1, map(Precision.parse, ("w3a8", "w4a8", "fp16")))
+    reasons = {
+        "fp32": None,
+        "fp16": LeftOutReason.NO_KERNEL,
+        "w8a8": None,
+        "w4a8": None,
+        "w3a8": LeftOutReason.SAME_CODE,
+    }
+    assert {str(p): why for p, why in conv.items()} == reasons and list(conv) == sorted(conv, reverse=True)
 
 
 def test_what_users_choose_among() -> None:

@@ -13,12 +13,21 @@ from hypothesis import strategies as st
 
 from mpq_testing.avx_vnni import imitated
 from tvm_mpq.errors import NoKernelError
-from tvm_mpq.kernels import Family, Kernel, Request, candidate_precisions, candidates, default_kernel, families
+from tvm_mpq.kernels import (
+    Family,
+    Kernel,
+    Request,
+    candidacy,
+    candidate_precisions,
+    candidates,
+    default_kernel,
+    families,
+)
 from tvm_mpq.kernels.frames import attention
 from tvm_mpq.numerics.affine import quantize
 from tvm_mpq.numerics.operands import Operands
 from tvm_mpq.numerics.reference import evaluate, pad_channels, unpad
-from tvm_mpq.schema import FP32, W8A8, AttentionWorkload, TensorQuant
+from tvm_mpq.schema import FP32, W8A8, AttentionWorkload, LeftOutReason, TensorQuant
 from tvm_mpq.targets import features, local_row, resolve, to_tvm
 
 FEATURES = features(local_row())
@@ -194,6 +203,7 @@ def test_who_is_offered_8_bits() -> None:
     for name, wanted in (("haswell", [FP32, W8A8]), ("x86-64", [FP32]), ("cortex-a72", [FP32])):
         isa = features(resolve(name))
         assert candidate_precisions(w, isa) == wanted, name
+        assert candidacy(w, isa)[W8A8] == (None if W8A8 in wanted else LeftOutReason.SLOWER)
         assert default_kernel(Request(w, W8A8, 8, isa)).family.name.startswith(NAME)
 
 
