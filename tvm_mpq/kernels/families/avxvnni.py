@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tvm_mpq.kernels.families.accept import is_dense, is_depthwise, is_grouped
-from tvm_mpq.kernels.families.row import convolution_row, depthwise_row
+from tvm_mpq.kernels.families.row import convolution_row, framed_row
 from tvm_mpq.kernels.features import AVX_VNNI
 from tvm_mpq.kernels.knobs.avxvnni import depthwise_vnni_256, tiles_vnni_256
 from tvm_mpq.kernels.machines.avxvnni import AvxVnni
@@ -27,11 +27,12 @@ def _depthwise_constants(request: Request, knobs: Knobs, operands: Operands) -> 
 
 convolution_row("qu8_qs8_s32_conv2d__avxvnni", AVX_VNNI, is_dense, lambda r: AvxVnni(), tiles_vnni_256)
 convolution_row("qu8_qs8_s32_gconv2d__avxvnni", AVX_VNNI, is_grouped, lambda r: AvxVnni(), tiles_vnni_256)
-depthwise_row(
+framed_row(
     "qu8_qs8_s32_dwconv2d__avxvnni",
     AVX_VNNI,
     lambda request: is_depthwise(request) and max(conv_of(request).kernel) <= _TALLEST,
     HalfDepthwiseFrame,
+    HalfDepthwiseFrame.build,
     depthwise_vnni_256,
     _depthwise_constants,
 )

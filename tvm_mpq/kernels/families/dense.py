@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from tvm_mpq.kernels.families.accept import is_dense, is_depthwise, is_grouped
-from tvm_mpq.kernels.families.row import convolution_row, depthwise_row
+from tvm_mpq.kernels.families.row import convolution_row, framed_row
 from tvm_mpq.kernels.families.terms import scaled_terms
 from tvm_mpq.kernels.features import AVX2, GENERIC, VNNI
 from tvm_mpq.kernels.knobs.dense import small_tiles, tiles_512
@@ -82,8 +82,14 @@ _nibble_row(
     "qu8_qc4s_s32_conv2d__avx512vnni", VNNI, _nibbles, lambda r: VnniNibble(), tiles_512, max_terms=_nibble_terms
 )
 _nibble_row("qu8_qc4s_s8_conv2d__avx512vnni", VNNI, is_dense, lambda r: VnniUnpacked(), tiles_512)
-depthwise_row(
-    "qu8_qs8_s32_dwconv2d__avx512vnni", VNNI, _short_depthwise, DepthwiseFrame, depthwise_knobs, _depthwise_constants
+framed_row(
+    "qu8_qs8_s32_dwconv2d__avx512vnni",
+    VNNI,
+    _short_depthwise,
+    DepthwiseFrame,
+    DepthwiseFrame.build,
+    depthwise_knobs,
+    _depthwise_constants,
 )
 convolution_row("qu8_qs8_s32_gconv2d__avx512vnni", VNNI, is_grouped, lambda r: Vnni(), tiles_512)
 
@@ -97,11 +103,12 @@ convolution_row(
     variant=bytes_depth,
 )
 convolution_row("qu8_qs8_s32_conv2d__avx2", AVX2, is_dense, _words, tiles_256)
-depthwise_row(
+framed_row(
     "qu8_qs8_s16_dwconv2d__avx2",
     AVX2,
     _byte_taps,
     ByteTapsFrame,
+    ByteTapsFrame.build,
     byte_taps_256,
     _byte_taps_constants,
     variant=tap_sums,

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tvm_mpq.kernels.families.accept import is_dense
+from tvm_mpq.kernels.families.row import framed_row
 from tvm_mpq.kernels.families.terms import int32_terms
 from tvm_mpq.kernels.features import AVX2, NEON, VBMI, VNNI, VPOPCNTDQ
 from tvm_mpq.kernels.frames.lookup import LookupFrame, LookupMachine
@@ -21,12 +22,11 @@ from tvm_mpq.kernels.packing.bit_words import BitShape, pack_bits
 from tvm_mpq.kernels.packing.constants import convolution_constants
 from tvm_mpq.kernels.packing.nibble_indices import NibbleShape, nibble_coding, pack_nibbles, part_count, sums_limit
 from tvm_mpq.kernels.packing.table_indices import TableShape, pack_indices, table_coding
-from tvm_mpq.kernels.registry import Family, Knobs, Request, register
+from tvm_mpq.kernels.registry import Knobs, Request
 from tvm_mpq.kernels.shapes.geometry import conv_of
 from tvm_mpq.numerics.affine import unsigned_range
 from tvm_mpq.numerics.arrays import Int8Array
 from tvm_mpq.numerics.operands import Operands
-from tvm_mpq.schema import Conv2dWorkload
 
 _SUM_LANES = 16  # 16 bit lanes that add the activations of one position
 _LEAST_USES = 4
@@ -65,23 +65,19 @@ def _row(
     def frame(request: Request, knobs: Knobs) -> LookupFrame:
         return LookupFrame(request, knobs, machine_of(request, knobs))
 
-    register(
-        Family(
-            name=name,
-            workload_type=Conv2dWorkload,
-            isa_features=features,
-            weight_bits=frozenset({weight_bits}),
-            activation_bits=activation_bits,
-            operand_ranges=f"x 0..2^a-1 with a <= {max(activation_bits)}, w {_MEANING[weight_bits]}",
-            accepts=accepts,
-            knob_space=knob_space,
-            build=lambda request, knobs: frame(request, knobs).build(),
-            constants=constants,
-            variant=variant,
-            max_terms=max_terms,
-            parameters=lambda request, knobs: frame(request, knobs).parameters,
-            work=lambda request, knobs: frame(request, knobs).work,
-        )
+    framed_row(
+        name,
+        features,
+        accepts,
+        frame,
+        LookupFrame.build,
+        knob_space,
+        constants,
+        f"x 0..2^a-1 with a <= {max(activation_bits)}, w {_MEANING[weight_bits]}",
+        weight_bits=frozenset({weight_bits}),
+        activation_bits=activation_bits,
+        variant=variant,
+        max_terms=max_terms,
     )
 
 

@@ -49,28 +49,23 @@ def convolution_row(
     def frame(request: Request, knobs: Knobs) -> ConvolutionFrame:
         return ConvolutionFrame(request, knobs, machine_of(request))
 
-    return register(
-        Family(
-            name=name,
-            workload_type=Conv2dWorkload,
-            isa_features=features,
-            weight_bits=weight_bits,
-            activation_bits=BITS,
-            operand_ranges=ranges,
-            accepts=accepts,
-            knob_space=lambda request: knob_space(request, machine_of(request)),
-            build=lambda request, knobs: build_convolution(frame(request, knobs)),
-            constants=constants,
-            variant=variant,
-            max_terms=max_terms,
-            parameters=lambda request, knobs: frame(request, knobs).parameters,
-            work=lambda request, knobs: frame(request, knobs).work,
-            input_dilation=True,
-        )
+    return framed_row(
+        name,
+        features,
+        accepts,
+        frame,
+        build_convolution,
+        lambda request: knob_space(request, machine_of(request)),
+        constants,
+        ranges,
+        weight_bits=weight_bits,
+        variant=variant,
+        max_terms=max_terms,
+        input_dilation=True,
     )
 
 
-class OwnFrame(Protocol):
+class Frame(Protocol):
     """The loops of one kernel, as they are planned from a request and knobs."""
 
     @property
@@ -79,35 +74,43 @@ class OwnFrame(Protocol):
     @property
     def work(self) -> Work: ...
 
-    def build(self) -> PrimFunc: ...
+
+F = TypeVar("F", bound=Frame)
 
 
-def depthwise_row(
+def framed_row(
     name: str,
     features: frozenset[str],
     accepts: Callable[[Request], bool],
-    frame: Callable[[Request, Knobs], OwnFrame],
+    frame: Callable[[Request, Knobs], F],
+    build: Callable[[F], PrimFunc],
     knob_space: Callable[[Request], list[Knobs]],
     constants: Callable[[Request, Knobs, Operands], list[np.ndarray]],
+    ranges: str = "x 0..255, w -127..127",
     *,
+    weight_bits: frozenset[int] = BITS,
+    activation_bits: frozenset[int] = BITS,
     variant: Callable[[Request], object] = lambda request: None,
+    max_terms: Callable[[Request], int] = int32_terms,
+    input_dilation: bool = False,
 ) -> Family:
-    """Add the row of a depthwise convolution with a frame of its own; see `Family` for what the arguments are."""
+    """Add the row of a convolution that `frame` plans and `build` writes; see `Family` for what the others are."""
     return register(
         Family(
             name=name,
             workload_type=Conv2dWorkload,
             isa_features=features,
-            weight_bits=BITS,
-            activation_bits=BITS,
-            operand_ranges="x 0..255, w -127..127",
+            weight_bits=weight_bits,
+            activation_bits=activation_bits,
+            operand_ranges=ranges,
             accepts=accepts,
             knob_space=knob_space,
-            build=lambda request, knobs: frame(request, knobs).build(),
+            build=lambda request, knobs: build(frame(request, knobs)),
             constants=constants,
             variant=variant,
-            max_terms=int32_terms,
+            max_terms=max_terms,
             parameters=lambda request, knobs: frame(request, knobs).parameters,
             work=lambda request, knobs: frame(request, knobs).work,
+            input_dilation=input_dilation,
         )
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tvm_mpq.kernels.families.accept import is_dense
-from tvm_mpq.kernels.families.row import BITS
+from tvm_mpq.kernels.families.row import framed_row
 from tvm_mpq.kernels.families.terms import scaled_terms
 from tvm_mpq.kernels.features import AVX2, AVX_VNNI
 from tvm_mpq.kernels.frames.winograd import WinogradFrame
@@ -14,11 +14,11 @@ from tvm_mpq.kernels.knobs.winograd import winograd_knobs
 from tvm_mpq.kernels.machines.avx2 import Words
 from tvm_mpq.kernels.packing.constants import convolution_constants
 from tvm_mpq.kernels.packing.winograd import TRANSFORMS, pack_winograd
-from tvm_mpq.kernels.registry import Family, Knobs, Request, register
+from tvm_mpq.kernels.registry import Knobs, Request
 from tvm_mpq.kernels.shapes.geometry import conv_of
 from tvm_mpq.numerics.affine import unsigned_range, weight_range
 from tvm_mpq.numerics.operands import Operands
-from tvm_mpq.schema import Conv2dWorkload, padded_channels
+from tvm_mpq.schema import padded_channels
 
 _LEAST_CHANNELS = 12
 _TABLED_BITS = 4  # of activations
@@ -58,20 +58,13 @@ def _frame(request: Request, knobs: Knobs) -> WinogradFrame:
     return WinogradFrame(request, knobs, Words(w.batch * w.out_height * w.out_width))
 
 
-register(
-    Family(
-        name="qu8_qs8_s32_winograd__avx2",
-        workload_type=Conv2dWorkload,
-        isa_features=AVX2,
-        weight_bits=BITS,
-        activation_bits=BITS,
-        operand_ranges="x 0..255, w -127..127",
-        accepts=_transformed,
-        knob_space=winograd_knobs,
-        build=lambda request, knobs: build_winograd(_frame(request, knobs)),
-        constants=_constants,
-        parameters=lambda request, knobs: _frame(request, knobs).parameters,
-        work=lambda request, knobs: _frame(request, knobs).work,
-        max_terms=_terms,
-    )
+framed_row(
+    "qu8_qs8_s32_winograd__avx2",
+    AVX2,
+    _transformed,
+    _frame,
+    build_winograd,
+    winograd_knobs,
+    _constants,
+    max_terms=_terms,
 )
