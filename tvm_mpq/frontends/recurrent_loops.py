@@ -104,8 +104,8 @@ class _Loops:
         return self.sums[j + gate * self.w.hidden]
 
     def act(self, place: int, x: Any, *, clip: bool = True) -> Any:
-        if self.w.clip and clip:
-            x = T.max(T.min(x, T.float32(self.w.clip)), T.float32(-self.w.clip))
+        if clip:
+            x = _bounded(x, self.w.clip)
         base, *numbers = self.w.activations[place].split(":")
         return ACTIVATIONS[base](x, *map(float, numbers))
 
@@ -127,7 +127,7 @@ class _Loops:
             i = self.keep(self.sums, j, gate(0, 0))
             f = T.float32(1) - i if w.coupled else gate(2, 2)
             new = self.act(1, self.input(3, j) + self.sum(3, j))
-            self.keep(c, j, f * c[j] + i * new)
+            self.keep(c, j, _bounded(f * c[j] + i * new, w.cell_clip))
             self.keep(h, j, gate(1, 1) * self.act(2, c[j], clip=False))
 
     def gru(self) -> None:
@@ -149,6 +149,10 @@ class _Loops:
         self.products(range(1))
         with self._units() as j:
             self.keep(self.held[0], j, self.act(0, self.input(0, j) + self.sum(0, j)))
+
+
+def _bounded(x: Any, bound: float) -> Any:
+    return T.max(T.min(x, T.float32(bound)), T.float32(-bound)) if bound else x
 
 
 _CELLS = {"lstm": _Loops.lstm, "gru": _Loops.gru, "rnn": _Loops.rnn}

@@ -85,9 +85,6 @@ def load_tflite(file: Path, shapes: Shapes) -> Imported:
         imported.notes.append(
             "states of recurrent layers are zero when a run starts; LiteRT keeps them from run to run"
         )
-    if made.clips:
-        bounds = ", ".join(f"{clip:g}" for clip in sorted(made.clips))
-        imported.notes.append(f"cell states of LSTMs are not cut at {bounds} (cell_clip), where LiteRT cuts them")
     imported.reference = LiteRTReference(data, static, rounds)
     return imported
 
@@ -142,7 +139,6 @@ class _Importer(OperatorConverter):
         self.replaced: dict[int, GenericArray] = {}  # tensor -> its numbers, where they are read otherwise than stored
         self._kind = ""
         self.recurrent = False
-        self.clips: set[float] = set()  # of cell states, left out where a state might reach them
         self.convert_map |= overrides(self, self.convert_map)
         self.convert_map |= {"QUANTIZE": self._same, "DEQUANTIZE": self._same, "EXPAND_DIMS": self._expand_dims}
 

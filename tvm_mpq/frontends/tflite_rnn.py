@@ -3,8 +3,8 @@
 Meanings are those of LiteRT's kernels. A layer without input gate has i = 1 - f, which is the sigmoid of what enters f
 with its sign turned, so that it becomes one with an input gate.
 
-A bound of the cell state (`cell_clip`) is left out. It is without effect where no state can reach it: each step adds at
-most 1 to its size, and without input gate it never exceeds 1. Converters write 10 into every layer.
+A bound of the cell state (`cell_clip`; converters write 10 into every layer) is left out where no state can reach it:
+each step adds at most 1 to its size, and without input gate it never exceeds 1.
 """
 
 from __future__ import annotations
@@ -127,9 +127,8 @@ def _layer(
     hidden, count = recurrence.shape[-1], len(directions)
     largest = max(1 if places.coupled(_BEHIND * i) else steps for i in range(count))
     clip = 0.0 if options is None else float(options.CellClip())
-    if 0 < clip < largest:
-        importer.clips.add(clip)
-    work = RecurrentWorkload("lstm", steps, batch, hidden, directions, ("sigmoid", "tanh", "tanh"))
+    reached = clip if 0 < clip < largest else 0.0
+    work = RecurrentWorkload("lstm", steps, batch, hidden, directions, ("sigmoid", "tanh", "tanh"), cell_clip=reached)
     out = emit_layer(work, data, weight, recurrence, biases)
     axes, sizes = ([0, 2, 1, 3], (steps, batch)) if time_first else ([2, 0, 1, 3], (batch, steps))
     joined = relax.op.reshape(builder.emit(relax.op.permute_dims(out, axes)), (*sizes, count * hidden))

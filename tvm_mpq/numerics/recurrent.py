@@ -52,8 +52,11 @@ def evaluate_recurrent(
 
 
 def _act(w: RecurrentWorkload, place: int, x: _Floats) -> _Floats:
-    bounded = np.clip(x, -w.clip, w.clip) if w.clip else x
-    return apply(w.activations[place], bounded).astype(np.float64)
+    return apply(w.activations[place], _bounded(x, w.clip)).astype(np.float64)
+
+
+def _bounded(x: _Floats, bound: float) -> _Floats:
+    return np.clip(x, -bound, bound) if bound else x
 
 
 def _lstm(w: RecurrentWorkload, d: int, x: _Floats, r: _Floats, held: _Floats, given: dict[str, FloatArray]) -> _Floats:
@@ -62,7 +65,7 @@ def _lstm(w: RecurrentWorkload, d: int, x: _Floats, r: _Floats, held: _Floats, g
     peep_i, peep_o, peep_f = given["peepholes"][d] if w.peepholes else np.zeros(3)
     i = _act(w, 0, i + peep_i * c)
     f = 1 - i if w.coupled else _act(w, 0, f + peep_f * c)
-    c = f * c + i * _act(w, 1, z)
+    c = _bounded(f * c + i * _act(w, 1, z), w.cell_clip)
     o = _act(w, 0, o + peep_o * c)
     return np.stack([o * apply(w.activations[2], c), c])
 

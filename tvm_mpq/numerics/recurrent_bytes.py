@@ -116,9 +116,7 @@ class _Cell:
         return fma32((whole @ self.weight[rows].T).astype(np.int32).astype(np.float32), self.factor[gate], start)
 
     def _act(self, place: int, x: FloatArray, *, clip: bool = True) -> FloatArray:
-        bound = np.float32(self.w.clip)
-        bounded = smaller(larger(x, -bound), bound) if self.w.clip and clip else x
-        return fused_activations.apply(self.w.activations[place], bounded)
+        return fused_activations.apply(self.w.activations[place], _bounded(x, self.w.clip) if clip else x)
 
     def _peep(self, x: FloatArray, place: int, c: FloatArray) -> FloatArray:
         return x if self.peepholes is None else fma32(self.peepholes[place], c, x)
@@ -127,7 +125,7 @@ class _Cell:
         i, o, f, z = (self._sum(gate, h, x[:, gate]) for gate in range(4))
         i = self._act(0, self._peep(i, 0, c))
         f = np.float32(1) - i if self.w.coupled else self._act(0, self._peep(f, 2, c))
-        c = fma32(f, c, i * self._act(1, z))
+        c = _bounded(fma32(f, c, i * self._act(1, z)), self.w.cell_clip)
         o = self._act(0, self._peep(o, 1, c))
         return np.stack([o * self._act(2, c, clip=False), c])
 
@@ -140,3 +138,8 @@ class _Cell:
             new = fma32(reset, self._sum(2, h, start), x[:, 2])
         new = self._act(1, new)
         return fma32(z, h - new, new)
+
+
+def _bounded(x: FloatArray, bound: float) -> FloatArray:
+    limit = np.float32(bound)
+    return smaller(larger(x, -limit), limit) if bound else x

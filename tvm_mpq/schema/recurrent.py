@@ -33,7 +33,8 @@ class RecurrentWorkload(Workload):
     new cell and of what is given out, for a GRU of the gates and of the new h. lengths: of each sequence of the batch,
     empty where all have `steps`. peepholes, coupled: of an LSTM, c takes part in the gates, and forgets what the input
     gate takes in. reset_after: of a GRU, the reset gate meets the product with R (ONNX: linear_before_reset). clip:
-    bound of what enters the gates' activations, 0 for none.
+    bound of what enters the gates' activations, 0 for none. cell_clip: of an LSTM, bound of c itself, before anything
+    reads it, 0 for none (TFLite's).
 
     With weights and activations of 8 bits, only products with R are of integers: those of R, and of h for them.
     """
@@ -41,7 +42,7 @@ class RecurrentWorkload(Workload):
     kind: ClassVar[str] = "recurrent"
     float_tensors: ClassVar[bool] = True
     rare: ClassVar[frozenset[str]] = frozenset(
-        {"initial", "emits_states", "lengths", "peepholes", "coupled", "reset_after", "clip"}
+        {"initial", "emits_states", "lengths", "peepholes", "coupled", "reset_after", "clip", "cell_clip"}
     )
     cell: str
     steps: int
@@ -56,6 +57,7 @@ class RecurrentWorkload(Workload):
     coupled: bool = False
     reset_after: bool = False
     clip: float = 0.0
+    cell_clip: float = 0.0
 
     @property
     def gates(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import tflite
 from mpq_testing.tflite_models import Tensor, operator, write
 from tvm_mpq.errors import UnsupportedModelError
 from tvm_mpq.frontends import load_model
+from tvm_mpq.schema import WORKLOAD_ATTRIBUTE, Workload
 
 STEPS, BATCH, INPUTS, HIDDEN = 3, 2, 3, 4
 
@@ -57,8 +59,8 @@ class Layer:
         made = operator(code, tuple(self.inputs), outputs if len(outputs) > 1 else outputs[0], options, **given)
         return write(path, self.tensors, graph_operators=[made], outputs=outputs)
 
-    def wanted(self) -> list[Any]:
-        """h of each direction, time first or batch first as x, in float64."""
+    def wanted(self, clip: float = np.inf) -> list[Any]:
+        """h of each direction, time first or batch first as x, in float64. clip: of the cell state."""
         x = self.x if self.time_major else self.x.swapaxes(0, 1)
         found = []
         for number, cell in enumerate(self.cells):
@@ -69,7 +71,7 @@ class Layer:
                 ]
                 f, o = sigmoid(into[1]), sigmoid(into[3])
                 i = 1 - f if into[0] is None else sigmoid(into[0])
-                c = f * c + i * np.tanh(into[2])
+                c = np.clip(f * c + i * np.tanh(into[2]), -clip, clip)
                 h = out[t] = o * np.tanh(c)
             found.append(out if self.time_major else out.swapaxes(0, 1))
         return found
@@ -115,12 +117,26 @@ def test_its_operators_are_a_product_and_a_loop(tmp_path, rng, operators) -> Non
     assert found.count("relax.matmul") == 1 and found.count("relax.call_tir") == 1
 
 
-def test_a_cell_clip_that_states_may_reach_is_named(tmp_path, rng) -> None:
-    """Without input gate they stay within 1."""
-    note = "cell states of LSTMs are not cut at 2.5 (cell_clip), where LiteRT cuts them"
-    assert load_model(Layer(rng).save(tmp_path / "net.tflite", CellClip=2.5)).notes[-1] == note
-    without = Layer(rng, input_gate=False).save(tmp_path / "net.tflite", CellClip=2.5)
-    assert "cell_clip" not in load_model(without).notes[-1]
+@pytest.mark.parametrize(("directions", "input_gate"), [(1, True), (1, False), (2, True)])
+def test_cell_states_are_cut_where_they_reach_cell_clip(tmp_path, rng, run, directions, input_gate) -> None:
+    """Each direction is a result of its own: LiteRT reads memory that it never wrote where it joins them."""
+    layer, clip = Layer(rng, directions, input_gate=input_gate), 0.25
+    loaded = load_model(layer.save(tmp_path / "net.tflite", merged=False, CellClip=clip))
+    wanted = layer.wanted(clip)
+    assert np.abs(np.stack(wanted) - np.stack(layer.wanted())).max() > 0.1
+    assert loaded.reference is not None
+    (answer,) = loaded.reference.answers({"x": layer.x})
+    for found in (run(loaded, layer.x), answer.outputs):
+        for got, each in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(got, each, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("clip", "input_gate", "kept"), [(2.5, True, 2.5), (3.0, True, 0.0), (1.0, False, 0.0)])
+def test_a_cell_clip_that_no_state_reaches_is_left_out(tmp_path, rng, clip, input_gate, kept) -> None:
+    """Each step adds 1 at most; without input gate states stay within 1."""
+    loaded = load_model(Layer(rng, input_gate=input_gate).save(tmp_path / "net.tflite", CellClip=clip))
+    (loops,) = [f for f in loaded.mod.functions.values() if f.attrs and WORKLOAD_ATTRIBUTE in f.attrs]
+    assert Workload.from_json(json.loads(loops.attrs[WORKLOAD_ATTRIBUTE])).cell_clip == kept
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,9 @@ VARIANTS = {
     "lstm_lengths": RecurrentWorkload(
         "lstm", 4, 3, 3, ("reverse",), LSTM, initial="constant", emits_states=True, coupled=True, lengths=(4, 0, 3)
     ),
+    "lstm_cell_clip": RecurrentWorkload(
+        "lstm", 4, 2, 21, BOTH, LSTM, initial="given", emits_states=True, peepholes=True, cell_clip=0.3
+    ),
     "gru": RecurrentWorkload("gru", 4, 2, 33, BOTH, GRU, emits_states=True),
     "gru_reset_after": RecurrentWorkload("gru", 3, 1, 17, BOTH, GRU, initial="given", reset_after=True),
     "rnn": RecurrentWorkload("rnn", 4, 3, 1, BOTH, ("leaky_relu:0.2",), initial="constant", lengths=(2, 4, 1)),

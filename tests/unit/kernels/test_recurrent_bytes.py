@@ -74,7 +74,9 @@ def test_every_candidate(isa: str, rng: np.random.Generator) -> None:
 def layers() -> st.SearchStrategy[RecurrentWorkload]:
     """Of every cell, direction, start and variant."""
     cells = {
-        "lstm": st.fixed_dictionaries({"peepholes": st.booleans(), "coupled": st.booleans()}),
+        "lstm": st.fixed_dictionaries(
+            {"peepholes": st.booleans(), "coupled": st.booleans(), "cell_clip": st.sampled_from([0.0, 0.2])}
+        ),
         "gru": st.fixed_dictionaries({"reset_after": st.booleans()}),
         "rnn": st.just({}),
     }
@@ -130,6 +132,18 @@ def test_both_ends(isa: str, zero: int, rng: np.random.Generator) -> None:
     want = compare(offered(w, isa), given, [np.zeros(w.gates_shape, np.float32), np.full(w.state_shape, far, "f4")])
     sums = weight[0].sum(-1) * np.sign(far) * 255
     np.testing.assert_allclose(want[0, 0, 0], sums, rtol=1e-6)
+
+
+@pytest.mark.parametrize("isa", MACHINES)
+def test_cell_states_end_at_their_bound(isa: str, rng: np.random.Generator) -> None:
+    """Either end is met exactly, from a start that lies beyond both; a bound that is never reached changes nothing."""
+    w = RecurrentWorkload("lstm", 3, 2, 24, BOTH, LSTM, initial="given", emits_states=True)
+    given, (gates, state) = operands(w, rng), random_inputs(w, rng)
+    inputs, bound = [20 * gates, 9 * state], np.float32(0.3)
+    c = compare(offered(dataclasses.replace(w, cell_clip=float(bound)), isa), given, inputs)[-1]
+    assert (c == bound).any() and (c == -bound).any() and (np.abs(c) < bound).any() and (np.abs(c) <= bound).all()
+    far = compare(offered(dataclasses.replace(w, cell_clip=3e38), isa), given, inputs)
+    np.testing.assert_array_equal(far, evaluate(w, W8A8, 32, given, inputs))
 
 
 @pytest.mark.parametrize("isa", MACHINES)

@@ -353,7 +353,7 @@ class RecurrentWriter:
         i = self._act(0, self._peep(i, 0, unit, c))
         f = 1.0 - i if self.w.coupled else self._act(0, self._peep(f, 2, unit, c))
         new = self._act(1, z)
-        c = let(self._multiply_add(f, c, i * new), "c")
+        c = let(_bounded(let(self._multiply_add(f, c, i * new), "c"), self.w.cell_clip), "c")
         o = self._act(0, self._peep(o, 1, unit, c))
         return [let(o * self._act(2, c, clip=False), "h"), c]
 
@@ -372,7 +372,10 @@ class RecurrentWriter:
 
     def _act(self, place: int, x: Value, *, clip: bool = True) -> Value:
         """An activation, through a register: TVM's simplifier sees through chains of names, in exponential time."""
-        bounded = clamp(x, -self.w.clip, self.w.clip) if self.w.clip and clip else x
-        self.scratch.value = bounded
+        self.scratch.value = _bounded(x, self.w.clip) if clip else x
         self.scratch.value = self._activate(self.scratch.value, self.w.activations[place])
         return let(self.scratch.value, "activated")
+
+
+def _bounded(x: Value, bound: float) -> Value:
+    return clamp(x, -bound, bound) if bound else x
