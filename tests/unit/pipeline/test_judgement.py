@@ -44,6 +44,8 @@ def judged(chosen: Tried, others: list[Tried], max_drop: float | None) -> Any:
 def test_what_was_close_is_reported() -> None:
     chosen = tried(100.0, 0.2, 0.3, 0.4)
     others = [
+        tried(60.0, 0.1, 0.2, 0.3, "uniform w5a7", "w5a7"),
+        tried(90.0, 0.3, 0.4, 0.65, "uniform w6a7", "w6a7"),
         tried(80.0, 0.3, 0.4, 0.6, "uniform w6a8", "w6a8"),
         tried(70.0, 0.7, 0.8, 0.9, "uniform w4a8", "w4a8"),
         tried(101.0, 0.1, 0.1, 0.2, "uniform w7a8", "w7a8"),
@@ -52,7 +54,7 @@ def test_what_was_close_is_reported() -> None:
     found = judged(chosen, others, 0.5)
     assert found["undecided"]["name"] == "uniform w6a8" and found["undecided"]["images_needed"] == 400
     assert found["nearest"]["name"] == "uniform w6a8"
-    assert found["near_ties"] == ["uniform w7a8"]
+    assert found["near_ties"] == ["uniform w5a7", "uniform w7a8"]
     assert found["chosen"] == {"estimate": 0.3, "low": 0.2, "high": 0.4, "images": 100}
     assert (found["images"], found["plans"], found["seconds"]) == (400, 3, 1.5)
 

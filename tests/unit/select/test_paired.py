@@ -154,7 +154,7 @@ def test_images_needed() -> None:
     """The width falls with the root of their number: half of it needs four times as many."""
     found = Interval(0.3, 0.1, 0.7, 100)
     assert images_needed(found, 0.5) == 400
-    assert images_needed(found, 0.3) is None and images_needed(exact(math.inf), 1.0) is None
+    assert images_needed(found, 0.3) is None and images_needed(exact(math.nan), 1.0) is None
     assert images_needed(found, 0.9) == 100
     assert images_needed(found, 0.319) == 44322 and images_needed(found, 0.317) is None  # nobody has so many
 

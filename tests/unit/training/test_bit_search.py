@@ -121,18 +121,21 @@ def test_the_same_again(lab: Lab) -> None:
 
 def test_it_goes_on_where_it_was_killed(lab: Lab, tmp_path: Path) -> None:
     short = dataclasses.replace(QUICK, weakest=0.3, updates=50)
-    whole = learn(lab, settings=short)
+    states = [Checkpoint(tmp_path / name, "this") for name in ("whole", "state")]
+    state = states[1]
+    whole = learn(lab, settings=short, checkpoint=states[0])
     told: list[int] = []
 
     def killed(done: int, of: int, what: str) -> None:
-        if done == 45:
+        if done == 25:
             raise KeyboardInterrupt
 
-    state = Checkpoint(tmp_path / "state", "this")
     with pytest.raises(KeyboardInterrupt):
         learn(lab, settings=short, checkpoint=state, progress=killed)
     again = learn(lab, settings=short, checkpoint=state, progress=lambda done, of, what: told.append(done))
-    assert told[0] == 2 * bit_search.SAVED_EVERY + 1 and again == whole
+    assert told[0] == bit_search.SAVED_EVERY + 1 and again == whole
+    held = [checkpoint.load() for checkpoint in states]  # behind 40 updates
+    assert all(torch.equal(held[0]["gates"][name], gates) for name, gates in held[1]["gates"].items())  # type: ignore[index]
     other = Checkpoint(tmp_path / "state", "other")
     learn(lab, settings=short, checkpoint=other, progress=lambda done, of, what: told.append(done))
     assert told[-short.updates :][0] == 1  # another search's state is not taken up
