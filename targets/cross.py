@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,12 @@ def linker_of(row: TargetRow) -> str | None:
     return None if row.mtriple is None else linker_for(cpuinfo.architecture(row.mtriple))
 
 
-def export(executable: Any, path: Path, linker: str | None) -> None:
-    """Write a compiled module as a shared library, linked by `linker`, None = this machine's own."""
+def export(executable: Any, path: Path, linker: str | None, objects: Sequence[Path] = ()) -> None:
+    """Write a compiled module, and object files that it calls, as a shared library.
+
+    linker: links it, None = this machine's own.
+    """
     from tvm.support import cc
 
-    executable.export_library(str(path), fcompile=cc.cross_compiler(linker) if linker else None)
+    addons = [str(file) for file in objects]
+    executable.export_library(str(path), fcompile=cc.cross_compiler(linker) if linker else None, addons=addons)

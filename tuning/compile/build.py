@@ -41,11 +41,12 @@ _idle: queue.SimpleQueue[Child] = queue.SimpleQueue()
 
 @dataclass(frozen=True)
 class BuildResult:
-    """A library that holds the function `name`, or the reason why there is none."""
+    """A library that holds the function `name`, and its object file; or the reason why there is none."""
 
     name: str
     path: Path | None
     failure: str | None = None
+    object: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,8 @@ class _Run:
         code = {"module": tvm.ir.save_json(tvm.IRModule(functions)), "kernels": kernels}
         source.write_text(json.dumps(code), encoding="utf-8")
         job: dict[str, Any] = {"code": str(source), "target": self._target, "linker": self._linker}
-        child.send({**job, "library": str(self._library(group))})
+        objects = {name: str(self._object(name)) for name, _ in picked}
+        child.send({**job, "library": str(self._library(group)), "objects": objects})
         try:
             return child.receive(self._timeout_sec)["failure"], True
         except TimeoutError:
@@ -226,8 +228,8 @@ class _Run:
             return
         with self._lock:
             for index, (name, _) in zip(group.indices, self._pick(group), strict=True):
-                path = self._library(group) if failure is None else None
-                self.results[index] = BuildResult(name, path, failure)
+                made = (self._library(group), self._object(name)) if failure is None else (None, None)
+                self.results[index] = BuildResult(name, made[0], failure, made[1])
                 if self._progress is not None:
                     self._progress(len(self.results), len(self._items), name)
 
@@ -236,6 +238,9 @@ class _Run:
 
     def _library(self, group: _Group) -> Path:
         return self._folder / f"kernels_{group.number}.so"
+
+    def _object(self, name: str) -> Path:
+        return self._folder / f"{name}.o"
 
     def stop(self) -> None:
         """End what still runs, as after Ctrl-C."""

@@ -1,7 +1,7 @@
 """The child process in which kernels are compiled: a time-out or a crash of LLVM ends it, and nothing else.
 
-Each message names a file with functions and the shared library to make of them. The file holds an IRModule and, by
-name, which kernels to build.
+Each message names a file with functions, the shared library to make of them, and an object file for each, which a
+network's library takes in as it is. The file holds an IRModule and, by name, which kernels to build.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ def _compile(job: dict[str, Any]) -> None:
     code = json.loads(Path(job["code"]).read_text(encoding="utf-8"))
     functions = {gvar.name_hint: func for gvar, func in tvm.ir.load_json(code["module"]).functions.items()}
     functions |= {name: kernel_from_json(data).build() for name, data in code["kernels"].items()}
-    named = {name: func.with_attr("global_symbol", name) for name, func in functions.items()}
-    library = tvm.compile(tvm.IRModule(named), target=tvm.target.Target(job["target"]))
-    linker = cc.cross_compiler(job["linker"]) if job["linker"] else None
-    library.export_library(job["library"], fcompile=linker)
+    target = tvm.target.Target(job["target"])
+    for name, func in functions.items():
+        module = tvm.IRModule({name: func.with_attr("global_symbol", name)})
+        tvm.compile(module, target=target).mod.write_to_file(job["objects"][name])
+    link = cc.cross_compiler(job["linker"]) if job["linker"] else cc.create_shared
+    link(job["library"], [job["objects"][name] for name in functions])
 
 
 def main() -> None:

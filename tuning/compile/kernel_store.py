@@ -117,6 +117,12 @@ class KernelStore:
         """Whether a kernel is compiled already."""
         return self._path(self.source(kernel)).exists()
 
+    def object_of(self, func: tvm.tirx.PrimFunc) -> tuple[Path, str] | None:
+        """Object file of a function that was compiled already, and its name there; None where it was not."""
+        source = self.source_of(func)
+        path = self._path(source).with_suffix(".o")
+        return (path, source.symbol) if path.exists() else None
+
     def require(self, kernels: Sequence[Kernel]) -> list[tuple[Path, str]]:
         """Library and function name of each kernel. Raises NoKernelError with the reason when one cannot be built."""
         found = []
@@ -135,10 +141,12 @@ class KernelStore:
                 if result.path is None:
                     self._failures[source.symbol] = result.failure or "no reason given"
                     continue
+                assert result.object is not None, "comes with its library"
                 # Several functions share a library: each gets a name of its own for it. Linking is atomic, so that a
                 # kill leaves either nothing or the whole file; another process may have been faster.
-                with contextlib.suppress(FileExistsError):
-                    os.link(result.path, self._path(source))
+                for made, kept in ((result.object, ".o"), (result.path, ".so")):
+                    with contextlib.suppress(FileExistsError):
+                        os.link(made, self._path(source).with_suffix(kept))
 
     def _result(self, source: KernelSource) -> Compiled:
         path = self._path(source)

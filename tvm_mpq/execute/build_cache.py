@@ -82,7 +82,7 @@ class NetworkBuildCache:
         digest, mod = self._realize(plan)
         if digest not in self._built:
             path = Path(self._work.name) / f"{digest[:24]}.so"
-            self._built[digest] = network.build(self._prepared, plan, path, mod)
+            self._built[digest] = network.build(self._prepared, plan, path, mod, self._kernels)
         return self._built[digest]
 
     def known_us(self, plans: Mapping[str, Plan]) -> dict[str, float]:

@@ -17,6 +17,7 @@ from tvm import relax
 from tvm_mpq import targets
 from tvm_mpq.errors import OutputError
 from tvm_mpq.execute.accuracy import classifies
+from tvm_mpq.execute.linking import Linked, compile_linked, linked
 from tvm_mpq.execute.prepare import Prepared
 from tvm_mpq.execute.profile import KernelCall, kernel_calls
 from tvm_mpq.frontends.checks import refusing
@@ -33,7 +34,7 @@ EXEC_MODE = "compiled"
 
 
 def compile_network(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.runtime.Executable:
-    """A network as it is measured and shipped."""
+    """A network, all of it compiled anew."""
     return relax.build(mod, target, exec_mode=EXEC_MODE)
 
 
@@ -55,10 +56,12 @@ def realize(prepared: Prepared, plan: Plan, codes: WeightCodes | None = None) ->
     return tvm.transform.Sequential([Realize(plan, codes)])(prepared.mod)
 
 
-def build(prepared: Prepared, plan: Plan, path: Path, mod: tvm.IRModule | None = None) -> Built:
+def build(
+    prepared: Prepared, plan: Plan, path: Path, mod: tvm.IRModule | None = None, store: KernelStore | None = None
+) -> Built:
     """Compile and export.
 
-    mod: the plan realized, if it is already.
+    mod: the plan realized, if it is already. store: kernels that are compiled already, which are only linked.
 
     Raises
     ------
@@ -70,13 +73,15 @@ def build(prepared: Prepared, plan: Plan, path: Path, mod: tvm.IRModule | None =
     memory = PlannedMemory()
     with refusing(f"{prepared.loaded.name} cannot be compiled"):
         mod = realize(prepared, plan) if mod is None else mod
+        parts = Linked(mod, {}, ()) if store is None else linked(mod, store)
         with tvm.transform.PassContext(opt_level=3, instruments=[memory]):
-            executable = compile_network(mod, prepared.tvm_target())
+            target = prepared.tvm_target()
+            executable = compile_linked(parts, target) if parts.objects else compile_network(mod, target)
     try:
-        export(executable, path, targets.linker_of(prepared.row))
+        export(executable, path, targets.linker_of(prepared.row), parts.objects)
     except OSError as e:
         raise OutputError(f"cannot write library {str(path)!r}: {e.strerror}") from e
-    return Built(path, memory.bytes, kernel_calls(mod, prepared.graph))
+    return Built(path, memory.bytes, kernel_calls(mod, prepared.graph, parts.symbols))
 
 
 @tvm.ir.instrument.pass_instrument

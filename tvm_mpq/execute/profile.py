@@ -8,7 +8,7 @@ than a run, whose weights come from further away, and whose calls have a price o
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,25 +32,34 @@ _Array = tuple[tuple[int, ...], str]
 
 @dataclass(frozen=True)
 class KernelCall:
-    """One call: the operator it computes, the function's name in the library, shape and dtype of each argument."""
+    """One call: the operator it computes, the function, shape and dtype of each argument.
+
+    symbol: the function's name in the library, where that is another one.
+    """
 
     operator: str
     function: str
     arrays: tuple[_Array, ...]
+    symbol: str = ""
 
     def to_json(self) -> list[Any]:
-        return [self.operator, self.function, [[list(shape), dtype] for shape, dtype in self.arrays]]
+        arrays = [[list(shape), dtype] for shape, dtype in self.arrays]
+        return [self.operator, self.function, arrays, *([self.symbol] if self.symbol else [])]
 
     @staticmethod
     def from_json(data: Sequence[Any]) -> KernelCall:
         """Raises TypeError or ValueError for anything that `to_json` does not write."""
-        operator, function, arrays = data
+        operator, function, arrays, *symbols = data
+        (symbol,) = symbols or [""]
         found = tuple((tuple(int(n) for n in shape), str(np.dtype(dtype))) for shape, dtype in arrays)
-        return KernelCall(str(operator), str(function), found)
+        return KernelCall(str(operator), str(function), found, str(symbol))
 
 
-def kernel_calls(mod: tvm.IRModule, graph: Graph) -> tuple[KernelCall, ...]:
-    """All calls of kernels in a realized module, in order, under the names that the graph gives their operators."""
+def kernel_calls(mod: tvm.IRModule, graph: Graph, symbols: Mapping[str, str]) -> tuple[KernelCall, ...]:
+    """All calls of kernels in a realized module, in order, under the names that the graph gives their operators.
+
+    symbols: function to its name in the library, where that is another one.
+    """
     names = {node.name.replace(".", "_"): node.name for node in graph.nodes}  # as Relax's builder writes them
     calls = []
     for block in mod["main"].body.blocks:
@@ -61,7 +70,8 @@ def kernel_calls(mod: tvm.IRModule, graph: Graph) -> tuple[KernelCall, ...]:
             operator = str(binding.var.name)
             types = [*(a.ty for a in value.args[1].fields), *_fields(value.ty_args[0])]
             arrays = tuple((tuple(int(n) for n in ty.shape.values), str(ty.dtype)) for ty in types)
-            calls.append(KernelCall(names.get(operator, operator), str(value.args[0].name_hint), arrays))
+            function = str(value.args[0].name_hint)
+            calls.append(KernelCall(names.get(operator, operator), function, arrays, symbols.get(function, "")))
     return tuple(calls)
 
 
@@ -92,7 +102,7 @@ def time_calls(session: Session, library: Path, calls: Iterable[KernelCall]) -> 
         key = call.function, call.arrays
         if key not in known:
             tensors = [session.array(np.zeros(shape, dtype)) for shape, dtype in call.arrays]
-            once = timing(session, module, call.function, tensors, PROFILE)
+            once = timing(session, module, call.symbol or call.function, tensors, PROFILE)
             known[key] = statistics.median(once() for _ in range(PROFILE.repeats))
         found.append(known[key])
     return found

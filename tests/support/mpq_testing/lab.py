@@ -42,8 +42,8 @@ class Lab:
         self.model = model
         self.prepared = prepare(model, **options)
         self.graph = self.prepared.graph
-        store = KernelStore(kernels, self.prepared.tvm_target_attrs)
-        runtime = HostRuntime(store, self.graph, self.prepared.tvm_target(), self.prepared.features)
+        self.store = KernelStore(kernels, self.prepared.tvm_target_attrs)
+        runtime = HostRuntime(self.store, self.graph, self.prepared.tvm_target(), self.prepared.features)
         self.interpreter = Interpreter(self.graph, runtime)
         self.data = load_dataset(None, self.prepared.inputs).head(samples)
         self.samples = learn.graph_samples(self.prepared, self.data)
@@ -99,7 +99,7 @@ class Lab:
         jobs = []
         np.savez(folder / "inputs.npz", *self.samples[sample].values())
         for i, plan in enumerate(plans):
-            built = network.build(self.prepared, plan, folder / f"model{i}.so")
+            built = network.build(self.prepared, plan, folder / f"model{i}.so", None, self.store)
             jobs.append(
                 {
                     "library": str(built.path),
