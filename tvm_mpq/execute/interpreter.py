@@ -47,7 +47,7 @@ class Interpreter:
         self._functions: dict[tuple[str, str, str], Callable[..., None]] = {}
         self._floats: dict[str, Callable[..., Any]] = {}
         self._constants: dict[tuple[object, ...], list[Any]] = {}
-        self._buffers: dict[tuple[str, StoredValue, tuple[int, ...]], Any] = {}
+        self._buffers: dict[str, dict[tuple[StoredValue, tuple[int, ...]], Any]] = {}  # by tag
         self._shapes: dict[tuple[str, str, str], list[tuple[int, ...]]] = {}
 
     def prepare(self, steps: Iterable[Step]) -> None:
@@ -89,8 +89,9 @@ class Interpreter:
 
     def forget(self, tag: str, value: StoredValue) -> None:
         """Let go of the buffer in which runs of this tag keep a result."""
-        for slot in [s for s in self._buffers if s[:2] == (tag, value)]:
-            del self._buffers[slot]
+        mine = self._buffers.get(tag, {})
+        for slot in [s for s in mine if s[0] == value]:
+            del mine[slot]
 
     def array(self, value: Array) -> Any:
         """A tensor of the runtime that holds these values."""
@@ -104,11 +105,11 @@ class Interpreter:
         key = step.kernel.key
         shapes = self._shapes[key]
         arguments = [_view(held[v], shape) for v, shape in zip(step.inputs, shapes, strict=False)]
-        slot = (tag, step.output, shapes[-1])
-        if slot not in self._buffers:
+        mine, slot = self._buffers.setdefault(tag, {}), (step.output, shapes[-1])
+        if slot not in mine:
             dtype = "float32" if step.output.bits == FLOAT_BITS else "uint8"
-            self._buffers[slot] = self._runtime.empty(shapes[-1], dtype)
-        result = self._buffers[slot]
+            mine[slot] = self._runtime.empty(shapes[-1], dtype)
+        result = mine[slot]
         self._functions[key](*arguments, *self._packed(step, key), result)
         return _view(result, stored_shape(self._graph, step.output))
 

@@ -112,11 +112,12 @@ def _start_scale(
 ) -> npt.NDArray[np.float32]:
     """float32[G, O]: of the clipping points the one with the least error, each column by how much it matters."""
     groups, rows, n = weight.shape
-    plain = weight_scale(weight.reshape(groups * rows, n), bits).reshape(groups, rows)
     if bits == 1:
-        return plain
+        return weight_scale(weight.reshape(groups * rows, n), bits).reshape(groups, rows)
     high = weight_range(bits)[1]
     top = np.abs(weight).max(axis=-1, initial=0.0)
+    # For channels of zeros, whose scale is the same at all bits; at 8 it is not searched for.
+    plain = weight_scale(weight.reshape(groups * rows, n), 8).reshape(groups, rows)
     tiny = np.finfo(np.float32).tiny
     step_per_share = np.maximum(top / np.float32(high), tiny)
 
