@@ -79,4 +79,4 @@ class PlanEvaluator:
 
     def _outputs(self, steps: list[Step], data: Dataset) -> list[npt.NDArray[Any]]:
         samples = learn.graph_samples(self._prepared, data)
-        return self._interpret(lambda interpreter: list(predict(interpreter, steps, samples)))
+        return self._interpret(lambda interpreter: predict(interpreter, steps, samples))

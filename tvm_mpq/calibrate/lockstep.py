@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from tvm_mpq.execute.interpreter import Interpreter, Sample
+from tvm_mpq.execute.interpreter import Interpreter, Sample, Values
 from tvm_mpq.passes.graph import Graph
 from tvm_mpq.passes.lowering import ReshapeStep, Step, StoredValue, made_by, read_by, stored_shape
 from tvm_mpq.schema import FLOAT_BITS
@@ -54,8 +54,12 @@ class Lockstep:
         step = self._steps[self._done]
         run = step if changed is None else changed
         self._done += 1
-        for i, tag in enumerate(self._tags):
-            self._held[i] = self._interpreter.run([run], self._held[i], tag=tag)
+        self._interpreter.pack([run])  # once, not by all that run at once
+
+        def one(i: int, _lane: str) -> Values:
+            return self._interpreter.run([run], self._held[i], tag=self._tags[i])
+
+        self._held = self._interpreter.each(one, range(len(self._tags)))
         for value in read_by(step):
             self._readers[value] -= 1
             if not self._readers[value]:

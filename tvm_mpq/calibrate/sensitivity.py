@@ -18,7 +18,7 @@ An output that holds NaN or infinity is an infinite loss, whatever the other sam
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -141,8 +141,11 @@ def measure_losses(
     for i in range(start, len(samples)):
         base, reference = float_outputs(interpreter, float_steps, samples[i], i)
         label = None if labels is None else int(labels[i])
-        for trial in todo:
-            output = interpreter.outputs(interpreter.run(trial.steps, base, tag="trial"))[0]
+
+        def output_of(trial: Trial, lane: str, base: Values = base) -> Array:
+            return interpreter.outputs(interpreter.run(trial.steps, base, tag=f"trial{lane}"))[0]
+
+        for trial, output in zip(todo, interpreter.each(output_of, todo), strict=True):
             losses[trial.operator, str(trial.precision)].add(reference, output, label)
         if on_sample:
             on_sample(i + 1, losses)
@@ -185,12 +188,15 @@ def _first_broken(steps: Sequence[Step], values: Values) -> str:
     return _identity(next(broken))[0]
 
 
-def predict(interpreter: Interpreter, steps: Sequence[Step], samples: Sequence[Sample]) -> Iterator[Array]:
-    """First output of the network lowered as `steps`, sample by sample."""
+def predict(interpreter: Interpreter, steps: Sequence[Step], samples: Sequence[Sample]) -> list[Array]:
+    """First output of the network lowered as `steps`, for each sample."""
     interpreter.prepare(steps)
-    for sample in samples:
-        values: Values = interpreter.run(steps, interpreter.load(sample), tag="plan")
-        yield interpreter.outputs(values)[0]
+    interpreter.pack(steps)
+
+    def output_of(sample: Sample, lane: str) -> Array:
+        return interpreter.outputs(interpreter.run(steps, interpreter.load(sample), tag=f"plan{lane}"))[0]
+
+    return interpreter.each(output_of, samples)
 
 
 def float_plan(graph: Graph, plan: Plan) -> Plan:

@@ -44,6 +44,8 @@ class BoardArray:
 class BoardRuntime:
     """Implements `execute.interpreter.Runtime` on a session. It is worth nothing after the session's restart."""
 
+    at_once = 1  # a connection carries one call at a time
+
     def __init__(
         self,
         session: Session,

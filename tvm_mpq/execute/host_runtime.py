@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,14 +18,17 @@ from tvm_mpq.tuning.compile.kernel_store import KernelStore
 
 
 class HostRuntime:
-    """Implements `execute.interpreter.Runtime` on this machine."""
+    """Implements `execute.interpreter.Runtime` on this machine. threads: that a kernel runs in."""
 
-    def __init__(self, store: KernelStore, graph: Graph, target: tvm.target.Target, features: frozenset[str]) -> None:
+    def __init__(
+        self, store: KernelStore, graph: Graph, target: tvm.target.Target, features: frozenset[str], threads: int = 1
+    ) -> None:
         self._store = store
         self._graph = graph
         self._target = target
         self._features = features
         self._loaded: dict[str, tvm.runtime.Module] = {}
+        self.at_once = max(1, len(os.sched_getaffinity(0)) // threads)
 
     def kernels(self, kernels: Sequence[Kernel]) -> list[Callable[..., None]]:
         functions = []

@@ -6,8 +6,11 @@ one operator of it, and the end-to-end check of candidate plans asks it for outp
 
 from __future__ import annotations
 
+import queue
+import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +21,9 @@ from tvm_mpq.passes.graph import Graph, Node
 from tvm_mpq.passes.lowering import FloatStep, KernelStep, ReshapeStep, Step, StoredValue, stored_shape
 from tvm_mpq.schema import FLOAT_BITS
 
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
 Values = dict[StoredValue, Any]  # runtime tensors
 
 Sample = dict[str, npt.NDArray[np.float32]]
@@ -26,6 +32,10 @@ Sample = dict[str, npt.NDArray[np.float32]]
 
 class Runtime(Protocol):
     """What the interpreter needs of the place where code runs."""
+
+    @property
+    def at_once(self) -> int:
+        """How many runs may go on at the same time, in threads."""
 
     def kernels(self, kernels: Sequence[Kernel]) -> list[Callable[..., None]]:
         """Compiled kernels, called with all buffers, the output last."""
@@ -49,6 +59,7 @@ class Interpreter:
         self._constants: dict[tuple[object, ...], list[Any]] = {}
         self._buffers: dict[str, dict[tuple[StoredValue, tuple[int, ...]], Any]] = {}  # by tag
         self._shapes: dict[tuple[str, str, str], list[tuple[int, ...]]] = {}
+        self._machine = threading.Lock()  # TVM's virtual machine, which runs float operators, does one thing at a time
 
     def prepare(self, steps: Iterable[Step]) -> None:
         """Compile whatever these steps need and is not compiled yet."""
@@ -67,6 +78,12 @@ class Interpreter:
         if nodes:
             self._floats.update(zip(nodes, self._runtime.float_nodes(list(nodes.values())), strict=True))
 
+    def pack(self, steps: Iterable[Step]) -> None:
+        """Have the constants of these steps, which were prepared, at hand."""
+        for step in steps:
+            if isinstance(step, KernelStep):
+                self._packed(step, step.kernel.key)
+
     def load(self, inputs: dict[str, Array]) -> Values:
         """The network's inputs, one sample, as runtime tensors."""
         return {StoredValue(name, FLOAT_BITS): self.array(x) for name, x in inputs.items()}
@@ -84,8 +101,31 @@ class Interpreter:
                 held[step.output] = held[step.input]._create_view(stored_shape(self._graph, step.output))
             else:
                 arguments = [held[StoredValue(t, FLOAT_BITS)] for t in step.node.inputs]
-                held[StoredValue(step.node.output, FLOAT_BITS)] = self._floats[step.node.name](*arguments)
+                with self._machine:
+                    held[StoredValue(step.node.output, FLOAT_BITS)] = self._floats[step.node.name](*arguments)
         return held
+
+    def each(self, work: Callable[[_T, str], _R], items: Sequence[_T]) -> list[_R]:
+        """work(item, lane) of every item, in their order; several at once where the runtime allows it.
+
+        lane: a name for tags, which no work that goes on meanwhile has.
+        """
+        lanes = min(self._runtime.at_once, len(items))
+        if lanes < 2:
+            return [work(item, "") for item in items]
+        free: queue.SimpleQueue[str] = queue.SimpleQueue()
+        for lane in range(lanes):
+            free.put(str(lane))
+
+        def one(item: _T) -> _R:
+            lane = free.get()
+            try:
+                return work(item, lane)
+            finally:
+                free.put(lane)
+
+        with ThreadPoolExecutor(lanes) as pool:
+            return list(pool.map(one, items))
 
     def forget(self, tag: str, value: StoredValue) -> None:
         """Let go of the buffer in which runs of this tag keep a result."""

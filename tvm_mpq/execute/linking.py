@@ -106,7 +106,7 @@ def _as_compiled(func: tvm.tirx.PrimFunc) -> tvm.tirx.PrimFunc:
 
 
 @mutator
-class _ByName(PyExprMutator):  # type: ignore[misc]
+class _ByName(PyExprMutator):
     """Calls of functions that are elsewhere, by name instead of by variable."""
 
     def __init__(self, mod: tvm.IRModule, symbols: Mapping[tvm.ir.GlobalVar, str]) -> None:
@@ -133,7 +133,7 @@ def _with_direct_calls(main: tvm.tirx.PrimFunc, known: set[str]) -> tvm.tirx.Pri
     def direct(statement: Any) -> Any:
         if isinstance(statement, tvm.tirx.SeqStmt):
             return tvm.tirx.SeqStmt([direct(inner) for inner in statement.seq])
-        call = statement.value if isinstance(statement, tvm.tirx.Evaluate) else None
+        call: Any = getattr(statement, "value", None)
         if getattr(call, "op", None) != by_name or call.args[2].value not in known:
             return statement
         name = str(call.args[2].value)

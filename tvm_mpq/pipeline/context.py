@@ -117,7 +117,8 @@ class RunContext:
     def _here(self) -> Interpreter:
         prepared = self.prepared
         if self._interpreter is None:
-            runtime = HostRuntime(self.store, prepared.graph, prepared.tvm_target(), prepared.features)
+            target = prepared.tvm_target()
+            runtime = HostRuntime(self.store, prepared.graph, target, prepared.features, prepared.threads)
             self._interpreter = None, Interpreter(prepared.graph, runtime)
         return self._interpreter[1]
 

@@ -90,7 +90,7 @@ class HeldImages:
         context = self._context
         steps = emulated_on_int8(network.all_steps(context.prepared, plan, codes), context.store)
         samples = learn.graph_samples(context.prepared, self._data)
-        return context.interpret(lambda interpreter: list(predict(interpreter, steps, samples)))
+        return context.interpret(lambda interpreter: predict(interpreter, steps, samples))
 
     def _key(self, plan: Plan, codes: WeightCodes) -> str:
         prepared = self._context.prepared

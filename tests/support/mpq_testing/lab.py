@@ -43,7 +43,9 @@ class Lab:
         self.prepared = prepare(model, **options)
         self.graph = self.prepared.graph
         self.store = KernelStore(kernels, self.prepared.tvm_target_attrs)
-        runtime = HostRuntime(self.store, self.graph, self.prepared.tvm_target(), self.prepared.features)
+        runtime = HostRuntime(
+            self.store, self.graph, self.prepared.tvm_target(), self.prepared.features, self.prepared.threads
+        )
         self.interpreter = Interpreter(self.graph, runtime)
         self.data = load_dataset(None, self.prepared.inputs).head(samples)
         self.samples = learn.graph_samples(self.prepared, self.data)

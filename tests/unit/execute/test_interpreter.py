@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 
 import numpy as np
 import pytest
 
 from mpq_testing.definition import assert_steps_follow_the_definition
 from mpq_testing.lab import Lab
+from tvm_mpq.calibrate.sensitivity import predict
+from tvm_mpq.errors import DataError
 
 
 @pytest.mark.parametrize("default", ["fp32", "w8a8", "w4a8"])
@@ -56,3 +59,35 @@ def test_values_of_an_earlier_run_stay(tiny: Lab) -> None:
     tiny.interpreter.prepare(trial)
     tiny.interpreter.run(trial, base, tag="trial")
     np.testing.assert_array_equal(tiny.interpreter.outputs(base)[0], before)
+
+
+def test_runs_at_the_same_time_do_not_disturb_each_other(tiny: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Float operators (the classifier's softmax, hard-swish) share one machine; each lane has buffers of its own."""
+    steps = tiny.steps(tiny.plan("w8a8"))
+    wanted = predict(tiny.interpreter, steps, tiny.samples)
+    monkeypatch.setattr(tiny.interpreter._runtime, "at_once", 4)
+    found = predict(tiny.interpreter, steps, tiny.samples * 40)
+    for i, output in enumerate(found):
+        np.testing.assert_array_equal(output, wanted[i % len(wanted)])
+
+
+def test_work_at_the_same_time_has_lanes_of_its_own_and_fails_as_alone(
+    tiny: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny.interpreter._runtime, "at_once", 3)
+    together = threading.Barrier(3, timeout=20.0)
+    seen: dict[int, str] = {}
+
+    def work(item: int, lane: str) -> int:
+        seen[item] = lane
+        together.wait()
+        return item * item
+
+    assert tiny.interpreter.each(work, range(3)) == [0, 1, 4]
+    assert len(set(seen.values())) == 3
+
+    def fails(item: int, _lane: str) -> int:
+        raise DataError(f"item {item}")
+
+    with pytest.raises(DataError, match="item 0"):
+        tiny.interpreter.each(fails, range(5))
