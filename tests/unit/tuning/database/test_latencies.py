@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,9 @@ from hypothesis import strategies as st
 from tvm_mpq.errors import FileFormatError, InvalidValueError, MissingFileError, OutputError
 from tvm_mpq.schema import FailureKind, LatencyKey, LatencyRecord
 from tvm_mpq.tuning.database.latencies import LatencyDatabase, MergeCounts, default_path
+from tvm_mpq.tuning.database.network_store import NetworkRun, NetworkStore
 from tvm_mpq.tuning.database.records import from_json, to_json
+from tvm_mpq.tuning.database.results import ResultStore
 from tvm_mpq.tuning.database.store import APPLICATION_ID, MIGRATIONS
 
 KEY = LatencyKey("add(shape=1x8x8x16,activation=none)", "-", 8, "fam__isa", '{"tile":4}', "x86-avx2")
@@ -75,6 +78,38 @@ def test_newest_wins_in_any_order_and_any_zone(db):
     for r in (RECORD, new, zoned, RECORD):
         db.put(r)
     assert stored(db) == new
+
+
+def test_of_one_moment_the_later_put_stays_and_an_import_does_not(db):
+    other = record(median_us=3.0)
+    db.put(RECORD)
+    db.put(other)
+    assert stored(db) == other
+    assert db.put_all([RECORD]) == MergeCounts(added=0, replaced=0, kept=1)
+    assert stored(db) == other
+
+
+def test_what_was_measured_just_now_replaces_whatever_the_clock_says(db):
+    db.put(record(measured_at="2030-01-01T00:00:00+00:00"))
+    db.put(RECORD, replace=True)
+    assert stored(db) == RECORD
+    db.put(record(median_us=1.0, measured_at="2024-01-01T00:00:00+00:00"))
+    assert stored(db) == RECORD
+
+
+def test_all_or_none_are_stored(db):
+    with pytest.raises(InvalidValueError, match="median_us must be finite"):
+        db.put_all([RECORD, record(knobs="k", median_us=float("nan"))])
+    assert list(db.records()) == []
+
+
+def test_records_come_oldest_first_and_equally_fast_ones_by_name(db):
+    late, early = record(knobs="a", measured_at="2025-03-01T00:00:00Z"), record(knobs="b", family="a__isa")
+    same = [record(knobs=name, measured_at="2025-02-01T00:00:00Z") for name in "zy"]
+    for r in (late, *same, early):
+        db.put(r)
+    assert list(db.records()) == [early, *same, late]
+    assert db.fastest(KEY.workload, "-", 8, "x86-avx2", "dev A") == [early, late, same[1], same[0]]
 
 
 def test_prediction_never_hides_a_measurement(db):
@@ -198,6 +233,49 @@ def test_prune(db):
     assert db.prune(failures=True) == 1
     assert db.prune(older_than="2025-02-01T00:00:00+00:00") == 1
     assert [r.device for r in db.records()] == ["dev B"]
+
+
+def test_prune_by_both_conditions_and_by_a_moment(db):
+    moment = datetime(2025, 1, 1, 1, tzinfo=timezone(timedelta(hours=1)))  # that of RECORD
+    failed = {"median_us": None, "iqr_us": None, "failure": "x"}
+    for name, changes in {"a": {}, "b": {"measured_at": "2024-12-31T23:59:59.999999Z"}, "c": failed}.items():
+        db.put(record(knobs=name, **changes))
+    assert db.prune(older_than=moment) == 1, "the one of a microsecond before"
+    assert [r.key.knobs for r in db.records()] == ["a", "c"]
+    assert db.prune(older_than="2025-01-01T00:00:00.000001Z", failures=True) == 2
+    assert list(db.records()) == []
+    db.put(RECORD)
+    assert db.prune(failures=True) == 0
+
+
+def test_stats_count_each_kind(db):
+    kinds = {"measured": 1, "predicted": 2, "simulated": 3}
+    for kind, count in kinds.items():
+        for i in range(count):
+            db.put(record(provenance=kind, stated_error=0.1, knobs=str(i), target=f"t{count}"))
+            db.put(record(provenance=kind, knobs=f"f{i}", median_us=None, iqr_us=None, failure="x", target="failed"))
+    NetworkStore(db).put(NetworkRun("plan", "d", "t", "m", "v", 1.0, 0.0, 1, 1.0, 1.0, None, RECORD.measured_at))
+    ResultStore(db).put("kind", "a", 1)
+    ResultStore(db).put("kind", "b", 1)
+    found = db.stats()
+    assert {kind: getattr(found, kind) for kind in kinds} == kinds
+    assert (found.records, found.failures, found.whole_networks, found.results) == (12, 6, 1, 2)
+    assert found.targets == {"failed": 6, "t1": 1, "t2": 2, "t3": 3}
+    with sqlite3.connect(db.path) as raw:
+        pages = [raw.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size")]
+    assert found.file_bytes == pages[0] * pages[1]
+
+
+def test_rows_of_no_record_are_all_named(db):
+    for name in ("a", "b", "c", "d"):
+        db.put(record(knobs=name))
+    with sqlite3.connect(db.path) as raw:
+        raw.execute("UPDATE latency SET repeats = 'many' WHERE knobs = 'a'")
+        raw.execute("UPDATE latency SET median_us = -1 WHERE knobs = 'c'")
+        raw.execute("UPDATE latency SET measured_at = 'long ago' WHERE knobs = 'd'")
+    texts = ["repeats is 'many'", "median_us must be finite", "a time is ISO 8601 text"]
+    found = db.verify()
+    assert len(found) == 3 and all(any(text in line for line in found) for text in texts)
 
 
 def test_stats_and_verify(db):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import sqlite3
 
 import pytest
 
-from tvm_mpq.errors import InvalidValueError
+from tvm_mpq.errors import FileFormatError, InvalidValueError
 from tvm_mpq.tuning.database.latencies import LatencyDatabase
 from tvm_mpq.tuning.database.network_store import NetworkRun, NetworkStore
 
@@ -33,6 +34,35 @@ def test_network_runs_are_per_device_and_the_newest_stays(db):
     assert [r.plan for r in store.all("dev A")] == ["other"]
 
 
-def test_bad_run_is_refused(db):
-    with pytest.raises(InvalidValueError, match="median_us must be finite"):
-        NetworkStore(db).put(dataclasses.replace(RUN, median_us=float("nan")))
+@pytest.mark.parametrize("name", ["median_us", "iqr_us", "load_ms", "first_run_us", "predicted_us"])
+def test_bad_run_is_refused(db, name):
+    store = NetworkStore(db)
+    for bad in (float("nan"), float("inf"), -1e-9):
+        with pytest.raises(InvalidValueError, match=f"{name} must be finite and 0 or more"):
+            store.put(dataclasses.replace(RUN, **{name: bad}))
+    assert store.all("dev A") == []
+    free = dataclasses.replace(RUN, **{name: 0.0})
+    store.put(free)
+    assert store.all("dev A") == [free]
+
+
+def test_of_two_runs_of_one_moment_the_later_stays(db):
+    store = NetworkStore(db)
+    for model in ("a", "b"):
+        store.put(dataclasses.replace(RUN, model=model))
+    assert store.get("plan", "dev A").model == "b"
+
+
+def test_a_damaged_run_is_named(db):
+    NetworkStore(db).put(RUN)
+    with sqlite3.connect(db.path) as raw:
+        raw.execute("UPDATE whole_network SET median_us = 'fast'")
+    with pytest.raises(FileFormatError, match="holds a damaged network run"):
+        NetworkStore(db).get("plan", "dev A")
+
+
+def test_pruning_leaves_what_is_of_that_very_moment(db):
+    store = NetworkStore(db)
+    store.put(RUN)
+    db.prune(older_than=RUN.measured_at)
+    assert store.all("dev A") == [RUN]
