@@ -82,3 +82,75 @@ def test_limits_tighten_and_never_loosen():
     assert limits.tightened("latency", 3.0) == Limits(latency_us=3.0, size_bytes=7)
     assert limits.tightened("latency", 9.0) == limits
     assert limits.only(["size"]) == Limits(size_bytes=7.0)
+
+
+def test_the_least_numbers_are_taken_and_what_lies_below_is_not():
+    free = dataclasses.replace(CHOICE, latency_us={8: 0.0}, size_bytes=0, loss=-1.0, energy_mj=0.0)
+    _problem({"choices": (free,)}, y={"convert_us": {(8, 32): 0.0}}, fixed_us=0.0, call_us=0.0)
+    for field in ("size_bytes", "energy_mj"):
+        with pytest.raises(InvalidValueError, match=rf"{field} must be 0 or more \(got -1\)"):
+            _problem({"choices": (dataclasses.replace(CHOICE, **{field: -1}),)})
+    with pytest.raises(InvalidValueError, match="conversion 8 -> 32 must be 0 or more"):
+        _problem(y={"convert_us": {(8, 32): -0.5}})
+
+
+@pytest.mark.parametrize("bits", [*range(1, 9), 32])
+def test_every_format_may_be_read_and_stored(bits):
+    _problem(
+        {"choices": (dataclasses.replace(CHOICE, in_bits=bits),)},
+        x={"formats": (bits,), "convert_us": {}, "fixed": bits},
+    )
+
+
+def test_copies_leave_a_format_to_be_emitted():
+    assert _problem(y={"copies_only": (8,)}).tensor_by_name["y"].copies_only == (8,)
+    for copies in ((32, 8), (8, 4)):
+        with pytest.raises(InvalidValueError, match="copies_only must leave one of"):
+            _problem(y={"copies_only": copies})
+
+
+def test_a_network_input_is_tied_to_nothing():
+    with pytest.raises(InvalidValueError, match=r"tie must be an input of its producer, \(\)"):
+        _problem(x={"tie": "y"})
+    assert _problem(y={"tie": "x"}).tensor_by_name["y"].tie == "x"
+
+
+def test_no_assignment_costs_less_than_the_least():
+    """Hand-made: two operators of two choices, the second without energy in a further problem."""
+    cheap = Choice("w4a8", 8, {8: 4.0, 32: 3.0}, 5, 0.75, 2.0)
+    dear = Choice("w8a8", 8, {8: 1.0}, 10, -0.5, 3.0)
+    second = Operator("second", ("y",), "z", (cheap, dear), (True,))
+    first = dataclasses.replace(CONV, choices=(dataclasses.replace(CHOICE, energy_mj=0.5),))
+    problem = Problem((first, second), (X, Y, Tensor("z", (8,))), fixed_us=100.0, call_us=10.0)
+    found = {name: problem.least(name) for name in ("latency", "size", "loss", "energy")}
+    assert found == {"latency": 100 + 11 + 11, "size": 15, "loss": 0.0, "energy": 2.5}
+    unknown = dataclasses.replace(problem, operators=(CONV, second))
+    assert unknown.least("latency") == found["latency"]
+    with pytest.raises(InvalidValueError, match="operator 'conv': energy of choice 'w8a8' is unknown"):
+        unknown.least("energy")
+
+
+def test_one_choice_is_left_of_the_operators_named():
+    second = Operator("second", ("y", "y", "x"), "z", (CHOICE, dataclasses.replace(CHOICE, label="w4a8")), (True,) * 3)
+    problem = Problem((CONV, second), (X, Y, Tensor("z", (8,))))
+    kept = problem.restricted({"second": "w4a8"})
+    assert [[c.label for c in o.choices] for o in kept.operators] == [["w8a8"], ["w4a8"]]
+    assert problem.consumers == {"x": (CONV, second), "y": (second,), "z": ()}
+    with pytest.raises(InvalidValueError, match=r"no operator 'third'; known are conv, second$"):
+        problem.restricted({"third": "w4a8"})
+
+
+def test_of_many_names_eight_are_listed():
+    def many(count):
+        tensors = (X, *(Tensor(f"t{i}", (8,), {}, fixed=8) for i in range(count - 1)))
+        with pytest.raises(InvalidValueError) as caught:
+            Problem((dataclasses.replace(CONV, inputs=("q",)),), (*tensors[:-1], Y) if count > 1 else tensors)
+        return str(caught.value)
+
+    assert many(8).endswith("known are x, t0, t1, t2, t3, t4, t5, y")
+    assert many(9).endswith("t5, t6 and 1 more")
+
+
+def test_zero_is_a_limit():
+    assert dict(Limits(0.0, 0, 0.0, 0.0).active()) == dict.fromkeys(("loss", "size", "energy", "latency"), 0.0)
+    assert Limits().tightened("energy", 2.0) == Limits(energy_mj=2.0)
