@@ -57,9 +57,9 @@ SCRIPT = f"""
 import json, sys
 from pathlib import Path
 sys.path.insert(0, {str(ROOT / "benchmarks")!r})
-import mutation_trials
+import mutation_plugins
 from mutation_trials import Trials
-mutation_trials.SLACK_SEC = 0.5
+mutation_plugins.SLACK_SEC = 0.5
 folder = Path(sys.argv[1])
 trials = Trials(folder, "tvm_mpq/room", "tests/unit/room")
 file = "tvm_mpq/room/numbers.py"
