@@ -29,7 +29,9 @@ from tvm_mpq.schema import Plan, Precision
 from tvm_mpq.select.evaluate import cost, uniform
 from tvm_mpq.select.ilp import Solution
 from tvm_mpq.select.methods.estimated import Estimated
+from tvm_mpq.select.pricing import price
 from tvm_mpq.select.problem import Problem
+from tvm_mpq.select.within_drop import WORTH
 from tvm_mpq.simulators.source import SimulatedLatencies
 
 UNIFORM = "w8a8"
@@ -60,7 +62,14 @@ class Tables:
         """w8a8 wherever there is a kernel for it; tensors without weights as is fastest."""
         weighted = [o.name for o in self.problem.operators if any(o.exact_inputs)]
         labels = uniform(self.problem, UNIFORM, ["fp32"])
-        return cost(self.problem, {name: labels[name] for name in weighted})
+        found = cost(self.problem, {name: labels[name] for name in weighted})
+        # The network that was built and measured stands for it, unless other formats gain more than the noise.
+        for solution, _ in self.runs:
+            if all(solution.choices[name] == labels[name] for name in weighted):
+                now = price(self.problem, solution.choices, solution.formats)
+                if now.latency_us <= (1 + WORTH) * found.latency_us:
+                    return dataclasses.replace(solution, latency_us=now.latency_us)
+        return found
 
 
 def build_tables(context: RunContext) -> Tables:
