@@ -62,11 +62,20 @@ def main() -> None:
     count, seed, *paths = sys.argv[1:]
     found = [place for path in paths for place in places(path)]
     found.sort(key=lambda place: hashlib.sha256(f"{seed} {place['key']}".encode()).hexdigest())
-    print(len(found))
-    for place in found[: int(count) or None]:
+    kept, invalid = [], 0
+    for place in found:
+        if count != "0" and len(kept) == int(count):
+            break
         kind = get_operator(place["operator"])
         source = mutate_code(Path(place["file"]).read_text(), kind(), place.pop("occurrence"))
-        print(json.dumps({**place, "source": source}))
+        try:
+            compile(source, place["file"], "exec")
+        except SyntaxError:  # such as the star before named arguments turned into another operator
+            invalid += 1
+        else:
+            kept.append({**place, "source": source})
+    print(len(found) - invalid)
+    print("\n".join(map(json.dumps, kept)))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,14 @@ def test_values_survive_reopening_and_are_apart(tmp_path):
         assert ResultStore(database).get("ranges", "none") is None
 
 
+@pytest.mark.parametrize("value", [float("nan"), {"a": [float("inf")]}])
+def test_what_json_cannot_hold_is_not_stored(tmp_path, value):
+    with LatencyDatabase(tmp_path / "db") as database:
+        with pytest.raises(ValueError, match="JSON"):
+            ResultStore(database).put("ranges", "k", value)
+        assert ResultStore(database).get("ranges", "k") is None
+
+
 def test_a_damaged_value_is_named(tmp_path):
     with LatencyDatabase(tmp_path / "db") as database:
         ResultStore(database).put("ranges", "k", 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -179,32 +179,47 @@ def test_a_lock_that_stays_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             pass
 
 
-def test_creating_waits_for_another_that_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def blocked(tmp_path: Path) -> Iterator[tuple[SqliteFile, sqlite3.Connection]]:
+    """A file that is being created, and the connection that keeps it from being so."""
+    with contextlib.closing(sqlite3.connect(tmp_path / "db", isolation_level=None)) as other:
+        made = SqliteFile.__new__(SqliteFile)
+        made._connection = SqliteFile._connect(str(tmp_path / "db"))
+        made._connection.execute("PRAGMA busy_timeout = 1")
+        other.execute("BEGIN EXCLUSIVE")
+        yield made, other
+        made._connection.close()
+
+
+def test_creating_waits_for_another_that_writes(
+    blocked: tuple[SqliteFile, sqlite3.Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Switching to write-ahead logging is refused at once while another holds the file: tried until it is free."""
     waits: list[float] = []
-    with contextlib.closing(sqlite3.connect(tmp_path / "db", isolation_level=None)) as other:
-        other.execute("BEGIN EXCLUSIVE")
-        other.execute("COMMIT")
-        blocked = SqliteFile.__new__(SqliteFile)
-        blocked._connection = SqliteFile._connect(str(tmp_path / "db"))
-        blocked._connection.execute("PRAGMA busy_timeout = 1")
-        other.execute("BEGIN EXCLUSIVE")
 
-        def sleep(seconds: float) -> None:
-            waits.append(seconds)
-            if len(waits) == 2:
-                other.execute("COMMIT")
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 2:
+            blocked[1].execute("COMMIT")
 
-        monkeypatch.setattr(store.time, "sleep", sleep)
-        blocked._write_ahead()
-        assert len(waits) == 2 and all(0 < wait < 1 for wait in waits)
-        assert blocked._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-        blocked._connection.close()
+    monkeypatch.setattr(store.time, "sleep", sleep)
+    blocked[0]._write_ahead()
+    assert len(waits) == 2 and all(0 < wait < 1 for wait in waits)
+    assert blocked[0]._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def test_creating_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "BUSY_TIMEOUT_SEC", 0.05)
-    with contextlib.closing(sqlite3.connect(tmp_path / "db", isolation_level=None)) as other:
-        other.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(OutputError, match="locked by another process"):
-            SqliteFile(tmp_path / "db")
+def test_creating_does_not_wait_for_ever(
+    blocked: tuple[SqliteFile, sqlite3.Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that goes on with every wait; the statement is tried until its time is over, and not after."""
+    clock = [100.0]
+
+    def sleep(seconds: float) -> None:
+        assert clock[0] <= 100.0 + store.BUSY_TIMEOUT_SEC
+        clock[0] += 7.0
+
+    monkeypatch.setattr(store.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(store.time, "sleep", sleep)
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        blocked[0]._write_ahead()
+    assert clock[0] > 100.0 + store.BUSY_TIMEOUT_SEC - 7.0
