@@ -112,7 +112,7 @@ def fma16(a: FloatArray, b: FloatArray, c: FloatArray) -> FloatArray:
     doubtful = ((bits & 0x1FFF) == 0x1000) | ((np.abs(total) < _LEAST_NORMAL) & (total != 0))
     places = np.nonzero(doubtful)
     once = [np.broadcast_to(v, total.shape)[places] for v in (a, b, c)] if places[0].size else []
-    bits += 0xFFF + (bits >> 13 & 1)
+    bits += 0xFFF  # up from beyond the middle; the middle itself is doubtful
     bits &= ~0x1FFF
     if once:
         total[places] = _fma16_exact(*once)

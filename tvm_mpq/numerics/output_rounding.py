@@ -210,8 +210,7 @@ def _best_scale(
     image = codes @ moments
     above = (image * weight).sum(axis=-1, dtype=np.float64)
     below = (image * codes).sum(axis=-1, dtype=np.float64)
-    usable = (below > 0) & (above > 0)
-    found = np.divide(above, below, out=scale.astype(np.float64), where=usable).astype(np.float32)
+    found = np.divide(above, below, out=scale.astype(np.float64), where=below > 0).astype(np.float32)
     return np.where(found > np.finfo(np.float32).tiny, found, scale)
 
 

@@ -61,3 +61,18 @@ def test_a_convolution_rounds_both_operands_and_nothing_else(rng: np.random.Gene
 def test_other_operators_have_no_bf16() -> None:
     with pytest.raises(InvalidValueError, match="bf16 is for convolutions with a weight"):
         evaluate(AddWorkload((2, 3)), BF16, 32, Operands((None, None), None), [np.zeros((2, 3), np.float32)] * 2)
+
+
+def test_the_bound_of_sums_holds_in_any_order() -> None:
+    rng = np.random.default_rng(3)
+    for length in (1, 2, 300):
+        products = rng.normal(size=(40, length)).astype(np.float32)
+        exact, bound = (
+            products.astype(np.float64).sum(1),
+            bfloat16.sum_bound(length, np.abs(products.astype(float)).sum(1)),
+        )
+        sums = np.zeros(40, np.float32)
+        for column in products.T:
+            sums += column
+        assert (np.abs(sums - exact) <= bound).all()
+        assert (bound == (length + 2) / 2**24 * np.abs(products.astype(float)).sum(1)).all()

@@ -126,3 +126,34 @@ def test_what_else_is_refused() -> None:
     values = [np.zeros((2, 3), np.float32)] * 2
     with pytest.raises(InvalidValueError, match="fp16 is for convolutions with a weight"):
         evaluate(AddWorkload((2, 3)), FP16, 32, Operands((None, None), None), values)
+
+
+@pytest.mark.parametrize("w", [CASES[2], CASES[4]], ids=["many terms", "groups"])
+def test_the_reference_adds_block_by_block(w: Conv2dWorkload, rng: np.random.Generator) -> None:
+    """To the bit: one multiply-add of halves after another, each block from 0, blocks added up in float32."""
+    shape = (w.batch, w.in_height, w.in_width, w.in_channels)
+    x, bias = rng.normal(size=shape).astype(np.float32), rng.normal(size=w.out_channels).astype(np.float32)
+    per_group = w.in_channels // w.groups
+    weight = rng.normal(size=(w.out_channels, *w.kernel, per_group)).astype(np.float32)
+    y = evaluate(w, FP16, 32, Operands((None,), None, weight, bias), [x])
+    scaled, inverse = float16.scaled_weight(w, weight)
+    halves = float16.to_halves(scaled).astype(np.float32).reshape(w.out_channels, -1)
+    padded = np.pad(float16.to_halves(x).astype(np.float32), ((0, 0), w.padding[::2], w.padding[1::2], (0, 0)))
+    for o, row, column in itertools.product((0, w.out_channels - 1), (0, w.out_height - 1), (0, w.out_width - 1)):
+        first = o // (w.out_channels // w.groups) * per_group
+        window = padded[0, row : row + w.kernel[0], column : column + w.kernel[1], first : first + per_group].ravel()
+        total, at = np.float32(0), 0
+        for size in float16.blocks_of(w).sizes():
+            block = np.zeros(1, np.float32)
+            for i in range(at, at + size):
+                block = float16.fma16(window[i : i + 1], halves[o, i : i + 1], block)
+            total, at = np.float32(total + block[0]), at + size
+        assert y[0, row, column, o] == np.float32(np.float32(total * inverse[o]) + bias[o])
+
+
+def test_rows_of_a_kernel_are_one_run_where_their_inputs_lie_side_by_side() -> None:
+    """40 channels, three columns: 120 terms in two parts, or 40 for each column where other groups lie between."""
+    assert float16.blocks_of(Conv2dWorkload(1, 5, 5, 40, 8, (3, 3))).sizes() == [60] * 6
+    assert float16.blocks_of(Conv2dWorkload(1, 5, 5, 80, 8, (3, 3), groups=2)).sizes() == [40] * 9
+    assert float16.blocks_of(Conv2dWorkload(1, 5, 5, 40, 8, (3, 3), dilation=(1, 2))).sizes() == [40] * 9
+    assert float16.blocks_of(Conv2dWorkload(1, 5, 5, 120, 8, (3, 1), dilation=(1, 2))).sizes() == [60] * 6

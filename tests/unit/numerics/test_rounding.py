@@ -167,3 +167,13 @@ def test_rows_too_long_for_covariances_are_rounded_to_nearest_and_the_mean_is_ke
     got = x[0].mean(axis=0) @ (codes[0] * steps[:, None]).T + bias[0]
     np.testing.assert_allclose(got, x[0].mean(axis=0) @ weight[0].T + 1, rtol=1e-3, atol=1e-2)
     np.testing.assert_array_equal(scales[0], steps)
+
+
+def test_the_size_of_the_inputs_does_not_matter(rng: np.random.Generator) -> None:
+    """Errors are compared with each other alone: inputs a thousand times smaller get the same integers and scales."""
+    weight = rng.normal(0, 1, (1, 8, 20)).astype(np.float32)
+    whole = moments(correlated(rng, 1, 20))
+    codes, scales = round_to_outputs(weight, whole, 3)
+    small_codes, small_scales = round_to_outputs(weight, whole * 2.0**-20, 3)
+    np.testing.assert_array_equal(small_codes, codes)
+    np.testing.assert_array_equal(small_scales, scales)

@@ -170,6 +170,17 @@ def test_one_thread_may_ask_for_the_file_twice(file: SqliteFile) -> None:
         assert connection.execute("SELECT count(*) FROM t").fetchone() == (0,)
 
 
+def test_a_file_that_is_up_to_date_is_opened_while_another_writes(
+    file: SqliteFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "BUSY_TIMEOUT_SEC", 0.05)
+    with file.transaction() as connection:
+        connection.execute("INSERT INTO t VALUES (1)")
+        second = SqliteFile(file.path)
+        assert rows(second) == []
+        second.close()
+
+
 def test_a_lock_that_stays_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "BUSY_TIMEOUT_SEC", 0.05)
     file = SqliteFile(tmp_path / "db")
