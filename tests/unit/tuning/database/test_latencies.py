@@ -85,7 +85,8 @@ def test_of_one_moment_the_later_put_stays_and_an_import_does_not(db):
     db.put(RECORD)
     db.put(other)
     assert stored(db) == other
-    assert db.put_all([RECORD]) == MergeCounts(added=0, replaced=0, kept=1)
+    for late in (RECORD, record(measured_at="2024-01-01T00:00:00Z")):
+        assert db.put_all([late]) == MergeCounts(added=0, replaced=0, kept=1)
     assert stored(db) == other
 
 

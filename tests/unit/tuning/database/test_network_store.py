@@ -53,6 +53,15 @@ def test_of_two_runs_of_one_moment_the_later_stays(db):
     assert store.get("plan", "dev A").model == "b"
 
 
+def test_the_newer_run_takes_the_place_of_the_older_in_every_column(db):
+    store = NetworkStore(db)
+    store.put(dataclasses.replace(RUN, plan="z", measured_at="2020-01-01T00:00:00+00:00"))
+    store.put(RUN)
+    new = NetworkRun("plan", "dev A", "t", "n", "v", 1.0, 3.0, 4, 5.0, 6.0, 7.0, "2026-01-01T00:00:00+00:00")
+    store.put(new)
+    assert store.get("plan", "dev A") == new
+
+
 def test_a_damaged_run_is_named(db):
     NetworkStore(db).put(RUN)
     with sqlite3.connect(db.path) as raw:

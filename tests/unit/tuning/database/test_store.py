@@ -55,6 +55,10 @@ def test_now_is_in_utc_to_the_microsecond() -> None:
     assert len(text) == len("2025-01-31T12:00:00.123457+00:00")
 
 
+def test_the_mark_is_of_the_format_and_stays() -> None:
+    assert APPLICATION_ID.to_bytes(4, "big") == b"mpq1"
+
+
 def test_a_new_file_is_marked_and_up_to_date(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "db"
     for _ in range(2):
