@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from tvm_mpq.schema import TensorQuant
 
@@ -44,10 +45,20 @@ class Affine:
 
     def codes(self, reals: RealArray) -> CodeArray:
         """Rounded half to even, and cut to the type's range."""
-        limits = np.iinfo(self.dtype)
         scale, zero = self._along(reals.shape, self.scale), self._along(reals.shape, self.zero)
-        codes: CodeArray = np.clip(np.rint(reals / scale) + zero, limits.min, limits.max).astype(np.int32)
+        codes: CodeArray = np.clip(np.rint(reals / scale) + zero, *self.limits).astype(np.int32)
         return codes
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """The least and the largest integer of the type, of any number of bits."""
+        signed, bits = not self.dtype.startswith("u"), int(self.dtype.split("int")[1])
+        return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+
+    @property
+    def element_type(self) -> int:
+        """The type as ONNX counts types."""
+        return int(onnx.TensorProto.DataType.Value(self.dtype.upper()))
 
     def _along(self, shape: tuple[int, ...], values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """As `values` are broadcast against a tensor of this shape."""

@@ -13,6 +13,7 @@ In one file: the forms of a quantized file share what they record and how they t
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -21,6 +22,7 @@ from onnx import helper, numpy_helper
 
 from tvm_mpq.errors import MPQError, UnsupportedModelError
 from tvm_mpq.frontends.onnx_affine import Affine, RealArray
+from tvm_mpq.frontends.onnx_fold import evaluated
 from tvm_mpq.schema import StoredQuantization
 
 MICROSOFT = "com.microsoft"
@@ -78,18 +80,23 @@ class IntegerReader:
         self.stored = StoredQuantization()
         self._graph, self._what = model.graph, what
         graph = model.graph
-        self._opset = next((int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
+        self.opset = next((int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
         self._nodes: list[onnx.NodeProto] = []
         self._constants = {t.name: t for t in graph.initializer}
         self._taken = {n for node in graph.node for n in (*node.input, *node.output)} | set(self._constants)
         self._taken |= {i.name for i in graph.input}
+        self._given = {i.name: _type_name(i.type.tensor_type.elem_type) for i in graph.input}
         self.sums: dict[str, str] = {}  # results of integer products, whose scale is 1, and their real tensors
         self._reals: dict[str, tuple[str, Affine]] = {}
         self._rounded: set[str] = set()  # integers that were made
         self._same: dict[str, str] = {}
-        self._dynamic: set[str] = set()
+        self._ends: dict[str, Affine] = {}  # real tensor -> the range that its integers had
+        self._clipped: set[str] = set()
+        self._dynamic: dict[str, tuple[str, str]] = {}  # integers of a scale chosen at run time, and scale and zero
+        self._powers: dict[str, dict[str, int]] = {}  # tensor -> powers of such scales, by which it is not what it was
         self._differ: set[str] = set()
         self._makers: dict[str, str] = {}  # tensor -> operator
+        self._foldable: dict[str, onnx.NodeProto] = {}  # tensor -> the operator that makes it of constants
         self._made: dict[tuple[str, bytes], str] = {}
         self._codes: dict[str, np.ndarray] = {}
         self._read_as_integers = {n for node in graph.node if not is_quantized(node) for n in _names_read(node)}
@@ -97,8 +104,6 @@ class IntegerReader:
 
     def keep(self, node: onnx.NodeProto) -> None:
         """An operator that computes with reals, moves integers, or must be given integers."""
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
-            self._constants[node.output[0]] = node.attribute[0].t
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
         operands = [n for n in node.input if n in self._reals]
@@ -121,19 +126,45 @@ class IntegerReader:
                 )
             if name in self._reals:
                 self.integers(name)
-        copy.input[:] = [self.real_name(n) for n in node.input]
+        powers = self._multiplied(node)
+        copy.input[:] = [self._same.get(n, n) for n in node.input]
         if any(a.type == onnx.AttributeProto.GRAPH for a in node.attribute):
             for name in _names_read(node):
                 if name in self._same:
                     self.add("Identity", [self._same.pop(name)], name)
         self._nodes.append(copy)
         self._makers.update((n, node.op_type) for n in node.output)
+        if powers:
+            self._powers.update((n, powers) for n in node.output)
+        elif all(n in self._constants or n in self._foldable for n in filter(None, copy.input)):
+            self._foldable.update((n, copy) for n in node.output)
+
+    def _multiplied(self, node: onnx.NodeProto) -> dict[str, int]:
+        """Powers of run-time scales by which the results of a kept operator are not what they were."""
+        read = {n: self._powers[n] for n in _names_read(node) if n in self._powers}
+        moves = node.op_type in _SAME_VALUES and node.op_type != "Concat" and set(read) == {node.input[0]}
+        if read and node.op_type != "Mul" and not moves:
+            raise self._unscaled(f"{node.op_type} (node {node.name or node.output[0]!r}) reads")
+        total = Counter[str]()
+        for name in node.input:
+            total.update(read.get(name, {}))
+        return {name: power for name, power in total.items() if power}
+
+    def _unscaled(self, who: str) -> UnsupportedModelError:
+        return UnsupportedModelError(
+            f"{self._what}: {who} numbers of a scale that is chosen at run time before they are multiplied by it, or "
+            "the scale itself, which is not supported; give the float32 model"
+        )
 
     def finish(self) -> None:
         """Results of the network have their names and types, and the graph its new nodes."""
         for output in self._graph.output:
+            if output.name in self._powers:
+                raise self._unscaled(f"result {output.name!r} holds")
             if output.name in self._reals:
                 self.integers(output.name)
+            elif output.name in self._ends and self._same[output.name] not in self._clipped:
+                self._clip(self._same[output.name], self._ends[output.name], output.name)
             elif output.name in self._same:
                 self.add("Identity", [self._same[output.name]], output.name)
         del self._graph.node[:], self._graph.initializer[:]
@@ -156,49 +187,90 @@ class IntegerReader:
 
     def real_name(self, name: str) -> str:
         """The tensor that has the values of `name`."""
+        if name in self._powers:
+            raise self._unscaled("a quantized operator reads")
         return self._same.get(name, name)
 
     def equate(self, name: str, real: str) -> None:
         self._same[name] = real
+
+    def dequantize(self, name: str, integers: str, affine: Affine) -> None:
+        """`name` is what the integers stand for; as a result of the network, with their saturation, which no reader of
+        its own brings."""
+        self._same[name] = self.real(integers, affine)
+        if integers in self._reals and integers not in self._dynamic and affine.scale.size == 1:
+            self._ends[name] = affine
 
     def stands_for(self, name: str, real: str, affine: Affine) -> None:
         """Integers `name` are `real`, rounded, and cut to the type's range.
 
         Quantizers leave a Relu (or a clip at 6) out where integers end at zero anyway; it is put back as a Clip.
         """
-        limits = np.iinfo(affine.dtype)
-        if affine.scale.size == 1 and affine.zero.item() == limits.min and self._makers.get(real) in _OF_BOTH_SIGNS:
-            real = self._clip(real, float(affine.scale.item() * (limits.max - limits.min)))
+        ends_at_zero = affine.scale.size == 1 and affine.zero.item() == affine.limits[0]
+        if ends_at_zero and self._makers.get(real) in _OF_BOTH_SIGNS:
+            real = self._clip(real, affine)
         self._reals[name] = (real, affine)
         self._note(real, affine)
 
-    def _clip(self, real: str, high: float) -> str:
-        """At 0 and `high`."""
-        clipped = self._fresh(f"{real}_clipped")
-        if self._opset < 11:
+    def _clip(self, real: str, affine: Affine, output: str = "") -> str:
+        """At the ends of the integers' range."""
+        clipped = output or self._fresh(f"{real}_clipped")
+        self._clipped.add(clipped)
+        low, high = (float(affine.scale.item() * (end - affine.zero.item())) for end in affine.limits)
+        if self.opset < 11:
             self.add("Clip", [real], clipped)
-            self._nodes[-1].attribute.extend([helper.make_attribute("min", 0.0), helper.make_attribute("max", high)])
+            self._nodes[-1].attribute.extend([helper.make_attribute("min", low), helper.make_attribute("max", high)])
             return clipped
-        bounds = [self.hold(f"{real}_{n}", np.array(v, np.float32)) for n, v in (("low", 0.0), ("high", high))]
+        bounds = [self.hold(f"{real}_{n}", np.array(v, np.float32)) for n, v in (("low", low), ("high", high))]
         return self.add("Clip", [real, *bounds], clipped)
 
-    def affine(self, node: onnx.NodeProto, scale: str, zero: str, axis: int = 1, block: int = 0) -> Affine:
-        """From the names of constants; the type is that of the zero."""
+    def _type_of(self, integers: str) -> str:
+        """The name of their type; int32, which claims least, where it is not known."""
+        if integers in self._reals:
+            return self._reals[integers][1].dtype
+        codes = self._codes.get(integers, self.constant(integers))
+        return self._given.get(integers, "int32") if codes is None else str(codes.dtype)
+
+    def affine(
+        self,
+        node: onnx.NodeProto,
+        scale: str,
+        zero: str,
+        axis: int = 1,
+        block: int = 0,
+        *,
+        of: str = "",
+        dtype: str = "",
+    ) -> Affine:
+        """From the names of constants; where there is no zero, the type is `dtype`, or that of the integers `of`."""
+        if of in self._dynamic and self._dynamic[of] == (scale, zero):
+            return self._reals[of][1]
         scales, zeros = self.constant(scale), self.constant(zero) if zero else None
         if scales is None or (zero and zeros is None):
             raise UnsupportedModelError(
                 f"{self._what}: scales of {node.op_type} (node {node.name or node.output[0]!r}) are computed when the "
                 "network runs; quantize it with constant scales, or give the float32 model"
             )
-        dtype = "uint8" if zeros is None else str(zeros.dtype)
+        dtype = (dtype or self._type_of(of)) if zeros is None else str(zeros.dtype)
         if "int" not in dtype:
             raise UnsupportedModelError(f"{self._what}: {dtype} numbers are not supported; give the float32 model")
         whole = np.zeros(scales.shape, np.int32) if zeros is None else zeros.astype(np.int32)
         return Affine(scales.astype(np.float32), np.broadcast_to(whole, scales.shape), dtype, axis, block)
 
     def constant(self, name: str) -> np.ndarray | None:
-        tensor = self._constants.get(self.real_name(name))
+        if name in self._powers:
+            return None
+        tensor = self._constants.get(self.real_name(name)) or self._folded(self.real_name(name))
         return None if tensor is None else numpy_helper.to_array(tensor)
+
+    def _folded(self, name: str) -> onnx.TensorProto | None:
+        """What a kept operator gives that reads nothing but constants."""
+        node = self._foldable.pop(name, None)
+        if node is None or any(self.constant(n) is None for n in filter(None, node.input)):
+            return None
+        results = evaluated(node, self._constants, self.opset) or {}
+        self._constants.update((n, numpy_helper.from_array(value, n)) for n, value in results.items())
+        return self._constants.get(name)
 
     def hold(self, wanted: str, value: np.ndarray) -> str:
         """A new constant; returns its name. One of the same name and value is used again."""
@@ -216,16 +288,15 @@ class IntegerReader:
         """The real tensor that integers `name` stand for, whatever made them."""
         if name in self._reals:
             real, made_with = self._reals[name]
-            if affine.equals(made_with):
+            if affine is made_with or (name not in self._dynamic and affine.equals(made_with)):
                 return real
             self.integers(name)
         codes = self._codes.get(name)
-        if codes is None:
-            codes = self.constant(name)
-        if codes is not None:
+        if codes is None and (codes := self.constant(name)) is not None:
             self._codes[name] = codes
-            if name not in self._read_as_integers:
-                self._taken.discard(name)  # the reals take its place
+            if name not in self._read_as_integers and name not in self._makers:
+                self._taken.discard(name)  # the first reals take its place
+        if codes is not None:
             held = self.hold(_weight_name(name), affine.reals(codes))
             if affine.symmetric and codes.ndim > 1:
                 self.stored.weights[held] = tuple(map(float, affine.scale.reshape(-1)))
@@ -259,28 +330,38 @@ class IntegerReader:
                 f"{self._what}: activations {name!r} have several scales; give the float32 model"
             )
         scale, zero = affine.scale.reshape(()), affine.zero.reshape(())
-        limits = np.iinfo(affine.dtype)
         value = self.add("Div", [real, self.hold(f"{name}_scale", scale)], self._fresh(f"{name}_steps"))
         value = self.add("Round", [value], self._fresh(f"{name}_rounded"))
         value = self.add(
             "Add", [value, self.hold(f"{name}_zero", zero.astype(np.float32))], self._fresh(f"{name}_moved")
         )
-        for op_type, bound in (("Max", limits.min), ("Min", limits.max)):
+        for op_type, bound in zip(("Max", "Min"), affine.limits, strict=True):
             held = self.hold(f"{name}_{op_type.lower()}", np.array(bound, np.float32))
             value = self.add(op_type, [value, held], self._fresh(f"{name}_{op_type.lower()}"))
         self.add("Cast", [value], name)
-        to = helper.np_dtype_to_tensor_dtype(np.dtype(affine.dtype))
-        self._nodes[-1].attribute.append(helper.make_attribute("to", to))
+        self._nodes[-1].attribute.append(helper.make_attribute("to", affine.element_type))
 
-    def is_dynamic(self, name: str) -> bool:
-        return name in self._dynamic
+    def scale_chosen_for(self, name: str) -> str | None:
+        """The name of the scale of integers `name` where that is chosen at run time."""
+        return self._dynamic[name][0] if name in self._dynamic else None
+
+    def add_sums(self, name: str, real: str, operands: Sequence[str]) -> None:
+        """Products of integers `operands` add up to `name`: the tensor `real`, over the scales chosen at run time."""
+        self.sums[name] = real
+        powers = Counter(self._dynamic[operand][0] for operand in operands if operand in self._dynamic)
+        self._powers[name] = {scale: -power for scale, power in powers.items()}
+
+    def cast_sums(self, name: str, output: str) -> None:
+        """Sums as floats: they are that already."""
+        self._same[output], self._powers[output] = self.sums[name], self._powers[name]
 
     def make_dynamic(self, name: str, real: str, scale: str, zero: str) -> None:
         """Integers of a scale chosen at run time: the reals themselves, in steps of 1."""
         self.replace_constant(scale, np.array(1, np.float32))
         self.replace_constant(zero, np.array(0, np.uint8))
         self._reals[name] = (real, Affine(np.array(1, np.float32), np.array(0, np.int32), "uint8"))
-        self._dynamic.add(name)
+        self._dynamic[name] = scale, zero
+        self._powers |= {scale: {scale: 1}, zero: {zero: 1}}
 
     def _note(self, real: str, affine: Affine) -> None:
         """Of a tensor that is rounded in two ways, neither is kept."""
@@ -303,6 +384,10 @@ Convert = Callable[[IntegerReader, onnx.NodeProto], bool]
 """Rewrites a node; False when it is to be kept as it is."""
 
 
+def _type_name(element_type: int) -> str:
+    return str(onnx.TensorProto.DataType.Name(element_type)).lower()
+
+
 def _weight_name(name: str) -> str:
     """`conv1.weight` of `conv1.weight_quantized`."""
     return re.sub(r"(_quantized|_qint8|_q)$", "", name)
@@ -318,4 +403,4 @@ def _names_read(node: onnx.NodeProto) -> list[str]:
 
 def quantized_constant(reader: IntegerReader, reals: RealArray, affine: Affine, name: str) -> None:
     """A weight that the graph itself rounds: its integers become a constant."""
-    reader.replace_constant(name, affine.codes(reals).astype(affine.dtype))
+    reader.replace_constant(name, affine.codes(reals).astype(helper.tensor_dtype_to_np_dtype(affine.element_type)))
