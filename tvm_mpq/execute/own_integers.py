@@ -2,7 +2,8 @@
 
 The file speaks of its own tensors; passes have fused operators and left only some. A source variable belongs to the
 last operator of the graph among its origins. Where nothing of that operator comes after it, it is the operator's
-result; where only an activation does, it is what the activation reads.
+result; where only an activation does, it is what the activation reads. Nothing is fused into an operator without a
+template: arithmetic behind one that is no operator itself has gone into a later one's weights, and exists no more.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from tvm_mpq.passes.graph import Graph, Node
 from tvm_mpq.schema import Precision, StoredQuantization, TensorQuant
 
 _BITS = 8
+_MOVING = frozenset(f"relax.{n}" for n in ("reshape", "permute_dims", "squeeze", "expand_dims", "flatten", "split"))
 _EXACT = 1e-3  # of a step: float32 products of codes and scales are nearer, folded ones far
 
 
@@ -136,6 +138,7 @@ class _Source:
     def __init__(self, mod: tvm.IRModule, graph: Graph) -> None:
         self._nodes = [n for n in graph.nodes if n.kind != "layout"]
         places = {n.name: i for i, n in enumerate(self._nodes)}
+        plain = {i for i, n in enumerate(self._nodes) if n.kind == "float"}
         self._owner: dict[str, int] = {}
         self._readers: dict[str, list[str]] = {}
         self._vector: dict[str, bool] = {}
@@ -148,7 +151,7 @@ class _Source:
                 owners = [self._owner[u] for u in used if u in self._owner]
                 if name in places:
                     self._owner[name] = places[name]
-                elif owners:
+                elif owners and (max(owners) not in plain or _moves(binding.value)):
                     self._owner[name] = max(owners)
                 for u in used:
                     self._readers.setdefault(u, []).append(name)
@@ -175,6 +178,13 @@ class _Source:
         inner = [name for name in after if name != variable]
         sources = {u for u, readers in self._readers.items() if any(n in readers for n in inner)}
         return sources <= after
+
+
+def _moves(value: relax.Expr) -> bool:
+    """Whether a binding gives values of its operand, as they are."""
+    if isinstance(value, relax.Var | relax.Tuple | relax.TupleGetItem):
+        return True
+    return isinstance(value, relax.Call) and getattr(value.op, "name", "") in _MOVING
 
 
 def _reads_vector(value: relax.Expr) -> bool:

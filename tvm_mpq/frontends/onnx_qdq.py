@@ -307,6 +307,7 @@ class IntegerReader:
         scale, zero = affine.scale.reshape(()), affine.zero.reshape(())
         wide = self.add("Cast", [name], self._fresh(f"{name}_wide"))
         self._nodes[-1].attribute.append(helper.make_attribute("to", onnx.TensorProto.FLOAT))
+        self._note(wide, Affine(np.array(1, np.float32), np.array(0, np.int32), affine.dtype))
         moved = self.add(
             "Sub", [wide, self.hold(f"{name}_zero", zero.astype(np.float32))], self._fresh(f"{name}_moved")
         )

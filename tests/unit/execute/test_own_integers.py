@@ -120,3 +120,43 @@ def test_a_channel_whose_bias_is_too_large_for_its_scale_gets_a_larger_one(model
     weight = prepare(tmp_path / "dead.onnx").own.codes["one", 8]
     assert weight.scales[3] > 1e-12 and not weight.codes[3].any() and weight.codes[2].any()
     build_network(Options(tmp_path / "dead.onnx", db=tmp_path / "db"), uniform="w8a8")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_a_scale_that_went_into_weights_is_no_range_of_the_integers_before_it(dtype: type, tmp_path: Path) -> None:
+    """Integers come in, and what they stand for is arithmetic that a pass folds into the convolution."""
+    rng = np.random.default_rng(0)
+    limits = np.iinfo(dtype)
+    held = {"s": np.float32(0.02), "z": dtype(limits.min + 117), "w": rng.normal(0, 1, (4, 3, 3, 3)).astype(np.float32)}
+    nodes = [node("DequantizeLinear", ["x", "s", "z"], ["r"]), node("Conv", ["r", "w"], ["y"], name="conv")]
+    x = rng.integers(limits.min, limits.max + 1, (1, 3, 8, 8)).astype(dtype)
+    element = TensorProto.UINT8 if dtype is np.uint8 else TensorProto.INT8
+    given = helper.make_tensor_value_info("x", element, x.shape)
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 4, 6, 6))
+    graph = helper.make_graph(nodes, "net", [given], [result], [numpy_helper.from_array(v, n) for n, v in held.items()])
+    path = tmp_path / "integers.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9), str(path))
+    assert set(prepare(path).own.ranges.values()) == {TensorQuant(8, 1.0, -limits.min)}
+    build_network(Options(path, db=tmp_path / "db"), uniform="w8a8").save(tmp_path / "built")
+    (want,) = ReferenceEvaluator(str(path)).run(None, {"x": x})
+    assert np.abs(run(tmp_path / "built", x) - want).max() < 0.02 * np.abs(want).max()
+
+
+def test_a_range_behind_a_change_of_shape_is_that_of_the_operator(tmp_path: Path) -> None:
+    """Also of an operator that stays in floats."""
+    held = {"s": np.float32(1 / 255), "z": np.uint8(0), "shape": np.array([2, 6], np.int64)}
+    held["w"] = np.random.default_rng(0).normal(0, 1, (6, 4)).astype(np.float32)
+    nodes = [
+        node("Softmax", ["x"], ["soft"], name="soft", axis=-1),
+        node("Reshape", ["soft", "shape"], ["flat"]),
+        *pair("flat", "s", "z", "read"),
+        node("MatMul", ["read", "w"], ["y"], name="fc"),
+    ]
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", (2, 2, 3)), ("y", (2, 4))))
+    graph = helper.make_graph(nodes, "net", [x], [y], [numpy_helper.from_array(v, n) for n, v in held.items()])
+    path = tmp_path / "moved.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9), str(path))
+    prepared = prepare(path, batch=None)
+    (read,) = (n.inputs[0] for n in prepared.graph.nodes if n.name == "fc")
+    quant = TensorQuant(8, float(np.float32(1 / 255)), 0)
+    assert prepared.own.ranges.get(read) == prepared.own.ranges.get(prepared.graph.quant_root(read)) == quant
