@@ -85,6 +85,8 @@ class LocalSession(Session):
         path = shared_files.path_in(self._folder.name)
         try:
             self.call_global(shared_files.WRITE, tensor, str(path), timeout_sec=timeout_sec)
+        except DeviceLostError:
+            raise  # its own text says how; the way round would only find the session closed
         except MeasurementError:  # a full disk
             return super().fetch(tensor, timeout_sec)
         return shared_files.read_array(path, dtype, shape)

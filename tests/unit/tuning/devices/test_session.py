@@ -124,6 +124,14 @@ def test_crash_is_named_and_survived(library):
         assert gone(first)
 
 
+def test_a_death_while_an_array_returns_is_named():
+    with LocalSession() as session:
+        tensor = session.array(np.zeros(shared_files.LEAST_BYTES, np.uint8))
+        os.kill(session.pid, signal.SIGKILL)
+        with pytest.raises(DeviceLostError, match="SIGKILL"):
+            session.fetch(tensor)
+
+
 def test_hang_ends_at_the_deadline(library):
     with LocalSession() as session:
         start = time.monotonic()
