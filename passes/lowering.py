@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -92,6 +93,11 @@ def stored_shape(graph: Graph, value: StoredValue) -> tuple[int, ...]:
     """The physical shape: channels padded when integer."""
     shape = graph.tensors[value.tensor].shape
     return shape if value.bits == FLOAT_BITS else (*shape[:-1], padded_channels(shape[-1]))
+
+
+def value_bytes(graph: Graph, value: StoredValue) -> int:
+    """What the tensor takes as it is stored."""
+    return math.prod(stored_shape(graph, value)) * (4 if value.bits == FLOAT_BITS else 1)
 
 
 def request_for(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,7 +10,7 @@ import numpy.typing as npt
 
 from tvm_mpq.execute.interpreter import Interpreter, Sample, Values
 from tvm_mpq.passes.graph import Graph
-from tvm_mpq.passes.lowering import ReshapeStep, Step, StoredValue, made_by, read_by, stored_shape
+from tvm_mpq.passes.lowering import ReshapeStep, Step, StoredValue, made_by, read_by, value_bytes
 from tvm_mpq.schema import FLOAT_BITS
 
 
@@ -78,14 +77,10 @@ def peak_bytes(graph: Graph, steps: Sequence[Step]) -> int:
     most = 0
     for step in steps:
         made = made_by(step)
-        live[made] = 0 if isinstance(step, ReshapeStep) else _bytes(graph, made)
+        live[made] = 0 if isinstance(step, ReshapeStep) else value_bytes(graph, made)
         most = max(most, sum(live.values()))
         for value in read_by(step):
             readers[value] -= 1
             if not readers[value]:
                 del live[value]
     return most
-
-
-def _bytes(graph: Graph, value: StoredValue) -> int:
-    return math.prod(stored_shape(graph, value)) * (4 if value.bits == FLOAT_BITS else 1)

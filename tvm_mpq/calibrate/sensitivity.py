@@ -137,16 +137,20 @@ def measure_losses(
         If the fp32 network itself gives NaN or infinity; the text names the operator where that begins.
     """
     interpreter.prepare([*float_steps, *(s for t in todo for s in t.steps)])
+    lane_bytes = interpreter.lane_bytes(s for t in todo for s in t.steps)
     losses = losses or {(t.operator, str(t.precision)): Loss() for t in todo}
     for i in range(start, len(samples)):
         base, reference = float_outputs(interpreter, float_steps, samples[i], i)
         label = None if labels is None else int(labels[i])
 
-        def output_of(trial: Trial, lane: str, base: Values = base) -> Array:
-            return interpreter.outputs(interpreter.run(trial.steps, base, tag=f"trial{lane}"))[0]
-
-        for trial, output in zip(todo, interpreter.each(output_of, todo), strict=True):
+        def lose(
+            trial: Trial, lane: str, base: Values = base, reference: Array = reference, label: int | None = label
+        ) -> None:
+            # Judged at once: the outputs of all trials together may be large.
+            output = interpreter.outputs(interpreter.run(trial.steps, base, tag=f"trial{lane}"))[0]
             losses[trial.operator, str(trial.precision)].add(reference, output, label)
+
+        interpreter.each(lose, todo, lane_bytes)
         if on_sample:
             on_sample(i + 1, losses)
         if progress:
@@ -196,7 +200,7 @@ def predict(interpreter: Interpreter, steps: Sequence[Step], samples: Sequence[S
     def output_of(sample: Sample, lane: str) -> Array:
         return interpreter.outputs(interpreter.run(steps, interpreter.load(sample), tag=f"plan{lane}"))[0]
 
-    return interpreter.each(output_of, samples)
+    return interpreter.each(output_of, samples, interpreter.lane_bytes(steps))
 
 
 def float_plan(graph: Graph, plan: Plan) -> Plan:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -18,7 +19,16 @@ import numpy.typing as npt
 from tvm_mpq.kernels.registry import Kernel
 from tvm_mpq.numerics.arrays import Array
 from tvm_mpq.passes.graph import Graph, Node
-from tvm_mpq.passes.lowering import FloatStep, KernelStep, ReshapeStep, Step, StoredValue, stored_shape
+from tvm_mpq.passes.lowering import (
+    FloatStep,
+    KernelStep,
+    ReshapeStep,
+    Step,
+    StoredValue,
+    made_by,
+    stored_shape,
+    value_bytes,
+)
 from tvm_mpq.schema import FLOAT_BITS
 
 _T = TypeVar("_T")
@@ -28,6 +38,9 @@ Values = dict[StoredValue, Any]  # runtime tensors
 
 Sample = dict[str, npt.NDArray[np.float32]]
 """Input name to its array: what one run of the network takes."""
+
+MEMORY_BYTES = 2 << 30
+"""What the buffers of all runs that go on at the same time may take together, should there be several."""
 
 
 class Runtime(Protocol):
@@ -105,12 +118,13 @@ class Interpreter:
                     held[StoredValue(step.node.output, FLOAT_BITS)] = self._floats[step.node.name](*arguments)
         return held
 
-    def each(self, work: Callable[[_T, str], _R], items: Sequence[_T]) -> list[_R]:
-        """work(item, lane) of every item, in their order; several at once where the runtime allows it.
+    def each(self, work: Callable[[_T, str], _R], items: Sequence[_T], lane_bytes: int = 0) -> list[_R]:
+        """work(item, lane) of every item, in their order; several at once where the runtime and memory allow it.
 
-        lane: a name for tags, which no work that goes on meanwhile has.
+        lane: a name for tags, which no work that goes on meanwhile has. lane_bytes: what all work in one lane leaves in
+        buffers.
         """
-        lanes = min(self._runtime.at_once, len(items))
+        lanes = min(self._runtime.at_once, len(items), max(1, MEMORY_BYTES // max(1, lane_bytes)))
         if lanes < 2:
             return [work(item, "") for item in items]
         free: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -124,8 +138,18 @@ class Interpreter:
             finally:
                 free.put(lane)
 
-        with ThreadPoolExecutor(lanes) as pool:
-            return list(pool.map(one, items))
+        futures = [_threads(self._runtime.at_once).submit(one, item) for item in items]
+        try:
+            return [future.result() for future in futures]
+        finally:  # after Ctrl-C too: what has begun writes into this interpreter's buffers
+            for future in futures:
+                future.cancel()
+            wait(futures)
+
+    def lane_bytes(self, steps: Iterable[Step]) -> int:
+        """What the results of these steps take together under one tag."""
+        made = {made_by(step) for step in steps if not isinstance(step, ReshapeStep)}
+        return sum(value_bytes(self._graph, value) for value in made)
 
     def forget(self, tag: str, value: StoredValue) -> None:
         """Let go of the buffer in which runs of this tag keep a result."""
@@ -165,3 +189,9 @@ class Interpreter:
 
 def _view(tensor: Any, shape: tuple[int, ...]) -> Any:
     return tensor if tuple(tensor.shape) == shape else tensor._create_view(shape)
+
+
+@cache
+def _threads(count: int) -> ThreadPoolExecutor:
+    """Threads that stay: TVM starts workers for each thread that runs a parallel kernel, and never ends them."""
+    return ThreadPoolExecutor(count)

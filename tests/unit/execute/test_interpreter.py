@@ -12,6 +12,8 @@ from mpq_testing.definition import assert_steps_follow_the_definition
 from mpq_testing.lab import Lab
 from tvm_mpq.calibrate.sensitivity import predict
 from tvm_mpq.errors import DataError
+from tvm_mpq.execute.interpreter import MEMORY_BYTES
+from tvm_mpq.passes.lowering import ReshapeStep, made_by
 
 
 @pytest.mark.parametrize("default", ["fp32", "w8a8", "w4a8"])
@@ -91,3 +93,22 @@ def test_work_at_the_same_time_has_lanes_of_its_own_and_fails_as_alone(
 
     with pytest.raises(DataError, match="item 0"):
         tiny.interpreter.each(fails, range(5))
+
+
+def test_threads_stay_and_are_no_more_than_runs_at_once(tiny: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TVM keeps workers for each thread that ever ran a parallel kernel: new threads would fill a machine."""
+    monkeypatch.setattr(tiny.interpreter._runtime, "at_once", 2)
+    rounds = [tiny.interpreter.each(lambda _, lane: threading.current_thread(), range(8)) for _ in range(3)]
+    seen = {thread for threads in rounds for thread in threads}
+    assert len(seen) <= 2
+
+
+def test_as_many_run_at_once_as_memory_holds(tiny: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiny.interpreter._runtime, "at_once", 4)
+    for share, lanes in ((2, {"0", "1"}), (1, {""})):
+        seen = set(tiny.interpreter.each(lambda _, lane: lane, range(40), MEMORY_BYTES // share))
+        assert seen <= lanes
+    steps = tiny.steps(tiny.plan("fp32"))
+    values = tiny.interpreter.run(steps, tiny.interpreter.load(tiny.samples[0]), tag="bytes")
+    made = {made_by(step) for step in steps if not isinstance(step, ReshapeStep)}
+    assert tiny.interpreter.lane_bytes(steps) == sum(values[value].numpy().nbytes for value in made)
