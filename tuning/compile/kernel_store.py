@@ -106,7 +106,7 @@ class KernelStore:
     def compile(self, sources: Sequence[KernelSource], progress: Progress | None = None) -> list[Compiled]:
         """Build what is not on disk yet; failures are results with a reason."""
         wanted = {s.symbol: s for s in sources}
-        missing = [s for s in wanted.values() if not self._path(s).exists() and s.symbol not in self._failures]
+        missing = [s for s in wanted.values() if not self._is_whole(s) and s.symbol not in self._failures]
         for start in range(0, len(missing), CHUNK):
             self._build(missing[start : start + CHUNK])
             if progress:
@@ -151,6 +151,11 @@ class KernelStore:
     def _result(self, source: KernelSource) -> Compiled:
         path = self._path(source)
         return Compiled(source, path if path.exists() else None, self._failures.get(source.symbol))
+
+    def _is_whole(self, source: KernelSource) -> bool:
+        """Whether library and object are there; libraries of earlier releases stand alone."""
+        path = self._path(source)
+        return path.exists() and path.with_suffix(".o").exists()
 
     def _path(self, source: KernelSource) -> Path:
         return self._folder / f"{source.symbol}.so"

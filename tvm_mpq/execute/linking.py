@@ -97,7 +97,8 @@ def _called_plainly(mod: tvm.IRModule) -> list[tvm.ir.GlobalVar]:
     for _, func in mod.functions_items():
         if isinstance(func, relax.Function):
             relax.analysis.post_order_visit(func, visit)
-    return [var for var, count in plain.items() if uses[var] <= count]
+    # What only changes a shape becomes a view, where Relax sees it.
+    return [v for v, n in plain.items() if uses[v] <= n and not relax.analysis.has_reshape_pattern(mod[v])]
 
 
 def _as_compiled(func: tvm.tirx.PrimFunc) -> tvm.tirx.PrimFunc:

@@ -81,6 +81,8 @@ def build(
         export(executable, path, targets.linker_of(prepared.row), parts.objects)
     except OSError as e:
         raise OutputError(f"cannot write library {str(path)!r}: {e.strerror}") from e
+    except RuntimeError as e:  # the linker's own words, of which the first say what it is about
+        raise OutputError(f"cannot link library {str(path)!r}: {str(e).strip().splitlines()[0][:300]}") from e
     return Built(path, memory.bytes, kernel_calls(mod, prepared.graph, parts.symbols))
 
 

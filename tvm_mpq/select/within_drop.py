@@ -202,9 +202,13 @@ class _Search:
                 self._preferred = met
 
     def _is_hopeless(self, solution: Solution) -> bool:
-        """Whether even the lower bounds of the plans tried say that this one loses far too much."""
+        """Whether even the lower bound of a plan that surely loses something says that this one loses far too much.
+
+        A little may be lost by chance, and says nothing of plans whose loss is some orders of magnitude larger.
+        """
         known = [t for t in self.tried if 0 < t.solution.loss < solution.loss and not t.quality.drop.broken]
-        growth = ((solution.loss / t.solution.loss) ** SLOWEST_GROWTH * t.quality.drop.low for t in known)
+        sure = [t for t in known if t.quality.drop.low >= self._max_drop / 2]
+        growth = ((solution.loss / t.solution.loss) ** SLOWEST_GROWTH * t.quality.drop.low for t in sure)
         return max(growth, default=0.0) > HOPELESS * self._max_drop
 
     def _keeps(self, solution: Solution, name: str = "") -> bool:

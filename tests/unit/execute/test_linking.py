@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from mpq_testing.lab import Lab, run_strangers
+from tvm_mpq.errors import OutputError
 from tvm_mpq.execute import network
 from tvm_mpq.execute.linking import linked
 from tvm_mpq.execute.profile import KernelCall
+from tvm_mpq.passes.lowering import KernelStep
 
 
 class Twice(torch.nn.Module):
@@ -28,7 +30,8 @@ class Twice(torch.nn.Module):
         x = torch.relu(self.stem(x))
         for layer in self.layers:
             x = torch.relu(layer(x))
-        return torch.cumsum(x.mean((2, 3)), 1)
+        means = torch.cumsum(x.mean((2, 3)), 1)
+        return torch.sort(torch.cumsum(means.unsqueeze(2), 1).squeeze(2), 1)[0]
 
 
 @pytest.fixture(scope="module", params=[1, 2])
@@ -44,6 +47,7 @@ def test_a_linked_network_is_the_one_compiled_whole(lab: Lab, precision: str, tm
     plan = lab.plan(precision)
     expected = lab.interpret(plan)  # compiles what is linked
     mod = network.realize(lab.prepared, plan)
+    lab.store.compile([lab.store.source_of(func) for func, _ in network.float_functions(mod)])  # as for their times
     assert len(linked(mod, lab.store).objects) >= 2
     whole = network.build(lab.prepared, plan, tmp_path / "whole.so")
     parts = network.build(lab.prepared, plan, tmp_path / "parts.so", None, lab.store)
@@ -74,6 +78,31 @@ def test_what_the_store_lacks_is_compiled(lab: Lab, tmp_path: Path) -> None:
         for path in gone:
             path.with_suffix(".aside").rename(path)
     np.testing.assert_array_equal(found[0][0], expected[0])
+
+
+def test_an_object_that_is_damaged_is_told_in_one_line(lab: Lab, tmp_path: Path) -> None:
+    plan = lab.plan("w8a8")
+    lab.interpret(plan)
+    path = linked(network.realize(lab.prepared, plan), lab.store).objects[0]
+    whole = path.read_bytes()
+    try:
+        path.unlink()
+        path.write_bytes(whole[:100])
+        with pytest.raises(OutputError, match="cannot link library") as caught:
+            network.build(lab.prepared, plan, tmp_path / "model.so", None, lab.store)
+    finally:
+        path.write_bytes(whole)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_library_of_an_earlier_release_gets_its_object(lab: Lab) -> None:
+    plan = lab.plan("w8a8")
+    lab.interpret(plan)
+    path = linked(network.realize(lab.prepared, plan), lab.store).objects[0]
+    path.unlink()
+    kernels = [step.kernel for step in lab.steps(plan) if isinstance(step, KernelStep)]
+    lab.store.compile([lab.store.source(kernel) for kernel in kernels])
+    assert path.exists()
 
 
 def test_calls_are_read_as_they_were_written() -> None:

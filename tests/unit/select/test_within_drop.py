@@ -115,6 +115,13 @@ def test_bounds_that_stand_on_few_images_call_no_plan_hopeless() -> None:
     assert set(chosen.solution.choices.values()) == {"w4a8"}
 
 
+def test_a_little_that_is_lost_by_chance_calls_no_plan_hopeless() -> None:
+    """8 bits lose 0.01 whatever their loss says, which is a thousandth of that of 4 bits."""
+    flat = {"fp32": (9.0, 0.0), "w8a8": (4.0, 1e-6), "w6a8": (3.0, 0.2), "w4a8": (2.0, 1.0)}
+    chosen = find(chain(*[flat] * 4), 0.5, lambda s: Quality(Interval(0.02, 0.01, 0.1, 100), s.loss))
+    assert set(chosen.solution.choices.values()) == {"w4a8"}
+
+
 def test_the_upper_bound_decides() -> None:
     """Estimates within the drop do not do: a plan is kept when even its upper bound is."""
 
