@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from tvm_mpq.numerics.saved_plan import load_plan  # noqa: E402
 from tvm_mpq.pipeline import build_network  # noqa: E402
 from tvm_mpq.pipeline.optimize import optimize  # noqa: E402
 from tvm_mpq.pipeline.options import Options  # noqa: E402
+from tvm_mpq.schema import Plan  # noqa: E402
 from tvm_mpq.training.network import QuantizedNetwork  # noqa: E402
 from tvm_mpq.tuning.measure.kernels import MeasureSettings  # noqa: E402
 
@@ -67,6 +69,11 @@ def trained(model: Path, folder: Path, x: np.ndarray) -> np.ndarray:
     return np.asarray(y.numpy())
 
 
+def without_calls(plan: Plan) -> Plan:
+    """A plan but for the names of kernels in its library, which depend on what was compiled before."""
+    return dataclasses.replace(plan, info={key: value for key, value in plan.info.items() if key != "calls"})
+
+
 def test_what_learned_is_built(model: Path, tmp_path: Path) -> None:
     said: list[str] = []
     x = options(model).data["image"][:1]
@@ -83,7 +90,8 @@ def test_what_learned_is_built(model: Path, tmp_path: Path) -> None:
     assert plain.plan.tensors != result.plan.tensors
 
     again = build_network(options(model), uniform="w4a8", keep=("first",))
-    assert again.plan == result.plan and again.report["finetune"]["seconds_per_epoch"] == 0
+    assert without_calls(again.plan) == without_calls(result.plan)
+    assert again.report["finetune"]["seconds_per_epoch"] == 0
 
     more = build_network(options(model), uniform=None, plan=tmp_path / "tuned")  # from where that one ended
     assert more.report["finetune"]["loss"]["before"] == pytest.approx(learned["loss"]["after"], rel=1e-5)
