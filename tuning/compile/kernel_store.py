@@ -115,12 +115,12 @@ class KernelStore:
 
     def holds(self, kernel: Kernel) -> bool:
         """Whether a kernel is compiled already."""
-        return self._path(self.source(kernel)).exists()
+        return self._is_whole(self.source(kernel))
 
     def object_of(self, func: tvm.tirx.PrimFunc) -> tuple[Path, str] | None:
         """Object file of a function that was compiled already, and its name there; None where it was not."""
         source = self.source_of(func)
-        path = self._path(source).with_suffix(".o")
+        path = self._object(source)
         return (path, source.symbol) if path.exists() else None
 
     def require(self, kernels: Sequence[Kernel]) -> list[tuple[Path, str]]:
@@ -144,9 +144,9 @@ class KernelStore:
                 assert result.object is not None, "comes with its library"
                 # Several functions share a library: each gets a name of its own for it. Linking is atomic, so that a
                 # kill leaves either nothing or the whole file; another process may have been faster.
-                for made, kept in ((result.object, ".o"), (result.path, ".so")):
+                for made, kept in ((result.object, self._object(source)), (result.path, self._path(source))):
                     with contextlib.suppress(FileExistsError):
-                        os.link(made, self._path(source).with_suffix(kept))
+                        os.link(made, kept)
 
     def _result(self, source: KernelSource) -> Compiled:
         path = self._path(source)
@@ -154,8 +154,10 @@ class KernelStore:
 
     def _is_whole(self, source: KernelSource) -> bool:
         """Whether library and object are there; libraries of earlier releases stand alone."""
-        path = self._path(source)
-        return path.exists() and path.with_suffix(".o").exists()
+        return self._path(source).exists() and self._object(source).exists()
+
+    def _object(self, source: KernelSource) -> Path:
+        return self._path(source).with_suffix(".o")
 
     def _path(self, source: KernelSource) -> Path:
         return self._folder / f"{source.symbol}.so"

@@ -56,19 +56,16 @@ class LocalSession(Session):
         return "the local measurement process"
 
     def upload(self, path: str | Path, timeout_sec: float | None = None) -> str:
-        self._connected()
+        folder = self._shared_folder()
         self._uploads += 1
         name = f"{self._uploads}_{Path(path).name}"
-        assert self._folder is not None, "connected"
-        shutil.copyfile(path, Path(self._folder.name) / UPLOADS / name)
+        shutil.copyfile(path, Path(folder) / UPLOADS / name)
         return name
 
     def array(self, values: npt.NDArray[Any], timeout_sec: float | None = None) -> Any:
-        self._connected()
         if not shared_files.is_worth_it(values.dtype, values.size):
             return super().array(values, timeout_sec)
-        assert self._folder is not None, "connected"
-        path = shared_files.path_in(self._folder.name)
+        path = shared_files.path_in(self._shared_folder())
         try:
             np.asarray(values, order="C").tofile(path)
         except OSError:  # a full disk
@@ -77,12 +74,10 @@ class LocalSession(Session):
         return self.call_global(shared_files.READ, str(path), str(values.dtype), *shape, timeout_sec=timeout_sec)
 
     def fetch(self, tensor: Any, timeout_sec: float | None = None) -> npt.NDArray[Any]:
-        self._connected()
         dtype, shape = str(tensor.dtype), tuple(int(size) for size in tensor.shape)
         if not shared_files.is_worth_it(dtype, math.prod(shape)):
             return super().fetch(tensor, timeout_sec)
-        assert self._folder is not None, "connected"
-        path = shared_files.path_in(self._folder.name)
+        path = shared_files.path_in(self._shared_folder())
         try:
             self.call_global(shared_files.WRITE, tensor, str(path), timeout_sec=timeout_sec)
         except DeviceLostError:
@@ -90,6 +85,12 @@ class LocalSession(Session):
         except MeasurementError:  # a full disk
             return super().fetch(tensor, timeout_sec)
         return shared_files.read_array(path, dtype, shape)
+
+    def _shared_folder(self) -> str:
+        """That this process and the child both know. Raises DeviceLostError when the session is closed."""
+        self._connected()
+        assert self._folder is not None, "made with the connection"
+        return self._folder.name
 
     def _open(self) -> Any:
         key = secrets.token_hex(16)
