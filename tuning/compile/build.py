@@ -14,7 +14,7 @@ import queue
 import shutil
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -27,7 +27,6 @@ from tvm_mpq import scratch
 from tvm_mpq.errors import InvalidValueError, MeasurementError, MissingDependencyError
 from tvm_mpq.kernels.registry import Kernel
 from tvm_mpq.processes import Child, module_command
-from tvm_mpq.schema import Progress
 
 Compilable: TypeAlias = PrimFunc | Kernel
 """Kernels are built by the workers: saying which they are takes a hundredth of what writing a function down does."""
@@ -64,9 +63,10 @@ def build_modules(
     linker: str | None = None,
     folder: str | Path | None = None,
     group_size: int = 8,
-    progress: Progress | None = None,
-) -> list[BuildResult]:
-    """Compile each (name, function) for `target` into a shared library.
+) -> Iterator[BuildResult]:
+    """Compile each (name, function) for `target` into a shared library; results come as they are made, in any order.
+
+    Who stops asking for them stops the workers too.
 
     Parameters
     ----------
@@ -84,40 +84,23 @@ def build_modules(
         Where the libraries go; by default a folder that goes away with this process.
     group_size : int
         Functions a library.
-    progress : callable, optional
-        Called with (functions done, functions in all, name of the last one).
-
-    Returns
-    -------
-    list of BuildResult
-        In the order of `items`.
 
     Raises
     ------
     InvalidValueError
-        Names that are no identifiers or not unique; numbers below 1.
+        Names that are no identifiers or not unique; numbers below 1. At once, as what follows.
     MissingDependencyError
         There is no compiler to link with.
     """
     _check(items, workers, timeout_sec, group_size, linker)
     where = Path(folder) if folder is not None else scratch.process_folder()
     where.mkdir(parents=True, exist_ok=True)
-    run = _Run(items, target, where, timeout_sec, linker, progress)
+    run = _Run(items, target, where, timeout_sec, linker)
     # Smaller groups when there are few functions, so that no worker idles.
     size = max(1, min(group_size, -(-len(items) // workers)))
     for first in range(0, len(items), size):
         run.add(tuple(range(first, min(first + size, len(items)))))
-    threads = [threading.Thread(target=run.work, daemon=True) for _ in range(min(workers, -(-len(items) // size)))]
-    for thread in threads:
-        thread.start()
-    try:
-        for thread in threads:
-            thread.join()
-    finally:
-        run.stop()
-    if run.error is not None:
-        raise run.error
-    return [run.results[index] for index in range(len(items))]
+    return run.results(min(workers, -(-len(items) // size)))
 
 
 class _Run:
@@ -130,9 +113,8 @@ class _Run:
         folder: Path,
         timeout_sec: float,
         linker: str | None,
-        progress: Progress | None,
     ) -> None:
-        self._items, self._linker, self._progress = items, linker, progress
+        self._items, self._linker = items, linker
         self._target = json.loads(str(target))
         self._timeout_sec = timeout_sec
         self._folder = Path(tempfile.mkdtemp(prefix="build-", dir=folder))
@@ -141,19 +123,37 @@ class _Run:
         self._lock = threading.RLock()
         self._children: set[Child] = set()
         self._stopped = False
-        self.results: dict[int, BuildResult] = {}
-        self.error: BaseException | None = None
+        self._left = len(items)
+        self._found: queue.SimpleQueue[BuildResult | None] = queue.SimpleQueue()  # None = a thread has ended
+        self._error: BaseException | None = None
+
+    def results(self, workers: int) -> Iterator[BuildResult]:
+        """Start that many threads, and give what they make."""
+        threads = [threading.Thread(target=self._work, daemon=True) for _ in range(workers)]
+        for thread in threads:
+            thread.start()
+        try:
+            while workers:
+                result = self._found.get()
+                if result is None:
+                    workers -= 1
+                else:
+                    yield result
+        finally:
+            self._stop()
+        if self._error is not None:
+            raise self._error
 
     def add(self, indices: tuple[int, ...]) -> None:
         with self._lock:
             self._queue.put(_Group(indices, self._groups))
             self._groups += 1
 
-    def work(self) -> None:
+    def _work(self) -> None:
         """Body of a thread: build groups until all functions have a result."""
         child = None
         try:
-            while not self._stopped and len(self.results) < len(self._items):
+            while not self._stopped and self._left:
                 try:
                     group = self._queue.get(timeout=0.05)  # a group may yet fail and come back in parts
                 except queue.Empty:
@@ -170,14 +170,15 @@ class _Run:
                 self._discard(child)
                 _idle.put(child)
                 child = None
-        except BaseException as e:  # noqa: BLE001  raised again by build_modules in the caller's thread
+        except BaseException as e:  # noqa: BLE001  raised again by `results` in the caller's thread
             if not self._stopped:
-                self.error = e
+                self._error = e
                 self._stopped = True
         finally:
             if child is not None:
                 self._discard(child)
                 child.kill()
+            self._found.put(None)
 
     def _start(self) -> Child:
         with self._lock:
@@ -227,11 +228,10 @@ class _Run:
                 self.add((index,))
             return
         with self._lock:
-            for index, (name, _) in zip(group.indices, self._pick(group), strict=True):
+            for name, _ in self._pick(group):
                 made = (self._library(group), self._object(name)) if failure is None else (None, None)
-                self.results[index] = BuildResult(name, made[0], failure, made[1])
-                if self._progress is not None:
-                    self._progress(len(self.results), len(self._items), name)
+                self._found.put(BuildResult(name, made[0], failure, made[1]))
+                self._left -= 1
 
     def _pick(self, group: _Group) -> list[tuple[str, Compilable]]:
         return [self._items[index] for index in group.indices]
@@ -242,7 +242,7 @@ class _Run:
     def _object(self, name: str) -> Path:
         return self._folder / f"{name}.o"
 
-    def stop(self) -> None:
+    def _stop(self) -> None:
         """End what still runs, as after Ctrl-C."""
         with self._lock:
             self._stopped = True

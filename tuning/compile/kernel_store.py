@@ -20,10 +20,7 @@ import tvm_ffi
 from tvm_mpq.errors import NoKernelError
 from tvm_mpq.kernels.registry import Kernel
 from tvm_mpq.schema import Progress
-from tvm_mpq.tuning.compile.build import build_modules
-
-CHUNK = 16
-"""Kernels compiled between two progress reports; what a kill -9 can lose."""
+from tvm_mpq.tuning.compile.build import BuildResult, build_modules
 
 
 @dataclass(frozen=True)
@@ -107,10 +104,8 @@ class KernelStore:
         """Build what is not on disk yet; failures are results with a reason."""
         wanted = {s.symbol: s for s in sources}
         missing = [s for s in wanted.values() if not self._is_whole(s) and s.symbol not in self._failures]
-        for start in range(0, len(missing), CHUNK):
-            self._build(missing[start : start + CHUNK])
-            if progress:
-                progress(min(start + CHUNK, len(missing)), len(missing), "compiling kernels")
+        if missing:
+            self._build(missing, progress)
         return [self._result(s) for s in sources]
 
     def holds(self, kernel: Kernel) -> bool:
@@ -132,21 +127,26 @@ class KernelStore:
             found.append((compiled.path, compiled.source.symbol))
         return found
 
-    def _build(self, sources: Sequence[KernelSource]) -> None:
+    def _build(self, sources: Sequence[KernelSource], progress: Progress | None) -> None:
+        by_symbol = {s.symbol: s for s in sources}
         items = [(s.symbol, s.code) for s in sources]
-        target = self.target()
         with tempfile.TemporaryDirectory(dir=self._folder) as work:
-            results = build_modules(items, target, workers=self._workers, linker=self.linker, folder=work)
-            for source, result in zip(sources, results, strict=True):
-                if result.path is None:
-                    self._failures[source.symbol] = result.failure or "no reason given"
-                    continue
-                assert result.object is not None, "comes with its library"
-                # Several functions share a library: each gets a name of its own for it. Linking is atomic, so that a
-                # kill leaves either nothing or the whole file; another process may have been faster.
-                for made, kept in ((result.object, self._object(source)), (result.path, self._path(source))):
-                    with contextlib.suppress(FileExistsError):
-                        os.link(made, kept)
+            made = build_modules(items, self.target(), workers=self._workers, linker=self.linker, folder=work)
+            for done, result in enumerate(made, 1):
+                self._keep(by_symbol[result.name], result)
+                if progress:
+                    progress(done, len(items), "compiling kernels")
+
+    def _keep(self, source: KernelSource, result: BuildResult) -> None:
+        if result.path is None:
+            self._failures[source.symbol] = result.failure or "no reason given"
+            return
+        assert result.object is not None, "comes with its library"
+        # Several functions share a library: each gets a name of its own for it. Linking is atomic, so that a kill
+        # leaves either nothing or the whole file; another process may have been faster.
+        for made, kept in ((result.object, self._object(source)), (result.path, self._path(source))):
+            with contextlib.suppress(FileExistsError):
+                os.link(made, kept)
 
     def _result(self, source: KernelSource) -> Compiled:
         path = self._path(source)

@@ -168,7 +168,7 @@ def _library(name: str) -> Path:
         (symbol, tvm.script.from_source(source.format(**numbers)))
         for symbol, source in (("mpq_read_file", _SOURCE), ("mpq_system", _SYSTEM))
     ]
-    found = build_modules(items, tvm.target.Target(attrs), workers=1, linker=linker)
+    found = list(build_modules(items, tvm.target.Target(attrs), workers=1, linker=linker))
     for result in found:
         if result.path is None:
             raise MeasurementError(f"the probe for {name} cannot be built: {result.failure}")
