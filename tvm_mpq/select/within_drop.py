@@ -21,14 +21,25 @@ from tvm_mpq.select.reasons import swapped
 from tvm_mpq.select.searcher import Searcher
 from tvm_mpq.select.uniforms import uniform_plans, weighted
 
-CAPS = 6
-"""Caps on the tables' loss that are tried between the last plan that kept the drop and the first that did not."""
+CAPS = 4
+"""Caps on the tables' loss that are tried between the last plan that kept the drop and the first that did not. More
+find little: near what is allowed it is chance which plans keep it, and what chance favours loses more on new images."""
 
 WORTH = 0.01
-"""Relative gain in latency that is worth another plan: less than that is within the noise of measuring."""
+"""Relative gain in latency that is worth a plan: less than that is within the noise of measuring."""
+
+WORTH_A_CAP = 0.02
+"""The same for another cap: most of those that may gain so little are not kept."""
+
+WIDE = 4.0
+"""Ratio of two caps up to which the next one lies in their middle; beyond, where the drop should be what is allowed."""
 
 INSET = 0.15
 """Share of the way between two caps, in logarithms, that the next one stands away from either."""
+
+DOUBTLESS = 4.0
+"""Times the loss, by the tables, of a plan that did not keep the drop: one of so much is not run. What plans really
+lose is 0.5 to 1.3 times what the tables say."""
 
 HOPELESS = 4.0
 """Times the drop that is allowed: where a plan that loses so much is no faster than one in hand, none within it is."""
@@ -85,6 +96,7 @@ class _Search:
         self._problem, self._limits, self._max_drop = problem, limits, max_drop
         self._evaluate, self._searcher, self._progress = evaluate, searcher, progress
         self._free: Solution | None = None
+        self._caps = CAPS
         self._preferred: Tried | None = None
         self.tried: list[Tried] = []
 
@@ -115,8 +127,13 @@ class _Search:
         while left:
             name = max(left, key=lambda n: (min(map(len, settled(n))), -left[n].latency_us))
             slower, fewer = settled(name)
-            keeps = not self._is_hopeless(left[name]) and self._keeps(left[name], name)
-            left = {n: s for n, s in left.items() if n not in (slower if keeps else fewer)}
+            met = None if self._is_hopeless(left[name]) else self._attempt(left[name], name)
+            if met is None or not met.quality.keeps(self._max_drop):
+                # What is not finite at 16 bits says nothing of integers.
+                done = [name] if met is not None and met.quality.drop.broken else fewer
+            else:
+                done = slower
+            left = {n: s for n, s in left.items() if n not in done}
 
     def free(self) -> bool:
         """Run the fastest plan there is; True when it keeps the drop, or gains nothing over what does."""
@@ -131,38 +148,46 @@ class _Search:
         Real drops scatter and do not follow the sum of losses strictly, so every plan seen to keep the drop counts.
         """
         assert self._free is not None, "asked for only when the fastest plan does not keep the drop"
-        high = self._free
         least = self._searcher.best(self._problem, self._limits, "loss")
-        low: Tried | None = min(self.keeping(), key=lambda t: t.solution.latency_us, default=None)
-        if low is not None and least.loss < low.solution.loss < high.loss:
-            # The solver's plan of no more loss is no slower than the uniform one that kept the drop.
+        low = min(self.keeping(), key=lambda t: t.solution.latency_us, default=None)
+        if low is None:
+            self._attempt(least)
+        elif least.loss < low.solution.loss < self._free.loss:
+            self._narrow(low.solution.loss, self._free)
+            # The solver's plan of no more loss is no slower than the uniform one that kept the drop, and of no use
+            # where a cap above that was kept.
             found = self._fastest_below(low.solution.loss)
-            if found is not None and not self._keeps(found):
-                high, low = found, None
-        elif low is not None:
-            low = None
-        if low is None and not self.keeping():
-            low = self._attempt(least)
-        floor = BOTTOM * min((t.solution.loss for t in self.tried if not t.quality.keeps(self._max_drop)), default=0.0)
-        bottom = max(least.loss, floor, _TINY) if low is None else max(low.solution.loss, _TINY)
-        top = max(high.loss, bottom)
-        for _ in range(CAPS):
-            if top <= CLOSE * bottom:
+            if found is None or self._keeps(found):
                 return
-            cap = self._next_cap(bottom, top)
+            self._narrow(least.loss, found)
+            return
+        self._narrow(least.loss, self._free)
+
+    def _narrow(self, bottom: float, high: Solution) -> None:
+        """Try caps between a loss at which the drop is kept, or so small that none need be smaller, and a plan's."""
+        bottom = max(bottom, BOTTOM * min(self._least_failing(), high.loss), _TINY)
+        while self._caps and high.loss > CLOSE * bottom and not self._too_slow(high, WORTH_A_CAP):
+            cap = self._next_cap(bottom, high.loss)
             found = self._fastest_below(cap)
             if found is None:
                 bottom = cap
                 if self._expected(cap) > HOPELESS * self._max_drop:
                     return
-            elif self._keeps(found):
+                continue
+            self._caps -= 1
+            if self._keeps(found):
                 bottom = cap
             else:
-                top = cap
+                high = found
 
     def _next_cap(self, bottom: float, top: float) -> float:
-        """Where the drop should be what is allowed, by the plan tried whose loss is nearest; kept off both ends."""
+        """Where the drop should be what is allowed, by the plan tried whose loss is nearest; kept off both ends.
+
+        That says little of losses that lie close together, of which the middle is taken.
+        """
         middle = math.sqrt(bottom * top)
+        if top <= WIDE * bottom:
+            return middle
         expected = self._expected(middle)
         cap = middle * self._max_drop / expected if 0 < expected < math.inf else middle
         inset: float = (top / bottom) ** INSET
@@ -202,14 +227,22 @@ class _Search:
                 self._preferred = met
 
     def _is_hopeless(self, solution: Solution) -> bool:
-        """Whether even the lower bound of a plan that surely loses something says that this one loses far too much.
+        """Whether a plan of several times less loss does not keep the drop either, or even the lower bound of one that
+        surely loses something says that this one loses far too much.
 
         A little may be lost by chance, and says nothing of plans whose loss is some orders of magnitude larger.
         """
+        if solution.loss >= DOUBTLESS * self._least_failing():
+            return True
         known = [t for t in self.tried if 0 < t.solution.loss < solution.loss and not t.quality.drop.broken]
         sure = [t for t in known if t.quality.drop.low >= self._max_drop / 2]
         growth = ((solution.loss / t.solution.loss) ** SLOWEST_GROWTH * t.quality.drop.low for t in sure)
         return max(growth, default=0.0) > HOPELESS * self._max_drop
+
+    def _least_failing(self) -> float:
+        """By the tables, of plans that do not keep the drop, unless for what is not finite; infinite where none is."""
+        failing = (t for t in self.tried if not t.quality.keeps(self._max_drop) and not t.quality.drop.broken)
+        return min((t.solution.loss for t in failing if t.solution.loss > 0), default=math.inf)
 
     def _keeps(self, solution: Solution, name: str = "") -> bool:
         return self._attempt(solution, name).quality.keeps(self._max_drop)
@@ -220,7 +253,7 @@ class _Search:
                 return old
         self.tried.append(Tried(solution, self._evaluate(solution), name))
         if self._progress:
-            most = max(len(self.tried), CAPS + 6)
+            most = max(len(self.tried), CAPS + 5)
             self._progress(len(self.tried), most, "checking plans end to end")
         return self.tried[-1]
 
@@ -232,10 +265,10 @@ class _Search:
             return None
         return None if self._too_slow(found) else found
 
-    def _too_slow(self, solution: Solution) -> bool:
-        """Whether a plan that keeps the drop is as fast already, as far as can be measured."""
+    def _too_slow(self, solution: Solution, worth: float = WORTH) -> bool:
+        """Whether a plan that keeps the drop is as fast already, or nearly so."""
         least = min((t.solution.latency_us for t in self.keeping()), default=math.inf)
-        return solution.latency_us >= (1 - WORTH) * least
+        return solution.latency_us >= (1 - worth) * least
 
     def _price(self, labels: dict[str, str]) -> Solution | None:
         try:

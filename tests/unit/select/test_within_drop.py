@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import pytest
 
 from tvm_mpq.errors import InfeasibleError
+from tvm_mpq.select.evaluate import cost, uniform
 from tvm_mpq.select.ilp import Solution
 from tvm_mpq.select.paired import Interval, exact
 from tvm_mpq.select.problem import Choice, Limits, Operator, Problem, Tensor
 from tvm_mpq.select.quality import Quality, Tried
 from tvm_mpq.select.searcher import IntegerProgram
 from tvm_mpq.select.uniforms import uniform_plans
-from tvm_mpq.select.within_drop import CAPS, fastest_within
+from tvm_mpq.select.within_drop import CAPS, DOUBTLESS, fastest_within
 
-FORMATS = {"fp32": 32, "w8a8": 8, "w6a8": 8, "w4a8": 8}
+FORMATS = {"fp32": 32, "fp16": 32, "w8a8": 8, "w6a8": 8, "w4a8": 8}
 
 
 def chain(*operators: Mapping[str, tuple[float, float]], convert_us: float = 0.1) -> Problem:
@@ -25,7 +27,7 @@ def chain(*operators: Mapping[str, tuple[float, float]], convert_us: float = 0.1
     rows = []
     for i, choices in enumerate(operators):
         found = tuple(
-            Choice(label, FORMATS[label], {32: us} if label == "fp32" else {32: us, 8: us}, 1, loss)
+            Choice(label, FORMATS[label], {32: us} if FORMATS[label] == 32 else {32: us, 8: us}, 1, loss)
             for label, (us, loss) in choices.items()
         )
         rows.append(Operator(f"o{i}", (f"t{i}",), f"t{i + 1}", found, (True,)))
@@ -120,6 +122,80 @@ def test_a_little_that_is_lost_by_chance_calls_no_plan_hopeless() -> None:
     flat = {"fp32": (9.0, 0.0), "w8a8": (4.0, 1e-6), "w6a8": (3.0, 0.2), "w4a8": (2.0, 1.0)}
     chosen = find(chain(*[flat] * 4), 0.5, lambda s: Quality(Interval(0.02, 0.01, 0.1, 100), s.loss))
     assert set(chosen.solution.choices.values()) == {"w4a8"}
+
+
+def test_a_plan_of_several_times_the_loss_of_one_that_fails_is_not_run() -> None:
+    """Whatever few images say of it: here they say that it loses nothing."""
+    steep = {"fp32": (9.0, 0.0), "w8a8": (4.0, 0.01), "w6a8": (3.0, 0.05), "w4a8": (2.0, 0.21)}
+
+    def truth(solution: Solution) -> Quality:
+        middling = 0.15 < solution.loss < 0.75
+        return Quality(Interval(0.2, 0.1, 0.6 if middling else 0.4, 100), solution.loss)
+
+    _, tried = fastest_within(chain(*[steep] * 4), Limits(), 0.5, truth, IntegerProgram(10))
+    failing = min(t.solution.loss for t in tried if not t.quality.keeps(0.5))
+    assert all(t.solution.loss < DOUBTLESS * failing for t in tried)
+
+
+def test_a_plan_whose_outputs_are_not_finite_says_nothing_of_others() -> None:
+    """Halves overflow here; integers do not."""
+    halves = {**SAME, "fp16": (8.0, 1e-6)}
+
+    def truth(solution: Solution) -> Quality:
+        return Quality(exact(math.inf if "fp16" in solution.choices.values() else solution.loss), solution.loss)
+
+    chosen, tried = fastest_within(chain(*[halves] * 4), Limits(), 0.05, truth, IntegerProgram(10))
+    assert any(t.quality.drop.broken for t in tried) and chosen.name == "uniform w8a8"
+
+
+def test_where_no_larger_loss_is_kept_the_uniform_plans_own_is_enough() -> None:
+    """The solver spends it better: on operators that lose little at 4 bits, so that others can have 8."""
+    problem = chain(*[{**SAME, "w4a8": (2.0, 0.06 + 0.001 * i)} for i in range(10)], SAME, SAME)
+    most = cost(problem, uniform(problem, "w6a8"))
+    chosen = find(problem, 0.5, lambda s: Quality(exact(0.4 if s.loss <= most.loss + 1e-9 else 0.9), s.loss))
+    assert chosen.solution.loss <= most.loss and chosen.solution.latency_us < most.latency_us
+
+
+def test_where_no_uniform_plan_is_within_limits_the_least_loss_is_run() -> None:
+    problem = chain(*[{**SAME, "w6a8": (3.0 - 0.01 * i, 0.05 + 0.001 * i)} for i in range(10)])
+    limits = Limits(latency_us=37.2)
+    least = IntegerProgram(10).best(problem, limits, "loss")
+    truth = as_tables(0.5 / least.loss)
+    assert find(problem, 0.5 + 1e-9, truth, limits).solution.choices == least.choices
+
+
+def test_next_to_nothing_is_not_looked_for() -> None:
+    """4 bits fail, and gain a sixtieth over 6 bits: nothing between the two is tried."""
+    flat = {"fp32": (9.0, 0.0), "w8a8": (4.0, 0.01), "w6a8": (3.0, 0.05), "w4a8": (2.95, 0.1)}
+    _, tried = fastest_within(chain(*[flat] * 12), Limits(), 0.95, as_tables(), IntegerProgram(10))
+    assert {t.name for t in tried} >= {"uniform w6a8", "uniform w4a8"} and all(t.name for t in tried)
+
+
+def test_drops_that_hardly_grow_are_parted_in_the_middle() -> None:
+    """In proportion to drops like these, four steps down would end where none is kept yet."""
+    steep = {"fp32": (9.0, 0.0), "w8a8": (4.0, 0.01), "w6a8": (3.0, 0.04), "w4a8": (2.0, 0.16)}
+    problem = chain(*[steep] * 24)
+    chosen, tried = fastest_within(
+        problem,
+        Limits(),
+        0.5,
+        lambda s: Quality(exact(0.49 if s.loss <= 1.201 else 0.52), s.loss),
+        IntegerProgram(10),
+    )
+    assert sorted(chosen.solution.choices.values()) == [*["w4a8"] * 2, *["w6a8"] * 22]
+    assert len([t for t in tried if not t.name]) <= 1 + CAPS, "the fastest of all, and one a cap"
+
+
+def test_no_more_caps_are_tried_than_may_be() -> None:
+    steep = {"fp32": (9.0, 0.0), "w8a8": (4.0, 0.01), "w4a8": (1.0, 0.64)}
+    _, tried = fastest_within(
+        chain(*[steep] * 24),
+        Limits(),
+        0.5,
+        lambda s: Quality(exact(0.49 if s.loss <= 1.51 else 0.52), s.loss),
+        IntegerProgram(10),
+    )
+    assert len([t for t in tried if not t.name]) == CAPS
 
 
 def test_the_upper_bound_decides() -> None:
