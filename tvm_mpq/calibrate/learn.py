@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from tvm_mpq.calibrate.data import Dataset, Parts
+from tvm_mpq.calibrate.float_side import FloatSide
 from tvm_mpq.calibrate.masked import SAMPLES as MASKED_SAMPLES
 from tvm_mpq.calibrate.masked import VERSION as MASKED_VERSION
 from tvm_mpq.calibrate.masked import masked_losses
@@ -82,6 +83,14 @@ class Learner:
     db: LatencyDatabase
     options: CalibrationSettings
     store: KernelStore
+    _sides: dict[str, FloatSide] = field(default_factory=dict, repr=False)
+
+    def float_side(self, plan: Plan, data: Dataset) -> FloatSide:
+        """The float network on these data, made once for sensitivity and all plans. plan: any of this network's."""
+        if data.fingerprint not in self._sides:
+            samples = graph_samples(self.prepared, data)
+            self._sides[data.fingerprint] = float_side(self.prepared.graph, plan, self.prepared.features, samples)
+        return self._sides[data.fingerprint]
 
     def ranges(self, interpreter: Interpreter, data: Dataset) -> dict[str, list[TensorQuant]]:
         """Activation ranges from at most `options.calibration_samples` samples, for all precisions that are offered.
@@ -133,8 +142,7 @@ class Learner:
             ResultStore(self.db).put("sensitivity", key, {"done": done, "losses": rows})
 
         if method != NEAREST:
-            samples = graph_samples(prepared, rounded)
-            todo = _rounded(todo, graph, interpreter, plan, prepared.features, samples, options.progress)
+            todo = _rounded(todo, graph, interpreter, plan, self.float_side(plan, rounded), options.progress)
         return measure_losses(
             interpreter,
             lower(graph, plan, prepared.features),
@@ -197,13 +205,11 @@ def _rounded(
     graph: Graph,
     interpreter: Interpreter,
     plan: Plan,
-    features: frozenset[str],
-    samples: list[Sample],
+    wide: FloatSide,
     progress: Progress | None,
 ) -> list[Trial]:
     """The same trials, whose operators compute with weights that were rounded to their outputs."""
     wanted = [(t.operator, t.precision) for t in todo]
-    wide = float_side(graph, plan, features, samples)
     weights = round_alone(graph, interpreter, plan, wide, wanted, progress=progress)
 
     def step_of(trial: Trial, step: Step) -> Step:

@@ -7,10 +7,8 @@ import hashlib
 import os
 from pathlib import Path
 
-from tvm_mpq.calibrate import learn
 from tvm_mpq.calibrate.data import Dataset
-from tvm_mpq.calibrate.float_side import FloatSide
-from tvm_mpq.calibrate.rounding import ADAROUND, NEAREST, float_side, round_plan
+from tvm_mpq.calibrate.rounding import ADAROUND, NEAREST, round_plan
 from tvm_mpq.errors import FileFormatError, MissingFileError
 from tvm_mpq.execute.emulate import emulated_on_int8
 from tvm_mpq.numerics.weight_codes import WeightCodes
@@ -43,7 +41,6 @@ class Rounder:
         self._all, self._data = data, data.head(context.options.rounding_samples)
         self._folder = Path(f"{context.db.store.path}.codes")
         self._known: dict[str, WeightCodes] = {}
-        self._wide: FloatSide | None = None
 
     def __call__(self, plan: Plan) -> WeightCodes:
         """The plan's codes; equal plans are rounded once. Integers that the file brought stay as they are."""
@@ -68,10 +65,7 @@ class Rounder:
     def _rounded(self, plan: Plan) -> WeightCodes:
         context = self._context
         prepared = context.prepared
-        if self._wide is None:
-            samples = learn.graph_samples(prepared, self._data)
-            self._wide = float_side(prepared.graph, plan, prepared.features, samples)
-        wide = self._wide
+        wide = context.learner.float_side(plan, self._data)
         return context.interpret(
             lambda run: round_plan(
                 prepared.graph,

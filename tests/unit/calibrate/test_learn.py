@@ -79,7 +79,7 @@ def test_losses_are_measured_on_other_samples_than_weights_are_rounded_on(
         return [float(next(iter(sample.values())).flat[0]) for sample in samples]
 
     def rounded(todo: list[Trial], *more: Any) -> list[Trial]:
-        seen["rounded"] = first_numbers(more[4])
+        seen["rounded"] = first_numbers(more[3].samples)
         return todo
 
     def measured(_: object, __: object, ___: object, samples: Sequence[Sample], *____: object, **_____: object) -> Any:
