@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tvm_mpq.errors import InvalidValueError
 from tvm_mpq.pipeline.tables import Tables
 from tvm_mpq.report.contract import FrontPoint
 from tvm_mpq.select.ilp import Solution
@@ -12,7 +13,7 @@ from tvm_mpq.select.searcher import IntegerProgram
 from tvm_mpq.select.uniforms import uniform_plans, weighted
 
 PICTURE_POINTS = 8
-PICTURE_SECONDS = 5.0
+PICTURE_SECONDS = 1.0
 """Of the solver for each point that is only drawn: what is not proven by then is drawn as it is."""
 
 
@@ -38,6 +39,12 @@ def picture_points(tables: Tables, chosen: Solution, time_limit_sec: float) -> l
     problem = tables.problem
     names = sorted(weighted(problem))
     given = {**uniform_plans(problem), "chosen": {name: chosen.choices[name] for name in names}}
-    searcher = IntegerProgram(min(time_limit_sec, PICTURE_SECONDS))
-    found = front(problem, "latency", PICTURE_POINTS, searcher=searcher, given=given)
+
+    def swept(seconds: float) -> list[ParetoPoint]:
+        return front(problem, "latency", PICTURE_POINTS, searcher=IntegerProgram(seconds), given=given)
+
+    try:
+        found = swept(min(time_limit_sec, PICTURE_SECONDS))
+    except InvalidValueError:  # too short to find any plan at all
+        found = swept(time_limit_sec)
     return [front_point(point, names) for point in found]
