@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+from tvm_mpq.costs.float_writers import estimate
 from tvm_mpq.costs.profiler import KernelProfiler, latency_key, tuned_kernel
 from tvm_mpq.costs.table import LatencyTable
 from tvm_mpq.errors import DeviceLostError, MeasurementError, VerificationError
@@ -21,8 +22,17 @@ Failure = tuple[FailureKind, str]
 """What kind of failure, and the reason in words."""
 
 
-def fill(profiler: KernelProfiler, requests: Sequence[Request], *, every_candidate: bool = False) -> LatencyTable:
+def fill(
+    profiler: KernelProfiler,
+    requests: Sequence[Request],
+    *,
+    every_candidate: bool = False,
+    later: Collection[str] = (),
+) -> LatencyTable:
     """A table with an entry for each request; only what the database does not know is measured.
+
+    later: keys of requests, of integers that write floats, which are measured when a plan is chosen that runs them;
+    until then they are estimated by `tvm_mpq.costs.float_writers`.
 
     Raises
     ------
@@ -30,7 +40,10 @@ def fill(profiler: KernelProfiler, requests: Sequence[Request], *, every_candida
         If a request is left without any kernel that could be measured; the text gives the first reason.
     """
     table = LatencyTable(profiler.target)
-    measure_all(profiler, table, look_up(profiler, table, requests, every_candidate=every_candidate))
+    missing = look_up(profiler, table, requests, every_candidate=every_candidate)
+    waiting = {key: kernel for key, kernel in missing.items() if kernel.request.key in later}
+    measure_all(profiler, table, {key: kernel for key, kernel in missing.items() if key not in waiting})
+    measure_all(profiler, table, estimate(profiler, table, waiting))
     complete(table, requests)
     return table
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,8 +16,11 @@ from tvm_mpq.targets import TargetRow
 class LatencySource(Protocol):
     """Gives every request of a network its kernel and its time."""
 
-    def table(self, requests: Sequence[Request]) -> LatencyTable:
-        """An entry for each request. Raises MeasurementError when one is left without any."""
+    def table(self, requests: Sequence[Request], later: Collection[str] = ()) -> LatencyTable:
+        """An entry for each request. Raises MeasurementError when one is left without any.
+
+        later: keys of requests that a source which measures may estimate until a plan is chosen that needs them.
+        """
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,8 @@ class MeasuredLatencies:
 
     profiler: KernelProfiler
 
-    def table(self, requests: Sequence[Request]) -> LatencyTable:
-        return fill(self.profiler, requests)
+    def table(self, requests: Sequence[Request], later: Collection[str] = ()) -> LatencyTable:
+        return fill(self.profiler, requests, later=later)
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class PredictedLatencies:
     fraction: float
     say: Callable[[str], None]
 
-    def table(self, requests: Sequence[Request]) -> LatencyTable:
+    def table(self, requests: Sequence[Request], later: Collection[str] = ()) -> LatencyTable:
         from tvm_mpq.costs.predicted import fill_partly  # importing xgboost takes seconds where PyTorch is installed
 
         return fill_partly(self.profiler, requests, self.row, self.fraction, self.say)

@@ -30,10 +30,14 @@ def forecast(options: Options) -> ForecastReport:
     """
     options.require_measured("optimize")
     with open_context(dataclasses.replace(options, verify_import=False, say=None)) as context:
-        requests = Space(context.prepared.graph, context.prepared.features, context.prepared.threads).requests()
+        space = Space(context.prepared.graph, context.prepared.features, context.prepared.threads)
+        requests = space.requests()
         profiler = context.profiler()
         table = LatencyTable(profiler.target)
         missing = look_up(profiler, table, requests)
+        if options.measure_fraction == 1:
+            later = space.later()
+            missing = {key: kernel for key, kernel in missing.items() if kernel.request.key not in later}
         pace = Pace.last(context)
         count = math.ceil(len(missing) * options.measure_fraction)
         rest = ResultStore(context.db).get("rest", _network(context))

@@ -73,7 +73,7 @@ def _optimize(context: RunContext, options: Options) -> Result[OptimizeReport]:
     rounder = Rounder(context, parts.rounded)
     tuner = Finetuner(context, data, rounder)
     builds = context.build_cache(data.sample(0), tuner)
-    tables = corrected_tables(context, build_tables(context), builds)
+    tables = corrected_tables(context, build_tables(context, whole=False), builds)
     selector = Selector(context, tables, parts.judged if options.judge == "calib" else eval_data, rounder, tuner)
     tables, chosen, tried = selector.select(tables, 1.0)
     share = 1.0

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from tvm_mpq.costs.float_writers import may_wait
 from tvm_mpq.kernels.registry import Request, fitting
 from tvm_mpq.passes.graph import FLOAT_KINDS, QUANTIZABLE_KINDS, TIED_KINDS, WEIGHTED_KINDS, Graph, Node
 from tvm_mpq.passes.lowering import BYTE, conversion_request, request_for
@@ -35,6 +36,16 @@ class Space:
             for request in self.conversions(name).values():
                 found.setdefault(request.key, request)
         return list(found.values())
+
+    def later(self) -> set[str]:
+        """Keys of requests that no plan needs unless it has an operator write floats where bytes would do."""
+        nodes = [node for node in self.graph.nodes if node.kind in QUANTIZABLE_KINDS]
+        found = {r.key: r for node in nodes for r in self.node_requests(node)}
+        needed = {r.key for node in nodes if not self._may_write_bytes(node) for r in self.node_requests(node)}
+        return {key for key, r in found.items() if key not in needed and may_wait(r, set(found))}
+
+    def _may_write_bytes(self, node: Node) -> bool:
+        return node.output not in self.graph.outputs and self.formats(node.output) != (FLOAT_BITS,)
 
     def node_requests(self, node: Node) -> Iterator[Request]:
         for options in self.options(node).values():

@@ -72,8 +72,12 @@ class Tables:
         return found
 
 
-def build_tables(context: RunContext) -> Tables:
-    """Measure or simulate latencies, calibrate, estimate sensitivity; whatever the database knows is not done again."""
+def build_tables(context: RunContext, *, whole: bool = True) -> Tables:
+    """Measure or simulate latencies, calibrate, estimate sensitivity; whatever the database knows is not done again.
+
+    whole: whether all is measured before anything is chosen, or kernels that plans seldom run when one is (see
+    `measure_chosen_predictions`).
+    """
     options, prepared = context.options, context.prepared
     space = Space(prepared.graph, prepared.features, prepared.threads)
     if options.simulator is None:
@@ -81,7 +85,7 @@ def build_tables(context: RunContext) -> Tables:
     else:
         _check_integers(space, options.latency_source)
     begun = time.monotonic()
-    table = _source(context).table(space.requests())
+    table = _source(context).table(space.requests(), () if whole else space.later())
     context.measuring_sec += time.monotonic() - begun
     remember_pace(context, table.measured, time.monotonic() - begun)
     options.tell("calibrating")
@@ -152,7 +156,7 @@ def measure_chosen_predictions(context: RunContext, tables: Tables, solution: So
     open_ones = {key: k for key, k in tables.latency.predicted().items() if k.request.key in used}
     if not open_ones:
         return None
-    context.options.tell(f"measuring {len(open_ones)} predicted latencies of the chosen plan")
+    context.options.tell(f"measuring {len(open_ones)} latencies of the chosen plan that were predicted")
     measure_all(context.profiler(), tables.latency, open_ones)
     tables.latency.forget_predictions(open_ones.values())  # of kernels that could not be measured
     complete(tables.latency, [kernel.request for kernel in open_ones.values()])

@@ -7,7 +7,7 @@ tool, version, machine and the digest of its configuration, so that no query for
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
@@ -63,7 +63,7 @@ class SimulatedLatencies:
         s = self.simulator
         return f"simulated|{s.tool} {s.version}|{s.machine}|{s.digest}"
 
-    def table(self, requests: Sequence[Request]) -> SimulatedTable:
+    def table(self, requests: Sequence[Request], later: Collection[str] = ()) -> SimulatedTable:
         """An entry for each request but floating-point convolutions.
 
         Raises

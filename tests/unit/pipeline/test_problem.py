@@ -57,6 +57,24 @@ def test_operators_say_what_they_compute(prepared) -> None:
     assert shapes == {node.name: node.workload for node in found.graph.weighted()} != {}
 
 
+def test_what_must_write_floats_never_waits(prepared) -> None:
+    """Of a chain the last operator's result is the network's own; what reads the others' takes bytes."""
+    found = prepared("residual")
+    space = Space(found.graph, found.features, 1)
+    later = space.later()
+    for node in found.graph.weighted():
+        writers = [
+            options[FLOAT_BITS]
+            for label, options in space.options(node).items()
+            if len(options) == 2 and label not in ("w8a8", "fp32")
+        ]
+        if node.output in found.graph.outputs:
+            assert not {r.key for r in writers} & later
+        else:
+            assert writers and {r.key for r in writers} <= later
+    assert all(request.out_bits == FLOAT_BITS for request in space.requests() if request.key in later)
+
+
 def test_a_precision_that_breaks_the_network_is_not_offered(prepared) -> None:
     found = prepared(next(iter(GRAPHS)))
     node = next(n for n in found.graph.weighted() if len(n.candidates) > 1)
