@@ -10,8 +10,7 @@ from tvm_mpq.pipeline.options import Options
 from tvm_mpq.report.contract import DropFigures, HeldFigures, Judgement, RivalPlan, TriedPlan, UndecidedPlan
 from tvm_mpq.select.choose import effective_budget
 from tvm_mpq.select.paired import CONFIDENCE, Interval, changes, images_needed
-from tvm_mpq.select.quality import Tried, near_ties
-from tvm_mpq.select.within_drop import nearest_uniform
+from tvm_mpq.select.quality import Tried, near_ties, nearest_uniform
 
 SEARCHED = "a searched plan"
 

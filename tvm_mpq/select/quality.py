@@ -42,6 +42,12 @@ def fastest_uniform(tried: Iterable[Tried], max_drop: float) -> Tried | None:
     return min(keeping, key=lambda t: t.solution.latency_us, default=None)
 
 
+def nearest_uniform(tried: Iterable[Tried], max_drop: float) -> Tried | None:
+    """Of uniform plans that do not keep the drop, the one that loses least, by its upper bound."""
+    failing = [t for t in tried if t.name and not t.quality.keeps(max_drop) and not t.quality.drop.broken]
+    return min(failing, key=lambda t: t.quality.drop.high, default=None)
+
+
 def near_ties(chosen: Tried, tried: Iterable[Tried], max_drop: float) -> list[Tried]:
     """Other plans that keep the drop and are hardly slower, or a little faster, than the chosen one."""
     most = (1 + NEAR_TIE) * chosen.solution.latency_us

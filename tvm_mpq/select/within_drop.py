@@ -8,7 +8,7 @@ the real drop is what is allowed. Whatever is returned is by the tables no slowe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from tvm_mpq.errors import InfeasibleError
 from tvm_mpq.schema import Precision, Progress
@@ -16,7 +16,7 @@ from tvm_mpq.select.evaluate import cost
 from tvm_mpq.select.ilp import Solution
 from tvm_mpq.select.paired import CONFIDENCE
 from tvm_mpq.select.problem import Limits, Problem
-from tvm_mpq.select.quality import Quality, Tried, fastest_uniform
+from tvm_mpq.select.quality import Quality, Tried, fastest_uniform, nearest_uniform
 from tvm_mpq.select.reasons import swapped
 from tvm_mpq.select.searcher import Searcher
 from tvm_mpq.select.uniforms import uniform_plans, weighted
@@ -105,8 +105,7 @@ class _Search:
 
     def best(self) -> Tried:
         """The plan to return, of those that keep the drop."""
-        found = min(self.keeping(), key=lambda t: (t.solution.latency_us, t.quality.drop.estimate))
-        return self._preferred or found
+        return self._preferred or min(self.keeping(), key=lambda t: (t.solution.latency_us, t.quality.drop.estimate))
 
     def uniforms(self) -> None:
         """Find the fastest uniform plan that keeps the drop: it bounds all that follows.
@@ -126,13 +125,12 @@ class _Search:
 
         while left:
             name = max(left, key=lambda n: (min(map(len, settled(n))), -left[n].latency_us))
-            slower, fewer = settled(name)
+            slower, done = settled(name)
             met = None if self._is_hopeless(left[name]) else self._attempt(left[name], name)
-            if met is None or not met.quality.keeps(self._max_drop):
-                # What is not finite at 16 bits says nothing of integers.
-                done = [name] if met is not None and met.quality.drop.broken else fewer
-            else:
+            if met is not None and met.quality.keeps(self._max_drop):
                 done = slower
+            elif met is not None and met.quality.drop.broken:
+                done = [name]  # what is not finite at 16 bits says nothing of integers
             left = {n: s for n, s in left.items() if n not in done}
 
     def free(self) -> bool:
@@ -149,19 +147,19 @@ class _Search:
         """
         assert self._free is not None, "asked for only when the fastest plan does not keep the drop"
         least = self._searcher.best(self._problem, self._limits, "loss")
+        high = self._free
         low = min(self.keeping(), key=lambda t: t.solution.latency_us, default=None)
         if low is None:
             self._attempt(least)
-        elif least.loss < low.solution.loss < self._free.loss:
-            self._narrow(low.solution.loss, self._free)
+        elif least.loss < low.solution.loss < high.loss:
+            self._narrow(low.solution.loss, high)
             # The solver's plan of no more loss is no slower than the uniform one that kept the drop, and of no use
             # where a cap above that was kept.
             found = self._fastest_below(low.solution.loss)
             if found is None or self._keeps(found):
                 return
-            self._narrow(least.loss, found)
-            return
-        self._narrow(least.loss, self._free)
+            high = found
+        self._narrow(least.loss, high)
 
     def _narrow(self, bottom: float, high: Solution) -> None:
         """Try caps between a loss at which the drop is kept, or so small that none need be smaller, and a plan's."""
@@ -227,15 +225,12 @@ class _Search:
                 self._preferred = met
 
     def _is_hopeless(self, solution: Solution) -> bool:
-        """Whether a plan of several times less loss does not keep the drop either, or even the lower bound of one that
-        surely loses something says that this one loses far too much.
-
-        A little may be lost by chance, and says nothing of plans whose loss is some orders of magnitude larger.
-        """
+        """Whether a plan of several times less loss does not keep the drop, or the lower bound of one that surely loses
+        something (a little may be lost by chance) says that this one loses far too much."""
         if solution.loss >= DOUBTLESS * self._least_failing():
             return True
         known = [t for t in self.tried if 0 < t.solution.loss < solution.loss and not t.quality.drop.broken]
-        sure = [t for t in known if t.quality.drop.low >= self._max_drop / 2]
+        sure = (t for t in known if t.quality.drop.low >= self._max_drop / 2)
         growth = ((solution.loss / t.solution.loss) ** SLOWEST_GROWTH * t.quality.drop.low for t in sure)
         return max(growth, default=0.0) > HOPELESS * self._max_drop
 
@@ -283,18 +278,7 @@ def _has_no_more_bits(fewer: Solution, more: Solution, names: list[str]) -> bool
 
 
 def _is_within(solution: Solution, limits: Limits) -> bool:
-    return (
-        solution.latency_us <= (limits.latency_us or math.inf)
-        and solution.size_bytes <= (limits.size_bytes or math.inf)
-        and solution.loss <= (math.inf if limits.loss is None else limits.loss)
-        and (solution.energy_mj or 0.0) <= (limits.energy_mj or math.inf)
-    )
-
-
-def nearest_uniform(tried: Iterable[Tried], max_drop: float) -> Tried | None:
-    """Of uniform plans that do not keep the drop, the one that loses least, by its upper bound."""
-    failing = [t for t in tried if t.name and not t.quality.keeps(max_drop) and not t.quality.drop.broken]
-    return min(failing, key=lambda t: t.quality.drop.high, default=None)
+    return not any(solution.quantity(quantity) > most for quantity, most in limits.active())
 
 
 def _nothing_keeps(max_drop: float, tried: list[Tried]) -> str:
