@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from tvm_mpq.calibrate.data import Dataset
 from tvm_mpq.execute import network
@@ -16,9 +16,17 @@ from tvm_mpq.pipeline.peer_times import peer_times
 from tvm_mpq.pipeline.provenance import provenance
 from tvm_mpq.pipeline.tables import Tables
 from tvm_mpq.pipeline.verification import import_verification
-from tvm_mpq.report.contract import FinetuneReport, Judgement, OperatorChoice, OptimizeReport, SpeedupFigures
+from tvm_mpq.report.contract import (
+    CandidateFigures,
+    FinetuneReport,
+    Judgement,
+    OperatorChoice,
+    OptimizeReport,
+    SpeedupFigures,
+)
 from tvm_mpq.schema import Plan
 from tvm_mpq.select.choose import effective_budget
+from tvm_mpq.select.problem import Choice, emitted_class
 from tvm_mpq.select.quality import Tried
 from tvm_mpq.select.reasons import reasons
 from tvm_mpq.select.waterfall import waterfall
@@ -47,18 +55,21 @@ def describe(
     solution = chosen.solution
     metric = checked["mixed"].accuracy.metric
     why = reasons(tables.problem, solution)
+    foretold = {(key.workload, key.precision, key.out_bits) for key in tables.latency.predicted()}
     operators: list[OperatorChoice] = []
     for node in context.prepared.graph.quantizable():
         choice = tables.problem.operator(node.name).choice(solution.choices[node.name])
+        emitted = emitted_class(solution.formats[node.output])
+        workload = node.quantizable.key
         row: OperatorChoice = {
             "name": node.name,
-            "workload": node.quantizable.key,
+            "workload": workload,
             "precision": solution.choices[node.name],
             "candidates": {
-                c.label: {"latency_us": dict(c.latency_us), "loss": c.loss, "size_bytes": c.size_bytes}
+                c.label: _figures_of(c, {bits for bits in c.latency_us if (workload, c.label, bits) in foretold})
                 for c in tables.problem.operator(node.name).choices
             },
-            "latency_us": min(choice.latency_us.values()),
+            "latency_us": choice.latency_us.get(emitted, min(choice.latency_us.values())),
             "macs": node.quantizable.macs,
         }
         if node.name in why:
@@ -122,6 +133,15 @@ def describe(
         "artifacts": {},
         **context.condition(),
     }
+
+
+def _figures_of(choice: Choice, predicted: Collection[int]) -> CandidateFigures:
+    figures: CandidateFigures = {
+        "latency_us": dict(choice.latency_us),
+        "loss": choice.loss,
+        "size_bytes": choice.size_bytes,
+    }
+    return {**figures, "predicted": sorted(predicted)} if predicted else figures
 
 
 def _speedups(checked: Mapping[str, Checked]) -> dict[str, SpeedupFigures]:

@@ -26,6 +26,7 @@ from tvm_mpq.select.nearest import nearest_budgets, out_of_reach, rounded_up
 from tvm_mpq.select.pricing import price
 from tvm_mpq.select.problem import Problem
 from tvm_mpq.select.quality import Quality, Tried
+from tvm_mpq.select.within_drop import WORTH
 
 Selected = tuple[Tables, Tried, list[Tried]]
 """The tables that the chosen plan stands on, measured alone; the plan; and all that were tried."""
@@ -70,6 +71,10 @@ class Selector:
             if settled is None:
                 break
             tables = settled
+            now = _repriced(tables.problem, chosen)
+            if stands(chosen.solution.latency_us, now.solution.latency_us, self.budget):
+                chosen = now
+                break
         chosen, tried = self._taught(tables, chosen, tried, latency_share)
         return tables, chosen, [_repriced(tables.problem, t) for t in tried]
 
@@ -155,6 +160,15 @@ class Selector:
             allowed=effective_budget(options.budget).max_drop,
             new=options.judge == "eval",
         )
+
+
+def stands(chosen_for_us: float, measured_us: float, budget: Budget) -> bool:
+    """Whether a plan stays chosen now that its predictions are measured: no other is better by more than the noise then.
+
+    Within a limit on latency it takes no more than it was chosen for.
+    """
+    limited = budget.latency_ms is not None or budget.latency_ratio is not None
+    return measured_us <= (chosen_for_us if limited else (1 + WORTH) * chosen_for_us)
 
 
 def _repriced(problem: Problem, tried: Tried) -> Tried:

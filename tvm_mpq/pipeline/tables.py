@@ -156,7 +156,7 @@ def measure_chosen_predictions(context: RunContext, tables: Tables, solution: So
     open_ones = {key: k for key, k in tables.latency.predicted().items() if k.request.key in used}
     if not open_ones:
         return None
-    context.options.tell(f"measuring {len(open_ones)} latencies of the chosen plan that were predicted")
+    context.options.tell(f"measuring what was predicted of the chosen plan ({len(open_ones)} of its latencies)")
     measure_all(context.profiler(), tables.latency, open_ones)
     tables.latency.forget_predictions(open_ones.values())  # of kernels that could not be measured
     complete(tables.latency, [kernel.request for kernel in open_ones.values()])

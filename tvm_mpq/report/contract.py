@@ -59,12 +59,17 @@ class Condition(TypedDict, total=False):
     boards: BoardUse | None
 
 
-class CandidateFigures(TypedDict):
-    """One precision of one operator. latency_us: format it emits (32 = float32, 8 = integers) -> microseconds."""
-
+class _CandidateCore(TypedDict):
     latency_us: dict[int, float]
     loss: float
     size_bytes: int
+
+
+class CandidateFigures(_CandidateCore, total=False):
+    """One precision of one operator. latency_us: format it emits (32 = float32, 8 = integers) -> microseconds.
+    predicted: formats for which it was not measured, absent where there are none."""
+
+    predicted: list[int]
 
 
 class _OperatorCore(TypedDict):

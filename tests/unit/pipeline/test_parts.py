@@ -49,8 +49,8 @@ def samples_of(options: Options, monkeypatch: pytest.MonkeyPatch) -> dict[str, s
 
     monkeypatch.setattr(optimizing, "Rounder", rounder)
     monkeypatch.setattr(optimizing, "Selector", selector)
-    monkeypatch.setattr(optimizing, "build_tables", lambda *_: None)
-    monkeypatch.setattr(optimizing, "corrected_tables", lambda *_: None)
+    monkeypatch.setattr(optimizing, "build_tables", lambda *_, **__: None)
+    monkeypatch.setattr(optimizing, "corrected_tables", lambda *_, **__: None)
     with pytest.raises(Reached):
         optimizing.optimize(options)
     return seen
