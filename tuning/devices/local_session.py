@@ -20,7 +20,7 @@ from tvm_mpq import scratch
 from tvm_mpq.errors import DeviceLostError, InvalidValueError, MeasurementError
 from tvm_mpq.processes import Child, module_command
 from tvm_mpq.tuning.devices import shared_files
-from tvm_mpq.tuning.devices.session_base import Session, one_line
+from tvm_mpq.tuning.devices.session_base import NETWORK_RUN, Session, one_line
 
 START_TIMEOUT_SEC = 120.0
 """Importing TVM takes a second on a desktop and ten on an emulated board."""
@@ -50,6 +50,7 @@ class LocalSession(Session):
         self.cores = _checked_cores(threads, cores)
         self._child: Child | None = None
         self._folder: TemporaryDirectory[str] | None = None
+        self._run_network: Any = None  # the function of this connection's process
         self.restart()
 
     def describe(self) -> str:
@@ -86,6 +87,20 @@ class LocalSession(Session):
             return super().fetch(tensor, timeout_sec)
         return shared_files.read_array(path, dtype, shape)
 
+    def run_network(self, machine: Any, inputs: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        path, session = shared_files.path_in(self._shared_folder()), self._connected()
+        if self._run_network is None:
+            self._run_network = self.guarded(NETWORK_RUN, lambda: session.get_function(shared_files.RUN))
+        run = self._run_network
+        try:
+            layout = shared_files.write_arrays(path, inputs)
+            made = self.guarded(NETWORK_RUN, lambda: run(machine.module, str(path), layout))
+            return shared_files.read_arrays(path, made)
+        except DeviceLostError:
+            raise
+        except (MeasurementError, OSError, TypeError):  # a full disk, or a type that NumPy lacks
+            return super().run_network(machine, inputs)
+
     def _shared_folder(self) -> str:
         """That this process and the child both know. Raises DeviceLostError when the session is closed."""
         self._connected()
@@ -94,6 +109,7 @@ class LocalSession(Session):
 
     def _open(self) -> Any:
         key = secrets.token_hex(16)
+        self._run_network = None
         self._folder = scratch.folder()
         # TVM would bind its threads by core number, beside the mask; the mask set before its start is obeyed as it is.
         environment = {"TVM_NUM_THREADS": str(self.threads), "OMP_NUM_THREADS": str(self.threads)}

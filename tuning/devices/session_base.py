@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -20,6 +20,9 @@ import tvm
 
 from tvm_mpq.errors import DeviceLostError, InvalidValueError, MeasurementError, MissingFileError
 from tvm_mpq.tuning.devices.baseline import SpeedBaseline
+
+NETWORK_RUN = "a run of the network"
+"""What `guarded` calls one."""
 
 _Self = TypeVar("_Self", bound="Session")
 _T = TypeVar("_T")
@@ -161,6 +164,18 @@ class Session:
     def call(self, module: Any, function: str, *args: Any, timeout_sec: float | None = None) -> Any:
         """Run a function of a loaded module once."""
         return self.guarded(f"call of {function!r}", lambda: module[function](*args), timeout_sec)
+
+    def run_network(self, machine: Any, inputs: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        """All outputs of a network for these inputs. machine: a relax.VirtualMachine of this session."""
+        tensors = [self.array(x) for x in inputs]
+
+        def run() -> Any:
+            machine.set_input("main", *tensors)
+            machine.invoke_stateful("main")
+            return machine.get_outputs("main")
+
+        result = self.guarded(NETWORK_RUN, run)
+        return [self.fetch(t) for t in (result if isinstance(result, (list, tuple)) else [result])]
 
     def timer(self, module: Any, function: str, number: int, repeat: int = 1) -> Callable[..., list[float]]:
         """Prepare a remote timing of `function`; the returned callable takes its arguments.

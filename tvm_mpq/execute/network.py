@@ -181,15 +181,7 @@ def run_outputs(
     machine = session.guarded("set-up of the network", lambda: relax.VirtualMachine(module, session.device))
     outputs = []
     for i, arrays in enumerate(inputs):
-        tensors = [session.array(a) for a in arrays]
-
-        def run(tensors: list[Any] = tensors) -> Any:
-            machine.set_input("main", *tensors)
-            machine.invoke_stateful("main")
-            return machine.get_outputs("main")
-
-        result = session.guarded("a run of the network", run)
-        outputs.append([session.fetch(t) for t in (result if isinstance(result, (list, tuple)) else [result])])
+        outputs.append(session.run_network(machine, arrays))
         if progress:
             progress(i + 1)
     return outputs

@@ -20,6 +20,7 @@ from tvm_mpq.errors import DeviceLostError, InvalidValueError, MeasurementError,
 from tvm_mpq.tuning.devices import shared_files
 from tvm_mpq.tuning.devices.local_session import LocalSession
 from tvm_mpq.tuning.devices.session import RpcSession
+from tvm_mpq.tuning.devices.session_base import Session
 
 A = np.arange(64, dtype=np.float32)
 
@@ -73,6 +74,46 @@ def test_large_arrays_go_by_files_and_without_room_by_the_socket(session, monkey
     assert len(used) == 2
     monkeypatch.setattr(shared_files, "path_in", lambda folder: Path(folder) / "no such folder" / "array.bin")
     np.testing.assert_array_equal(session.fetch(session.array(large)), large)
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory) -> Path:
+    """Of a float matrix and a single integer: the matrix turned, the integer added to it, and the integer."""
+
+    builder = relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType((2, 3), "float32"))
+    n = relax.Var("n", relax.TensorType((), "int64"))
+    with builder.function("main", [x, n]):
+        turned = builder.emit(relax.op.permute_dims(x))
+        added = builder.emit(relax.op.add(x, relax.op.astype(n, "float32")))
+        builder.emit_func_output(relax.Tuple([turned, added, n]))
+    path = tmp_path_factory.mktemp("network") / "net.so"
+    relax.build(builder.get(), tvm.target.Target({"kind": "llvm"})).export_library(str(path))
+    return path
+
+
+def test_a_network_runs_in_one_call_as_in_many(session, network, monkeypatch):
+    machine = relax.VirtualMachine(session.upload_module(network), session.device)
+    x = np.arange(6, dtype=np.float32).reshape(3, 2).T  # not dense as NumPy holds it
+    wanted = [x.T, x + 7, np.array(7)]
+    for found in (
+        session.run_network(machine, [x, np.array(7)]),
+        Session.run_network(session, machine, [x, np.array(7)]),
+    ):
+        for value, right in zip(found, wanted, strict=True):
+            np.testing.assert_array_equal(value, right.astype(value.dtype), strict=True)
+    monkeypatch.setattr(Session, "run_network", lambda *_: "the long way")
+    assert session.run_network(machine, [x, np.array(8)])[2] == 8
+    monkeypatch.setattr(shared_files, "path_in", lambda folder: Path(folder) / "no such folder" / "array.bin")
+    assert session.run_network(machine, [x, np.array(8)]) == "the long way"
+
+
+def test_a_network_that_refuses_its_inputs_says_why_and_leaves_the_session(session, network):
+    machine = relax.VirtualMachine(session.upload_module(network), session.device)
+    with pytest.raises(MeasurementError) as caught:
+        session.run_network(machine, [np.zeros((3, 3), np.float32), np.array(7)])
+    assert not isinstance(caught.value, DeviceLostError) and "\n" not in str(caught.value)
+    assert session.run_network(machine, [np.zeros((2, 3), np.float32), np.array(7)])[2] == 7
 
 
 def test_threads_and_cores_are_the_child_s():
