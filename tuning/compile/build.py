@@ -229,8 +229,11 @@ class _Run:
             return
         with self._lock:
             for name, _ in self._pick(group):
-                made = (self._library(group), self._object(name)) if failure is None else (None, None)
-                self._found.put(BuildResult(name, made[0], failure, made[1]))
+                if failure is None:
+                    result = BuildResult(name, self._library(group), object=self._object(name))
+                else:
+                    result = BuildResult(name, None, failure)
+                self._found.put(result)
                 self._left -= 1
 
     def _pick(self, group: _Group) -> list[tuple[str, Compilable]]:

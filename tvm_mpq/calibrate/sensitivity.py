@@ -18,7 +18,7 @@ An output that holds NaN or infinity is an infinite loss, whatever the other sam
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -142,20 +142,24 @@ def measure_losses(
     for i in range(start, len(samples)):
         base, reference = float_outputs(interpreter, float_steps, samples[i], i)
         label = None if labels is None else int(labels[i])
-
-        def lose(
-            trial: Trial, lane: str, base: Values = base, reference: Array = reference, label: int | None = label
-        ) -> None:
-            # Judged at once: the outputs of all trials together may be large.
-            output = interpreter.outputs(interpreter.run(trial.steps, base, tag=f"trial{lane}"))[0]
-            losses[trial.operator, str(trial.precision)].add(reference, output, label)
-
-        interpreter.each(lose, todo, lane_bytes)
+        interpreter.each(_adding(losses, interpreter, base, reference, label), todo, lane_bytes)
         if on_sample:
             on_sample(i + 1, losses)
         if progress:
             progress(i + 1, len(samples), "sensitivity")
     return losses
+
+
+def _adding(
+    losses: Mapping[tuple[str, str], Loss], interpreter: Interpreter, base: Values, reference: Array, label: int | None
+) -> Callable[[Trial, str], None]:
+    """What runs a trial on one sample and adds what it loses: at once, since all outputs together may be large."""
+
+    def add(trial: Trial, lane: str) -> None:
+        output = interpreter.outputs(interpreter.run(trial.steps, base, tag=f"trial{lane}"))[0]
+        losses[trial.operator, str(trial.precision)].add(reference, output, label)
+
+    return add
 
 
 def float_outputs(

@@ -21,6 +21,9 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 from tvm_mpq.passes.realize import KERNEL_ATTR
 from tvm_mpq.tuning.compile.kernel_store import KernelStore
 
+EXEC_MODE = "compiled"
+"""The virtual machine's main function as machine code: a call costs about half of what the interpreter takes."""
+
 SYMBOL_PREFIX = "__tvm_ffi_"
 """Of a function's symbol in a library, before the name that TVM calls it by."""
 
@@ -66,14 +69,14 @@ def linked(mod: tvm.IRModule, store: KernelStore) -> Linked:
 
 
 def compile_linked(network: Linked, target: tvm.target.Target) -> tvm.runtime.Executable:
-    """What `relax.build` makes of the module in its mode "compiled", with direct calls of the functions left out.
+    """What `relax.build` makes of the module in its mode `EXEC_MODE`, with direct calls of the functions left out.
 
     `relax.build` itself would look them up at every call, among the functions that Python registered.
     """
     with target:
         mod = relax.get_pipeline("default")(network.mod)
     builder = relax.ExecBuilder()
-    left = vm_build._vmcodegen(builder, mod, "compiled")
+    left = vm_build._vmcodegen(builder, mod, EXEC_MODE)
     known = set(network.symbols.values())
     functions = {
         var: _with_direct_calls(func, known) if var.name_hint.startswith(_MAIN) else func

@@ -17,7 +17,7 @@ from tvm import relax
 from tvm_mpq import targets
 from tvm_mpq.errors import OutputError
 from tvm_mpq.execute.accuracy import classifies
-from tvm_mpq.execute.linking import Linked, compile_linked, linked
+from tvm_mpq.execute.linking import EXEC_MODE, Linked, compile_linked, linked
 from tvm_mpq.execute.prepare import Prepared
 from tvm_mpq.execute.profile import KernelCall, kernel_calls
 from tvm_mpq.frontends.checks import refusing
@@ -28,9 +28,6 @@ from tvm_mpq.schema import Plan, precision_counts
 from tvm_mpq.targets.cross import export
 from tvm_mpq.tuning.compile.kernel_store import KernelStore
 from tvm_mpq.tuning.devices.session_base import Session
-
-EXEC_MODE = "compiled"
-"""The virtual machine's main function as machine code: a call costs about half of what the interpreter takes."""
 
 
 def compile_network(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.runtime.Executable:
