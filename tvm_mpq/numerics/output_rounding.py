@@ -17,7 +17,11 @@ from tvm_mpq.numerics.affine import quantize_weight, weight_range, weight_scale
 Moments = npt.NDArray[np.float64]
 
 SWEEPS = 3
-"""Of coordinate descent; later ones change next to nothing."""
+"""Of coordinate descent, at most; later ones change next to nothing."""
+
+_SETTLED = 0.01
+"""Share of the integers that a sweep changed, below which none follows. Of MobileNetV2's at 6 bits the first changed
+1.7 % in the median, the second 0.6 %, the third 0.3 %, which took 0.1 % off the error."""
 
 _BLOCK = 32  # columns between two updates of all the others, so that most of the work is matrix products
 _SHRINK = np.linspace(1.0, 0.3, 36, dtype=np.float32)  # shares of max|w| that may be the clipping point
@@ -74,7 +78,7 @@ def round_to_outputs(
         scale = np.maximum(_best_scale(weight, codes, moments, scale), least)
         before = codes
         codes = _descend(weight, codes, moments, scale, bits)
-        if np.array_equal(before, codes):
+        if np.count_nonzero(before != codes) < _SETTLED * codes.size:
             break
     return _no_worse(weight, covariance, codes.astype(np.int8), scale, bits, least)
 

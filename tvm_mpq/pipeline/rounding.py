@@ -17,7 +17,7 @@ from tvm_mpq.pipeline.finetune import require_batch_axes
 from tvm_mpq.pipeline.options import require_torch
 from tvm_mpq.schema import Plan
 
-VERSION = 5
+VERSION = 6
 """Part of every stored name: raise it when rounding changes."""
 
 
