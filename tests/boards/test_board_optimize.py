@@ -1,4 +1,9 @@
-"""`optimize` from end to end on the emulated board: what it builds computes there what is defined here."""
+"""`optimize` from end to end on the emulated board: what it builds computes there what is defined here.
+
+Quicker tests see the parts: test_board.py a kernel verified and timed there, test_network.py a network's integers on
+that core and what is built for a CPU that is not here, tests/integration/test_lost_board.py `optimize` on boards, and
+tests/unit/report/test_condition.py what is said of an emulated one.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +28,8 @@ from tvm_mpq.pipeline.result import Result
 from tvm_mpq.schema import FLOAT_BITS
 from tvm_mpq.tuning.devices.session import RpcSession
 from tvm_mpq.tuning.measure.kernels import MeasureSettings
+
+pytestmark = pytest.mark.slow
 
 TARGET = "cortex-a72"
 QUICK = MeasureSettings(repeats=5, min_repeat_ms=0.1, max_relative_iqr=1e6, max_drift=1e6)

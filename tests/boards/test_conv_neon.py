@@ -9,6 +9,7 @@ import pytest
 
 from mpq_testing.conv_cases import DENSE, DEPTHWISE, GROUPED, SAME, TRANSPOSED, TURNS, C, make_case
 from mpq_testing.emulated import Case, EmulatedMachine
+from mpq_testing.slowly import SLOW
 from tvm_mpq.kernels.registry import Kernel, Request, fitting
 from tvm_mpq.numerics.activation_names import is_clamp
 from tvm_mpq.schema import W4A8, W8A8, Precision
@@ -17,10 +18,17 @@ from tvm_mpq.targets import features, resolve
 CORES = ("cortex-a53", "cortex-a55", "cortex-a72", "cortex-a76")
 
 
-def cases_for(core: str, workloads: list[C], rng: np.random.Generator, every: bool) -> list[Case]:
-    """Each workload with one turn; the best or every family of ours that fits it, one of their tiles each."""
+def cases_for(
+    core: str, workloads: list[C], rng: np.random.Generator, every: bool, parts: tuple[int, ...] = (0, 1)
+) -> list[Case]:
+    """Each workload with one turn; the best or every family of ours that fits it, one of their tiles each.
+
+    parts: of two, each of which has half of the workloads and half of each turn.
+    """
     found = []
-    for w, (p, out_bits, threads, extreme) in zip(workloads, itertools.cycle(TURNS), strict=False):
+    for i, (w, (p, out_bits, threads, extreme)) in enumerate(zip(workloads, itertools.cycle(TURNS), strict=False)):
+        if (i + i // len(TURNS)) % 2 not in parts:
+            continue
         request = Request(w, p, out_bits if is_clamp(w.activation) else 8, features(resolve(core)), threads)
         rows = [f for f in fitting(request) if f.name.rpartition("__")[2] in ("neon", "dotprod")]
         assert rows, f"no NEON family for {request.key}"
@@ -30,11 +38,20 @@ def cases_for(core: str, workloads: list[C], rng: np.random.Generator, every: bo
     return found
 
 
-@pytest.mark.parametrize("core", CORES)
-def test_equals_the_definition(machine: EmulatedMachine, core: str, rng: np.random.Generator) -> None:
-    later = CORES.index(core) > 1  # the same features as an earlier core: other turns, fewer shapes
-    workloads = [*DENSE, *DEPTHWISE, *GROUPED, *TRANSPOSED]
-    machine.check(cases_for(core, workloads[1::3] if later else workloads, rng, every=core == CORES[0]), core)
+WORKLOADS = [*DENSE, *DEPTHWISE, *GROUPED, *TRANSPOSED]
+
+
+@pytest.mark.parametrize("part", [0, pytest.param(1, marks=SLOW)])
+@pytest.mark.parametrize("core", CORES[:2])
+def test_equals_the_definition(machine: EmulatedMachine, core: str, part: int, rng: np.random.Generator) -> None:
+    machine.check(cases_for(core, WORKLOADS, rng, every=core == CORES[0], parts=(part,)), core)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("core", CORES[2:])
+def test_cores_of_the_same_features(machine: EmulatedMachine, core: str, rng: np.random.Generator) -> None:
+    """As those above; other turns, fewer shapes."""
+    machine.check(cases_for(core, WORKLOADS[1::3], rng, every=False), core)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mpq_testing.emulated import Case, EmulatedMachine
+from mpq_testing.slowly import slow_but
 from tvm_mpq.kernels.packing.nibble_indices import CODINGS, GROUP
 from tvm_mpq.kernels.registry import Family, Kernel, Request, families, fitting
 from tvm_mpq.numerics.activation_names import is_clamp
@@ -85,7 +86,7 @@ def make_case(kernel: Kernel, rng: np.random.Generator, sign: int | None = None)
     return Case.of(kernel, operands, [x.astype(np.uint8), *([r.astype(np.uint8)] if w.residual else [])])
 
 
-@pytest.mark.parametrize("core", CORES)
+@pytest.mark.parametrize("core", slow_but(CORES, "cortex-a53", "cortex-a76"))
 def test_equals_the_definition(machine: EmulatedMachine, core: str, rng: np.random.Generator) -> None:
     first = CORES.index(core)
     turns = itertools.islice(itertools.cycle(TURNS), first, None)
@@ -97,7 +98,7 @@ def test_equals_the_definition(machine: EmulatedMachine, core: str, rng: np.rand
     machine.check(cases, core)
 
 
-@pytest.mark.parametrize("core", ["cortex-a53", "cortex-a72"])
+@pytest.mark.parametrize("core", slow_but(["cortex-a53", "cortex-a72"], "cortex-a53"))
 def test_three_bits_equal_the_definition(machine: EmulatedMachine, core: str, rng: np.random.Generator) -> None:
     turns = [("w3a4", 8, 1), ("w3a5", 32, 2), ("w3a2", 32, 1), ("w3a3", 8, 2)]
     first = core == "cortex-a72"

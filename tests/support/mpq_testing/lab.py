@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -118,15 +119,46 @@ class Lab:
         return run_strangers([job], folder, self.prepared.threads)[0]
 
 
+class _Stranger:
+    """A process that has plain TVM only. It ends with this one, which holds its standard input."""
+
+    def __init__(self, threads: int) -> None:
+        self._messages = tempfile.TemporaryFile()  # noqa: SIM115  as long as the process
+        self._process = subprocess.Popen(
+            [sys.executable, stranger.__file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._messages,
+            env={**os.environ, "TVM_NUM_THREADS": str(threads)},
+            text=True,
+        )
+
+    def failed(self, jobs: list[dict[str, str]], folder: Path) -> str:
+        """Empty, or how the process ended in the middle of these jobs."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"folder": str(folder), "jobs": jobs}) + "\n")
+        self._process.stdin.flush()
+        if self._process.stdout.readline() == "done\n":
+            return ""
+        self._process.kill()
+        code = self._process.wait()
+        self._messages.seek(0)
+        return f"a stranger ended with code {code}: {self._messages.read().decode(errors='replace')}"
+
+
+_strangers: dict[int, _Stranger] = {}
+
+
 def run_strangers(jobs: list[dict[str, str]], folder: Path, threads: int = 1) -> list[list[Array]]:
-    """Run libraries in one fresh process that has plain TVM only."""
-    (folder / "jobs.json").write_text(json.dumps(jobs))
-    command = [sys.executable, stranger.__file__, str(folder / "jobs.json")]
-    environment = {**os.environ, "TVM_NUM_THREADS": str(threads)}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=environment)
-    assert done.returncode == 0, done.stderr
+    """Run libraries in a process that has plain TVM only: one for all calls at so many threads."""
+    if threads not in _strangers:
+        _strangers[threads] = _Stranger(threads)
+    failed = _strangers[threads].failed(jobs, folder)
+    if failed:
+        del _strangers[threads]  # the next call gets a new one
+    assert not failed, failed
     results = []
     for job in jobs:
-        with np.load(job["outputs"]) as archive:
+        with np.load(folder / job["outputs"]) as archive:
             results.append([archive[f"arr_{i}"] for i in range(len(archive.files))])
     return results

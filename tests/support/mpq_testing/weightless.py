@@ -14,7 +14,9 @@ from tvm_mpq.schema import TensorQuant
 from tvm_mpq.targets import features, local_row, missing_features, resolve, to_tvm
 
 NATIVE = local_row()
-CPUS = [row for row in (resolve("haswell"), NATIVE) if not missing_features(row)]
+HASWELL = resolve("haswell")
+CPUS = [NATIVE] if missing_features(HASWELL) or features(NATIVE) == features(HASWELL) else [HASWELL, NATIVE]
+"""Where this CPU has AVX2 and no more, both would run the same code of ours."""
 NO_RANGES = Operands((None,) * 4, None)
 
 

@@ -11,6 +11,7 @@ import tvm
 
 from mpq_testing import low_bit
 from mpq_testing.assembly import inner_loops
+from mpq_testing.slowly import SLOW, slow_but
 from tvm_mpq.kernels import registry
 from tvm_mpq.kernels.families import dense  # noqa: F401  registers the rows
 from tvm_mpq.kernels.frames import convolution
@@ -84,10 +85,9 @@ def test_deferred_widening_at_the_ends(precision: str, rng: np.random.Generator)
 
 
 @avx2
-@pytest.mark.parametrize("sign", [1, -1])
-def test_widened_operands_at_the_ends(sign: int, rng: np.random.Generator) -> None:
+def test_widened_operands_at_the_ends(rng: np.random.Generator) -> None:
     r = request(C(1, 5, 5, 48, 20, (3, 3), (1, 1), SAME), "w8a8", 32)
-    check(Kernel(r, family("s32"), family("s32").knob_space(r)[0]), rng, (sign,))
+    check(Kernel(r, family("s32"), family("s32").knob_space(r)[0]), rng, (1, -1))
 
 
 WIDENED = [
@@ -125,7 +125,7 @@ DEPTHWISE = [
 
 
 @avx2
-@pytest.mark.parametrize("w", DEPTHWISE, ids=lambda w: w.key)
+@pytest.mark.parametrize("w", slow_but(DEPTHWISE, 0, 1, 3, 4, by_index=True), ids=lambda w: w.key)
 def test_depthwise_by_pairs_of_rows(w: C, rng: np.random.Generator) -> None:
     """Odd and even kernels, written out and in a loop, at both ends of the ranges; every tile, bytes and floats."""
     for threads in (1, 2):
@@ -139,8 +139,14 @@ def test_depthwise_by_pairs_of_rows(w: C, rng: np.random.Generator) -> None:
 
 
 @avx2
-@pytest.mark.parametrize("precision", ["w8a8", "w7a8"])
-@pytest.mark.parametrize("w", [DEPTHWISE[1], DEPTHWISE[4], WIDENED[5], WIDENED[6]], ids=lambda w: w.key)
+@pytest.mark.parametrize(
+    ("w", "precision"),
+    [
+        pytest.param(w, precision, id=f"{w.key}-{precision}", marks=[] if precision == quick else [SLOW])
+        for w, quick in ((DEPTHWISE[1], "w8a8"), (DEPTHWISE[4], None), (WIDENED[5], "w7a8"), (WIDENED[6], "w8a8"))
+        for precision in ("w8a8", "w7a8")
+    ],
+)
 def test_bands_of_rows_are_copied_as_they_are_needed(
     w: C, precision: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,7 +189,7 @@ def test_tiles_of_columns_do_not_overlap(columns: int, threads: int, tiles: list
 
 
 @avx2
-@pytest.mark.parametrize("precision", ["w8a8", "w7a8", "w5a8", "w4a8"])
+@pytest.mark.parametrize("precision", slow_but(["w8a8", "w7a8", "w5a8", "w4a8"], "w8a8", "w4a8"))
 def test_every_candidate_equals_reference(precision: str, rng: np.random.Generator) -> None:
     r = request(C(1, 9, 10, 48, 50, (3, 3), (1, 1), SAME, residual=True), precision, threads=2)
     row = family("s32" if precision == "w8a8" else "s16")

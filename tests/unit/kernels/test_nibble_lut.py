@@ -79,7 +79,7 @@ def test_equals_reference(precision: str, out_bits: int, threads: int, rng: np.r
     """Every workload at one and at two bits; bands of one row, of a few and of the whole map take turns."""
     p = Precision.parse(precision)
     for turn, w in enumerate(SHAPES):
-        if (turn + out_bits // 16 + 2 * threads) % 4:
+        if (turn + out_bits // 32 + 2 * threads) % 4:
             continue
         request = Request(w, p, out_bits, AVX2, threads)
         check(kernel_of(request, turn, band=(1, 3, 1000)[(turn + threads) % 3]), rng)
@@ -95,24 +95,22 @@ def test_table_activation_equals_reference(w: C, precision: str, rng: np.random.
 @avx2
 @pytest.mark.parametrize("activation_bits", [2, 3, 4, 5])
 @pytest.mark.parametrize("weight_bits", [1, 2])
-@pytest.mark.parametrize("sign", [1, -1])
-def test_ends_of_the_ranges(sign: int, weight_bits: int, activation_bits: int, rng: np.random.Generator) -> None:
+def test_ends_of_the_ranges(weight_bits: int, activation_bits: int, rng: np.random.Generator) -> None:
     """All activations at one end, all weights at one: the greatest sums that bytes must hold."""
     w = C(1, 5, 5, 40, 20, (3, 3), (1, 1), SAME)
     request = Request(w, Precision(weight_bits, activation_bits), 32, AVX2)
-    check(kernel_of(request, sums=sums_limit(activation_bits)), rng, (sign,))
+    check(kernel_of(request, sums=sums_limit(activation_bits)), rng, (1, -1))
 
 
 @avx2
 @pytest.mark.parametrize("precision", ["w2a5", "w1a5"])
-@pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("w", [C(1, 2, 4, 5000, 16, (1, 1)), C(1, 5, 4, 1000, 16, (3, 3))], ids=["channels", "rows"])
-def test_counters_move_before_they_overflow(w: C, sign: int, precision: str, rng: np.random.Generator) -> None:
+def test_counters_move_before_they_overflow(w: C, precision: str, rng: np.random.Generator) -> None:
     """Reductions longer than 16 bits hold, within one row of the kernel and over its rows."""
     p = Precision.parse(precision)
     tables = w.kernel[0] * w.kernel[1] * -(-w.in_channels // GROUP) // 2
     assert tables > CODINGS[p.weight_bits].lookups_limit(p.activation_bits)
-    check(kernel_of(Request(w, p, 32, AVX2)), rng, (sign,))
+    check(kernel_of(Request(w, p, 32, AVX2)), rng, (1, -1))
 
 
 @avx2

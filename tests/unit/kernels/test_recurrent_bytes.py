@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpq_testing.avx_vnni import imitated
+from mpq_testing.slowly import SLOW
 from tvm_mpq.errors import InvalidValueError, NoKernelError
 from tvm_mpq.kernels import Kernel, Request, candidate_precisions, candidates, default_kernel
 from tvm_mpq.numerics.operands import Operands
@@ -121,8 +122,15 @@ def test_any_layer_on_any_cpu(w: RecurrentWorkload, hidden: int, seed: int) -> N
     compare(offered(w, "generic")[-1:], operands(w, rng), random_inputs(w, rng))
 
 
-@pytest.mark.parametrize("isa", MACHINES)
-@pytest.mark.parametrize("zero", [0, 255])
+@pytest.mark.parametrize(
+    ("isa", "zero"),
+    [
+        pytest.param("avx2", 0, marks=pytest.mark.isa("avx2")),
+        ("generic", 255),
+        pytest.param("avx2", 255, marks=[SLOW, pytest.mark.isa("avx2")]),
+        pytest.param("generic", 0, marks=SLOW),
+    ],
+)
 def test_both_ends(isa: str, zero: int, rng: np.random.Generator) -> None:
     """States as far from their zero point as they can be, and further; weights of +-127; gates that saturate."""
     w = RecurrentWorkload("rnn", 3, 2, 40, ("forward",), ("leaky_relu:1.0",), initial="given")
@@ -134,7 +142,7 @@ def test_both_ends(isa: str, zero: int, rng: np.random.Generator) -> None:
     np.testing.assert_allclose(want[0, 0, 0], sums, rtol=1e-6)
 
 
-@pytest.mark.parametrize("isa", MACHINES)
+@pytest.mark.parametrize("isa", [pytest.param("avx2", marks=[SLOW, pytest.mark.isa("avx2")]), "generic"])
 def test_cell_states_end_at_their_bound(isa: str, rng: np.random.Generator) -> None:
     """Either end is met exactly, from a start that lies beyond both; a bound that is never reached changes nothing."""
     w = RecurrentWorkload("lstm", 3, 2, 24, BOTH, LSTM, initial="given", emits_states=True)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mpq_testing import low_bit
+from mpq_testing.slowly import SLOW, slow_but
 from tvm_mpq.kernels import Family, Kernel, Request, families, fitting
 from tvm_mpq.kernels.packing.winograd import TRANSFORMS, Winograd, pack_winograd, packed_shape
 from tvm_mpq.schema import Conv2dWorkload, Precision
@@ -63,9 +64,19 @@ SHAPES = [
 ]
 
 
+QUICK = [(1, 1), (4, 1), (6, 1), (7, 1), (3, 3), (4, 3)]
+"""Places of shapes, and threads: batches, odd channels, borders of all kinds and none, tables, floats out."""
+
+
 @avx2
-@pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("w", SHAPES, ids=lambda w: w.key)
+@pytest.mark.parametrize(
+    ("w", "threads"),
+    [
+        pytest.param(w, threads, id=f"{w.key}-{threads}", marks=[] if (i, threads) in QUICK else [SLOW])
+        for threads in (1, 3)
+        for i, w in enumerate(SHAPES)
+    ],
+)
 def test_equals_reference(w: C, threads: int, rng: np.random.Generator) -> None:
     """Both sizes of tiles, whole maps and bands whose last one overlaps, bytes and floats, at all ends."""
     out_bits = 32 if w.activation == "none" and not w.residual else 8
@@ -79,7 +90,7 @@ def test_equals_reference(w: C, threads: int, rng: np.random.Generator) -> None:
 
 
 @avx2
-@pytest.mark.parametrize("precision", ["w8a7", "w7a8", "w4a8", "w2a8", "w3a3"])
+@pytest.mark.parametrize("precision", slow_but(["w8a7", "w7a8", "w4a8", "w2a8", "w3a3"], "w2a8", "w3a3"))
 def test_every_candidate_at_fewer_bits(precision: str, rng: np.random.Generator) -> None:
     r = request(C(1, 9, 10, 48, 50, (3, 3), (1, 1), SAME, residual=True), precision, threads=2)
     space = row().knob_space(r)
@@ -89,9 +100,8 @@ def test_every_candidate_at_fewer_bits(precision: str, rng: np.random.Generator)
 
 
 @avx2
-@pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("outputs", TRANSFORMS)
-def test_longest_sums(outputs: int, sign: int, rng: np.random.Generator) -> None:
+def test_longest_sums(outputs: int, rng: np.random.Generator) -> None:
     """So many channels that four times an output nearly fills int32; a few more have no such kernel."""
     most = row().max_terms(request(C(1, 4, 4, 16, 16, (3, 3), (1, 1), SAME)))
     assert most is not None
@@ -100,7 +110,7 @@ def test_longest_sums(outputs: int, sign: int, rng: np.random.Generator) -> None
     assert row().fits(r)
     assert not row().fits(request(C(1, 4, 4, channels + 1, 12, (3, 3), (1, 1), SAME)))
     knobs = {**row().knob_space(r)[0], "outputs": outputs}
-    check(Kernel(r, row(), knobs), rng, (sign,))
+    check(Kernel(r, row(), knobs), rng, (1, -1))
 
 
 @pytest.mark.parametrize(
