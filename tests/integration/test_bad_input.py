@@ -197,9 +197,9 @@ def program(*args: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     ("args", "word", "code"),
     [
         (["--data", "nan.npz"], "sample 2", 1),
-        (["--data", "nan.npz", "--target", "cortex-a773"], "did you mean", 1),
+        pytest.param(["--data", "nan.npz", "--target", "cortex-a773"], "did you mean", 1, marks=pytest.mark.slow),
         (["--latency", "0"], "latency_ratio", 2),
-        (["--out", "file/out"], "file/out", 1),
+        pytest.param(["--out", "file/out"], "file/out", 1, marks=pytest.mark.slow),
     ],
 )
 def test_the_program_says_one_line(model: Path, tmp_path: Path, args: list[str], word: str, code: int) -> None:

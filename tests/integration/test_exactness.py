@@ -13,6 +13,7 @@ from mpq_testing.definition import assert_steps_follow_the_definition, is_intege
 from mpq_testing.lab import Lab
 from mpq_testing.offered import few_bits
 from mpq_testing.onnx_models import GRAPHS, reference_outputs
+from mpq_testing.slowly import slow_but
 from tvm_mpq.passes.lowering import KernelStep, ReshapeStep
 from tvm_mpq.schema import FLOAT_BITS, Plan, Precision
 
@@ -72,7 +73,7 @@ def test_random_plans_mix(built_residual: list[tuple[Plan, list[np.ndarray]]]) -
 EVERY = ("w8a8", "w7a8", "w6a8", "w5a8", "w4a8", "w3a8", "w2a8", "w1a8", "w3a5", "w2a5", "w2a4", "w2a2", "w1a5", "w1a4")
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", slow_but([1, 2], 2))
 def test_all_weight_bits_in_one_network(lab: GetLab, kernels: Path, tmp_path: Path, threads: int) -> None:
     """Plans in which every operator has other bits, on several threads: integers from end to end, as defined."""
     offered = list(map(Precision.parse, EVERY))

@@ -19,7 +19,7 @@ WRITTEN_TO_RUN = [
 ]
 
 
-SLOW = ("first-network", "transformer", "fine-tuning", "detector", "compile-script")
+SLOW = ("first-network", "transformer", "fine-tuning", "detector", "compile-script", "raspberry-pi")
 
 
 def blocks(text: str) -> list[tuple[str, str]]:

@@ -196,7 +196,7 @@ def test_a_lost_board_that_comes_back_costs_nothing(library: Path) -> None:
             boards.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def three() -> Iterator[tuple[int, list[Server]]]:
     pytest.importorskip("tornado", reason="TVM's tracker needs tornado (extra `rpc`)")
     with rpc_tracker() as tracker, rpc_server("k", tracker.port) as a, rpc_server("k", tracker.port) as b:
@@ -205,7 +205,9 @@ def three() -> Iterator[tuple[int, list[Server]]]:
             yield tracker.port, [a, b, c]
 
 
+@pytest.mark.slow
 def test_one_of_three_boards_is_killed(three: tuple[int, list[Server]], library: Path) -> None:
+    """Of a whole job: test_lost_board.py; of made-up boards: tests/unit/tuning/devices/test_boards.py."""
     port, servers = three
     said: list[str] = []
     boards = opened(port, "k", say=said.append)
@@ -221,8 +223,10 @@ def test_one_of_three_boards_is_killed(three: tuple[int, list[Server]], library:
     boards.close()
 
 
-def test_an_unknown_key(three: tuple[int, list[Server]], refused: Refused) -> None:
-    text = refused("optimize", "m.onnx", "--out", "/tmp", "--rpc", f"127.0.0.1:{three[0]}", "--key", "none")
+def test_an_unknown_key(refused: Refused) -> None:
+    pytest.importorskip("tornado", reason="TVM's tracker needs tornado (extra `rpc`)")
+    with rpc_tracker() as tracker, rpc_server("k", tracker.port):
+        text = refused("optimize", "m.onnx", "--out", "/tmp", "--rpc", f"127.0.0.1:{tracker.port}", "--key", "none")
     assert "no board of key 'none' became free" in text
 
 

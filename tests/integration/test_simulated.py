@@ -17,8 +17,15 @@ from tvm_mpq.errors import InfeasibleError
 from tvm_mpq.tuning.database.latencies import LatencyDatabase
 
 
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Compiled once for all these tests, each of which has a database of its own."""
+    return tmp_path_factory.mktemp("kernels")
+
+
 @pytest.fixture
-def files(tmp_path: Path) -> list[str]:
+def files(tmp_path: Path, kernels: Path) -> list[str]:
+    (tmp_path / "db.kernels").symlink_to(kernels)
     made = residual()
     onnx.save(made, str(tmp_path / "m.onnx"))
     value = made.graph.input[0]

@@ -11,6 +11,7 @@ import pytest
 from onnx import helper
 
 from mpq_testing.onnx_models import OnnxNet, reference_outputs
+from mpq_testing.slowly import slow_but
 from tvm_mpq.execute import network
 from tvm_mpq.pipeline import Options, build_network
 from tvm_mpq.tuning.devices.pool import ThisMachine
@@ -50,8 +51,9 @@ def untyped(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-@pytest.mark.parametrize("graph", [sequence, image])
+@pytest.mark.parametrize("graph", slow_but([sequence, image], image))
 def test_values_at_8_bits(graph: Callable[[], onnx.ModelProto], tmp_path: Path) -> None:
+    """Each operator alone and in floats: tests/unit/frontends/test_onnx_situations.py."""
     model, path = graph(), tmp_path / "net.onnx"
     onnx.save(model, str(path))
     shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]

@@ -10,6 +10,7 @@ import pytest
 
 from mpq_testing.lab import Lab
 from mpq_testing.onnx_models import depthwise_and_shortcut
+from mpq_testing.slowly import slow_but
 from tvm_mpq.execute.emulate import emulated_on_int8
 from tvm_mpq.passes.lowering import KernelStep, Step
 from tvm_mpq.schema import FP32, W8A8, Precision
@@ -18,7 +19,7 @@ from tvm_mpq.tuning.compile.kernel_store import KernelStore
 pytestmark = pytest.mark.isa("avx2")
 
 
-@pytest.fixture(scope="module", params=["w4a8", "w3a8", "w2a4", "w1a4", "w1a1"])
+@pytest.fixture(scope="module", params=slow_but(["w4a8", "w3a8", "w2a4", "w1a4", "w1a1"], "w4a8", "w2a4", "w1a1"))
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Lab:
     """Odd channels, a depthwise convolution (8 bits only), a shortcut and a classifier."""
     folder = tmp_path_factory.mktemp("emulate")

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from mpq_testing.lab import Lab, run_strangers
+from mpq_testing.slowly import slow_but
 from tvm_mpq.errors import OutputError
 from tvm_mpq.execute import network
 from tvm_mpq.execute.linking import linked
@@ -34,8 +35,9 @@ class Twice(torch.nn.Module):
         return torch.sort(torch.cumsum(means.unsqueeze(2), 1).squeeze(2), 1)[0]
 
 
-@pytest.fixture(scope="module", params=[1, 2])
+@pytest.fixture(scope="module", params=slow_but([1, 2], 2))
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    """For so many threads; all networks that tests build for one thread are linked too."""
     torch.manual_seed(0)
     example = (torch.zeros(1, 3, 8, 8),)
     kernels = tmp_path_factory.mktemp("kernels")

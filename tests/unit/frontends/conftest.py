@@ -15,6 +15,8 @@ from tvm import relax
 
 from tvm_mpq.frontends import Loaded
 
+TARGET = tvm.target.Target({"kind": "llvm", "opt-level": 0})  # quick to compile; the models are small
+
 Run = Callable[..., list[np.ndarray]]
 SaveOnnx = Callable[..., Path]
 
@@ -26,7 +28,7 @@ def run() -> Run:
     """Compile a module without any of our passes, and run it."""
 
     def run(loaded: Loaded, *inputs: np.ndarray) -> list[np.ndarray]:
-        executable = tvm.compile(loaded.mod, target=tvm.target.Target({"kind": "llvm"}))
+        executable = tvm.compile(loaded.mod, target=TARGET)
         out = relax.VirtualMachine(executable, tvm.cpu())["main"](*[tvm.runtime.tensor(x) for x in inputs])
         return [t.numpy() for t in (out if not isinstance(out, tvm.runtime.Tensor) else [out])]
 

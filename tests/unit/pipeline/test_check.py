@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,32 @@ from tvm_mpq.errors import DataError, FileFormatError, InvalidValueError, Missin
 from tvm_mpq.pipeline import Options, build_network, check
 from tvm_mpq.pipeline.built_folder import open_folder
 from tvm_mpq.pipeline.verified_outputs import VerifiedOutputs, classes
+from tvm_mpq.tuning.devices.pool import ThisMachine
 from tvm_mpq.tuning.measure.networks import NetworkJob, WholeNetworkLatency
 
 IMAGES = 20
 STEADY = {"median": 2.0, "low": 1.96, "high": 2.04, "rounds": 15}
+
+
+class Kept(ThisMachine):
+    """Its process serves all checks of this file, each of which would otherwise wait seconds for one."""
+
+    closed = 0
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[Kept]:
+    kept = Kept(1)
+    yield kept
+    ThisMachine.close(kept)
+
+
+@pytest.fixture(autouse=True)
+def one_process(machine: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "ThisMachine", lambda threads: {1: machine}[threads])
 
 
 def data(folder: Path) -> Path:
@@ -171,8 +194,10 @@ def test_two_folders_are_timed_in_turns(
     assert "verdict: got worse" in printed and "1.500 of what it was (1.500 to 1.500, 45 rounds" in printed
 
 
-def test_answers_are_the_same(classifier: Path, map_of_values: Path) -> None:
+def test_answers_are_the_same(classifier: Path, map_of_values: Path, machine: Kept) -> None:
+    before = machine.closed
     report = mpq.check(classifier, drop=0.0)
+    assert machine.closed == before + 1, "a check leaves no process behind"
     found = report["accuracy"]
     assert (found["status"], found["metric"], found["samples"]) == ("holds", "agreement", IMAGES)
     assert found["now"] == found["then"] == pytest.approx(100 * 18 / IMAGES)

@@ -10,14 +10,13 @@ import pytest
 import tvm
 from tvm import relax
 
-from mpq_testing.networks import residual_network
 from mpq_testing.onnx_models import OnnxNet, depthwise_and_shortcut
+from mpq_testing.slowly import slow_but
 from tvm_mpq.errors import NoKernelError, VerificationError
 from tvm_mpq.execute import network
 from tvm_mpq.execute.prepare import prepare
 from tvm_mpq.frontends import load_model
 from tvm_mpq.numerics.saved_plan import load_plan
-from tvm_mpq.passes.graph import read_graph
 from tvm_mpq.pipeline import build_network
 from tvm_mpq.pipeline.options import Options
 from tvm_mpq.pipeline.uniform import computed_with_more_bits, fallen_back, running_at, uniform_precisions
@@ -27,9 +26,10 @@ from tvm_mpq.targets import local_row, to_tvm_attrs
 
 @pytest.mark.parametrize(("asked", "built"), [(None, 4), (1, 1)])
 def test_a_plan_keeps_its_threads_unless_others_are_asked_for(asked: int | None, built: int, tmp_path: Path) -> None:
-    operators = {n.name: "fp32" for n in read_graph(residual_network()).weighted()}
-    Plan(local_row().name, to_tvm_attrs(local_row(), 4), operators, {}).save(tmp_path / "plan.json")
-    options = Options(residual_network(), threads=asked, db=tmp_path / "latency.db")
+    net = OnnxNet({"x": (1, 3, 6, 6)})
+    onnx.save(net.model(net.conv("x", 3, 4, name="conv")), str(tmp_path / "net.onnx"))
+    Plan(local_row().name, to_tvm_attrs(local_row(), 4), {"conv": "fp32"}, {}).save(tmp_path / "plan.json")
+    options = Options(tmp_path / "net.onnx", threads=asked, db=tmp_path / "latency.db", verify_import=False)
     plan = build_network(options, uniform=None, plan=tmp_path / "plan.json").plan
     assert (plan.threads, plan.info["threads"]) == (built, built)
 
@@ -45,7 +45,7 @@ def long_linear(folder: Path, say: list[str], *, alone: bool) -> Options:
     y = net.op("MatMul", "x", weight)
     onnx.save(net.model(y if alone else net.linear(net.relu(y), 8, 8, name="short")), str(folder / "net.onnx"))
     data = {"x": np.random.default_rng(0).uniform(0.9, 1, (4, LONG)).astype(np.float32)}
-    return Options(str(folder / "net.onnx"), data=data, db=folder / "latency.db", say=say.append)
+    return Options(str(folder / "net.onnx"), data=data, db=folder / "latency.db", say=say.append, verify_import=False)
 
 
 def test_a_sum_too_long_for_int32_stays_float_and_is_said(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def rounded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shape = prepare(folder / "net.onnx").inputs["x"][0]
     x = np.random.default_rng(0).normal(0, 1, (8, *shape[1:])).astype(np.float32)
     np.savez(folder / "data.npz", x=x)
-    options = Options(folder / "net.onnx", data=folder / "data.npz", db=folder / "latency.db")
+    options = Options(folder / "net.onnx", data=folder / "data.npz", db=folder / "latency.db", verify_import=False)
     build_network(options, uniform="w8a8").save(folder / "built")
     return folder
 
@@ -96,13 +96,13 @@ def rounded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_rounded_weights_travel_with_the_plan(rounded: Path, tmp_path: Path) -> None:
     plan, codes = load_plan(rounded / "built")
     assert {name for name, _ in codes} == set(plan.operators)
-    again = Options(rounded / "net.onnx", db=tmp_path / "latency.db")
+    again = Options(rounded / "net.onnx", db=tmp_path / "latency.db", verify_import=False)
     build_network(again, uniform=None, plan=rounded / "built" / "plan.json").save(tmp_path / "again")
     assert load_plan(tmp_path / "again")[1].digest == codes.digest
     outputs = [outputs_of(folder, rounded / "data.npz") for folder in (rounded / "built", tmp_path / "again")]
     np.testing.assert_array_equal(*outputs)
-    options = Options(rounded / "net.onnx", data=rounded / "data.npz", db=tmp_path / "latency.db", rounding="nearest")
-    build_network(options, uniform="w8a8").save(tmp_path / "nearest")
+    given = {"data": rounded / "data.npz", "db": tmp_path / "latency.db", "verify_import": False}
+    build_network(Options(rounded / "net.onnx", rounding="nearest", **given), uniform="w8a8").save(tmp_path / "nearest")
     assert not (tmp_path / "nearest" / "codes.npz").exists()
     assert not np.array_equal(outputs[0], outputs_of(tmp_path / "nearest", rounded / "data.npz"))
 
@@ -120,7 +120,7 @@ def test_passes_take_the_rounded_weights_from_the_folder(rounded: Path) -> None:
 
 
 def test_synthetic_data_say_nothing_of_rounding(rounded: Path, tmp_path: Path) -> None:
-    options = Options(rounded / "net.onnx", db=tmp_path / "latency.db")
+    options = Options(rounded / "net.onnx", db=tmp_path / "latency.db", verify_import=False)
     result = build_network(options, uniform="w8a8")
     assert not (result.folder / "codes.npz").exists()
 
@@ -145,7 +145,7 @@ def test_a_precision_that_nobody_gains_by_runs_on_the_code_of_more_bits(rounded:
         assert not computed_with_more_bits(prepared, other, running_at(prepared, other))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "w8a8"])
+@pytest.mark.parametrize("precision", slow_but(["fp32", "w8a8"], "w8a8"))
 def test_a_library_that_computes_something_else_is_not_kept(
     precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from mpq_testing.lab import Lab, run_strangers
+from mpq_testing.slowly import slow_but
 from tvm_mpq.calibrate.data import Dataset
 from tvm_mpq.errors import DataError, InvalidValueError, UnsupportedModelError
 from tvm_mpq.execute import network
@@ -158,7 +159,10 @@ def test_labels_count_where_asked(lab: Lab) -> None:
     assert with_labels.codes.digest != without.codes.digest
 
 
-@pytest.mark.parametrize("name", ["multilayer", "transposed", "float_middle", "two_outputs", "activations"])
+NETWORKS = ["multilayer", "transposed", "float_middle", "two_outputs", "activations"]
+
+
+@pytest.mark.parametrize("name", slow_but(NETWORKS, *NETWORKS[:-1]))
 def test_other_networks_learn(training_lab: Labs, name: str) -> None:
     lab = training_lab(name)
     plan = lab.plan("w4a4")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from tvm import relax
 
+from mpq_testing.slowly import slow_but
 from tvm_mpq.passes.normalize import Normalize
 from tvm_mpq.passes.normalize.channels_last import ChannelsLast
 from tvm_mpq.passes.normalize.conv1d_as_conv2d import Conv1dAsConv2d
@@ -74,7 +75,7 @@ def test_neighbours_follow_the_convolution(lab, name) -> None:
     assert not {"permute_dims", "reshape"} & set(names[2:-2])
 
 
-@pytest.mark.parametrize("name", FOLLOWERS)
+@pytest.mark.parametrize("name", slow_but(FOLLOWERS, *list(FOLLOWERS)[::2]))
 def test_operators_before_the_first_convolution_follow_too(lab, name) -> None:
     names = raised(lab, lambda b, x: conv1d(b, b(FOLLOWERS[name](b, x)), 3, 1), (2, 4, 10))
     assert names[:2] == IN and not {"permute_dims", "reshape"} & set(names[2:-2])
