@@ -17,7 +17,7 @@ demo: $(VENV)/.demo-ready  ## train a small network on digits, then optimize it 
 test: $(VENV)/.dev-ready  ## tests and doctests, lint and types among them, but for those marked slow
 	$(TESTS) -m "not slow"
 
-test-slow: $(VENV)/.dev-ready  ## the others, each of which takes a quarter of a minute or more
+test-slow: $(VENV)/.dev-ready  ## the others: more shapes and CPUs of the same properties, and jobs of a quarter of a minute
 	$(TESTS) -m slow
 
 lint: $(VENV)/.dev-ready

@@ -19,6 +19,17 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def sharing(kernels: Path) -> Callable[[Path], Path]:
+    """sharing(path of a database that is not there yet) -> the same path; its kernels are those of all tests."""
+
+    def share(db: Path) -> Path:
+        (db.parent / f"{db.name}.kernels").symlink_to(kernels)
+        return db
+
+    return share
+
+
+@pytest.fixture(scope="session")
 def lab(kernels: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Lab]:
     """lab(name): a graph of `mpq_testing.onnx_models`, prepared and calibrated once; `.model` is its ONNX file."""
     made: dict[str, Lab] = {}

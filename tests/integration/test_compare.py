@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -35,7 +35,9 @@ def quick() -> Iterator[None]:
         yield
 
 
-def test_methods_side_by_side(quick: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_methods_side_by_side(
+    quick: None, tmp_path: Path, sharing: Callable[[Path], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     """One table for all: what runs is what was priced, and nobody beats the solver."""
     made = residual()
     onnx.save(made, str(tmp_path / "m.onnx"))
@@ -43,8 +45,8 @@ def test_methods_side_by_side(quick: None, tmp_path: Path, capsys: pytest.Captur
     shape = [d.dim_value for d in value.type.tensor_type.shape.dim]
     samples = np.random.default_rng(0).normal(size=(6, *shape[1:])).astype(np.float32)
     np.savez(tmp_path / "data.npz", **{value.name: samples})
-    common = [str(tmp_path / "m.onnx"), "--data", str(tmp_path / "data.npz"), "--db", str(tmp_path / "db"), "--json"]
-    common += ["--precisions", "w8a8", "--evaluations", "200"]
+    common = [str(tmp_path / "m.onnx"), "--data", str(tmp_path / "data.npz"), "--db", str(sharing(tmp_path / "db"))]
+    common += ["--json", "--precisions", "w8a8", "--evaluations", "200"]
     asked = ["compare", *common, "--budgets", "1.5,0.001", "--eval", str(tmp_path / "data.npz"), "--free-bits"]
     cli.main([*asked, "--measure", "--page", str(tmp_path / "page.html")])
     report = json.loads(capsys.readouterr().out)

@@ -20,9 +20,11 @@ GetLab = Callable[[str], Lab]
 
 
 @pytest.mark.parametrize("precision", ["w1a1", pytest.param("w1a2", marks=pytest.mark.slow)])
-def test_a_uniform_build_is_the_definition_of_its_plan(precision: str, lab: GetLab, tmp_path: Path) -> None:
+def test_a_uniform_build_is_the_definition_of_its_plan(
+    precision: str, lab: GetLab, sharing: Callable[[Path], Path], tmp_path: Path
+) -> None:
     network = lab("residual")
-    options = Options(network.model, db=tmp_path / "db.sqlite")
+    options = Options(network.model, db=sharing(tmp_path / "db.sqlite"))
     few = Precision.parse(precision)
     if not few_bits([few]):
         with pytest.raises(NoKernelError, match=rf"no operator has a kernel for {precision} on this target"):

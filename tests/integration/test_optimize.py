@@ -297,14 +297,17 @@ def _runs(pid: int) -> bool:
 
 
 @pytest.fixture(scope="module")
-def small(quick: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Result]:
+def small(
+    quick: None, tmp_path_factory: pytest.TempPathFactory, sharing: Callable[[Path], Path]
+) -> Callable[..., Result]:
     """small(model, **options): optimize on one database; what is asked twice is measured once."""
     folder = tmp_path_factory.mktemp("small")
+    db = sharing(folder / "latency.db")
 
     def run(model: onnx.ModelProto, **options: Any) -> Result:
         path = folder / "model.onnx"
         onnx.save(model, str(path))
-        return mpq.optimize(path, db=folder / "latency.db", precisions=SOME, **options)
+        return mpq.optimize(path, db=db, precisions=SOME, verify_import=False, **options)
 
     return run
 

@@ -7,6 +7,7 @@ import html
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +23,10 @@ from tvm_mpq.report.notebook import table, view
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory: pytest.TempPathFactory) -> mpq.Result:
+def result(tmp_path_factory: pytest.TempPathFactory, sharing: Callable[[Path], Path]) -> mpq.Result:
     folder = tmp_path_factory.mktemp("two")
     onnx.save(two_inputs(), str(folder / "two.onnx"))
-    return mpq.build(folder / "two.onnx", uniform="w8a8", db=folder / "latency.db")
+    return mpq.build(folder / "two.onnx", uniform="w8a8", db=sharing(folder / "latency.db"))
 
 
 def test_a_result_runs(result: mpq.Result, rng: np.random.Generator, tmp_path: Path) -> None:
@@ -58,9 +59,9 @@ def test_the_example_runs_a_file_of_samples(result: mpq.Result, rng: np.random.G
     assert len(found) == 3 * len(last)
 
 
-def test_several_outputs_are_a_list(tmp_path: Path) -> None:
+def test_several_outputs_are_a_list(tmp_path: Path, sharing: Callable[[Path], Path]) -> None:
     onnx.save(two_outputs(), str(tmp_path / "two.onnx"))
-    found = mpq.build(tmp_path / "two.onnx", uniform="fp32", db=tmp_path / "latency.db")
+    found = mpq.build(tmp_path / "two.onnx", uniform="fp32", db=sharing(tmp_path / "latency.db"))
     model = mpq.load_model(found.folder)
     ((shape, dtype),) = model.inputs.values()
     outputs = found.run(np.zeros(shape, dtype))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,19 +37,19 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def both(server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def both(server: Server, tmp_path_factory: pytest.TempPathFactory, sharing: Callable[[Path], Path]) -> dict[str, Any]:
     """The same network optimized here and on the board, each with a database of its own."""
     folder = tmp_path_factory.mktemp("both")
     onnx.save(onnx_models.ends_in_conv(), str(folder / "m.onnx"))
     data = np.random.default_rng(3).normal(size=(6, 3, 8, 8)).astype(np.float32)
     np.savez(folder / "data.npz", x=data)
     given = {"data": folder / "data.npz", "budget": mpq.Budget(size_mb=1.0), "precisions": some_bits()}
+    given["verify_import"] = False
     rpc = f"127.0.0.1:{server.port}"
     with pytest.MonkeyPatch.context() as patch:
         measure_quickly(patch, QUICK)
-        here = mpq.optimize(folder / "m.onnx", db=folder / "here.db", **given)
-        shutil.copytree(folder / "here.db.kernels", folder / "board.db.kernels")  # compiled for the same target
-        board = mpq.optimize(folder / "m.onnx", db=folder / "board.db", rpc=rpc, **given)
+        here = mpq.optimize(folder / "m.onnx", db=sharing(folder / "here.db"), **given)
+        board = mpq.optimize(folder / "m.onnx", db=sharing(folder / "board.db"), rpc=rpc, **given)  # the same target
     here.save(folder / "here")
     board.save(folder / "board")
     return {"here": here, "board": board, "folder": folder, "data": data, "rpc": rpc}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,22 +18,15 @@ from tvm_mpq.errors import InfeasibleError
 from tvm_mpq.tuning.database.latencies import LatencyDatabase
 
 
-@pytest.fixture(scope="module")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Compiled once for all these tests, each of which has a database of its own."""
-    return tmp_path_factory.mktemp("kernels")
-
-
 @pytest.fixture
-def files(tmp_path: Path, kernels: Path) -> list[str]:
-    (tmp_path / "db.kernels").symlink_to(kernels)
+def files(tmp_path: Path, sharing: Callable[[Path], Path]) -> list[str]:
     made = residual()
     onnx.save(made, str(tmp_path / "m.onnx"))
     value = made.graph.input[0]
     shape = [d.dim_value for d in value.type.tensor_type.shape.dim]
     samples = np.random.default_rng(0).normal(size=(4, *shape[1:])).astype(np.float32)
     np.savez(tmp_path / "data.npz", **{value.name: samples})
-    return [str(tmp_path / "m.onnx"), "--data", str(tmp_path / "data.npz"), "--db", str(tmp_path / "db")]
+    return [str(tmp_path / "m.onnx"), "--data", str(tmp_path / "data.npz"), "--db", str(sharing(tmp_path / "db"))]
 
 
 @pytest.fixture(autouse=True)

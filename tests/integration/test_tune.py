@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,10 @@ QUICK = {"repeats": 5, "min_repeat_ms": 0.2, "max_relative_iqr": 1e6, "max_drift
 
 
 @pytest.fixture(scope="module")
-def tuned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+def tuned(tmp_path_factory: pytest.TempPathFactory, sharing: Callable[[Path], Path]) -> Iterator[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("tune")
     onnx.save(onnx_models.ends_in_conv(), str(folder / "model.onnx"))
-    options = Options(folder / "model.onnx", db=folder / "db")
+    options = Options(folder / "model.onnx", db=sharing(folder / "db"))
     with pytest.MonkeyPatch.context() as patch:
         measure_quickly(patch, MeasureSettings(**QUICK))
         first = tune_network(options, trials=5)

@@ -43,7 +43,8 @@ def folders(own: tvm.IRModule, tmp_path_factory: pytest.TempPathFactory) -> dict
     db = tmp_path_factory.mktemp("db") / "latency.db"
     for threads in (1, 2):
         made[threads] = tmp_path_factory.mktemp(f"threads{threads}")
-        mpq.build(own, uniform="w8a8", data=SAMPLE, threads=threads, rounding="nearest", db=db).save(made[threads])
+        given = {"data": SAMPLE, "rounding": "nearest", "db": db, "verify_import": False}
+        mpq.build(own, uniform="w8a8", threads=threads, **given).save(made[threads])
     return made
 
 

@@ -6,6 +6,7 @@ import tempfile
 import numpy as np
 import pytest
 
+from mpq_testing.slowly import slow_but
 from mpq_testing.walks import Killed, Killing, chain, draw, least_loss
 from tvm_mpq.select.evaluate import cost, uniform
 from tvm_mpq.select.methods.completion import Completion
@@ -200,7 +201,7 @@ def test_walks_that_were_ended_go_on_as_if_they_had_not_been(saves, monkeypatch)
     assert all(torch.equal(learned[0][name], learned[1][name]) for name in learned[0])
 
 
-@pytest.mark.parametrize("cut", ["last", "cheapest"])
+@pytest.mark.parametrize("cut", slow_but(["last", "cheapest"], "cheapest"))
 def test_near_the_optimum(cut):
     """6,561 plans; at most 1,500 are priced."""
     problem, limits = limited()

@@ -49,8 +49,7 @@ def test_integers_are_equal_and_nothing_of_few_bits_is_compiled(lab: Lab, tmp_pa
         np.testing.assert_array_equal(found[value], array, str(value))
 
 
-def test_a_kernel_that_is_there_is_not_replaced(lab: Lab, tmp_path: Path) -> None:
+def test_a_kernel_that_is_there_is_not_replaced(lab: Lab) -> None:
     steps = few_bits(lab)
-    store = KernelStore(tmp_path, lab.prepared.tvm_target_attrs)
-    store.require([s.kernel for s in steps if isinstance(s, KernelStep)])
-    assert emulated_on_int8(steps, store) == steps
+    lab.store.require([s.kernel for s in steps if isinstance(s, KernelStep)])
+    assert emulated_on_int8(steps, lab.store) == steps

@@ -93,6 +93,13 @@ def rounded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def compiled(rounded: Path, tmp_path: Path) -> None:
+    """A database of this folder, latency.db, will have the kernels of `rounded`."""
+    (tmp_path / "latency.db.kernels").symlink_to(rounded / "latency.db.kernels")
+
+
+@pytest.mark.usefixtures("compiled")
 def test_rounded_weights_travel_with_the_plan(rounded: Path, tmp_path: Path) -> None:
     plan, codes = load_plan(rounded / "built")
     assert {name for name, _ in codes} == set(plan.operators)
@@ -119,6 +126,7 @@ def test_passes_take_the_rounded_weights_from_the_folder(rounded: Path) -> None:
     np.testing.assert_array_equal(np.asarray(found.numpy()), outputs_of(rounded / "built", rounded / "data.npz")[0])
 
 
+@pytest.mark.usefixtures("compiled")
 def test_synthetic_data_say_nothing_of_rounding(rounded: Path, tmp_path: Path) -> None:
     options = Options(rounded / "net.onnx", db=tmp_path / "latency.db", verify_import=False)
     result = build_network(options, uniform="w8a8")

@@ -16,6 +16,7 @@ import torch
 from mpq_testing.lab import Lab
 from mpq_testing.networks import NormalForm
 from mpq_testing.onnx_models import GRAPHS
+from mpq_testing.slowly import SLOW
 from tvm_mpq.errors import InvalidValueError, UnsupportedModelError
 from tvm_mpq.numerics.weight_codes import QuantizedWeight, WeightCodes
 from tvm_mpq.passes.annotate import Annotate
@@ -51,8 +52,18 @@ def assert_equal(got: dict[StoredValue, TensorValue], wanted: dict[StoredValue, 
             np.testing.assert_array_equal(data + result.quant.zero_point, expected, err_msg=str(value))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "w8a8"])
-@pytest.mark.parametrize("name", GRAPHS)
+IN_FLOATS = ("residual", "attention", "one_dimensional", "transposed", "float_middle", "multilayer")
+"""All kinds of operators; at 8 bits every graph is walked, and what it has in floats with it."""
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        pytest.param(name, precision, marks=SLOW if precision == "fp32" and name not in IN_FLOATS else [])
+        for name in GRAPHS
+        for precision in ("fp32", "w8a8")
+    ],
+)
 def test_values_equal_those_of_the_kernels(training_lab: Labs, name: str, precision: str) -> None:
     lab = training_lab(name)
     plan = lab.plan(precision)
