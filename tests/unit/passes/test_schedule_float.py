@@ -1,5 +1,6 @@
 """ScheduleFloat: same results as the unscheduled module, faster, and nobody else's functions touched."""
 
+import functools
 import math
 import re
 
@@ -16,6 +17,7 @@ from tvm_mpq.passes.vector_math import replace_math_calls
 from tvm_mpq.targets import features, local_row, to_tvm
 
 TARGET = to_tvm(local_row())
+PLAIN = tvm.target.Target({"kind": "llvm", "opt-level": 0})  # quick to compile, for what others are compared with
 FEATURES = features(local_row())
 EPS = np.finfo(np.float32).eps
 
@@ -37,8 +39,8 @@ def lowered(build, *shapes):
     return tvm.transform.Sequential(steps)(builder.get())
 
 
-def machine(mod):
-    return relax.VirtualMachine(tvm.compile(mod, target=TARGET), tvm.cpu())
+def machine(mod, target=TARGET):
+    return relax.VirtualMachine(tvm.compile(mod, target=target), tvm.cpu())
 
 
 def data(shapes):
@@ -90,15 +92,22 @@ CASES = {
 }  # fmt: skip
 
 
+@functools.cache
+def unscheduled(name):
+    """The module of a case and what it computes of `data`."""
+    build, shapes, _ = CASES[name]
+    mod = lowered(build, *shapes)
+    return mod, machine(mod, PLAIN)["main"](*data(shapes)).numpy()
+
+
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("parallel_elements", [1, 10**9], ids=["parallel", "serial"])
 def test_outputs_equal_the_unscheduled_module(name, parallel_elements):
-    build, shapes, length = CASES[name]
-    mod = lowered(build, *shapes)
+    _, shapes, length = CASES[name]
+    mod, expected = unscheduled(name)
     scheduled = ScheduleFloat(features=FEATURES, parallel_elements=parallel_elements)(mod)
-    inputs = data(shapes)
-    expected = machine(mod)["main"](*inputs).numpy().astype(np.float64)
-    got = machine(scheduled)["main"](*inputs).numpy()
+    expected = expected.astype(np.float64)
+    got = machine(scheduled)["main"](*data(shapes)).numpy()
     # each of the `length` roundings of a sum, and a few of the functions around it
     scale = np.maximum(abs(expected), abs(expected).max() * 0.1 if length > 1 else 0)
     assert got.shape == expected.shape
@@ -108,10 +117,9 @@ def test_outputs_equal_the_unscheduled_module(name, parallel_elements):
 @pytest.mark.parametrize("features", [frozenset({"avx", "avx2"}), frozenset({"neon"})], ids=["avx2", "neon"])
 @pytest.mark.parametrize("name", ["softmax_prime_row", "matmul_padded", "avg_pool"])
 def test_other_vector_widths(name, features):
-    build, shapes, length = CASES[name]
-    mod, inputs = lowered(build, *shapes), data(shapes)
-    expected = machine(mod)["main"](*inputs).numpy()
-    got = machine(ScheduleFloat(features=features)(mod))["main"](*inputs).numpy()
+    _, shapes, length = CASES[name]
+    mod, expected = unscheduled(name)
+    got = machine(ScheduleFloat(features=features)(mod))["main"](*data(shapes)).numpy()
     np.testing.assert_allclose(got, expected, rtol=0, atol=(length + 8) * EPS * abs(expected).max())
 
 
