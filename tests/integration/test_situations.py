@@ -58,7 +58,8 @@ def test_values_at_8_bits(graph: Callable[[], onnx.ModelProto], tmp_path: Path) 
     onnx.save(model, str(path))
     shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
     x = np.random.default_rng(1).normal(0, 1, (12, *shape[1:])).astype(np.float32)
-    build_network(Options(path, data={"x": x}, db=tmp_path / "db"), uniform="w8a8").save(tmp_path / "out")
+    options = Options(path, data={"x": x}, db=tmp_path / "db", verify_import=False)  # its outputs are compared below
+    build_network(options, uniform="w8a8").save(tmp_path / "out")
     library = tmp_path / "out" / "model.so"
     (found,) = ThisMachine(1).do(lambda session: network.run_outputs(session, library, [[x[:1]]]))
     for result, value in zip(found, reference_outputs(path, {"x": x[:1]}), strict=True):

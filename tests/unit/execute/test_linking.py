@@ -44,7 +44,7 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return Lab(Twice().eval(), kernels, example_inputs=example, threads=request.param)
 
 
-@pytest.mark.parametrize("precision", ["w8a8", "w4a8", "fp32"])
+@pytest.mark.parametrize("precision", slow_but(["w8a8", "w4a8", "fp32"], "w8a8", "fp32"))
 def test_a_linked_network_is_the_one_compiled_whole(lab: Lab, precision: str, tmp_path: Path) -> None:
     plan = lab.plan(precision)
     expected = lab.interpret(plan)  # compiles what is linked

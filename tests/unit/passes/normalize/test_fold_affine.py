@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from tvm import relax
 
+from mpq_testing.slowly import slow_but
 from tvm_mpq.passes.normalize.fold_affine import FoldAffine
 
 op = relax.op
@@ -26,7 +27,7 @@ AFTER = {
 
 
 @pytest.mark.parametrize("name", AFTER)
-@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("groups", slow_but([1, 2, 4], 1, 4))
 def test_arithmetic_after_a_convolution_folds(lab, name, groups) -> None:
     def body(b, x):
         y = b(op.add(b.conv_nhwc(x, 8, padding=1, groups=groups), b.const(8)))
