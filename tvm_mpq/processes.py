@@ -4,12 +4,16 @@ Both the local measurement server and the compile workers are such children. TVM
 inherits Ctrl-C, cannot be given an environment, and its `kill` leaves a hung worker behind where psutil is missing.
 
 A child reads one JSON line of configuration from standard input, then whatever its parent writes, and ends as soon as
-that pipe closes, which the kernel does even when the parent is killed.
+that pipe closes, which the kernel does even when the parent is killed. A child that still imports TVM may not notice:
+that holds Python's lock for a second of computing, which a busy machine makes many. So there is a second pipe, on which
+nothing is ever written, and when that closes before the child's first answer the kernel itself ends the child. (Linux'
+"death signal" would be simpler, but ends children of a thread that ends, and compile workers live on.)
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import queue
@@ -69,16 +73,24 @@ class Child:
     ) -> None:
         self._messages = tempfile.TemporaryFile() if log is None else None  # noqa: SIM115  closed in kill()
         self._buffer = b""
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log or self._messages,
-            cwd=folder,
-            env={**os.environ, **(environment or {})},
-            start_new_session=True,  # Ctrl-C is for the parent, which then closes its children in order
-        )
-        self.send(config)
+        theirs, ours = os.pipe()
+        self._lifeline = open(ours, "wb", buffering=0)  # noqa: SIM115  closed in kill()
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log or self._messages,
+                cwd=folder,
+                env={**os.environ, **(environment or {})},
+                start_new_session=True,  # Ctrl-C is for the parent, which then closes its children in order
+                pass_fds=(theirs,),
+            )
+            fcntl.fcntl(theirs, fcntl.F_SETOWN, self._process.pid)
+            fcntl.fcntl(theirs, fcntl.F_SETFL, os.O_ASYNC)  # SIGIO, which ends whoever does not handle it
+        finally:
+            os.close(theirs)
+        self.send({**config, "lifeline": theirs})
 
     @property
     def pid(self) -> int:
@@ -134,17 +146,23 @@ class Child:
         """End the child at once and free everything; harmless when it is gone."""
         self._process.kill()
         self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._messages):
+        for stream in (self._process.stdin, self._process.stdout, self._messages, self._lifeline):
             if stream is not None:
                 with contextlib.suppress(OSError):  # unsent bytes to a dead child
                     stream.close()
 
 
+_lifeline: int | None = None
+"""Descriptor of the second pipe in a child, as long as it is watched by the kernel."""
+
+
 def enter() -> tuple[dict[str, Any], queue.Queue[dict[str, Any]]]:
     """Called first in a child: read the configuration, pin, watch the parent; messages arrive in the returned queue."""
+    global _lifeline
     # Ending the parent must end the child even in the middle of a compilation, so a thread reads, not the main loop.
     stream = sys.stdin.buffer
     config: dict[str, Any] = json.loads(stream.readline())
+    _lifeline = config.pop("lifeline")
     if config.get("cores") and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, config["cores"])
     # TVM's bindings import torch when they find it: seconds and hundreds of megabytes that a child has no use for.
@@ -170,5 +188,10 @@ def enter() -> tuple[dict[str, Any], queue.Queue[dict[str, Any]]]:
 
 def reply(message: dict[str, Any]) -> None:
     """Called in a child: write one line to the parent."""
+    global _lifeline
+    if _lifeline is not None:  # from now on `watch` ends the process, which tidies up as well
+        fcntl.fcntl(_lifeline, fcntl.F_SETFL, 0)
+        os.close(_lifeline)
+        _lifeline = None
     sys.stdout.write(json.dumps(message) + "\n")
     sys.stdout.flush()
