@@ -104,12 +104,15 @@ class RpcSession(Session):
                     f"{self.describe()} did not accept a session within {self.connect_timeout_sec:g} s; it serves "
                     "somebody else, or a kernel crashed it and the server there must be started again"
                 ) from e
-            except (RuntimeError, OSError) as e:
+            except Exception as e:  # of any type: an answer that makes no sense may be taken for one
                 reason = next((text for sign, text in _REFUSALS.items() if sign in str(e)), one_line(e))
                 raise DeviceLostError(f"cannot connect to {self.describe()}: {reason}") from e
             finally:
                 self._dials = False
-        if offered != self.threads:
+        if not isinstance(offered, int) or not 0 < offered <= self.threads:
+            self.close()
+            raise DeviceLostError(f"{self.describe()} gives answers that make no sense: {offered!r} threads")
+        if offered < self.threads:
             self.close()
             raise InvalidValueError(
                 f"{self.describe()} offers at most {offered} threads (got {self.threads}); start its server with "

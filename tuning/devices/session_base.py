@@ -218,11 +218,11 @@ class Session:
             raise DeviceLostError(f"{self.describe()} gave no answer within {limit:g} s to {what}") from e
         except tvm.error.RPCError as e:
             raise MeasurementError(f"{what} failed on {self.describe()}: {_reason(e)}") from e
-        except (AttributeError, TypeError, ValueError) as e:  # found wrong on this side of the connection
-            raise MeasurementError(f"{what} failed: {one_line(e)}") from e
         except RuntimeError as e:
             self._rpc = None
             raise DeviceLostError(f"{self.describe()} was lost during {what}: {self._cause(e)}") from e
+        except Exception as e:  # found wrong on this side of the connection; its type may come from the other
+            raise MeasurementError(f"{what} failed: {one_line(e)}") from e
 
     def _within(self, limit_sec: float, action: Callable[[], _T]) -> _T:
         """Do `action` in a thread and wait for it; past the limit or on Ctrl-C abort the connection it waits on.

@@ -27,6 +27,7 @@ import click
 from tvm_mpq import scratch
 
 CRASH = "crash"
+"""Where a crash is written down; gone when Python ended the child, in whatever way."""
 
 PATIENCE_SEC = 10.0
 """For a child that was asked to end; native code does not listen."""
@@ -107,6 +108,8 @@ def guarded(work: Callable[[], None]) -> int | None:
             work()
         finally:
             faulthandler.disable()
+            with contextlib.suppress(OSError):
+                (root / CRASH).unlink()
     return None
 
 
@@ -137,18 +140,28 @@ def _watch(child: int, watched: set[signal.Signals]) -> int:
 def _told(status: int, crash: Path) -> int:
     """The exit code; of a child that did not end by itself, after a line that says how."""
     if os.WIFEXITED(status):
-        return os.WEXITSTATUS(status)
+        code = os.WEXITSTATUS(status)
+        if not crash.exists():
+            return code
+        return _say(f"a native library ended the process (exit code {code}); {_KEPT}; please report it", 1)
     number = os.WTERMSIG(status)
     name = signal.Signals(number).name
     if number in CRASHES:
-        text = f"a native library crashed ({name}){_place(crash)}; what was measured so far is kept; please report it"
+        text = f"a native library crashed ({name}){_place(crash)}; {_KEPT}; please report it"
     elif number == signal.SIGKILL:
-        text = "the process was ended by SIGKILL, perhaps for lack of memory; what was measured so far is kept"
+        text = f"the process was ended by SIGKILL, perhaps for lack of memory; {_KEPT}"
     else:
-        text = f"the process was ended by {name}; what was measured so far is kept"
+        text = f"the process was ended by {name}; {_KEPT}"
+    return _say(text, 1 if number in CRASHES else 128 + number)
+
+
+_KEPT = "what was measured so far is kept"
+
+
+def _say(text: str, code: int) -> int:
     with contextlib.suppress(OSError):
         click.echo(f"error: {text}", err=True)
-    return 1 if number in CRASHES else 128 + number
+    return code
 
 
 def _place(crash: Path) -> str:

@@ -36,6 +36,11 @@ def crash(number: int) -> None:
     "End by a signal, as native code does."
     os.kill(os.getpid(), number)
 
+@cli.cli.command()
+def leave() -> None:
+    "End without Python, as a library does that calls `exit`."
+    os._exit(255)
+
 cli.main()
 """
 
@@ -108,12 +113,12 @@ def test_a_signal_ends_it_in_order(
 def test_under_nohup_a_closed_terminal_ends_nothing(
     started: list[subprocess.Popen[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PATIENCE_SEC", "1")
+    monkeypatch.setenv("PATIENCE_SEC", "3")
     process, child, folder = waiting(started, tmp_path, hangup=signal.SIG_IGN)
     for pid in (child, process.pid):
         os.kill(pid, signal.SIGHUP)
     with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(timeout=4)  # the guard wakes once a second
+        process.wait(timeout=6)  # the guard wakes once a second
     assert folder.exists()
     monkeypatch.undo()
     os.kill(process.pid, signal.SIGTERM)
@@ -129,6 +134,13 @@ def test_a_crash_is_named_in_one_line(
     assert started[0].returncode == 1
     assert err.startswith(f"error: a native library crashed ({number.name}) in ") and err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_library_that_ends_the_process_is_told(started: list[subprocess.Popen[str]], tmp_path: Path) -> None:
+    process = start(started, tmp_path, "leave")
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 1 and err.count("\n") == 1
+    assert err.startswith("error: a native library ended the process (exit code 255); ")
 
 
 def test_who_kills_the_child_is_told(started: list[subprocess.Popen[str]], tmp_path: Path) -> None:
