@@ -6,12 +6,15 @@
 Kinds: `onnx` and `tflite` files through `inspect`, `.npz` data, `plan.json` with `codes.npz` (read and realized),
 `report.json` (shown), database files (read, verified, written), exported `records`, and replies of an RPC server. A
 case is found again by its kind, its number and the seed. Inputs go to a process of its own, which is watched, and is
-started again when one kills it; such a case is named with the signal. What is a fault is printed; counts come last.
+started again when one kills it; such a case is named with the signal. A server's replies go to a command in a process
+of its own, as the command line has it, and a crash of TVM's client that this names in one line counts as `named`. What
+is a fault is printed; counts come last.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import select
@@ -26,46 +29,12 @@ from pathlib import Path
 
 import psutil
 from faults_job import make_network
+from fuzz_guarded import MOST_BYTES
 from fuzz_worker import KINDS
 
 LONGEST_SEC = 20.0
-MOST_BYTES = 2 * 10**9
-"""Of resident memory, beyond what the process had before the case."""
 
 ROOT = Path(__file__).parents[1]
-
-CABLE = """
-import json, pathlib, random, socket, sys, threading
-
-def forward(source, target, damage):
-    seen = 0
-    try:
-        while data := source.recv(65536):
-            data = bytearray(data)
-            for at in list(damage):
-                if seen <= at < seen + len(data):
-                    data[at - seen] = damage.pop(at)
-            seen += len(data)
-            target.sendall(data)
-    except OSError:
-        pass
-    for end in (source, target):
-        try:
-            end.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
-
-listener = socket.create_server(("127.0.0.1", 0))
-print(listener.getsockname()[1], flush=True)
-while True:
-    client, _ = listener.accept()
-    rng = random.Random(json.loads(pathlib.Path(sys.argv[2]).read_text())["seed"])
-    damage = {int(rng.choice((40, 400, 4000)) * rng.random()): rng.choice((0, 255, rng.randrange(256)))
-              for _ in range(rng.choice((1, 1, 2, 5)))}
-    server = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
-    threading.Thread(target=forward, args=(client, server, {}), daemon=True).start()
-    threading.Thread(target=forward, args=(server, client, damage), daemon=True).start()
-"""
 
 
 class Worker:
@@ -73,7 +42,7 @@ class Worker:
 
     def __init__(self, folder: Path, seed: int, environment: dict[str, str]) -> None:
         self._command = [sys.executable, str(ROOT / "benchmarks" / "fuzz_worker.py"), str(seed), str(folder)]
-        self._environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+        self._environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", **environment}
         self._start()
 
     def _start(self) -> None:
@@ -86,15 +55,14 @@ class Worker:
         """What became of a case; of one that ends the process, how."""
         fault, line = self._ask(f"{kind} {number}", LONGEST_SEC)
         if fault.startswith("took longer"):  # perhaps the machine's fault: once more
-            self._process.wait()
-            self._start()
             fault, line = self._ask(f"{kind} {number}", LONGEST_SEC)
         if line:
             answer: dict[str, str] = json.loads(line)
             return answer
-        code = self._process.wait()
-        self._start()
-        return {"outcome": "fault", "text": fault or f"crash: {_name(code)}"}
+        if not fault:
+            fault = f"crash: {_name(self._process.wait())}"
+            self._start()
+        return {"outcome": "fault", "text": fault}
 
     def _ask(self, question: str, patience_sec: float) -> tuple[str, str]:
         """(why it was ended, its answer); one of them or both are empty."""
@@ -110,15 +78,34 @@ class Worker:
             elif self._memory() - before > MOST_BYTES:
                 fault = f"took more than {MOST_BYTES / 1e9:g} GB"
             if fault:
-                self._process.kill()
+                self._end_case()
                 break
         return fault, "" if fault else self._process.stdout.readline()
 
+    def _end_case(self) -> None:
+        """End the child that has the case; if there is none, or its end changes nothing, the process, for a new one."""
+        assert self._process.stdout is not None
+        children = self._seen.children(recursive=True)
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        if children and select.select([self._process.stdout], [], [], 5.0)[0]:
+            self._process.stdout.readline()
+            return
+        self._process.kill()
+        self._process.wait()
+        self._start()
+
     def _memory(self) -> int:
-        try:
-            return int(self._seen.memory_info().rss)
-        except psutil.NoSuchProcess:
-            return 0
+        """Bytes that the process has, or with what a child of it, once the same, has asked for since."""
+        most = 0
+        with contextlib.suppress(psutil.NoSuchProcess):
+            here = self._seen.memory_info()
+            most = int(here.rss)
+            for child in self._seen.children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    most = max(most, int(here.rss + child.memory_info().vms - here.vms))
+        return most
 
     def close(self) -> None:
         self._process.kill()
@@ -155,11 +142,10 @@ def run(
         folder = Path(name)
         built = built or make_built(folder)
         environment = {"TVM_MPQ_FUZZ_BUILT": str(built)}
-        started: list[subprocess.Popen[str]] = []
-        if "rpc" in cases:
-            started = serve(folder)
-            assert started[-1].stdout is not None
-            environment["TVM_MPQ_FUZZ_CABLE"] = started[-1].stdout.readline().strip()
+        board = serve(folder) if "rpc" in cases else None
+        if board is not None:
+            assert board.stdout is not None
+            environment["TVM_MPQ_FUZZ_BOARD"] = board.stdout.readline().strip()
         worker = Worker(folder, seed, environment)
         try:
             for kind, count in cases.items():
@@ -171,26 +157,20 @@ def run(
                         faults.append(f"{kind} {number} (seed {seed}): {answer['text']}")
                         say(faults[-1])
                 say(f"{kind}: {count} cases in {time.monotonic() - start:.0f} s")
+        except KeyboardInterrupt:  # what was counted by then is told
+            say(f"{kind}: interrupted at case {number}, after {time.monotonic() - start:.0f} s")
         finally:
             worker.close()
-            for process in started:
-                process.kill()
-                process.wait()
+            if board is not None:
+                board.kill()
+                board.wait()
     return counts, faults
 
 
-def serve(folder: Path) -> list[subprocess.Popen[str]]:
-    """TVM's RPC server and a cable to it; the last line of each says its port."""
-    sys.path.insert(0, str(ROOT / "tests" / "support"))
-    from mpq_testing.rpc import _SERVER
-
-    (folder / "replies.json").write_text('{"seed": 0}')
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    server = subprocess.Popen([sys.executable, "-c", _SERVER, "", "0", "21590"], **pipes)  # type: ignore[call-overload]
-    assert server.stdout is not None
-    port = server.stdout.readline().strip()
-    cable = subprocess.Popen([sys.executable, "-c", CABLE, port, str(folder / "replies.json")], **pipes)  # type: ignore[call-overload]
-    return [server, cable]
+def serve(folder: Path) -> subprocess.Popen[str]:
+    """A board whose replies are damaged as the folder's `replies.json` says; its first line is its port."""
+    command = [sys.executable, str(ROOT / "benchmarks" / "fuzz_board.py"), str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
 def main() -> None:
@@ -201,6 +181,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--built", type=Path, help="folder of an earlier run's network, instead of making one")
     asked = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it runs in the background ignore it
     counts, faults = run(
         dict.fromkeys(asked.kinds.split(","), asked.cases),
         asked.seed,

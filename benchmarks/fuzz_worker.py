@@ -6,10 +6,12 @@ Case after case by number on standard input: a line `KIND NUMBER`, answered by o
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import io
 import json
 import os
+import platform
 import random
 import sqlite3
 import sys
@@ -22,14 +24,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fuzz_guarded import guarded
 from fuzz_mutations import mutate_bytes, mutate_json, mutate_npz, mutate_onnx, mutate_words
 
 from tvm_mpq.cli import alone, one_line
 from tvm_mpq.errors import MPQError
+from tvm_mpq.targets.cpuinfo import architecture
 
 alone.import_tvm_alone()
 
 ROOT = Path(__file__).parents[1]
+
 INPUTS = {"x": ((1, 3, 6, 6), "float32")}
 
 
@@ -231,17 +236,24 @@ def imported_records(path: Path) -> None:
 
 
 def damaged_replies(folder: Path, rng: random.Random) -> str:
-    """The cable to the server, a process of the parent's, is told which bytes of the replies to change."""
+    """The board, a process of the parent's, is told what to change."""
     (folder / "replies.json").write_text(json.dumps({"seed": rng.randrange(2**32)}))
     return "replies.json"
 
 
 def asked_board(path: Path) -> None:
     from tvm_mpq.pipeline import list_devices
-    from tvm_mpq.tuning.devices import session
 
-    session.CONNECT_TIMEOUT_SEC = 2.0
-    list_devices(f"127.0.0.1:{os.environ['TVM_MPQ_FUZZ_CABLE']}", None)
+    list_devices(f"127.0.0.1:{os.environ['TVM_MPQ_FUZZ_BOARD']}", None)
+
+
+def prepared_board() -> None:
+    """What the first session would have to do, and less patience."""
+    from tvm_mpq.pipeline import devices
+    from tvm_mpq.tuning.devices import probe, session
+
+    session.CONNECT_TIMEOUT_SEC = devices.ANSWER_SEC = session.GRACE_SEC = 1.0
+    probe._library(architecture(platform.machine()))
 
 
 KINDS: dict[str, tuple[Callable[[Path, random.Random], str], Callable[[Path], None]]] = {
@@ -266,9 +278,12 @@ def main() -> None:
             from tvm_mpq.pipeline import Options, inspect_network, list_devices  # noqa: F401
 
             onnx_bases()
+            if "TVM_MPQ_FUZZ_BOARD" in os.environ:
+                prepared_board()
             answers.write("ready\n")
             continue
-        answers.write(json.dumps(judge(kind, int(number), seed, folder)) + "\n")
+        case = functools.partial(judge, kind, int(number), seed, folder)
+        answers.write(json.dumps(guarded(case) if kind == "rpc" else case()) + "\n")
 
 
 if __name__ == "__main__":
