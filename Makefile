@@ -5,7 +5,9 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_FLAGS)
 
 # Files in the order of their folders: long ones come early, and no worker is left alone with one at the end.
-TESTS := TVM_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+# One thread each, of PyTorch and OpenBLAS too: beside another worker their threads wait for each other at full load, and
+# training the demo's network takes four times the work.
+TESTS := TVM_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 # Tests start hundreds of processes, which compile our modules anew where Python is told not to write down that it has.
 unexport PYTHONDONTWRITEBYTECODE
 
