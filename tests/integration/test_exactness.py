@@ -13,7 +13,7 @@ from mpq_testing.definition import assert_steps_follow_the_definition, is_intege
 from mpq_testing.lab import Lab
 from mpq_testing.offered import few_bits
 from mpq_testing.onnx_models import GRAPHS, reference_outputs
-from mpq_testing.slowly import slow_but
+from mpq_testing.slowly import SLOW, slow_but
 from tvm_mpq.passes.lowering import KernelStep, ReshapeStep
 from tvm_mpq.schema import FLOAT_BITS, Plan, Precision
 
@@ -108,7 +108,14 @@ def test_float_plan_is_the_source_model(lab: GetLab, name: str) -> None:
         assert relative(got, want) < 1e-4
 
 
-@pytest.mark.parametrize("name", sorted(set(GRAPHS) - {"residual"}))
+OF_OTHER_TESTS = ("batch_of_two", "channels_last_input", "multilayer", "two_consumers", "two_inputs")
+"""Graphs of operators that other kinds have too; how they are read is what the other tests here see."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=SLOW if n in OF_OTHER_TESTS else []) for n in sorted(set(GRAPHS) - {"residual"})],
+)
 def test_every_kind_of_graph(lab: GetLab, name: str, tmp_path: Path) -> None:
     """A random mix of precisions: each step by its definition, the library as the interpreter, close to fp32."""
     network = lab(name)

@@ -12,6 +12,7 @@ import tvm
 
 from mpq_testing import low_bit
 from mpq_testing.assembly import inner_loops
+from mpq_testing.slowly import SLOW
 from tvm_mpq.kernels import Family, Kernel, Request, families, fitting
 from tvm_mpq.kernels.machines.avx2 import Avx2Nibbles
 from tvm_mpq.kernels.machines.neon import NeonNibbles
@@ -73,8 +74,19 @@ def kernel_of(request: Request, turn: int = 0, **changed: object) -> Kernel:
 
 
 @avx2
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("precision, out_bits", [("w2a4", 8), ("w2a5", 32), ("w1a4", 8), ("w1a2", 32)])
+@pytest.mark.parametrize(
+    ("precision", "out_bits", "threads"),
+    [  # those that are quick have every workload together, and half of them at each number of bits
+        ("w2a4", 8, 1),
+        ("w2a5", 32, 2),
+        ("w1a4", 8, 2),
+        ("w1a2", 32, 1),
+        pytest.param("w2a4", 8, 2, marks=SLOW),
+        pytest.param("w2a5", 32, 1, marks=SLOW),
+        pytest.param("w1a4", 8, 1, marks=SLOW),
+        pytest.param("w1a2", 32, 2, marks=SLOW),
+    ],
+)
 def test_equals_reference(precision: str, out_bits: int, threads: int, rng: np.random.Generator) -> None:
     """Every workload at one and at two bits; bands of one row, of a few and of the whole map take turns."""
     p = Precision.parse(precision)
