@@ -14,7 +14,7 @@ import queue
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -63,10 +63,10 @@ def build_modules(
     linker: str | None = None,
     folder: str | Path | None = None,
     group_size: int = 8,
-) -> Iterator[BuildResult]:
+) -> Generator[BuildResult, None, None]:
     """Compile each (name, function) for `target` into a shared library; results come as they are made, in any order.
 
-    Who stops asking for them stops the workers too.
+    Who closes the generator before its end stops the workers too.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ class _Run:
         self._found: queue.SimpleQueue[BuildResult | None] = queue.SimpleQueue()  # None = a thread has ended
         self._error: BaseException | None = None
 
-    def results(self, workers: int) -> Iterator[BuildResult]:
+    def results(self, workers: int) -> Generator[BuildResult, None, None]:
         """Start that many threads, and give what they make."""
         threads = [threading.Thread(target=self._work, daemon=True) for _ in range(workers)]
         for thread in threads:

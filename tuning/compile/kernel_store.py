@@ -132,10 +132,12 @@ class KernelStore:
         items = [(s.symbol, s.code) for s in sources]
         with tempfile.TemporaryDirectory(dir=self._folder) as work:
             made = build_modules(items, self.target(), workers=self._workers, linker=self.linker, folder=work)
-            for done, result in enumerate(made, 1):
-                self._keep(by_symbol[result.name], result)
-                if progress:
-                    progress(done, len(items), "compiling kernels")
+            # Closed before its folder goes: an error here holds this frame, and with it workers that go on.
+            with contextlib.closing(made):
+                for done, result in enumerate(made, 1):
+                    self._keep(by_symbol[result.name], result)
+                    if progress:
+                        progress(done, len(items), "compiling kernels")
 
     def _keep(self, source: KernelSource, result: BuildResult) -> None:
         if result.path is None:

@@ -25,7 +25,7 @@ from tvm_mpq.select.ilp import Solution
 from tvm_mpq.select.nearest import nearest_budgets, out_of_reach, rounded_up
 from tvm_mpq.select.pricing import price
 from tvm_mpq.select.problem import Problem
-from tvm_mpq.select.quality import Quality, Tried
+from tvm_mpq.select.quality import Quality, Tried, fastest_uniform
 from tvm_mpq.select.within_drop import WORTH
 
 Selected = tuple[Tables, Tried, list[Tried]]
@@ -76,7 +76,7 @@ class Selector:
                 chosen = now
                 break
         chosen, tried = self._taught(tables, chosen, tried, latency_share)
-        return tables, chosen, [_repriced(tables.problem, t) for t in tried]
+        return settled_plans(self._context, tables, chosen, tried, effective_budget(self.budget).max_drop)
 
     def _noted(self, solution: Solution) -> Quality:
         self._seen.append(self._evaluate(solution))
@@ -169,6 +169,21 @@ def stands(chosen_for_us: float, measured_us: float, budget: Budget) -> bool:
     """
     limited = budget.latency_ms is not None or budget.latency_ratio is not None
     return measured_us <= (chosen_for_us if limited else (1 + WORTH) * chosen_for_us)
+
+
+def settled_plans(
+    context: RunContext, tables: Tables, chosen: Tried, tried: list[Tried], max_drop: float | None
+) -> Selected:
+    """The same, with nothing predicted of what may be built: the plan, and the uniform one it is timed beside."""
+    settled: Tables | None = tables
+    while settled is not None:
+        tables = settled
+        chosen, tried = _repriced(tables.problem, chosen), [_repriced(tables.problem, t) for t in tried]
+        rival = None if max_drop is None else fastest_uniform(tried, max_drop)
+        settled = measure_chosen_predictions(context, tables, chosen.solution)
+        if settled is None and rival is not None:
+            settled = measure_chosen_predictions(context, tables, rival.solution)
+    return tables, chosen, tried
 
 
 def _repriced(problem: Problem, tried: Tried) -> Tried:

@@ -19,7 +19,9 @@ from tvm_mpq.errors import InvalidValueError, MissingDependencyError
 from tvm_mpq.kernels.registry import Request, default_kernel, kernel_from_json
 from tvm_mpq.schema import BF16, FLOAT_BITS, FP32, W8A8, AddWorkload, Conv2dWorkload, Precision
 from tvm_mpq.targets import features, resolve
-from tvm_mpq.tuning.compile.build import build_modules, end_workers
+from tvm_mpq.tuning.compile import kernel_store
+from tvm_mpq.tuning.compile.build import BuildResult, build_modules, end_workers
+from tvm_mpq.tuning.compile.kernel_store import KernelStore
 
 TARGET = tvm.target.Target({"kind": "llvm"})
 
@@ -127,6 +129,27 @@ def test_interrupt_stops_the_workers(primfunc):
     while alive_children() and time.monotonic() < end:
         time.sleep(0.05)
     assert not alive_children()
+
+
+def test_an_error_of_who_is_told_stops_the_workers_before_their_folder_goes(primfunc, tmp_path, monkeypatch):
+    """Also while the error is held, and with it the frames it came through."""
+    closed = []
+
+    def results(items, target, *, workers, linker, folder):
+        try:
+            for name, _ in items:
+                yield BuildResult(name, None, "why")
+        finally:
+            closed.append(Path(folder).exists())
+
+    def tell(done, total, stage):
+        raise OverflowError(f"{done} of {total}")
+
+    monkeypatch.setattr(kernel_store, "build_modules", results)
+    store = KernelStore(tmp_path, {"kind": "llvm"})
+    with pytest.raises(OverflowError, match="1 of 2") as held:
+        store.compile([store.source_of(primfunc(name)) for name in ("double", "huge")], tell)
+    assert closed == [True] and held.value is not None
 
 
 def test_arguments_are_checked(primfunc):
