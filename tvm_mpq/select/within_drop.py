@@ -21,7 +21,7 @@ from tvm_mpq.select.reasons import swapped
 from tvm_mpq.select.searcher import Searcher
 from tvm_mpq.select.uniforms import uniform_plans, weighted
 
-CAPS = 4
+CAPS = 3
 """Caps on the tables' loss that are tried between the last plan that kept the drop and the first that did not. More
 find little: near what is allowed it is chance which plans keep it, and what chance favours loses more on new images."""
 
@@ -111,24 +111,20 @@ class _Search:
         """Find the fastest uniform plan that keeps the drop: it bounds all that follows.
 
         A plan of no more bits anywhere than one that does not keep the drop is not run either, nor is a slower one than
-        one that does, nor a hopeless one; next is always the plan that settles most others either way.
+        one that does, nor a hopeless one. Next is always the one in the middle of those left, by what the tables say
+        that they lose.
         """
         plans = uniform_plans(self._problem, but_ends=True)
         priced = {name: self._price(labels) for name, labels in plans.items()}
         left = {name: s for name, s in priced.items() if s is not None and _is_within(s, self._limits)}
         names = weighted(self._problem)
 
-        def settled(name: str) -> tuple[list[str], list[str]]:
-            """What need not be run if this plan keeps the drop, and if it does not; itself among them."""
-            slower = [n for n, s in left.items() if s.latency_us >= left[name].latency_us]
-            return slower, [n for n, s in left.items() if _has_no_more_bits(s, left[name], names)]
-
         while left:
-            name = max(left, key=lambda n: (min(map(len, settled(n))), -left[n].latency_us))
-            slower, done = settled(name)
+            name = sorted(left, key=lambda n: (left[n].loss, left[n].latency_us))[len(left) // 2]
+            done = [n for n, s in left.items() if _has_no_more_bits(s, left[name], names)]
             met = None if self._is_hopeless(left[name]) else self._attempt(left[name], name)
             if met is not None and met.quality.keeps(self._max_drop):
-                done = slower
+                done = [n for n, s in left.items() if s.latency_us >= left[name].latency_us]
             elif met is not None and met.quality.drop.broken:
                 done = [name]  # what is not finite at 16 bits says nothing of integers
             left = {n: s for n, s in left.items() if n not in done}
@@ -163,9 +159,10 @@ class _Search:
 
     def _narrow(self, bottom: float, high: Solution) -> None:
         """Try caps between a loss at which the drop is kept, or so small that none need be smaller, and a plan's."""
-        bottom = max(bottom, BOTTOM * min(self._least_failing(), high.loss), _TINY)
-        while self._caps and high.loss > CLOSE * bottom and not self._too_slow(high, WORTH_A_CAP):
-            cap = self._next_cap(bottom, high.loss)
+        top = min(self._least_failing(), high.loss)
+        bottom = max(bottom, BOTTOM * top, _TINY)
+        while self._caps and top > CLOSE * bottom and not self._too_slow(high, WORTH_A_CAP):
+            cap = self._next_cap(bottom, top)
             found = self._fastest_below(cap)
             if found is None:
                 bottom = cap
@@ -176,7 +173,7 @@ class _Search:
             if self._keeps(found):
                 bottom = cap
             else:
-                high = found
+                high, top = found, found.loss
 
     def _next_cap(self, bottom: float, top: float) -> float:
         """Where the drop should be what is allowed, by the plan tried whose loss is nearest; kept off both ends.
