@@ -17,7 +17,7 @@ from tvm_mpq.select.searcher import IntegerProgram
 from tvm_mpq.select.uniforms import uniform_plans
 from tvm_mpq.select.within_drop import CAPS, DOUBTLESS, fastest_within
 
-FORMATS = {"fp32": 32, "fp16": 32, "w8a8": 8, "w6a8": 8, "w4a8": 8}
+FORMATS = {"fp32": 32, "fp16": 32} | {f"w{bits}a8": 8 for bits in range(1, 9)}
 
 
 def chain(*operators: Mapping[str, tuple[float, float]], convert_us: float = 0.1) -> Problem:
@@ -89,6 +89,28 @@ def test_few_uniform_plans_are_run() -> None:
         keeping = [t for t in tried if t.name and t.quality.keeps(drop)]
         assert min(keeping, key=lambda t: t.solution.latency_us).name == wanted
         assert len([t for t in tried if t.name]) <= 4
+
+
+def test_uniform_plans_are_parted_by_what_they_lose() -> None:
+    """Each settles half of what is left: no plan that loses a hundred times too much is looked at."""
+    ladder = {f"w{bits}a8": (bits / 2.0, 4.0**-bits) for bits in range(1, 9)} | {"fp32": (9.0, 0.0)}
+    problem = chain(*[ladder] * 4)
+    plans = uniform_plans(problem, but_ends=True)
+    assert len(plans) > 12
+    for bits in range(2, 8):
+        allowed = 1.5 * 4 * 4.0**-bits
+        _, tried = fastest_within(problem, Limits(), allowed, as_tables(), IntegerProgram(10))
+        named = [t for t in tried if t.name]
+        assert f"uniform w{bits}a8" in {t.name for t in named} and len(named) <= math.ceil(math.log2(len(plans))) + 1
+
+
+def test_caps_lie_below_what_is_known_to_fail() -> None:
+    """4 bits lose a thousand times what 6 bits do; between the two 5 bits failed already."""
+    steep = {"fp32": (9.0, 0.0), "w8a8": (4.0, 0.001), "w6a8": (3.0, 0.01), "w5a8": (2.5, 0.06), "w4a8": (1.0, 10.0)}
+    _, tried = fastest_within(chain(*[steep] * 12), Limits(), 0.3, as_tables(), IntegerProgram(10))
+    failed = next(t for t in tried if t.name == "uniform w5a8, ends w8a8")
+    searched = [t for t in tried if not t.name]
+    assert searched and all(t.solution.loss <= failed.solution.loss for t in searched)
 
 
 def test_a_uniform_plan_that_breaks_a_limit_settles_nothing() -> None:
