@@ -163,7 +163,7 @@ class Selector:
 
 
 def stands(chosen_for_us: float, measured_us: float, budget: Budget) -> bool:
-    """Whether a plan stays chosen when its predictions are measured: no other is better then by more than the noise.
+    """Whether a plan stays chosen when its predictions are measured: it takes what it was chosen for, within the noise.
 
     Within a limit on latency it takes no more than it was chosen for.
     """

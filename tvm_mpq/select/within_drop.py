@@ -73,8 +73,12 @@ def fastest_within(
     """
     search = _Search(problem, limits, max_drop, evaluate, searcher, progress)
     search.uniforms()
-    if not search.free():
-        search.bisect()
+    try:
+        if not search.free():
+            search.bisect()
+    except InfeasibleError:  # of a searcher that proves nothing, and finds nothing where a uniform plan is in hand
+        if not search.keeping():
+            raise
     if not search.keeping():
         raise InfeasibleError(_nothing_keeps(max_drop, search.tried))
     search.prefer_integers()

@@ -186,6 +186,17 @@ def test_where_no_uniform_plan_is_within_limits_the_least_loss_is_run() -> None:
     assert find(problem, 0.5 + 1e-9, truth, limits).solution.choices == least.choices
 
 
+def test_a_searcher_that_finds_nothing_costs_no_uniform_plan() -> None:
+    class Blind(IntegerProgram):
+        def best(self, *_: object, **__: object) -> Solution:
+            raise InfeasibleError("nothing found")
+
+    chosen, _ = fastest_within(chain(*[SAME] * 4), Limits(), 0.5, as_tables(), Blind(10))
+    assert chosen.name == "uniform w6a8"
+    with pytest.raises(InfeasibleError, match="nothing found"):
+        fastest_within(chain(*[SAME] * 4), Limits(latency_us=13.0), 0.1, as_tables(), Blind(10))
+
+
 def test_next_to_nothing_is_not_looked_for() -> None:
     """4 bits fail, and gain a sixtieth over 6 bits: nothing between the two is tried."""
     flat = {"fp32": (9.0, 0.0), "w8a8": (4.0, 0.01), "w6a8": (3.0, 0.05), "w4a8": (2.95, 0.1)}
