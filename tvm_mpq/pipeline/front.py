@@ -13,7 +13,7 @@ from tvm_mpq.select.searcher import IntegerProgram
 from tvm_mpq.select.uniforms import uniform_plans, weighted
 
 PICTURE_POINTS = 8
-PICTURE_SECONDS = 1.0
+PICTURE_SECONDS = 0.5
 """Of the solver for each point that is only drawn: what is not proven by then is drawn as it is."""
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from tvm_mpq.schema import Precision
 from tvm_mpq.select.evaluate import uniform
+from tvm_mpq.select.ilp import Solution
 from tvm_mpq.select.problem import Problem
 
 ENDS = ("w8a8", "fp32")
@@ -39,3 +42,17 @@ def uniform_plans(problem: Problem, *, but_ends: bool = False) -> dict[str, dict
         if plan not in distinct.values():
             distinct[name] = plan
     return distinct
+
+
+def middle(plans: Mapping[str, Solution]) -> str:
+    """The name of the one in the middle by loss; what another beats in latency and loss both is left out."""
+    useful = [
+        n for n, s in plans.items() if not any(o.latency_us < s.latency_us and o.loss < s.loss for o in plans.values())
+    ]
+    return sorted(useful, key=lambda n: (plans[n].loss, plans[n].latency_us))[len(useful) // 2]
+
+
+def has_no_more_bits(fewer: Solution, more: Solution, names: Sequence[str]) -> bool:
+    """Whether a plan has at most as many bits as another in each of these operators, weights and activations."""
+    pairs = ((Precision.parse(fewer.choices[n]), Precision.parse(more.choices[n])) for n in names)
+    return all(a.weight_bits <= b.weight_bits and a.activation_bits <= b.activation_bits for a, b in pairs)

@@ -19,7 +19,7 @@ from tvm_mpq.select.problem import Limits, Problem
 from tvm_mpq.select.quality import Quality, Tried, fastest_uniform, nearest_uniform
 from tvm_mpq.select.reasons import swapped
 from tvm_mpq.select.searcher import Searcher
-from tvm_mpq.select.uniforms import uniform_plans, weighted
+from tvm_mpq.select.uniforms import has_no_more_bits, middle, uniform_plans, weighted
 
 CAPS = 3
 """Caps on the tables' loss that are tried between the last plan that kept the drop and the first that did not. More
@@ -115,8 +115,7 @@ class _Search:
         """Find the fastest uniform plan that keeps the drop: it bounds all that follows.
 
         A plan of no more bits anywhere than one that does not keep the drop is not run either, nor is a slower one than
-        one that does, nor a hopeless one. Next is always the one in the middle of those left, by what the tables say
-        that they lose.
+        one that does, nor a hopeless one. Next is always the one in the middle of those left.
         """
         plans = uniform_plans(self._problem, but_ends=True)
         priced = {name: self._price(labels) for name, labels in plans.items()}
@@ -124,8 +123,8 @@ class _Search:
         names = weighted(self._problem)
 
         while left:
-            name = sorted(left, key=lambda n: (left[n].loss, left[n].latency_us))[len(left) // 2]
-            done = [n for n, s in left.items() if _has_no_more_bits(s, left[name], names)]
+            name = middle(left)
+            done = [n for n, s in left.items() if has_no_more_bits(s, left[name], names)]
             met = None if self._is_hopeless(left[name]) else self._attempt(left[name], name)
             if met is not None and met.quality.keeps(self._max_drop):
                 done = [n for n, s in left.items() if s.latency_us >= left[name].latency_us]
@@ -271,11 +270,6 @@ class _Search:
             return cost(self._problem, labels)
         except InfeasibleError:  # no tensor formats fit them
             return None
-
-
-def _has_no_more_bits(fewer: Solution, more: Solution, names: list[str]) -> bool:
-    pairs = ((Precision.parse(fewer.choices[n]), Precision.parse(more.choices[n])) for n in names)
-    return all(a.weight_bits <= b.weight_bits and a.activation_bits <= b.activation_bits for a, b in pairs)
 
 
 def _is_within(solution: Solution, limits: Limits) -> bool:

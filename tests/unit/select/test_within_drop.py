@@ -104,6 +104,13 @@ def test_uniform_plans_are_parted_by_what_they_lose() -> None:
         assert f"uniform w{bits}a8" in {t.name for t in named} and len(named) <= math.ceil(math.log2(len(plans))) + 1
 
 
+def test_a_uniform_plan_that_is_slower_and_loses_more_comes_last() -> None:
+    """Two bits are slower than four here, and lose more: what is kept at four or more settles them."""
+    odd = {"fp32": (9.0, 0.0), "w8a8": (4.0, 0.01), "w6a8": (3.0, 0.05), "w4a8": (2.0, 0.1), "w2a8": (3.5, 0.07)}
+    _, tried = fastest_within(chain(*[odd] * 4), Limits(), 0.25, as_tables(), IntegerProgram(10))
+    assert not any("w2a8" in t.name for t in tried)
+
+
 def test_caps_lie_below_what_is_known_to_fail() -> None:
     """4 bits lose a thousand times what 6 bits do; between the two 5 bits failed already."""
     steep = {"fp32": (9.0, 0.0), "w8a8": (4.0, 0.001), "w6a8": (3.0, 0.01), "w5a8": (2.5, 0.06), "w4a8": (1.0, 10.0)}
