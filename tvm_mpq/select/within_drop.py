@@ -37,7 +37,7 @@ WIDE = 4.0
 INSET = 0.15
 """Share of the way between two caps, in logarithms, that the next one stands away from either."""
 
-DOUBTLESS = 4.0
+DOUBTLESS = 3.0
 """Times the loss, by the tables, of a plan that did not keep the drop: one of so much is not run. What plans really
 lose is 0.5 to 1.3 times what the tables say."""
 
@@ -114,8 +114,8 @@ class _Search:
     def uniforms(self) -> None:
         """Find the fastest uniform plan that keeps the drop: it bounds all that follows.
 
-        A plan of no more bits anywhere than one that does not keep the drop is not run either, nor is a slower one than
-        one that does, nor a hopeless one. Next is always the one in the middle of those left.
+        A plan of no more bits anywhere than one that does not keep the drop is not run either, nor is one that is
+        no faster than one that does, nor a hopeless one. Next is always the one in the middle of those left.
         """
         plans = uniform_plans(self._problem, but_ends=True)
         priced = {name: self._price(labels) for name, labels in plans.items()}
@@ -127,7 +127,7 @@ class _Search:
             done = [n for n, s in left.items() if has_no_more_bits(s, left[name], names)]
             met = None if self._is_hopeless(left[name]) else self._attempt(left[name], name)
             if met is not None and met.quality.keeps(self._max_drop):
-                done = [n for n, s in left.items() if s.latency_us >= left[name].latency_us]
+                done = [n for n, s in left.items() if self._too_slow(s)]
             elif met is not None and met.quality.drop.broken:
                 done = [name]  # what is not finite at 16 bits says nothing of integers
             left = {n: s for n, s in left.items() if n not in done}

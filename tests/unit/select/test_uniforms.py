@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
 import pytest
 
+from tvm_mpq.select.ilp import Solution
 from tvm_mpq.select.problem import Choice, Operator, Problem, Tensor
-from tvm_mpq.select.uniforms import uniform_plans, weighted
+from tvm_mpq.select.uniforms import middle, uniform_plans, weighted
 
 
 def operator(name: str, source: str, output: str, *labels: str, weights: bool = True) -> Operator:
@@ -54,3 +58,18 @@ def test_all_but_the_ends() -> None:
 
 def test_nothing_to_choose() -> None:
     assert uniform_plans(Problem((), ()), but_ends=True) == {}
+
+
+def test_the_middle_is_of_plans_that_no_other_beats() -> None:
+    found = {
+        name: cast(Solution, SimpleNamespace(latency_us=us, loss=loss))
+        for name, us, loss in [
+            ("a", 9.0, 0.0),
+            ("b", 4.0, 0.1),
+            ("slow", 5.0, 0.2),
+            ("slower", 6.0, 0.3),
+            ("c", 2.0, 0.4),
+        ]
+    }
+    assert middle(found) == "b"
+    assert middle({n: s for n, s in found.items() if n != "b"}) == "slow"

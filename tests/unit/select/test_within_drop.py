@@ -104,11 +104,11 @@ def test_uniform_plans_are_parted_by_what_they_lose() -> None:
         assert f"uniform w{bits}a8" in {t.name for t in named} and len(named) <= math.ceil(math.log2(len(plans))) + 1
 
 
-def test_a_uniform_plan_that_is_slower_and_loses_more_comes_last() -> None:
-    """Two bits are slower than four here, and lose more: what is kept at four or more settles them."""
-    odd = {"fp32": (9.0, 0.0), "w8a8": (4.0, 0.01), "w6a8": (3.0, 0.05), "w4a8": (2.0, 0.1), "w2a8": (3.5, 0.07)}
-    _, tried = fastest_within(chain(*[odd] * 4), Limits(), 0.25, as_tables(), IntegerProgram(10))
-    assert not any("w2a8" in t.name for t in tried)
+def test_a_uniform_plan_that_is_hardly_faster_than_one_that_is_kept_is_not_run() -> None:
+    """With its ends at 8 bits the other one loses less, and takes a thousandth more."""
+    flat = {"fp32": (9.0, 0.0), "w8a8": (3.005, 0.01), "w6a8": (3.0, 0.05)}
+    _, tried = fastest_within(chain(*[flat] * 4), Limits(), 0.5, as_tables(), IntegerProgram(10))
+    assert len(tried) == 1
 
 
 def test_caps_lie_below_what_is_known_to_fail() -> None:
