@@ -66,7 +66,7 @@ def write_arrays(path: Path, arrays: Sequence[npt.NDArray[Any]]) -> str:
     """All arrays into a file, one behind the other; returns where they are, for `read_arrays`."""
     with open(path, "wb") as file:
         for x in arrays:
-            file.write(np.asarray(x, order="C").tobytes())
+            np.asarray(x, order="C").tofile(file)
     return json.dumps([[str(x.dtype), list(x.shape)] for x in arrays])
 
 

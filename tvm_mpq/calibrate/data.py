@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ class Dataset:
     def _rows(self, name: str) -> int:
         return 1 if name in self.whole else self.batch
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """sha256 over all values, hexadecimal, 16 digits."""
         digest = hashlib.sha256()

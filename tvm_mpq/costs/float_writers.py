@@ -9,14 +9,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from datetime import datetime, timezone
-
-import tvm
 
 from tvm_mpq.costs.profiler import KernelProfiler
 from tvm_mpq.costs.table import LatencyTable
 from tvm_mpq.kernels.registry import Kernel, Request
-from tvm_mpq.schema import FLOAT_BITS, W8A8, LatencyKey, LatencyRecord
+from tvm_mpq.schema import FLOAT_BITS, W8A8, LatencyKey
+from tvm_mpq.select.problem import INTEGER_CLASS
 
 STATED_ERROR = 0.25
 """Of 174 kernels of MobileNetV2 and ResNet-20 on AVX2 half were estimated within 7 %, three quarters within 15 %, nine
@@ -26,13 +24,11 @@ estimate errs, and be selected anew once they are measured."""
 LEAST_SHARE = 0.5
 """Of the twin's time, which an estimate is never below."""
 
-_BYTE = 8
-
 
 def twins(request: Request) -> tuple[Request, Request, Request]:
     """The request that writes bytes, and both at w8a8, writing floats and bytes."""
     wide = dataclasses.replace(request, precision=W8A8)
-    return dataclasses.replace(request, out_bits=_BYTE), wide, dataclasses.replace(wide, out_bits=_BYTE)
+    return dataclasses.replace(request, out_bits=INTEGER_CLASS), wide, dataclasses.replace(wide, out_bits=INTEGER_CLASS)
 
 
 def estimate(
@@ -46,19 +42,7 @@ def estimate(
             left[key] = kernel
             continue
         us = (1 + STATED_ERROR) * max(own + wide - wide_bytes, LEAST_SHARE * own)
-        record = LatencyRecord(
-            key,
-            profiler.device.key,
-            tvm.__version__,
-            profiler.version(kernel),
-            us,
-            None,
-            0,
-            datetime.now(timezone.utc).isoformat(),
-            "predicted",
-            stated_error=STATED_ERROR,
-        )
-        table.offer(kernel, record)
+        table.offer(kernel, profiler.prediction(key, kernel, us, STATED_ERROR))
     return left
 
 

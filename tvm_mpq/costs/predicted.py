@@ -7,7 +7,6 @@ predictor states half its error, so that a repeated run finds the table it left.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
 
 import tvm
 
@@ -94,19 +93,7 @@ def _kept(
     """The stored prediction, or the new one, which is stored, where it is clearly better."""
     if old is not None and old.stated_error is not None and prediction.stated_error >= BETTER * old.stated_error:
         return old
-    now = datetime.now(timezone.utc).isoformat()
-    record = LatencyRecord(
-        key,
-        profiler.device.key,
-        tvm.__version__,
-        profiler.version(kernel),
-        prediction.median_us,
-        None,
-        0,
-        now,
-        "predicted",
-        stated_error=prediction.stated_error,
-    )
+    record = profiler.prediction(key, kernel, prediction.median_us, prediction.stated_error)
     profiler.db.put(record, replace=True)
     return record
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import Any
+
+import tvm
 
 from tvm_mpq.errors import NoKernelError
 from tvm_mpq.kernels.registry import Kernel, Request, named_kernel
@@ -65,6 +68,23 @@ class KernelProfiler:
             if self.progress:
                 self.progress(done, len(jobs), "measuring kernels")
             yield record
+
+    def prediction(self, key: LatencyKey, kernel: Kernel, median_us: float, stated_error: float) -> LatencyRecord:
+        """A record of a time that was not measured; it is not stored."""
+        now = datetime.now(timezone.utc).isoformat()
+        version = self.version(kernel)
+        return LatencyRecord(
+            key,
+            self.device.key,
+            tvm.__version__,
+            version,
+            median_us,
+            None,
+            0,
+            now,
+            "predicted",
+            stated_error=stated_error,
+        )
 
     def failure(self, key: LatencyKey, version: str, kind: FailureKind, reason: str) -> LatencyRecord:
         """A record that says why there is no time."""

@@ -183,11 +183,11 @@ class _Search:
 
         That says little of losses that lie close together, of which the middle is taken.
         """
-        middle = math.sqrt(bottom * top)
+        between = math.sqrt(bottom * top)
         if top <= WIDE * bottom:
-            return middle
-        expected = self._expected(middle)
-        cap = middle * self._max_drop / expected if 0 < expected < math.inf else middle
+            return between
+        expected = self._expected(between)
+        cap = between * self._max_drop / expected if 0 < expected < math.inf else between
         inset: float = (top / bottom) ** INSET
         return min(max(cap, bottom * inset), top / inset)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from tvm_mpq import targets
 from tvm_mpq.costs.float_writers import LEAST_SHARE, STATED_ERROR, estimate, may_wait, twins
-from tvm_mpq.costs.profiler import latency_key
+from tvm_mpq.costs.profiler import KernelProfiler, latency_key
 from tvm_mpq.costs.table import LatencyTable
 from tvm_mpq.kernels.registry import Request, default_kernel
 from tvm_mpq.schema import FLOAT_BITS, FP32, W4A8, W8A8, Conv2dWorkload, LatencyRecord
@@ -20,6 +21,7 @@ FEATURES = targets.features(targets.resolve("haswell"))
 CONV = Conv2dWorkload(1, 8, 8, 16, 16, (3, 3), (1, 1), (1, 1, 1, 1))
 WRITER = Request(CONV, W4A8, FLOAT_BITS, FEATURES)
 PROFILER: Any = SimpleNamespace(device=SimpleNamespace(key="this"), version=lambda kernel: "v")
+PROFILER.prediction = partial(KernelProfiler.prediction, PROFILER)
 
 
 def table_of(times: dict[Request, float]) -> LatencyTable:
